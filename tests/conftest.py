@@ -1,0 +1,154 @@
+"""Fixtures shared by all tests: small real datasets, and the real sound where it is at hand."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+REAL_SOUND = Path(os.environ.get("CHORUS_REAL_SOUND", REPO.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def real_sound() -> Path:
+    """Folder with `esc10/` and `xc_birds/`; tests that want it are skipped where it is absent."""
+    if not (REAL_SOUND / "esc10" / "metadata.csv").is_file():
+        pytest.skip(f"no real sound at {REAL_SOUND} (set CHORUS_REAL_SOUND to a folder with esc10)")
+    return REAL_SOUND
+
+
+def write_dataset(
+    root: Path,
+    clips: Sequence[dict[str, object]],
+    labels: Sequence[str],
+    *,
+    per_shard: int = 8,
+    codec: str = "flac",
+) -> Path:
+    """Write a dataset to the letter of the format (docs/data.md) without using `data_prep`.
+
+    Each clip: `wav` (int16, mono 16 kHz), `labels` (names), and optionally `group`, `fold`, `split`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import soundfile as sf
+    import webdataset as wds
+
+    rows = []
+    by_split: dict[str, list[int]] = {}
+    for i, clip in enumerate(clips):
+        by_split.setdefault(str(clip.get("split", "train")), []).append(i)
+    for split, members in by_split.items():
+        (root / split).mkdir(parents=True, exist_ok=True)
+        for s in range(0, len(members), per_shard):
+            shard = f"{split}/{s // per_shard:06d}.tar"
+            with wds.TarWriter(str(root / shard), encoder=False) as tar:
+                for i in members[s : s + per_shard]:
+                    wav = np.asarray(clips[i]["wav"], dtype=np.int16)
+                    buffer = io.BytesIO()
+                    sf.write(buffer, wav, 16000, format=codec.upper(), subtype="PCM_16")
+                    names = list(clips[i].get("labels", []))  # type: ignore[call-overload]
+                    record = {"id": f"test:{i}", "labels": [{"name": n} for n in names]}
+                    tar.write(
+                        {
+                            "__key__": f"clip-{i:06d}",
+                            codec: buffer.getvalue(),
+                            "json": json.dumps(record).encode(),
+                        }
+                    )
+            import tarfile
+
+            with tarfile.open(root / shard) as tar_in:
+                for member in tar_in:
+                    if not member.name.endswith(codec):
+                        continue
+                    i = int(member.name.split(".")[0].split("-")[1])
+                    names = list(clips[i].get("labels", []))  # type: ignore[call-overload]
+                    rows.append(
+                        {
+                            "key": f"clip-{i:06d}",
+                            "split": split,
+                            "shard": shard,
+                            "offset": member.offset_data,
+                            "size": member.size,
+                            "codec": codec,
+                            "sample_rate_hz": 16000,
+                            "samples": len(np.asarray(clips[i]["wav"])),
+                            "label_ids": [labels.index(n) for n in names],
+                            "background_ids": [],
+                            "recording_id": f"test:{i}",
+                            "start_s": 0.0,
+                            "group_id": str(clips[i].get("group", f"g{i}")),
+                            "fold": None if clips[i].get("fold") is None else str(clips[i]["fold"]),
+                            "licence_id": 0,
+                        }
+                    )
+    schema = pa.schema(
+        [
+            ("key", pa.string()), ("split", pa.string()), ("shard", pa.string()),
+            ("offset", pa.int64()), ("size", pa.int64()), ("codec", pa.string()),
+            ("sample_rate_hz", pa.int32()), ("samples", pa.int64()),
+            ("label_ids", pa.list_(pa.int32())), ("background_ids", pa.list_(pa.int32())),
+            ("recording_id", pa.string()), ("start_s", pa.float64()), ("group_id", pa.string()),
+            ("fold", pa.string()), ("licence_id", pa.int32()),
+        ]
+    )  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), root / "index.parquet")
+    (root / "labels.json").write_text(
+        json.dumps({"version": 1, "labels": [{"id": i, "name": n} for i, n in enumerate(labels)]})
+    )
+    pq.write_table(
+        pa.table(
+            {
+                "licence_id": pa.array([0], pa.int32()), "licence_url": ["https://creativecommons.org/publicdomain/zero/1.0/"],
+                "recordist": ["test"], "attribution": [""], "clips": [len(rows)],
+                "hours": [sum(r["samples"] for r in rows) / 16000 / 3600],
+            }
+        ),
+        root / "licences.parquet",
+    )  # fmt: skip
+    (root / "stats.json").write_text(
+        json.dumps({"name": root.name, "clips": len(rows), "sample_rate_hz": 16000})
+    )
+    return root
+
+
+@pytest.fixture(scope="session")
+def make_dataset() -> Callable[..., Path]:
+    """`write_dataset`, as a fixture."""
+    return write_dataset
+
+
+def tone_clips(
+    count: int, *, classes: int = 4, seconds: float = 3.0, seed: int = 0, folds: int = 4
+) -> tuple[list[dict[str, object]], list[str]]:
+    """`count` clips of `classes` kinds of tone in noise, with labels, groups and folds."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(int(seconds * 16000)) / 16000
+    clips: list[dict[str, object]] = []
+    for i in range(count):
+        kind = i % classes
+        tone = np.sin(2 * np.pi * (500.0 * (kind + 1) + rng.uniform(-50, 50)) * time)
+        wav = 8000 * tone * (rng.random() + 0.2) + 500 * rng.standard_normal(time.size)
+        clips.append(
+            {
+                "wav": np.clip(wav, -32768, 32767).astype(np.int16),
+                "labels": [f"tone_{kind}"],
+                "group": f"g{i // classes}",
+                "fold": (i // classes) % folds,
+            }
+        )
+    return clips, [f"tone_{k}" for k in range(classes)]
+
+
+@pytest.fixture(scope="session")
+def tone_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 three-second clips, 4 classes, 4 folds, split `train`."""
+    clips, labels = tone_clips(48)
+    return write_dataset(tmp_path_factory.mktemp("tones") / "tones", clips, labels)

@@ -1,0 +1,3 @@
+"""dawnchorus: from sound archives to a published bioacoustic encoder."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,37 @@
+"""The exception tree. Every message says what is wrong, where, and how to mend it."""
+
+
+class ChorusError(Exception):
+    """Something the user can mend; the command line prints the message alone, without a trace."""
+
+    exit_code = 1
+
+
+class RecipeError(ChorusError):
+    """The recipe is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class DataError(ChorusError):
+    """A dataset is missing, damaged or does not fit the recipe."""
+
+    exit_code = 2
+
+
+class CheckpointError(ChorusError):
+    """A checkpoint is missing, damaged, or of another architecture or front end."""
+
+    exit_code = 2
+
+
+class Preempted(ChorusError):
+    """The run was asked to stop, saved its state, and can be continued by the same command."""
+
+    exit_code = 75
+
+
+class NonFiniteLoss(ChorusError):
+    """Several steps in a row had a non-finite loss or gradient."""
+
+    exit_code = 76
