@@ -1,0 +1,102 @@
+"""Waveform in, embeddings out: front end, encoder and optional head in one module.
+
+Shape legend: B clips, T samples or frames, N tokens, D channels, C classes, L layers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from trainer.encoders import build_encoder
+from trainer.frontend import LogMel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trainer.encoders.beats import EncoderOutput
+
+
+def masked_mean(tok_BND: Tensor, valid_BN: Tensor) -> Tensor:
+    """Mean over the valid tokens of each clip.
+
+    Args:
+        tok_BND: tokens.
+        valid_BN: bool, true where a token is sound rather than padding; at least one per clip.
+
+    Returns:
+        [B, D], in float32.
+    """
+    weight_BN1 = valid_BN.unsqueeze(-1).to(torch.float32)
+    return (tok_BND.float() * weight_BN1).sum(1) / weight_BN1.sum(1).clamp(min=1.0)
+
+
+class BioEncoder(nn.Module):
+    """A log-mel front end, an encoder, and a linear head where the model was post-trained.
+
+    The front end's numbers come from the encoder's config: they travel with the checkpoint.
+    """
+
+    def __init__(self, encoder: nn.Module, labels: tuple[str, ...] | None = None) -> None:
+        super().__init__()
+        self.frontend = LogMel.for_encoder(encoder.config)
+        self.encoder = encoder
+        self.labels = labels
+        self.head: nn.Linear | None = None
+        if labels:
+            self.head = nn.Linear(encoder.config.dim, len(labels))
+
+    @classmethod
+    def from_config(
+        cls, encoder: Mapping[str, object], labels: tuple[str, ...] | None = None
+    ) -> BioEncoder:
+        """Build from the `encoder` section of a resolved recipe (`name` plus the config fields)."""
+        fields = {k: v for k, v in encoder.items() if k != "name"}
+        return cls(build_encoder(str(encoder["name"]), fields), labels)
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """The rate that `forward` expects."""
+        return int(self.encoder.config.sample_rate_hz)
+
+    def forward(
+        self, wav_BT: Tensor, length_B: Tensor | None = None, *, layers: bool = False
+    ) -> EncoderOutput:
+        """Encode.
+
+        Args:
+            wav_BT: float waveform in [-1, 1] at `sample_rate_hz`, zero-padded on the right.
+            length_B: valid samples per clip; all of them when left out.
+            layers: also return the output of every layer.
+        """
+        mel_BTF, frames_B = self.frontend(wav_BT, length_B)
+        output: EncoderOutput = self.encoder(mel_BTF, frames_B, layers=layers)
+        return output
+
+    def embed(
+        self, wav_BT: Tensor, length_B: Tensor | None = None, layer: int | Literal["all"] = -1
+    ) -> Tensor:
+        """Mean over the valid tokens of one layer ([B, D]) or of all layers ([B, L, D]).
+
+        Layer 0 is the input of the first block, layer i the output of block i, -1 the last.
+        """
+        if layer == -1:
+            out = self(wav_BT, length_B)
+            return masked_mean(out.tokens_BND, out.valid_BN)
+        out = self(wav_BT, length_B, layers=True)
+        if layer == "all":
+            return torch.stack([masked_mean(t, out.valid_BN) for t in out.layers], dim=1)
+        return masked_mean(out.layers[layer], out.valid_BN)
+
+    def logits(self, wav_BT: Tensor, length_B: Tensor | None = None) -> Tensor:
+        """Class logits [B, C] of a post-trained model: linear head on the mean token.
+
+        Raises:
+            ValueError: the model has no head (it was pre-trained only).
+        """
+        if self.head is None:
+            raise ValueError("this model has no classification head: it was not post-trained")
+        logit_BC: Tensor = self.head(self.embed(wav_BT, length_B))
+        return logit_BC
