@@ -1,0 +1,382 @@
+"""The typed recipe: Hydra composes YAML, pydantic checks the result, all mistakes are told at once.
+
+A recipe names things and the registries find them; no YAML key holds an import path.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, ValidationError
+from pydantic import model_validator as _model_validator
+
+from trainer.augment import AugmentConfig
+from trainer.data.config import DataConfig
+from trainer.encoders.beats import BeatsConfig
+from trainer.errors import RecipeError
+from trainer.objectives.masked_tokens import MaskedTokensConfig
+from trainer.objectives.multilabel import MultiLabelConfig
+from trainer.optim import OptimConfig
+
+_STRICT: dict[str, object] = {"extra": "forbid", "use_attribute_docstrings": True}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeatsSection(BeatsConfig):
+    """The BEATs encoder and the numbers of its front end."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    name: Literal["beats"] = "beats"
+    """Which encoder; the other keys are its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how large, on what."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    max_steps: int | None = None
+    """Optimiser steps to run. Give this or `max_clips`."""
+    max_clips: int | None = None
+    """Clips to see in all; divided by `global_batch` and rounded up to whole steps."""
+    global_batch: int = 128
+    """Clips per optimiser step, over all ranks and accumulation. Decides the result; the
+    micro-batch and the number of devices do not."""
+    micro_batch: int = 32
+    """Most clips a device works on at once. Where `global_batch` does not fill it on every
+    device, the largest smaller divisor is taken; accumulation follows."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Autocast type; weights, optimiser and front end stay in fp32."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """`auto` takes a CUDA device where there is one."""
+    devices: int | Literal["auto"] = "auto"
+    """Processes per node, one per device. `auto`: all GPUs, or one process on a CPU."""
+    nodes: int = 1
+    """Nodes; under SLURM one task per device must have been started with srun."""
+    compile: bool = False
+    """Compile the encoder's blocks (worth it on a GPU for runs of more than a few minutes)."""
+    deterministic: bool = False
+    """Ask torch for deterministic kernels (slower on a GPU; a CPU run is deterministic anyway)."""
+    log_every: int = 10
+    """Steps between lines in `metrics.jsonl`."""
+    validate_every: int | None = None
+    """Steps between validations; also after the last step. Null: only after the last."""
+    validate_clips: int | None = None
+    """Use only the first so many clips of the validation set (a fixed set). Null: all."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints; one is also written at the end and on pre-emption."""
+    keep_last: int = 2
+    """How many of the newest step checkpoints stay."""
+    keep_every: int | None = None
+    """Keep every checkpoint at a multiple of this step for ever."""
+    best_metric: str | None = None
+    """Validation metric that chooses `best.ckpt`. Null: `map` when post-training, `loss` when
+    pre-training."""
+    codebook_batches: int = 8
+    """Batches the codebook-usage gate looks at before pre-training starts."""
+
+    def __post_init__(self) -> None:
+        if (self.max_steps is None) == (self.max_clips is None):
+            raise ValueError("give exactly one of max_steps and max_clips")
+        for field in ("max_steps", "max_clips", "global_batch", "micro_batch", "nodes", "log_every",
+                      "validate_every", "validate_clips", "checkpoint_every", "keep_last",
+                      "keep_every", "codebook_batches"):  # fmt: skip
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"{field} must be at least 1, not {value}")
+        if isinstance(self.devices, int) and self.devices < 1:
+            raise ValueError(f"devices must be 'auto' or at least 1, not {self.devices}")
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        if self.max_steps is not None:
+            return self.max_steps
+        assert self.max_clips is not None
+        return -(-self.max_clips // self.global_batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """Where figures go besides `metrics.jsonl`, which is always written and is the truth."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    wandb: Literal["disabled", "offline", "online"] = "offline"
+    """Weights & Biases; `offline` writes into the run folder and `wandb sync` sends it later."""
+    wandb_project: str = "dawnchorus"
+    """Project name on Weights & Biases."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardConfig:
+    """What the model card says that no measurement can tell."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    author: str | None = None
+    """Who publishes the model."""
+    licence: str | None = None
+    """SPDX-like licence of the weights, as Hugging Face writes it (`cc-by-nc-sa-4.0`). Null: the
+    strictest that the data asks for."""
+    repo_id: str | None = None
+    """`organisation/name` on Hugging Face."""
+    description: str | None = None
+    """A sentence on what the model is for."""
+
+
+Objective = Annotated[MaskedTokensConfig | MultiLabelConfig, Discriminator("name")]
+
+
+class Recipe(BaseModel):
+    """Everything that decides a run. Re-running the resolved recipe repeats the run."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+
+    name: str
+    """Name of the run: its folder is `<runs>/<name>`. Never taken from the clock, so that a
+    requeued job finds its run."""
+    runs: str = "runs"
+    """Folder that holds all runs."""
+    seed: int = 0
+    """Decides the order of clips, windows, noise, masks, dropout and initial weights."""
+    init_from: str | None = None
+    """Start the encoder from this: a run folder, a checkpoint, an exported folder, a Microsoft
+    BEATs `.pt`. Null: from scratch."""
+    encoder: BeatsSection
+    """The encoder and the numbers of its front end."""
+    objective: Objective
+    """What is learned: `masked_tokens` (pre-training) or `multilabel` (post-training)."""
+    data: DataConfig
+    """Datasets to train on, to validate on, and to take noise from."""
+    augment: AugmentConfig
+    """Noise and mixup, on the device."""
+    optim: OptimConfig
+    """Optimiser and learning-rate schedule."""
+    train: TrainConfig
+    """Length, batch, precision, devices, checkpoints."""
+    log: LogConfig = LogConfig()
+    """Weights & Biases."""
+    card: CardConfig = CardConfig()
+    """For the model card on export."""
+
+    @_model_validator(mode="after")
+    def _choices_fit(self) -> Recipe:
+        problems = []
+        if not self.data.train:
+            problems.append(
+                "data.train is empty: name at least one dataset, e.g. data.train.mine.path=DATASET"
+            )
+        if self.objective.name == "masked_tokens" and self.augment.mixup_prob > 0:
+            problems.append(
+                "augment.mixup_prob must be 0 when pre-training (objective masked_tokens): "
+                "mixed clips have no single target; choose augment=noise or augment=none"
+            )
+        head_only = self.optim.head_only_steps
+        if self.objective.name == "masked_tokens" and head_only:
+            problems.append("optim.head_only_steps needs a head: set it to 0 when pre-training")
+        if head_only >= self.train.total_steps:
+            problems.append(
+                f"optim.head_only_steps ({head_only}) leaves nothing of the "
+                f"{self.train.total_steps} steps for the encoder"
+            )
+        if self.augment.noise_prob > 0 and not self.data.noise:
+            problems.append(
+                "augment.noise_prob is above 0 but data.noise names no dataset: add "
+                "data.noise.NAME.path=DATASET or set augment.noise_prob=0"
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @property
+    def stage(self) -> Literal["pretrain", "posttrain"]:
+        """Which of the two training stages this recipe is."""
+        return "pretrain" if self.objective.name == "masked_tokens" else "posttrain"
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.runs) / self.name
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain dicts, lists and scalars: what `recipe.yaml` and the checkpoints hold."""
+        return TypeAdapter(Recipe).dump_python(self, mode="json")  # type: ignore[no-any-return]
+
+
+# --------------------------------------------------------------------------- composing
+
+
+def recipes_folder() -> Path:
+    """Where the shipped recipes are: in the checkout, or inside the installed package."""
+    here = Path(__file__).resolve().parent
+    for folder in (here.parent / "recipes", here / "_recipes"):
+        if (folder / "encoder").is_dir():
+            return folder
+    raise RecipeError(f"the folder of shipped recipes is missing beside {here}: reinstall")
+
+
+def _search_path(recipe: str) -> tuple[Path, str]:
+    """(config folder, config name) of a shipped recipe's name or of a path to a YAML file."""
+    path = Path(recipe)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        if not path.is_file():
+            raise RecipeError(f"there is no recipe file {recipe}")
+        return path.resolve().parent, path.stem
+    folder = recipes_folder()
+    if not (folder / f"{recipe}.yaml").is_file():
+        close = difflib.get_close_matches(recipe, shipped_recipes(), n=3)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise RecipeError(
+            f"there is no recipe {recipe!r}.{hint} `chorus recipe list` shows the shipped ones; "
+            "a recipe of your own is given as the path of its YAML file"
+        )
+    return folder, recipe
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the complete training recipes (the YAML files at the top of the folder)."""
+    return sorted(p.stem for p in recipes_folder().glob("*.yaml"))
+
+
+def _as_hydra_overrides(overrides: Sequence[str], folder: Path) -> list[str]:
+    """`group=choice` stays; `a.b=value` becomes a forced set, so that a misspelt key reaches the
+    validation, which reports all of them at once and says what was meant."""
+    result = []
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        bare = key.lstrip("+~")
+        if not equals and not override.startswith("~"):
+            raise RecipeError(
+                f"cannot read the override {override!r}: write key=value, e.g. train.max_steps=100"
+            )
+        is_group = "." not in bare and any(
+            (root / bare.split("@")[0]).is_dir() for root in {folder, recipes_folder()}
+        )
+        result.append(override if is_group or override.startswith("~") else f"++{bare}{override[len(key):]}")
+    return result
+
+
+def compose(recipe: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Compose a recipe and its overrides into plain dicts; nothing is validated yet.
+
+    Args:
+        recipe: name of a shipped recipe, or path of a YAML file (whose `defaults` may name the
+            shipped groups).
+        overrides: Hydra's grammar, e.g. `encoder=beats_large`, `optim.lr=1e-4`.
+
+    Raises:
+        RecipeError: there is no such recipe, group or choice, or an override cannot be read.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    folder, name = _search_path(recipe)
+    arguments = _as_hydra_overrides(overrides, folder)
+    if folder != recipes_folder():
+        arguments.append(f"hydra.searchpath=[file://{recipes_folder()}]")
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(folder), version_base="1.3", job_name="chorus"):
+            config = hydra_compose(name, arguments)
+        plain = OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise RecipeError(f"recipe {recipe!r} does not compose: {error}") from None
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()}
+
+
+def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Compose and validate.
+
+    Raises:
+        RecipeError: with every problem found, each with its path and what is allowed.
+    """
+    composed = compose(recipe, overrides)
+    composed.setdefault("name", Path(recipe).stem)
+    return validate(composed, recipe)
+
+
+def validate(composed: Mapping[str, Any], origin: str) -> Recipe:
+    """Check a composed recipe. `origin` names it in the message. Raises RecipeError."""
+    try:
+        return Recipe.model_validate(composed)
+    except ValidationError as error:
+        raise RecipeError(describe(error, origin)) from None
+
+
+# --------------------------------------------------------------------------- messages
+
+
+def describe(error: ValidationError, origin: str, root: Any = None) -> str:
+    """All problems of a validation, one block each: path, what is wrong, what is allowed."""
+    lines: list[str] = []
+    for problem in error.errors(include_url=False):
+        lines += _one_problem(problem, Recipe if root is None else root)
+    count = len(lines)
+    head = f"{count} problem{'s' if count > 1 else ''} in recipe {origin!r}:"
+    return "\n".join([head, *(f"  {line}" for line in lines)])
+
+
+def _one_problem(problem: Any, root: Any) -> list[str]:
+    # A tagged union puts the tag into the path; nobody wrote it there.
+    location = [p for p in problem["loc"] if p not in {"masked_tokens", "multilabel"}]
+    path = ".".join(str(p) for p in location)
+    kind, value = problem["type"], problem.get("input")
+    if kind in {"extra_forbidden", "unexpected_keyword_argument"}:
+        known = _keys_at(root, problem["loc"][:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.6)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        return [f"{path}: there is no such key; {hint}"]
+    if kind == "missing":
+        return [f"{path}: is required and not given"]
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not path:
+        return message.split("\n")
+    shown = f" (got {value!r})" if not isinstance(value, dict) else ""
+    return [f"{path}: {message}{shown}"]
+
+
+def _keys_at(root: Any, location: Sequence[Any]) -> list[str]:
+    """The keys that the schema allows at a path."""
+    from typing import get_args, get_type_hints
+
+    current = root
+    for step in location:
+        hints = get_type_hints(current) if isinstance(current, type) else {}
+        if step in hints:
+            current = hints[step]
+            continue
+        arguments = [a for a in get_args(current) if isinstance(a, type)]
+        tagged = [a for a in arguments if getattr(a, "name", None) == step]
+        current = tagged[0] if tagged else (arguments[-1] if arguments else current)
+    if isinstance(current, type) and dataclasses.is_dataclass(current):
+        return [f.name for f in dataclasses.fields(current)]
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        return list(current.model_fields)
+    return []
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe, so that an editor completes and explains its keys."""
+    schema = Recipe.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "dawnchorus recipe"
+    # Hydra's own key; a recipe file has it at its top.
+    schema["properties"]["defaults"] = {
+        "type": "array",
+        "description": "Hydra's list of group choices this recipe starts from.",
+    }
+    schema["required"] = []
+    return schema

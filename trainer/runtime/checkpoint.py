@@ -1,0 +1,166 @@
+"""Checkpoints that appear whole or not at all, and which of them stay.
+
+    <run>/checkpoints/step_000001000.ckpt   every `checkpoint_every` steps, at the end, on pre-emption
+    <run>/checkpoints/best.ckpt             best validation metric so far
+    <run>/checkpoints/last.ckpt             symbolic link to the newest step checkpoint
+
+A file is written beside its place, flushed to the disk, and renamed; the temporary file lies in the
+same folder, because a rename across file systems is a copy. Everything in it is plain (dicts, lists,
+numbers, tensors), so that it loads with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins import CheckpointIO
+
+from trainer.errors import CheckpointError
+
+_STEP = re.compile(r"step_(\d{9})\.ckpt$")
+FORMAT = 1
+
+
+def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in place.
+
+    Raises:
+        OSError: as `write` raised it (no space left, say); nothing is left behind then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint whole or not at all.
+
+    Raises:
+        CheckpointError: it could not be written; whatever stood at `path` before still stands.
+    """
+    try:
+        atomic_write(path, lambda temporary: torch.save(state, temporary))
+    # torch reports a full disk as RuntimeError from its zip writer.
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the checkpoint {path} could not be written ({error}). The checkpoints before it are "
+            "untouched: make room on that disk and start the same command again; it continues from "
+            "the newest one"
+        ) from error
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU.
+
+    Raises:
+        CheckpointError: missing, truncated, or not a checkpoint of this format.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint {path}") from None
+    except Exception as error:  # torch raises whatever its unpickler or zip reader met
+        raise CheckpointError(
+            f"the checkpoint {path} cannot be read ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}). It is damaged or no checkpoint: use another one"
+        ) from error
+    if not isinstance(state, dict) or "dawnchorus" not in state:
+        raise CheckpointError(f"{path} is no checkpoint of this project: it has no 'dawnchorus'")
+    return state
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's way to `save` and `load` above.
+
+    A failed save does not raise here: only rank 0 writes, and an exception on one rank leaves the
+    others waiting in a barrier. The error is kept, and `CheckpointWriter` raises it on all ranks.
+    """
+
+    def __init__(self) -> None:
+        self.error: CheckpointError | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write atomically; a failure is kept in `error`."""
+        self.error = None
+        try:
+            save(Path(path), checkpoint)
+        except CheckpointError as error:
+            self.error = error
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
+        """Read to the CPU; raises CheckpointError."""
+        return load(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete a checkpoint file."""
+        Path(path).unlink(missing_ok=True)
+
+
+class CheckpointFolder:
+    """The `checkpoints/` folder of a run: names, retention, and where to resume from."""
+
+    def __init__(self, run: Path, *, keep_last: int = 2, keep_every: int | None = None) -> None:
+        self.path = run / "checkpoints"
+        self.keep_last = keep_last
+        self.keep_every = keep_every
+
+    def at_step(self, step: int) -> Path:
+        """File of the checkpoint at an optimiser step."""
+        return self.path / f"step_{step:09d}.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """File of the best checkpoint."""
+        return self.path / "best.ckpt"
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, ascending."""
+        found = (_STEP.search(p.name) for p in self.path.glob("step_*.ckpt"))
+        return sorted(int(m.group(1)) for m in found if m)
+
+    def tidy(self) -> None:
+        """Point `last.ckpt` at the newest, and delete what the retention rule does not keep."""
+        steps = self.steps()
+        if not steps:
+            return
+        link, temporary = self.path / "last.ckpt", self.path / ".last.ckpt.tmp"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(self.at_step(steps[-1]).name)
+        temporary.replace(link)
+        for step in steps[: -self.keep_last]:
+            if not (self.keep_every and step % self.keep_every == 0):
+                self.at_step(step).unlink(missing_ok=True)
+        for orphan in self.path.glob(".*.tmp"):
+            # Left by a process that was killed in the middle of a write.
+            orphan.unlink(missing_ok=True)
+
+    def newest_readable(self) -> tuple[Path | None, list[str]]:
+        """The newest checkpoint that can be read, and a sentence for each newer one that cannot."""
+        complaints = []
+        for step in reversed(self.steps()):
+            path = self.at_step(step)
+            try:
+                load(path)
+            except CheckpointError as error:
+                complaints.append(str(error))
+                continue
+            return path, complaints
+        return None, complaints

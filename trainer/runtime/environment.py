@@ -1,0 +1,52 @@
+"""What a run ran on: versions, machine, source revision."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("torch", "torchaudio", "pytorch-lightning", "grain", "numpy", "soundfile", "pyarrow",
+             "hydra-core", "pydantic")  # fmt: skip
+
+
+def source_revision() -> str | None:
+    """Commit of the checkout this package was loaded from, with `+changes` if files differ."""
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def describe_environment() -> dict[str, Any]:
+    """Plain facts for `environment.json`."""
+    import torch
+
+    import trainer
+
+    versions = {"dawnchorus": trainer.__version__, "python": sys.version.split()[0]}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "source_revision": source_revision(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpu_threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "command": sys.argv,
+    }

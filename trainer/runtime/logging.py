@@ -1,0 +1,183 @@
+"""`metrics.jsonl` is the truth; Weights & Biases and the progress bar show the same figures.
+
+Each line is one flat JSON object: `kind` ("train", "valid" or "event"), `step` (optimiser steps done),
+`samples_seen` (clips consumed by all ranks), `wall_s` (seconds of training up to here, all sessions
+of the run together), then the figures.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from trainer.runtime.checkpoint import atomic_write
+
+
+class Sink(Protocol):
+    """Takes a copy of every line."""
+
+    def write(self, line: dict[str, Any]) -> None: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
+class MetricsFile:
+    """Appends to `metrics.jsonl` and passes each line on.
+
+    Args:
+        path: the file.
+        resume_step: lines of later steps are dropped from the figures (marked `superseded`): a
+            killed run had gone on after its last checkpoint, and repeats those steps now.
+    """
+
+    def __init__(self, path: Path, *, resume_step: int = 0, sinks: tuple[Sink, ...] = ()) -> None:
+        self.path = path
+        self.sinks = sinks
+        earlier = _mark_superseded(path, resume_step)
+        self._wall_before_s = max((line.get("wall_s", 0.0) for line in earlier), default=0.0)
+        self._start = time.monotonic()
+        self._file = path.open("a", encoding="utf-8")
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of training so far, earlier sessions of this run included."""
+        return self._wall_before_s + time.monotonic() - self._start
+
+    def write(self, kind: str, step: int, samples_seen: int, **figures: Any) -> None:
+        """Add a line; figures that are not finite are written as null (JSON knows no NaN)."""
+        clean = {k: _finite(v) for k, v in figures.items()}
+        line = {"kind": kind, "step": step, "samples_seen": samples_seen,
+                "wall_s": round(self.wall_s, 3), **clean}  # fmt: skip
+        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.flush()
+        for sink in self.sinks:
+            sink.write(line)
+
+    def close(self) -> None:
+        """Flush everything."""
+        self._file.close()
+        for sink in self.sinks:
+            sink.close()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines that stand: superseded ones and a torn last line are left out."""
+    lines = []
+    if path.is_file():
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(line, dict) and not line.get("superseded"):
+                lines.append(line)
+    return lines
+
+
+def _mark_superseded(path: Path, resume_step: int) -> list[dict[str, Any]]:
+    """Rewrite the file with the lines after `resume_step` marked; returns the lines that stand."""
+    if not path.is_file():
+        return []
+    kept, texts, changed = [], [], False
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            changed = True  # a line torn by a kill
+            continue
+        if line.get("step", 0) > resume_step and not line.get("superseded"):
+            line["superseded"] = changed = True
+        texts.append(json.dumps(line, ensure_ascii=False))
+        if not line.get("superseded"):
+            kept.append(line)
+    if changed:
+        atomic_write(path, lambda t: t.write_text("".join(f"{x}\n" for x in texts)) and None)
+    return kept
+
+
+class WandbSink:
+    """The run on Weights & Biases; one id for the life of the run folder, however often it resumes.
+
+    An offline resume writes a second `offline-run-*` folder and restarts wandb's own step at 0, so
+    our step is a figure of its own and the axis of all charts.
+    """
+
+    def __init__(self, run: Path, *, name: str, project: str, mode: str, config: dict[str, Any]) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        import wandb
+
+        id_file = run / "wandb_id.txt"
+        if not id_file.is_file():
+            atomic_write(id_file, lambda t: t.write_text(wandb.util.generate_id()) and None)
+        self._run = wandb.init(
+            id=id_file.read_text().strip(), resume="allow", mode=mode, project=project, name=name,
+            dir=str(run), config=config, settings=wandb.Settings(console="off", x_disable_stats=True),
+        )  # fmt: skip
+        self._run.define_metric("trainer/global_step")
+        self._run.define_metric("*", step_metric="trainer/global_step")
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Send the numbers of a line, prefixed by its kind."""
+        figures = {
+            f"{line['kind']}/{k}": v
+            for k, v in line.items()
+            if isinstance(v, int | float) and not isinstance(v, bool) and k not in {"step", "kind"}
+        }
+        self._run.log({"trainer/global_step": line["step"], **figures})
+
+    def close(self) -> None:
+        """Finish the run (writes the offline files out)."""
+        self._run.finish()
+
+
+class ProgressSink:
+    """A bar on a terminal, plain lines in a log file."""
+
+    SHOWN = ("loss", "masked_accuracy", "unigram_accuracy", "map", "auroc", "top1", "lr",
+             "clips_per_s", "data_wait")  # fmt: skip
+
+    def __init__(self, total_steps: int, first_step: int, title: str) -> None:
+        from tqdm import tqdm
+
+        self._title = title
+        self._total = total_steps
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total_steps, initial=first_step, desc=title, unit="step",
+                             dynamic_ncols=True)  # fmt: skip
+
+    def advance(self, step: int) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Show a line's figures."""
+        figures = "  ".join(
+            f"{k} {line[k]:.4g}" for k in self.SHOWN if isinstance(line.get(k), int | float)
+        )
+        if line["kind"] == "train" and self._bar is not None:
+            self._bar.set_postfix_str(figures)
+            return
+        text = figures or line.get("message", "")
+        kind = "" if line["kind"] == "train" else f" {line.get('event', line['kind'])}:"
+        message = f"{self._title} {line['step']}/{self._total}{kind}  {text}"
+        if self._bar is not None:
+            self._bar.write(message, file=sys.stderr)
+        else:
+            print(message, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()

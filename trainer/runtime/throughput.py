@@ -1,0 +1,99 @@
+"""How fast a run is: clips, tokens and FLOPs per second, share of the peak, time spent on data."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+# Dense bf16 tensor-core peak in TFLOP/s, from the makers' data sheets (SXM parts unless named).
+_PEAK_BF16_TFLOPS = {
+    "B200": 2250.0,
+    "GH200": 989.0,
+    "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "L40": 181.0,
+    "L4": 121.0,
+    "A40": 150.0,
+    "A10": 125.0,
+    "RTX 4090": 165.0,
+    "RTX 3090": 71.0,
+}
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """Peak FLOP/s that MFU refers to: the data sheet's on a GPU, a measured matmul on a CPU.
+
+    Args:
+        device: where the model is.
+        precision: "bf16", "fp16" or "fp32".
+
+    Returns:
+        FLOP/s, or None for a GPU that is not in the table: no figure beats a wrong one.
+    """
+    if device.type == "cuda":
+        if precision == "fp32":
+            return None
+        name = torch.cuda.get_device_name(device)
+        return next((v * 1e12 for k, v in _PEAK_BF16_TFLOPS.items() if k in name), None)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a = torch.randn(768, 768, dtype=dtype)
+    best = float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2 * 768**3 / best
+
+
+class Throughput:
+    """Counts what a rank does between two log lines.
+
+    The data wait is the time from the end of one micro-step to the start of the next: with a loader
+    that keeps up it is the few milliseconds that the loop itself takes.
+    """
+
+    def __init__(self, flops_per_clip: float, tokens_per_clip: int, peak: float | None) -> None:
+        self.flops_per_clip = flops_per_clip
+        self.tokens_per_clip = tokens_per_clip
+        self.peak = peak
+        self._idle_since = time.perf_counter()
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new window."""
+        self._start = time.perf_counter()
+        self._clips = 0
+        self._waited_s = 0.0
+
+    def batch_starts(self) -> None:
+        """A batch is on the device."""
+        self._waited_s += time.perf_counter() - self._idle_since
+
+    def batch_ends(self, clips: int) -> None:
+        """A micro-step of `clips` clips is done."""
+        self._clips += clips
+        self._idle_since = time.perf_counter()
+
+    def exclude(self, seconds: float) -> None:
+        """Leave validation and checkpoints out of the window."""
+        self._start += seconds
+        self._idle_since += seconds
+
+    def figures(self, world_size: int) -> dict[str, float]:
+        """Figures since `reset`; `clips_per_s` and `tokens_per_s` over all ranks."""
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        rate = self._clips / seconds
+        figures = {
+            "clips_per_s": rate * world_size,
+            "tokens_per_s": rate * world_size * self.tokens_per_clip,
+            "tflops_per_device": rate * self.flops_per_clip / 1e12,
+            "data_wait": min(self._waited_s / seconds, 1.0),
+        }
+        if self.peak:
+            figures["mfu"] = rate * self.flops_per_clip / self.peak
+        return figures
