@@ -1,0 +1,596 @@
+"""BEATs: an audio transformer with gated relative position bias and DeepNorm.
+
+Paper: Chen et al., "BEATs: Audio Pre-Training with Acoustic Tokenizers" (arXiv 2212.09058).
+This file is self-contained (torch and the standard library): it is shipped inside exported
+models. State-dict names are those of the released checkpoints; the relative-position table,
+which they repeat under every layer, exists once, under layer 0.
+
+Shape legend: B clips, M masked views, T frames, F mel bins, N tokens of the full grid (index
+n = 8 t + f: time-major), K kept tokens, L tokens in general, P patch channels, D width,
+H heads, C channels per head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.utils.checkpoint import checkpoint
+
+PositionMode = Literal["true", "compact"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeatsConfig:
+    """Architecture of a BEATs encoder and the numbers of the front end that feeds it.
+
+    The defaults are BEATs base and the configuration of the released self-supervised
+    checkpoints (iteration 3).
+    """
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+    }
+
+    layers: int = 12
+    """Transformer layers. Base 12, large 24."""
+    dim: int = 768
+    """Width of a token. Base 768, large 1024."""
+    ffn_dim: int = 3072
+    """Hidden width of the feed-forward part."""
+    heads: int = 12
+    """Attention heads; must divide `dim`."""
+    patch_dim: int = 512
+    """Channels of the patch convolution, projected to `dim` where the two differ."""
+    patch: int = 16
+    """Side of a square patch, in frames and in mel bins."""
+    conv_pos: int = 128
+    """Kernel of the convolutional position embedding, in tokens."""
+    conv_pos_groups: int = 16
+    """Groups of the convolutional position embedding; must divide `dim`."""
+    num_buckets: int = 320
+    """Buckets of the relative position bias, half of them per direction."""
+    max_distance: int = 800
+    """Distance in tokens from which all positions share the last bucket. 800 in every released
+    checkpoint."""
+    dropout: float = 0.1
+    """Dropout on the output of attention and feed-forward, and after the position embedding."""
+    attention_dropout: float = 0.1
+    """Dropout on attention weights."""
+    activation_dropout: float = 0.0
+    """Dropout after the activation of the feed-forward part."""
+    input_dropout: float = 0.1
+    """Dropout on the projected patches."""
+    layer_drop: float = 0.05
+    """Probability of skipping a layer in a training step (the same layers on all ranks)."""
+    grad_checkpoint: bool = False
+    """Recompute each layer in the backward pass: less memory, about a third more compute."""
+    frontend: Literal["beats", "eat"] = "beats"
+    """Variant of the log-mel front end."""
+    sample_rate_hz: int = 16000
+    """Sampling rate the encoder expects, in Hz."""
+    mel_bins: int = 128
+    """Mel bins; a multiple of `patch`."""
+    mel_mean: float = 15.41663
+    """Mean of the natural-log mel that the front end subtracts (released checkpoints)."""
+    mel_std: float = 6.55582
+    """Standard deviation of the natural-log mel; the front end divides by twice this."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "dim", "ffn_dim", "heads", "patch_dim", "patch", "conv_pos"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, divisor in (("dim", "heads"), ("dim", "conv_pos_groups"), ("mel_bins", "patch")):
+            if getattr(self, name) % getattr(self, divisor):
+                raise ValueError(
+                    f"{name} ({getattr(self, name)}) must be a multiple of "
+                    f"{divisor} ({getattr(self, divisor)})"
+                )
+        if self.num_buckets < 4 or self.num_buckets % 4:
+            raise ValueError(f"num_buckets is {self.num_buckets}; it must be a multiple of 4")
+        if self.max_distance <= self.num_buckets // 4:
+            raise ValueError(f"max_distance must exceed num_buckets / 4 = {self.num_buckets // 4}")
+        for name in ("dropout", "attention_dropout", "activation_dropout", "input_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
+        if not 0 <= self.layer_drop < 1:
+            raise ValueError(f"layer_drop is {self.layer_drop}; it must be in [0, 1)")
+        if self.frontend not in ("beats", "eat"):
+            raise ValueError(f"frontend is {self.frontend!r}; allowed: 'beats', 'eat'")
+
+    @classmethod
+    def base(cls, **changes: Any) -> BeatsConfig:
+        """BEATs base: 12 layers of 768 (90 M parameters)."""
+        return cls(**changes)
+
+    @classmethod
+    def large(cls, **changes: Any) -> BeatsConfig:
+        """OpenBEATs large: 24 layers of 1024 (about 310 M parameters)."""
+        return cls(**{"layers": 24, "dim": 1024, "ffn_dim": 4096, "heads": 16, **changes})
+
+    @property
+    def alpha(self) -> float:
+        """DeepNorm weight of the residual, (2 N)^(1/4) for N layers."""
+        return (2 * self.layers) ** 0.25
+
+    @property
+    def beta(self) -> float:
+        """DeepNorm gain of the initial value, output and feed-forward weights, (8 N)^(-1/4)."""
+        return (8 * self.layers) ** -0.25
+
+    @property
+    def bands(self) -> int:
+        """Tokens per time column."""
+        return self.mel_bins // self.patch
+
+
+@dataclass
+class EncoderOutput:
+    """What an encoder makes of a batch."""
+
+    tokens_BND: Tensor
+    """Output of the last layer; unspecified where `valid_BN` is False."""
+    valid_BN: Tensor
+    """Which tokens stand for sound, bool."""
+    layers: list[Tensor] | None = None
+    """`layers[0]` is the input of the first block, `layers[i]` the output of block i."""
+
+
+def relative_buckets(distance: Tensor, num_buckets: int, max_distance: int) -> Tensor:
+    """Bucket of each signed token distance (key minus query), int64, same shape.
+
+    Exact below a quarter of the buckets, logarithmic up to `max_distance`; positive distances
+    use the upper half.
+    """
+    half = num_buckets // 2
+    exact = half // 2
+    size = distance.abs()
+    # float64, because a bucket edge must not depend on the device's logarithm.
+    octave = (size.clamp(min=1).double() / exact).log() / math.log(max_distance / exact)
+    far = (exact + (octave * (half - exact)).long()).clamp(max=half - 1)
+    return torch.where(size < exact, size, far) + half * (distance > 0)
+
+
+class Attention(nn.Module):
+    """Self-attention with a relative position bias that each query gates (paper, section 3.2)."""
+
+    def __init__(
+        self, dim: int, heads: int, dropout: float, bias_table: tuple[int, int] | None
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+        self.grep_linear = nn.Linear(dim // heads, 8)
+        self.grep_a = nn.Parameter(torch.ones(1, heads, 1, 1))
+        if bias_table is not None:
+            buckets, self.max_distance = bias_table
+            self.relative_attention_bias = nn.Embedding(buckets, heads)
+
+    def gate(self, q_BHLC: Tensor) -> Tensor:
+        """Factor of the position bias per query, [B, H, L, 1]; uses the un-scaled query."""
+        # The eight outputs are only ever summed in two groups of four: sum the weights instead.
+        weight = self.grep_linear.weight.unflatten(0, (2, 4)).sum(1)
+        bias = self.grep_linear.bias.unflatten(0, (2, 4)).sum(1)
+        a, u = F.linear(q_BHLC, weight, bias).sigmoid().chunk(2, dim=-1)
+        return a * (u * self.grep_a - 1.0) + 2.0
+
+    def forward(self, x_BLD: Tensor, position: Tensor, key_mask: Tensor | None) -> Tensor:
+        """`position`: [H, L, L] or [B, H, L, L]; `key_mask`: [B, 1, 1, L], 0 or -inf."""
+        q, k, v = (
+            proj(x_BLD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        gate = self.gate(q).to(q.dtype)
+        position = position.to(q.dtype)
+        if key_mask is None:
+            bias = gate * position
+        else:
+            bias = torch.addcmul(key_mask.to(q.dtype), gate, position)
+        out_BHLC = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.out_proj(out_BHLC.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """One post-norm transformer layer with DeepNorm residuals."""
+
+    def __init__(
+        self,
+        dim: int,
+        ffn_dim: int,
+        heads: int,
+        alpha: float,
+        dropout: float,
+        attention_dropout: float,
+        activation_dropout: float,
+        bias_table: tuple[int, int] | None,
+    ) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.self_attn = Attention(dim, heads, attention_dropout, bias_table)
+        self.self_attn_layer_norm = nn.LayerNorm(dim)
+        self.fc1 = nn.Linear(dim, ffn_dim)
+        self.fc2 = nn.Linear(ffn_dim, dim)
+        self.final_layer_norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.activation_dropout = nn.Dropout(activation_dropout)
+
+    def forward(self, x_BLD: Tensor, position: Tensor, key_mask: Tensor | None) -> Tensor:
+        """See `Attention.forward`."""
+        y = self.dropout(self.self_attn(x_BLD, position, key_mask))
+        x_BLD = self.self_attn_layer_norm(torch.add(y, x_BLD, alpha=self.alpha))
+        y = self.fc2(self.activation_dropout(F.gelu(self.fc1(x_BLD))))
+        return self.final_layer_norm(torch.add(self.dropout(y), x_BLD, alpha=self.alpha))
+
+
+class _Skipped(torch.autograd.Function):
+    """Identity that gives a skipped layer's parameters zero gradients, as DDP wants."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*parameters)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0], *(torch.zeros_like(p) for p in ctx.saved_tensors)
+
+
+class BeatsLayers(nn.Module):
+    """A stack of blocks that share one relative-position table, held by the first.
+
+    `BeatsTransformer` extends it with the convolutional position embedding; the predictor of
+    masked-token pre-training uses it as it is.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        dim: int,
+        ffn_dim: int,
+        heads: int,
+        *,
+        num_buckets: int = 320,
+        max_distance: int = 800,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        activation_dropout: float = 0.0,
+        layer_drop: float = 0.0,
+        grad_checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        self.layer_drop = layer_drop
+        self.grad_checkpoint = grad_checkpoint
+        self.beta = (8 * layers) ** -0.25
+        # The trainer seeds it from the step, alike on all ranks, so that ranks skip alike.
+        self.layer_rng = torch.Generator()
+        self.layers = nn.ModuleList(
+            Block(
+                dim,
+                ffn_dim,
+                heads,
+                (2 * layers) ** 0.25,
+                dropout,
+                attention_dropout,
+                activation_dropout,
+                (num_buckets, max_distance) if i == 0 else None,
+            )
+            for i in range(layers)
+        )
+        BeatsLayers.reset_parameters(self)
+
+    def reset_parameters(self) -> None:
+        """N(0, 0.02), then Xavier with DeepNorm's gains; norms 1 and 0."""
+        for module in self.layers.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+            if isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+        for block in self.blocks():
+            nn.init.ones_(block.self_attn.grep_a)
+            for name, gain in (("q", 1.0), ("k", 1.0), ("v", self.beta), ("out", self.beta)):
+                linear = getattr(block.self_attn, f"{name}_proj")
+                nn.init.xavier_normal_(linear.weight, gain=gain)
+            nn.init.xavier_normal_(block.fc1.weight, gain=self.beta)
+            nn.init.xavier_normal_(block.fc2.weight, gain=self.beta)
+
+    def blocks(self) -> Iterator[Block]:
+        """The layers, typed."""
+        for block in self.layers:
+            assert isinstance(block, Block)
+            yield block
+
+    def position_bias(self, length: int, positions_BK: Tensor | None = None) -> Tensor:
+        """Ungated bias E[bucket(j - i)]: [H, L, L], or [B, H, K, K] at the given positions.
+
+        `length`: tokens L of the sequence, or of the grid that `positions_BK` points into.
+        """
+        attention = next(self.blocks()).self_attn
+        table = attention.relative_attention_bias.weight
+        distance = torch.arange(1 - length, length, device=table.device)
+        bucket = relative_buckets(distance, len(table), attention.max_distance)
+        if positions_BK is not None:
+            offset_BKK = positions_BK[:, None, :] - positions_BK[:, :, None] + (length - 1)
+            return F.embedding(bucket[offset_BKK], table).permute(0, 3, 1, 2)
+        by_distance = F.embedding(bucket, table).t()
+        # Row i of the answer is by_distance[L-1-i : 2L-1-i]. Repeating the vector L times and
+        # re-cutting it into rows one shorter shifts each row by one: a gather without indices.
+        flat = by_distance[:, None, :].expand(-1, length, -1).flatten(1)
+        if length == 1:
+            return flat[:, :, None]
+        return flat[:, length - 1 : -1].unflatten(1, (length, 2 * length - 2))[:, :, :length]
+
+    def forward(
+        self,
+        x_BLD: Tensor,
+        valid_BL: Tensor | None = None,
+        *,
+        positions_BL: Tensor | None = None,
+        grid: int | None = None,
+        collect: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Run the blocks.
+
+        `valid_BL`: tokens that may be attended to (None: all). `positions_BL` with `grid`:
+        places of the tokens in a grid of that many tokens (None: contiguous). `collect`: takes
+        the input and the output of every block.
+        """
+        if positions_BL is None:
+            position = self.position_bias(x_BLD.shape[1])
+        else:
+            assert grid is not None
+            position = self.position_bias(grid, positions_BL)
+        if torch.is_autocast_enabled(x_BLD.device.type):
+            position = position.to(torch.get_autocast_dtype(x_BLD.device.type))
+        key_mask = None
+        if valid_BL is not None:
+            key_mask = torch.zeros_like(valid_BL, dtype=position.dtype)
+            key_mask = key_mask.masked_fill(~valid_BL, -math.inf)[:, None, None, :]
+        skipped = self._draw_skipped()
+        if collect is not None:
+            collect.append(x_BLD)
+        for block, skip in zip(self.blocks(), skipped, strict=True):
+            if skip:
+                x_BLD = _Skipped.apply(x_BLD, *block.parameters())  # type: ignore[no-untyped-call]
+            elif self.grad_checkpoint and self.training:
+                x_BLD = checkpoint(block, x_BLD, position, key_mask, use_reentrant=False)
+            else:
+                x_BLD = block(x_BLD, position, key_mask)
+            if collect is not None:
+                collect.append(x_BLD)
+        return x_BLD
+
+    def _draw_skipped(self) -> list[bool]:
+        if not self.training or self.layer_drop == 0:
+            return [False] * len(self.layers)
+        draws = torch.rand(len(self.layers), generator=self.layer_rng)
+        return (draws < self.layer_drop).tolist()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BeatsLayers:
+        # A torch.Generator cannot be copied by copy.deepcopy.
+        import copy
+
+        clone = self.__class__.__new__(self.__class__)
+        memo[id(self)] = clone
+        for name, value in self.__dict__.items():
+            if name == "layer_rng":
+                generator = torch.Generator()
+                generator.set_state(self.layer_rng.get_state())
+                clone.__dict__[name] = generator
+            else:
+                clone.__dict__[name] = copy.deepcopy(value, memo)
+        return clone
+
+
+class BeatsTransformer(BeatsLayers):
+    """Convolutional position embedding, norm, and the blocks."""
+
+    def __init__(self, config: BeatsConfig) -> None:
+        super().__init__(
+            config.layers,
+            config.dim,
+            config.ffn_dim,
+            config.heads,
+            num_buckets=config.num_buckets,
+            max_distance=config.max_distance,
+            dropout=config.dropout,
+            attention_dropout=config.attention_dropout,
+            activation_dropout=config.activation_dropout,
+            layer_drop=config.layer_drop,
+            grad_checkpoint=config.grad_checkpoint,
+        )
+        conv = nn.Conv1d(
+            config.dim,
+            config.dim,
+            config.conv_pos,
+            padding=config.conv_pos // 2,
+            groups=config.conv_pos_groups,
+        )
+        self.pos_conv = nn.Sequential(weight_norm(conv, dim=2))
+        self.layer_norm = nn.LayerNorm(config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self._reset_position()
+
+    def reset_parameters(self) -> None:
+        """See ssl spec: position weights ~ N(0, 4 / (kernel x width)), bias 0."""
+        super().reset_parameters()
+        self._reset_position()
+
+    def _reset_position(self) -> None:
+        self.layer_norm.reset_parameters()
+        conv = self.pos_conv[0]
+        assert isinstance(conv, nn.Conv1d)
+        original = conv.parametrizations.weight  # type: ignore[union-attr]
+        width, _, kernel = original.original1.shape  # type: ignore[union-attr]
+        with torch.no_grad():
+            nn.init.normal_(original.original1, std=math.sqrt(4 / (kernel * width)))  # type: ignore
+            original.original0.copy_(original.original1.norm(dim=(0, 1), keepdim=True))  # type: ignore
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+    def add_position(self, x_BLD: Tensor, keep_BK: Tensor | None = None) -> Tensor:
+        """Add the convolutional position embedding and normalise; keep only `keep_BK` if given.
+
+        Tokens that are padding or masked must be zero in `x_BLD`.
+        """
+        length = x_BLD.shape[1]
+        y_BLD = F.gelu(self.pos_conv(x_BLD.transpose(1, 2))[..., :length]).transpose(1, 2)
+        if keep_BK is not None:
+            index = keep_BK[..., None].expand(-1, -1, x_BLD.shape[-1])
+            x_BLD, y_BLD = x_BLD.gather(1, index), y_BLD.gather(1, index)
+        return self.dropout(self.layer_norm(x_BLD + y_BLD))
+
+
+class Beats(nn.Module):
+    """The BEATs encoder: normalised log-mel in, tokens out."""
+
+    def __init__(self, config: BeatsConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embedding = nn.Conv2d(
+            1, config.patch_dim, config.patch, stride=config.patch, bias=False
+        )
+        self.layer_norm = nn.LayerNorm(config.patch_dim)
+        self.post_extract_proj = (
+            nn.Linear(config.patch_dim, config.dim) if config.patch_dim != config.dim else None
+        )
+        self.input_dropout = nn.Dropout(config.input_dropout)
+        self.encoder = BeatsTransformer(config)
+        self._reset_input()
+
+    @property
+    def layer_rng(self) -> torch.Generator:
+        """Generator of LayerDrop; seed it alike on all ranks."""
+        return self.encoder.layer_rng
+
+    def reset_parameters(self) -> None:
+        """Initialise everything anew (Microsoft's scheme; the patch convolution is torch's)."""
+        self.encoder.reset_parameters()
+        self._reset_input()
+
+    def _reset_input(self) -> None:
+        self.patch_embedding.reset_parameters()
+        self.layer_norm.reset_parameters()
+        if self.post_extract_proj is not None:
+            nn.init.normal_(self.post_extract_proj.weight, std=0.02)
+            nn.init.zeros_(self.post_extract_proj.bias)
+
+    def tokens_for(self, frames_B: Tensor) -> Tensor:
+        """Valid tokens of clips of so many frames: whole time columns, at least one."""
+        return (frames_B // self.config.patch).clamp(min=1) * self.config.bands
+
+    def patches(self, mel_BTF: Tensor) -> Tensor:
+        """Patch convolution: [B, N, P] with n = bands x t + f; frames that fill no patch drop."""
+        if mel_BTF.shape[1] < self.config.patch or mel_BTF.shape[2] != self.config.mel_bins:
+            raise ValueError(
+                f"log-mel of shape {tuple(mel_BTF.shape)}; expected [clips, at least "
+                f"{self.config.patch} frames, {self.config.mel_bins} mel bins]"
+            )
+        return self.patch_embedding(mel_BTF[:, None]).flatten(2).transpose(1, 2)
+
+    def _project(self, patch_BLP: Tensor, valid_BL: Tensor | None) -> Tensor:
+        x_BLD = self.layer_norm(patch_BLP)
+        if self.post_extract_proj is not None:
+            x_BLD = self.post_extract_proj(x_BLD)
+        x_BLD = self.input_dropout(x_BLD)
+        # Zero, so that padding does not leak into its neighbours through the convolution.
+        return x_BLD if valid_BL is None else x_BLD.masked_fill(~valid_BL[..., None], 0.0)
+
+    def forward(
+        self,
+        mel_BTF: Tensor,
+        frames_B: Tensor | None = None,
+        *,
+        valid_BN: Tensor | None = None,
+        layers: bool = False,
+    ) -> EncoderOutput:
+        """Encode a batch.
+
+        Args:
+            mel_BTF: normalised log-mel, at least one patch of frames.
+            frames_B: frames of each clip that stand for sound (None: all of them).
+            valid_BN: overrides what follows from `frames_B`.
+            layers: also return the input and output of every block.
+
+        Raises:
+            ValueError: the log-mel is too short or has another number of bins.
+        """
+        patch_BNP = self.patches(mel_BTF)
+        if valid_BN is None and frames_B is not None:
+            index = torch.arange(patch_BNP.shape[1], device=mel_BTF.device)
+            valid_BN = index < self.tokens_for(frames_B)[:, None]
+        x_BND = self.encoder.add_position(self._project(patch_BNP, valid_BN))
+        collected: list[Tensor] | None = [] if layers else None
+        x_BND = self.encoder(x_BND, valid_BN, collect=collected)
+        if valid_BN is None:
+            valid_BN = torch.ones(x_BND.shape[:2], dtype=torch.bool, device=x_BND.device)
+        return EncoderOutput(x_BND, valid_BN, collected)
+
+    def encode_visible(
+        self,
+        mel_BTF: Tensor,
+        keep_MK: Tensor,
+        valid_BN: Tensor | None = None,
+        position_mode: PositionMode = "true",
+    ) -> Tensor:
+        """Encode only the kept tokens of each clip, as masked-token pre-training does.
+
+        Args:
+            mel_BTF: normalised log-mel.
+            keep_MK: sorted grid indices of the visible tokens. With M = k B rows, rows
+                k b .. k b + k - 1 are k views of clip b.
+            valid_BN: tokens that stand for sound (None: all); kept tokens that do not are
+                neither attended to nor seen by the position convolution.
+            position_mode: "true" keeps every token's place in the grid (masked tokens are zeros
+                for the position convolution, the bias uses grid distances); "compact" treats the
+                kept tokens as contiguous.
+
+        Returns:
+            Tokens [M, K, D], unspecified where the kept token is padding.
+        """
+        patch_BNP = self.patches(mel_BTF)
+        views = keep_MK.shape[0] // patch_BNP.shape[0]
+        if views * patch_BNP.shape[0] != keep_MK.shape[0]:
+            raise ValueError("keep_MK must have a whole number of views per clip")
+        if views > 1:
+            patch_BNP = patch_BNP.repeat_interleave(views, 0)
+        index = keep_MK[..., None]
+        patch_MKP = patch_BNP.gather(1, index.expand(-1, -1, patch_BNP.shape[-1]))
+        keep_valid_MK = None
+        if valid_BN is not None:
+            keep_valid_MK = valid_BN.repeat_interleave(views, 0).gather(1, keep_MK)
+        x_MKD = self._project(patch_MKP, keep_valid_MK)
+        if position_mode == "compact":
+            return self.encoder(self.encoder.add_position(x_MKD), keep_valid_MK)
+        grid = patch_BNP.shape[1]
+        x_MND = x_MKD.new_zeros(x_MKD.shape[0], grid, x_MKD.shape[-1])
+        x_MND = x_MND.scatter(1, index.expand_as(x_MKD), x_MKD)
+        x_MKD = self.encoder.add_position(x_MND, keep_MK)
+        return self.encoder(x_MKD, keep_valid_MK, positions_BL=keep_MK, grid=grid)
+
+    def flops(self, tokens: int, grid_tokens: int | None = None) -> int:
+        """Forward floating-point operations for one clip (2 per multiply-add).
+
+        `tokens` go through the layers; the patch convolution and, with true positions, the
+        position convolution see `grid_tokens` (None: the same).
+        """
+        c = self.config
+        grid = tokens if grid_tokens is None else grid_tokens
+        per_layer = 2 * tokens * (4 * c.dim**2 + 2 * c.dim * c.ffn_dim) + 4 * tokens**2 * c.dim
+        position = 2 * grid * c.dim * (c.dim // c.conv_pos_groups) * c.conv_pos
+        patch = 2 * grid * c.patch_dim * c.patch**2
+        project = 2 * tokens * c.patch_dim * c.dim if self.post_extract_proj is not None else 0
+        return c.layers * per_layer + position + patch + project
