@@ -1,0 +1,312 @@
+"""The LightningModule: wires encoder, objective and optimiser, and keeps a step honest.
+
+Shape legend: B clips, T samples, A micro-steps of a rank, W ranks, G parameter groups.
+
+Three promises are kept here, whatever the topology:
+* the loss is a mean over the *global* batch: micro-steps return sums, and the gradient is divided once by
+  the number of terms that all ranks and micro-steps had;
+* every random draw follows from (seed, position), so no generator state has to be saved;
+* a step with a non-finite loss or gradient never reaches the optimiser.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from trainer.augment import add_noise, mixup
+from trainer.objectives.base import FeatureBatch, StepOutput
+from trainer.optim import ParameterEma, build_optimizer, learning_rate, param_groups
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from trainer.model import BioEncoder
+    from trainer.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Topology:
+    """How the global batch is laid over ranks and micro-steps.
+
+    Optimiser step s uses positions [sG, (s+1)G) with G = ranks x accumulate x micro; micro-step a of
+    rank r takes the `micro` positions from sG + (a W + r) micro on.
+    """
+
+    rank: int
+    ranks: int
+    accumulate: int
+    micro: int
+
+    @property
+    def global_batch(self) -> int:
+        """Clips per optimiser step."""
+        return self.ranks * self.accumulate * self.micro
+
+    def first_position(self, step: int, micro_step: int, rank: int | None = None) -> int:
+        """First position of a micro-batch."""
+        rank = self.rank if rank is None else rank
+        return step * self.global_batch + (micro_step * self.ranks + rank) * self.micro
+
+
+def mix_seed(*parts: int) -> int:
+    """A 63-bit seed from several integers (splitmix64 finaliser of each, Steele et al. 2014)."""
+    mask = (1 << 64) - 1
+    state = 0x9E3779B97F4A7C15
+    for part in parts:
+        state = (state + (part & mask) + 0x9E3779B97F4A7C15) & mask
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
+        state ^= state >> 31
+    return state >> 1
+
+
+@dataclass
+class StepHealth:
+    """What all ranks know about one optimiser step, as numbers on the host."""
+
+    step: int
+    grad_norm: float
+    """Before clipping."""
+    group_norms: list[float]
+    bad_micro_batches: list[tuple[int, int]]
+    """(rank, micro-step) of each non-finite loss."""
+    stop: bool
+    """At least one rank was asked to stop."""
+    broken: bool
+    """At least one rank met too many broken clips."""
+    fatal_gradient: bool
+    """The gradient was not finite, so the optimiser did not move."""
+
+    @property
+    def bad(self) -> bool:
+        """Whether this step counts as non-finite."""
+        return bool(self.bad_micro_batches) or self.fatal_gradient
+
+
+class TrainingModule(pl.LightningModule):
+    """One encoder, one objective, one optimiser.
+
+    Args:
+        recipe: the validated recipe.
+        model: front end, encoder and (post-training) head.
+        objective: has `step(batch, encoder)`; its parameters are trained too.
+        topology: the batch layout; set before `fit`.
+    """
+
+    def __init__(
+        self, recipe: Recipe, model: BioEncoder, objective: nn.Module, topology: Topology
+    ) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.model = model
+        self.objective = objective
+        self.topology = topology
+        self.stop_asked: Callable[[], bool] = lambda: False
+        self.too_many_broken: Callable[[], bool] = lambda: False
+        self.window: dict[str, Tensor] = {}
+        """Sums of the log figures since the last log line: name -> [sum, count]."""
+        self.ema: ParameterEma | None = None
+        self._pending: deque[tuple[int, Tensor, Any]] = deque()
+        self._micro_step = 0
+        # Any constant does: it only keeps the numbers near 1 (which fp16 needs).
+        self.nominal_count = float(topology.micro * self._terms_per_clip())
+
+    def _terms_per_clip(self) -> int:
+        if self.recipe.stage == "posttrain":
+            return 1
+        return int(self.recipe.data.window_s * 100) // 16 * (self.model.encoder.config.mel_bins // 16)
+
+    # ------------------------------------------------------------------ the forward side
+
+    def features(self, batch: Mapping[str, Any], *, augment: bool) -> FeatureBatch:
+        """int16 batch on the device -> normalised log-mel, with noise and mixup if `augment`."""
+        wav_BT = batch["wav_BT"].float() / 32768.0
+        length_B, labels_P2 = batch["length_B"].long(), batch["labels_P2"]
+        if augment:
+            if self.recipe.augment.noise_prob > 0 and "noise_BT" in batch:
+                noise_BT = batch["noise_BT"].float() / 32768.0
+                wav_BT = add_noise(wav_BT, length_B, noise_BT, batch["snr_db_B"])
+            if self.recipe.augment.mixup_prob > 0:
+                wav_BT, length_B, labels_P2 = mixup(
+                    wav_BT, length_B, labels_P2, config=self.recipe.augment
+                )
+        mel_BTF, frames_B = self.model.frontend(wav_BT, length_B)
+        return FeatureBatch(mel_BTF, frames_B, labels_P2, batch["source_B"])
+
+    @property
+    def head_only(self) -> bool:
+        """Whether only the head learns at the current step."""
+        return self.global_step < self.recipe.optim.head_only_steps
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """One micro-step; returns the loss sum over a constant (see `on_before_optimizer_step`)."""
+        self._micro_step = batch_idx % self.topology.accumulate
+        position = self.topology.first_position(self.global_step, self._micro_step)
+        torch.manual_seed(mix_seed(self.recipe.seed, 1, position))
+        # The same on every rank, so that all ranks drop the same layers.
+        self.model.encoder.layer_rng.manual_seed(
+            mix_seed(self.recipe.seed, 2, self.global_step, self._micro_step)
+        )
+        features = self.features(batch, augment=True)
+        output = self._objective_step(features)
+        self._collect(output)
+        return output.loss_sum / self.nominal_count
+
+    def _objective_step(self, features: FeatureBatch) -> StepOutput:
+        if self.recipe.stage == "posttrain":
+            return self.objective.step(  # type: ignore[operator, no-any-return]
+                features, self.model.encoder, frozen_encoder=self.training and self.head_only
+            )
+        return self.objective.step(features, self.model.encoder)  # type: ignore[operator, no-any-return]
+
+    def _collect(self, output: StepOutput) -> None:
+        """Keep what the boundary of the step and the next log line need, on the device."""
+        if self._micro_step == 0:
+            layout = self.topology
+            self._count = output.count.detach().float() * 0
+            self._bad_losses = torch.zeros(layout.ranks * layout.accumulate, device=self.device)
+        self._count = self._count + output.count.detach()
+        slot = self.topology.rank * self.topology.accumulate + self._micro_step
+        self._bad_losses[slot] = (~torch.isfinite(output.loss_sum.detach())).float()
+        for name, (total, count) in output.logs.items():
+            pair = torch.stack([total.detach().double(), count.detach().double()])
+            self.window[name] = self.window.get(name, torch.zeros_like(pair)) + pair
+
+    # ------------------------------------------------------------------ the optimiser side
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW over the parameter groups of the recipe."""
+        # With a gradient scaler, fused AdamW unscales by itself and nothing could be clipped before.
+        fused = None if self.recipe.train.precision != "fp16" else False
+        return build_optimizer(param_groups(self, self.recipe.optim), self.recipe.optim, fused=fused)
+
+    def start_ema(self) -> None:
+        """Begin the moving average of the weights, if the recipe has one."""
+        if self.recipe.optim.ema_decay is not None:
+            self.ema = ParameterEma(self, self.recipe.optim.ema_decay)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Gradients are complete and summed over ranks: normalise, check, clip, set the rate.
+
+        One all-reduce a step; on a GPU nothing waits for it on the host, which reads the figures one
+        step later (`health`).
+        """
+        layout = self.topology
+        if self.head_only:
+            # The zero gradients that the frozen encoder got for DDP's sake must not decay weights.
+            for parameter in self.model.encoder.parameters():
+                parameter.grad = None
+        flags = torch.tensor(
+            [float(self.stop_asked()), float(self.too_many_broken())], device=self.device
+        )
+        shared = torch.cat([self._count.reshape(1), flags, self._bad_losses])
+        if layout.ranks > 1:
+            dist.all_reduce(shared)
+        # The loss was divided by nominal_count, and by `accumulate` and `ranks` behind our back.
+        scale = self.nominal_count * layout.accumulate * layout.ranks / shared[0].clamp(min=1.0)
+        grads = [
+            [p.grad for p in group["params"] if p.grad is not None]
+            for group in optimizer.param_groups
+        ]
+        norm_G = torch.stack(
+            [
+                torch.nn.utils.get_total_norm(g) if g else torch.zeros((), device=self.device)
+                for g in grads
+            ]
+        ) * scale
+        norm = torch.linalg.vector_norm(norm_G)
+        clip = self.recipe.optim.clip_norm
+        factor = scale if clip is None else scale * (clip / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_([g for group in grads for g in group], factor)
+        fatal = ~torch.isfinite(norm)
+        self._guard(optimizer, fatal)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(
+                self.recipe.optim, self.global_step, self.recipe.train.total_steps, group
+            )
+        self._report(torch.cat([shared, fatal.float().reshape(1), norm.reshape(1), norm_G]))
+
+    def _guard(self, optimizer: torch.optim.Optimizer, fatal: Tensor) -> None:
+        """Make the optimiser skip the step where `fatal` is true."""
+        if self.recipe.train.precision == "fp16":
+            return  # the gradient scaler has seen it and skips
+        if optimizer.defaults.get("fused"):
+            # The fused kernel reads this on the device: no wait for the host.
+            optimizer.found_inf = fatal.float()  # type: ignore[attr-defined]
+        elif bool(fatal):
+            optimizer.zero_grad(set_to_none=True)
+
+    def _report(self, figures: Tensor) -> None:
+        event = None
+        if figures.is_cuda:
+            host = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
+            host.copy_(figures, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            figures = host
+        self._pending.append((self.global_step, figures, event))
+
+    def health(self, *, drain: bool = False) -> StepHealth | None:
+        """Figures of the oldest optimiser step that was not looked at yet.
+
+        On a GPU the newest step is left for next time, so that the host never waits for it, unless
+        `drain`. Every rank calls this alike, so all act on the same step.
+        """
+        if not self._pending or (self._pending[0][2] and len(self._pending) < 2 and not drain):
+            return None
+        step, figures, event = self._pending.popleft()
+        if event is not None:
+            event.synchronize()
+        layout = self.topology
+        slots = layout.ranks * layout.accumulate
+        values = figures.tolist()
+        bad = [divmod(i, layout.accumulate) for i, v in enumerate(values[3 : 3 + slots]) if v > 0]
+        fatal, norm, *norms = values[3 + slots :]
+        # With fp16 an infinite gradient is how the scaler finds its scale; only the loss counts.
+        counts = fatal > 0 and self.recipe.train.precision != "fp16"
+        return StepHealth(step, norm, norms, bad, values[1] > 0, values[2] > 0, counts)
+
+    def window_figures(self) -> dict[str, float]:
+        """Figures since the last call, reduced over ranks, as numbers; starts a new window."""
+        names = sorted(self.window)
+        if not names:
+            return {}
+        table = torch.stack([self.window[n] for n in names])
+        if self.topology.ranks > 1:
+            dist.all_reduce(table)
+        self.window = {}
+        return {
+            name: total / count if count else float("nan")
+            for name, (total, count) in zip(names, table.tolist(), strict=True)
+        }
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add our part; plain values only, so that it loads with `weights_only=True`."""
+        step = self.global_step
+        checkpoint["dawnchorus"] = {
+            "format": 1,
+            "recipe": self.recipe.resolved(),
+            "labels": list(self.model.labels) if self.model.labels else None,
+            "step": step,
+            "samples_seen": step * self.topology.global_batch,
+            "ema": self.ema.state_dict() if self.ema is not None else None,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the average, and make Lightning's batch counters fit today's accumulation."""
+        ours = checkpoint["dawnchorus"]
+        if self.ema is not None and ours["ema"] is not None:
+            self.ema.load_state_dict(ours["ema"])
+        done = ours["step"] * self.topology.accumulate
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for span in ("total", "current"):
+            progress[span].update(ready=done, started=done, processed=done, completed=done - 1)

@@ -1,0 +1,206 @@
+"""What happens at a step boundary, in a fixed order: check, log, validate, save, stop."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+
+from trainer.errors import CheckpointError, DataError, NonFiniteLoss
+from trainer.runtime.checkpoint import AtomicCheckpointIO, CheckpointFolder
+
+if TYPE_CHECKING:
+    from trainer.module import StepHealth, TrainingModule
+    from trainer.runtime.logging import MetricsFile, ProgressSink
+    from trainer.runtime.throughput import Throughput
+    from trainer.validation import Validation
+
+MAX_BAD_STEPS = 3
+
+
+class StepBoundary(pl.Callback):
+    """Acts after each optimiser step; one order, the same on all ranks.
+
+    Lightning's own validation loop and ModelCheckpoint are not used: they count micro-batches, and
+    after a resume one of them overwrites a good file in mid-accumulation.
+
+    Args:
+        checkpoints: where checkpoints go.
+        metrics: the metrics file, on rank 0 only.
+        progress: the bar, on rank 0 only.
+        throughput: the meter.
+        validation: what to validate with; None for no validation set.
+        broken: ledger of broken clips, with `add(names)` and `check()`.
+    """
+
+    def __init__(
+        self,
+        *,
+        checkpoints: CheckpointFolder,
+        checkpoint_io: AtomicCheckpointIO,
+        metrics: MetricsFile | None,
+        progress: ProgressSink | None,
+        throughput: Throughput,
+        validation: Validation | None,
+        broken: Any,
+    ) -> None:
+        self.checkpoints = checkpoints
+        self.checkpoint_io = checkpoint_io
+        self.metrics = metrics
+        self.progress = progress
+        self.throughput = throughput
+        self.validation = validation
+        self.broken = broken
+        self.stopped = False
+        """All ranks agreed to stop before the last step."""
+        self._bad_steps = 0
+        self._best: float | None = None
+        self._grad_norm = float("nan")
+
+    # ------------------------------------------------------------------ Lightning's hooks
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Drop Lightning's per-batch broadcast: it waits for the GPU, and our flag replaces it."""
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+        self.throughput.reset()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note when the batch was there, and which clips of it could not be read."""
+        self.throughput.batch_starts()
+        if batch["broken"]:
+            fresh = self.broken.add(batch["broken"])
+            for name in fresh if self.metrics else ():
+                self._event(module, "broken_clip", f"{name}; replaced by the next position's clip")
+
+    def on_train_batch_end(  # type: ignore[override]
+        self,
+        trainer: pl.Trainer,
+        module: TrainingModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """The boundary, after the last micro-step of a step."""
+        self.throughput.batch_ends(len(batch["wav_BT"]))
+        if (batch_idx + 1) % module.topology.accumulate:
+            return
+        step, train = trainer.global_step, module.recipe.train
+        last = step >= train.total_steps
+        if module.ema is not None:
+            module.ema.update(module)
+        stop = self._check(module, last)
+        if step % train.log_every == 0 or last or stop:
+            self._log(module, step)
+        if self.validation is not None and (
+            last or (train.validate_every and step % train.validate_every == 0)
+        ):
+            self._validate(trainer, module, step)
+        if last or stop or step % train.checkpoint_every == 0:
+            self._save(trainer, step)
+        if self.progress is not None:
+            self.progress.advance(step)
+        if stop and not last:
+            self.stopped = True
+            trainer.should_stop = True
+
+    # ------------------------------------------------------------------ its parts
+
+    def _check(self, module: TrainingModule, last: bool) -> bool:
+        """Look at the step's health; returns whether to stop."""
+        stop = False
+        while (health := module.health(drain=last)) is not None:
+            stop |= self._act_on(health, module)
+        return stop
+
+    def _act_on(self, health: StepHealth, module: TrainingModule) -> bool:
+        self._grad_norm = health.grad_norm
+        if health.bad:
+            self._bad_steps += 1
+            self._event(module, "non_finite", _describe(health, module))
+            if self._bad_steps >= MAX_BAD_STEPS:
+                raise NonFiniteLoss(
+                    f"{MAX_BAD_STEPS} steps in a row were not finite, the last one step "
+                    f"{health.step}: {_describe(health, module)}. The weights were not touched by "
+                    "them. Lower optim.lr, set optim.clip_norm, or look at the clips named above"
+                )
+        else:
+            self._bad_steps = 0
+        if health.broken:
+            self.broken.check()  # raises on the rank that counted them
+            raise DataError("another rank met too many broken clips; its message says which")
+        return health.stop
+
+    def _log(self, module: TrainingModule, step: int) -> None:
+        figures = module.window_figures()
+        figures |= self.throughput.figures(module.topology.ranks)
+        figures["grad_norm"] = self._grad_norm
+        figures["lr"] = max(g["lr"] for g in module.optimizers().param_groups)  # type: ignore[union-attr]
+        if self.metrics is not None:
+            self.metrics.write("train", step, step * module.topology.global_batch, **figures)
+        self.throughput.reset()
+
+    def _validate(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
+        assert self.validation is not None
+        start = time.perf_counter()
+        figures = self.validation.run(module)
+        self.throughput.exclude(time.perf_counter() - start)
+        if self.metrics is not None:
+            self.metrics.write("valid", step, step * module.topology.global_batch, **figures)
+        value, sign = self.validation.score(figures)
+        if value is not None and (self._best is None or sign * value > sign * self._best):
+            self._best = value
+            self._write(trainer, self.checkpoints.best)
+
+    def _save(self, trainer: pl.Trainer, step: int) -> None:
+        start = time.perf_counter()
+        self._write(trainer, self.checkpoints.at_step(step))
+        if trainer.is_global_zero:
+            self.checkpoints.tidy()
+        self.throughput.exclude(time.perf_counter() - start)
+
+    def _write(self, trainer: pl.Trainer, path: Any) -> None:
+        trainer.save_checkpoint(path, weights_only=False)
+        error = self.checkpoint_io.error
+        if trainer.world_size > 1:
+            failed = torch.tensor(float(error is not None), device=trainer.strategy.root_device)
+            dist.all_reduce(failed)
+            if failed.item() and error is None:
+                raise CheckpointError("rank 0 could not write the checkpoint; its message says why")
+        if error is not None:
+            raise error
+
+    def _event(self, module: pl.LightningModule, event: str, message: str) -> None:
+        if self.metrics is not None:
+            step = module.global_step
+            seen = step * module.topology.global_batch  # type: ignore[union-attr, operator]
+            self.metrics.write("event", step, seen, event=event, message=message)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score so far travels in the checkpoint."""
+        return {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best score."""
+        self._best = state_dict["best"]
+
+
+def _describe(health: StepHealth, module: TrainingModule) -> str:
+    """Which ranks, positions and parameter groups a non-finite step came from."""
+    layout, parts = module.topology, []
+    for rank, micro_step in health.bad_micro_batches:
+        first = layout.first_position(health.step, micro_step, rank)
+        parts.append(f"loss of rank {rank}, positions {first}-{first + layout.micro - 1}")
+    groups = module.optimizers().param_groups  # type: ignore[union-attr]
+    names = [
+        str(group.get("name", i))
+        for i, (group, norm) in enumerate(zip(groups, health.group_norms, strict=True))
+        if not norm < float("inf")
+    ]
+    if names:
+        parts.append(f"gradient of parameter group {', '.join(names)}")
+    return "non-finite " + "; ".join(parts) + "; the optimiser did not move"

@@ -1,0 +1,112 @@
+"""Validation on a fixed set of clips and deterministic windows, with figures exact over ranks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from trainer.metrics import ScoreHistogram
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from trainer.module import TrainingModule
+
+# Set apart from the seeds of training steps.
+_SEED = 3
+
+
+class Validation:
+    """Runs the validation set through a module; every rank takes its share of the clips.
+
+    Args:
+        loader: batches of this rank; padding rows have length 0, so that all ranks have as many.
+        metric: the figure that chooses the best checkpoint; None for the stage's own.
+    """
+
+    def __init__(self, loader: DataLoader[Any], *, stage: str, metric: str | None) -> None:
+        self.loader = loader
+        self.stage = stage
+        self.metric = metric or ("map" if stage == "posttrain" else "loss")
+
+    def score(self, figures: dict[str, float]) -> tuple[float | None, int]:
+        """The choosing figure, and +1 where more is better, -1 where less is."""
+        value = figures.get(self.metric)
+        finite = value is not None and value == value
+        return (value if finite else None), (-1 if "loss" in self.metric else 1)
+
+    @torch.no_grad()
+    def run(self, module: TrainingModule) -> dict[str, float]:
+        """Figures over all ranks; weights are the moving average where there is one."""
+        was_training = module.training
+        module.eval()
+        try:
+            if module.ema is None:
+                return self._figures(module)
+            with module.ema.swapped(module):
+                return self._figures(module)
+        finally:
+            module.train(was_training)
+
+    def _figures(self, module: TrainingModule) -> dict[str, float]:
+        from trainer.module import mix_seed
+
+        sums: dict[str, torch.Tensor] = {}
+        histogram = None
+        if self.stage == "posttrain":
+            assert module.model.labels is not None
+            histogram = ScoreHistogram(len(module.model.labels), device=module.device)
+        for index, batch in enumerate(self.loader):
+            batch = {
+                k: v.to(module.device, non_blocking=True) if torch.is_tensor(v) else v
+                for k, v in batch.items()
+            }
+            keep = batch["length_B"] > 0
+            batch = _drop_padding(batch, keep)
+            if not len(batch["wav_BT"]):
+                continue
+            torch.manual_seed(mix_seed(module.recipe.seed, _SEED, module.topology.rank, index))
+            with module.trainer.precision_plugin.forward_context():
+                features = module.features(batch, augment=False)
+                output = module._objective_step(features)
+                if histogram is not None:
+                    logit_BC = output_logits(module, features)
+                    histogram.update(logit_BC.float(), features.labels_P2)
+            for name, (total, count) in output.logs.items():
+                pair = torch.stack([total.double(), count.double()])
+                sums[name] = sums.get(name, torch.zeros_like(pair)) + pair
+        return self._reduced(module, sums, histogram)
+
+    def _reduced(
+        self, module: TrainingModule, sums: dict[str, torch.Tensor], histogram: Any
+    ) -> dict[str, float]:
+        names = sorted(sums)
+        table = torch.stack([sums[n] for n in names])
+        if module.topology.ranks > 1:
+            dist.all_reduce(table)
+        figures = {
+            name: total / count if count else float("nan")
+            for name, (total, count) in zip(names, table.tolist(), strict=True)
+        }
+        if histogram is not None:
+            histogram.sync()
+            figures |= histogram.compute()
+        return figures
+
+
+def output_logits(module: TrainingModule, features: Any) -> torch.Tensor:
+    """Class logits [B, C] of a validation batch."""
+    out = module.model.encoder(features.mel_BTF, features.frames_B)
+    return module.objective.logits(out.tokens_BND, out.valid_BN)  # type: ignore[operator, no-any-return]
+
+
+def _drop_padding(batch: dict[str, Any], keep_B: torch.Tensor) -> dict[str, Any]:
+    """Leave out the rows that only make the ranks' batch counts equal (they come last)."""
+    if bool(keep_B.all()):
+        return batch
+    count = int(keep_B.sum())
+    rows = {k: v[:count] for k, v in batch.items() if torch.is_tensor(v) and k != "labels_P2"}
+    labels_P2 = batch["labels_P2"]
+    return batch | rows | {"labels_P2": labels_P2[labels_P2[:, 0] < count]}
