@@ -1,0 +1,220 @@
+"""Names: what Microsoft's BEATs files and avex call the parts that we call ours.
+
+Pure functions on dictionaries; files are opened elsewhere (`reading.py`).
+
+Three ways to write down one BEATs:
+
+* ours: `encoder.<name>` with Microsoft's names, the relative-bias table once (in layer 0),
+  weight normalisation as `parametrizations.weight.original0/1`, the head as `head.weight/bias`;
+* Microsoft's `.pt`: bare names, the table repeated in every layer, `weight_g`/`weight_v`, the head
+  as `predictor.*` applied to each token before the mean (the mean of a linear map is the linear
+  map of the mean, so it is our head);
+* avex: Microsoft's names under `backbone.`, `original0/1`, the head as `classifier.*`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trainer.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+# Our field -> the key in Microsoft's cfg and in avex's init_config.
+MODEL_FIELDS = {
+    "layers": "encoder_layers",
+    "dim": "encoder_embed_dim",
+    "ffn_dim": "encoder_ffn_embed_dim",
+    "heads": "encoder_attention_heads",
+    "patch_dim": "embed_dim",
+    "patch": "input_patch_size",
+    "conv_pos": "conv_pos",
+    "conv_pos_groups": "conv_pos_groups",
+    "num_buckets": "num_buckets",
+    "max_distance": "max_distance",
+    "dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+    "activation_dropout": "activation_dropout",
+    "input_dropout": "dropout_input",
+    "layer_drop": "encoder_layerdrop",
+}
+# Only avex writes these down; Microsoft's code has them as literals.
+FRONTEND_FIELDS = {
+    "sample_rate_hz": "sample_frequency",
+    "mel_bins": "num_mel_bins",
+    "mel_mean": "fbank_mean",
+    "mel_std": "fbank_std",
+}
+RELEASED_FRONTEND = {
+    "frontend": "beats",
+    "sample_rate_hz": 16000,
+    "mel_bins": 128,
+    "mel_mean": 15.41663,
+    "mel_std": 6.55582,
+}
+# The only variant that the encoder builds; another value means other mathematics.
+FIXED = {
+    "activation_fn": "gelu",
+    "layer_norm_first": False,
+    "deep_norm": True,
+    "relative_position_embedding": True,
+    "gru_rel_pos": True,
+    "conv_bias": False,
+}
+# avex's window and hop are options there; ours are the same for every BEATs.
+AVEX_FRAMES = {"frame_length": 25.0, "frame_shift": 10.0}
+# What avex 1.4.0's BEATsConfig takes for a key that its YAML leaves out.
+AVEX_DEFAULTS: dict[str, Any] = {
+    **FIXED,
+    **AVEX_FRAMES,
+    "encoder_layers": 12,
+    "encoder_embed_dim": 768,
+    "encoder_ffn_embed_dim": 3072,
+    "encoder_attention_heads": 12,
+    "embed_dim": 512,
+    "input_patch_size": 16,
+    "conv_pos": 128,
+    "conv_pos_groups": 16,
+    "num_buckets": 320,
+    "max_distance": 800,
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.0,
+    "dropout_input": 0.0,
+    "encoder_layerdrop": 0.05,
+    "sample_frequency": 16000.0,
+    "num_mel_bins": 128,
+    "fbank_mean": 15.41663,
+    "fbank_std": 6.55582,
+}
+AVEX_HEAD_DIM = 768  # avex 1.4.0 builds its classifier as Linear(768, classes) whatever the encoder
+
+BIAS_TABLE = "self_attn.relative_attention_bias.weight"
+
+
+def encoder_from_cfg(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The `encoder` section of a recipe from Microsoft's `cfg` or avex's full `init_config`.
+
+    Args:
+        cfg: Microsoft's keys; front-end keys may be missing (Microsoft's literals then hold).
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: a key is missing, or the file describes a variant that the encoder does
+            not build (for example without DeepNorm).
+    """
+    wrong = [
+        f"  {key} is {cfg[key]!r}, this encoder builds {value!r} only"
+        for key, value in (FIXED | AVEX_FRAMES).items()
+        if key in cfg and cfg[key] != value
+    ]
+    # Microsoft's class, unlike its released files, defaults to deep_norm = False: silence about it
+    # may not be taken for True.
+    needed = (*MODEL_FIELDS.values(), "deep_norm")
+    wrong += [f"  {key} is missing" for key in needed if key not in cfg]
+    if wrong:
+        lines = "\n".join(wrong)
+        raise CheckpointError(f"{where}: cannot build this BEATs:\n{lines}")
+    section = {ours: cfg[theirs] for ours, theirs in MODEL_FIELDS.items()}
+    frontend = dict(RELEASED_FRONTEND)
+    for ours, theirs in FRONTEND_FIELDS.items():
+        if theirs in cfg:
+            frontend[ours] = type(RELEASED_FRONTEND[ours])(cfg[theirs])
+    return {"name": "beats", **section, **frontend}
+
+
+def cfg_from_encoder(encoder: Mapping[str, Any]) -> dict[str, Any]:
+    """avex's `init_config` (all keys) from the `encoder` section of a recipe."""
+    cfg: dict[str, Any] = {theirs: encoder[ours] for ours, theirs in MODEL_FIELDS.items()}
+    cfg |= {theirs: encoder[ours] for ours, theirs in FRONTEND_FIELDS.items()}
+    cfg["sample_frequency"] = float(cfg["sample_frequency"])
+    cfg |= FIXED | AVEX_FRAMES
+    cfg |= {"layer_wise_gradient_decay_ratio": 1.0, "finetuned_model": False}
+    return dict(sorted(cfg.items()))
+
+
+def state_from_microsoft(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Our names for the tensors of a Microsoft `.pt` or, without its prefix, of avex's backbone.
+
+    The repeated bias table is reduced to one, the predictor becomes the head.
+
+    Raises:
+        CheckpointError: the layers carry different bias tables.
+    """
+    ours: dict[str, Tensor] = {}
+    table: Tensor | None = None
+    for name, tensor in state.items():
+        if name.startswith("fbank."):
+            continue  # avex stores its window and filters; ours follow from the config
+        if name.startswith("predictor."):
+            ours["head." + name.removeprefix("predictor.")] = tensor
+            continue
+        if name.endswith(BIAS_TABLE):
+            if table is not None and not torch.equal(table, tensor):
+                raise CheckpointError(
+                    f"{where}: {name} differs from the table of the first layer; BEATs has one "
+                    "table for all layers, so this is not a BEATs file or it is damaged"
+                )
+            table = tensor
+            continue
+        for theirs, mine in (("weight_g", "original0"), ("weight_v", "original1")):
+            if name.endswith("pos_conv.0." + theirs):
+                name = name.replace(theirs, f"parametrizations.weight.{mine}")
+                break
+        ours["encoder." + name] = tensor
+    if table is not None:
+        ours[f"encoder.encoder.layers.0.{BIAS_TABLE}"] = table
+    return ours
+
+
+def state_from_avex(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Our names for the tensors of an avex safetensors: `backbone.*` and `classifier.*`.
+
+    A bare Microsoft layout (no `backbone.`) is read too, as avex itself does.
+    """
+    plain = {
+        name.removeprefix("module.").removeprefix("model."): tensor
+        for name, tensor in state.items()
+    }
+    head = {
+        "head." + name.removeprefix("classifier."): tensor
+        for name, tensor in plain.items()
+        if name.startswith("classifier.")
+    }
+    backbone = {
+        name.removeprefix("backbone."): tensor
+        for name, tensor in plain.items()
+        if not name.startswith("classifier.")
+    }
+    ours = state_from_microsoft(backbone, where)
+    # avex keeps the AudioSet predictor of the weights it started from, but answers with the
+    # classifier; without a classifier it answers with embeddings.
+    ours = {name: tensor for name, tensor in ours.items() if not name.startswith("head.")}
+    return ours | head
+
+
+def state_to_avex(state: Mapping[str, Tensor], layers: int, *, head: bool) -> dict[str, Tensor]:
+    """avex's names for our tensors (`encoder.*`, `head.*`), each with memory of its own.
+
+    avex's front end is not stored: it follows from `init_config`.
+
+    Args:
+        state: the state dict of a `BioEncoder`.
+        layers: number of blocks; each gets a copy of the bias table.
+        head: write `classifier.*` where the model has a head.
+    """
+    theirs: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.startswith("encoder.") and name.endswith(BIAS_TABLE):
+            for layer in range(layers):
+                theirs[f"backbone.encoder.layers.{layer}.{BIAS_TABLE}"] = tensor.clone()
+        elif name.startswith("encoder."):
+            theirs["backbone." + name.removeprefix("encoder.")] = tensor.clone()
+        elif name.startswith("head.") and head:
+            theirs["classifier." + name.removeprefix("head.")] = tensor.clone()
+    return theirs

@@ -1,0 +1,217 @@
+"""Models from any file we know, strictly and loudly.
+
+A tensor that is missing, left over or of another shape is an error that names it: a model that is
+partly random gives plausible embeddings, so nobody would notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.errors import CheckpointError
+from trainer.hub.reading import Kind, Weights, Which, read_weights
+from trainer.model import BioEncoder
+
+# Fields of an encoder's config that say how it is trained, not what it computes.
+TRAINING_ONLY = frozenset(
+    {"dropout", "attention_dropout", "activation_dropout", "input_dropout", "layer_drop",
+     "grad_checkpoint"}
+)  # fmt: skip
+FRONTEND = ("frontend", "sample_rate_hz", "mel_bins", "mel_mean", "mel_std")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to encode (in eval mode), and where it came from."""
+
+    model: BioEncoder
+    labels: tuple[str, ...] | None
+    """Names of the head's outputs; None where there is no head."""
+    recipe: dict[str, Any] | None
+    """The resolved recipe that made it, where the file carries one."""
+    source: str
+    """One phrase for logs: file, step, whether it is the moving average."""
+    kind: Kind
+    weights: Weights
+    """What was read (the tensors are the model's own by now)."""
+
+
+def load_model(
+    path: str | Path, *, ema: bool = True, device: str | torch.device = "cpu", which: Which = "auto"
+) -> LoadedModel:
+    """Load a model from a run folder, a checkpoint, an exported folder, a Microsoft BEATs `.pt`, or
+    an avex safetensors with its `train_config.yaml`.
+
+    Args:
+        path: the folder or file.
+        ema: take the moving average of the weights where the checkpoint has one.
+        device: where to put the model.
+        which: for a run folder: `best`, `last`, or `auto` (best where there is one, else last).
+
+    Raises:
+        CheckpointError: missing, damaged or unknown file; tensors that do not fit the model.
+    """
+    weights = read_weights(path, ema=ema, which=which)
+    model = build(weights)
+    model.to(device).eval()
+    return LoadedModel(
+        model=model,
+        labels=weights.labels,
+        recipe=weights.recipe,
+        source=weights.source,
+        kind=weights.kind,
+        weights=weights,
+    )
+
+
+def build(weights: Weights) -> BioEncoder:
+    """The model that the weights describe, with the weights in it.
+
+    Raises:
+        CheckpointError: no such encoder, impossible numbers, or tensors that do not fit.
+    """
+    try:
+        model = BioEncoder.from_config(weights.encoder, weights.labels)
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{weights.file}: no model can be built from its encoder section: {error}"
+        ) from None
+    load_strictly(model, _with_frontend(weights, model), str(weights.file))
+    return model
+
+
+def initialise_from(
+    model: BioEncoder, path: str | Path, *, ema: bool = True, which: Which = "auto"
+) -> Weights:
+    """Start a model's encoder from earlier weights (`init_from` in a recipe); the head stays new.
+
+    Args:
+        model: the model to fill; its encoder's config must describe the same architecture and the
+            same front end. Dropout rates may differ.
+        path: anything that `load_model` reads.
+        ema: take the moving average of the weights where the checkpoint has one.
+        which: for a run folder, which checkpoint.
+
+    Returns:
+        What was read, for the log (`.source`, `.notes`).
+
+    Raises:
+        CheckpointError: another architecture or front end (each differing field with both values),
+            tensors that do not fit, or a damaged file. The model is untouched then.
+    """
+    weights = read_weights(path, ema=ema, which=which)
+    here = {"name": encoder_name(model), **vars(model.encoder.config)}
+    check_same(here, weights.encoder, str(path))
+    fitting = _with_frontend(weights, model)
+    for part in ("frontend", "encoder"):
+        inner = {
+            name.removeprefix(f"{part}."): tensor
+            for name, tensor in fitting.items()
+            if name.startswith(f"{part}.")
+        }
+        load_strictly(getattr(model, part), inner, str(weights.file))
+    return weights
+
+
+def encoder_name(model: BioEncoder) -> str:
+    """The registry's name of a model's encoder."""
+    from trainer.encoders import ENCODERS
+
+    for name, (_, encoder_class) in ENCODERS.items():
+        if type(model.encoder) is encoder_class:
+            return name
+    raise CheckpointError(f"{type(model.encoder).__name__} is in no registry of encoders")
+
+
+def check_same(here: Mapping[str, Any], there: Mapping[str, Any], where: str) -> None:
+    """Refuse weights of another architecture or front end.
+
+    Args:
+        here: the `encoder` section that is asked for.
+        there: the one that the file was made with.
+        where: the file, for the message.
+
+    Raises:
+        CheckpointError: with each differing field and both values.
+    """
+    fields = [key for key in [*here, *there] if key not in TRAINING_ONLY]
+    different = [
+        key
+        for key in dict.fromkeys(fields)
+        if not _equal(here.get(key), there.get(key))
+    ]
+    if not different:
+        return
+    lines = "\n".join(
+        f"  encoder.{key}: {there.get(key)!r} in the file, {here.get(key)!r} here"
+        for key in different
+    )
+    overrides = " ".join(f"encoder.{key}={there[key]}" for key in different if key in there)
+    what = " and ".join(
+        name
+        for name, found in (
+            ("another architecture", any(key not in FRONTEND for key in different)),
+            ("another front end", any(key in FRONTEND for key in different)),
+        )
+        if found
+    )
+    raise CheckpointError(
+        f"{where} was made with {what}:\n{lines}\n"
+        f"Take its numbers ({overrides}) or start from other weights (init_from)"
+    )
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load a state dict of which every tensor must fit.
+
+    Raises:
+        CheckpointError: names every tensor that is missing, left over or of another shape; the
+            module is untouched then.
+    """
+    own = module.state_dict()
+    problems = []
+    missing = [name for name in own if name not in state]
+    if missing:
+        problems.append(f"missing: {_some(missing)}")
+    unexpected = [name for name in state if name not in own]
+    if unexpected:
+        problems.append(f"not part of the model: {_some(unexpected)}")
+    shapes = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if shapes:
+        problems.append(f"of another shape: {_some(shapes)}")
+    if problems:
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise CheckpointError(
+            f"the tensors of {where} do not fit the model that it describes:\n{lines}\n"
+            "It was made by another version or is damaged; nothing was loaded"
+        )
+    module.load_state_dict(dict(state))
+
+
+def _with_frontend(weights: Weights, model: BioEncoder) -> dict[str, Tensor]:
+    """Files of others hold no front-end tensors; ours follow from the config then."""
+    if weights.kind not in {"microsoft", "avex"}:
+        return weights.state
+    own = {f"frontend.{name}": tensor for name, tensor in model.frontend.state_dict().items()}
+    return own | weights.state
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return list(a) == list(b)
+    return bool(a == b)
+
+
+def _some(names: list[str], most: int = 12) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown}, … ({len(names)} in all)"

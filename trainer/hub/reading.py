@@ -1,0 +1,322 @@
+"""Weights from any file we know, with what is needed to build the model that they fit.
+
+Nothing is guessed: a file is one of the formats below or it is refused, and the model is built from
+the numbers that travelled with the weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from torch import Tensor
+
+from trainer.errors import CheckpointError
+from trainer.hub import formats
+
+CHECKPOINT_FORMAT = 1
+Kind = Literal["run", "checkpoint", "export", "microsoft", "avex"]
+Which = Literal["auto", "best", "last"]
+
+KNOWN = (
+    "a run folder, a checkpoint of a run (.ckpt), an exported folder, a Microsoft BEATs .pt, or an "
+    "avex .safetensors with train_config.yaml beside it"
+)
+
+
+@dataclass
+class Weights:
+    """What one file holds, in our names."""
+
+    kind: Kind
+    file: Path
+    """The file that holds the tensors."""
+    encoder: dict[str, Any]
+    """The `encoder` section of a recipe: `name`, architecture, front-end numbers."""
+    state: dict[str, Tensor]
+    """`encoder.*`, and `frontend.*` and `head.*` where the file has them."""
+    labels: tuple[str, ...] | None = None
+    recipe: dict[str, Any] | None = None
+    averaged: bool = False
+    """The tensors are the exponential moving average rather than the last step's."""
+    step: int | None = None
+    samples_seen: int | None = None
+    notes: list[str] = field(default_factory=list)
+    """Things worth telling, for example a head that could not be used."""
+
+    @property
+    def run(self) -> Path | None:
+        """Folder of the run that made them, where it is at hand."""
+        if self.kind not in {"run", "checkpoint"}:
+            return None
+        folder = self.file.parent.parent
+        return folder if (folder / "recipe.yaml").is_file() else None
+
+    @property
+    def source(self) -> str:
+        """One phrase for logs."""
+        parts = [str(self.file)]
+        if self.step is not None:
+            parts.append(f"step {self.step}")
+        if self.averaged:
+            parts.append("moving average")
+        return ", ".join(parts)
+
+
+def read_weights(path: str | Path, *, ema: bool = True, which: Which = "auto") -> Weights:
+    """Read weights from any format we know.
+
+    Args:
+        path: see `KNOWN`.
+        ema: take the moving average of the weights where the checkpoint has one.
+        which: for a run folder: `best`, `last`, or `auto` (best where there is one, else last).
+
+    Raises:
+        CheckpointError: nothing there, not a known format, damaged, or of a newer format.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if (path / "checkpoints").is_dir():
+            return _from_checkpoint(_choose(path, which), ema=ema, kind="run")
+        if (path / "config.json").is_file():
+            return _from_export(path)
+        if (path / "train_config.yaml").is_file():
+            return _from_avex(_only_safetensors(path))
+        raise CheckpointError(f"{path} holds no model. Give {KNOWN}")
+    if not path.is_file():
+        raise CheckpointError(f"there is nothing at {path}. Give {KNOWN}")
+    if path.suffix == ".safetensors":
+        if path.name == "model.safetensors" and (path.parent / "config.json").is_file():
+            return _from_export(path.parent)
+        return _from_avex(path)
+    return _from_torch(path, ema=ema)
+
+
+# --------------------------------------------------------------------------- our own
+
+
+def _choose(run: Path, which: Which) -> Path:
+    folder = run / "checkpoints"
+    names = ["best.ckpt", "last.ckpt"] if which == "auto" else [f"{which}.ckpt"]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    there = sorted(p.name for p in folder.glob("*.ckpt"))
+    raise CheckpointError(
+        f"the run {run} has no {' or '.join(names)} in {folder} (there: "
+        f"{', '.join(there) or 'nothing'}). Let it train until its first checkpoint, or give the "
+        "checkpoint file itself"
+    )
+
+
+def _from_torch(path: Path, *, ema: bool) -> Weights:
+    content = _load_torch(path)
+    if isinstance(content, Mapping) and "dawnchorus" in content:
+        return _from_checkpoint(path, ema=ema, kind="checkpoint", content=content)
+    if isinstance(content, Mapping) and {"cfg", "model"} <= content.keys():
+        return _from_microsoft(path, content)
+    keys = ", ".join(str(k) for k in list(content)[:8]) if isinstance(content, Mapping) else "-"
+    raise CheckpointError(
+        f"{path} is of no format we know (it holds a {type(content).__name__} with: {keys}). "
+        f"Give {KNOWN}"
+    )
+
+
+def _from_checkpoint(
+    path: Path, *, ema: bool, kind: Kind, content: Mapping[str, Any] | None = None
+) -> Weights:
+    content = _load_torch(path) if content is None else content
+    about = content.get("dawnchorus") if isinstance(content, Mapping) else None
+    if not isinstance(about, Mapping) or "state_dict" not in content:
+        raise CheckpointError(
+            f"{path} is no checkpoint of this project (no 'dawnchorus' and 'state_dict' in it). "
+            f"Give {KNOWN}"
+        )
+    if about.get("format") != CHECKPOINT_FORMAT:
+        raise CheckpointError(
+            f"{path} has checkpoint format {about.get('format')!r}, this version reads "
+            f"{CHECKPOINT_FORMAT}: install the version that wrote it"
+        )
+    recipe = dict(about["recipe"])
+    tensors = dict(content["state_dict"])
+    average = about.get("ema") if ema else None
+    if average:
+        stray = sorted(set(average) - set(tensors))
+        if stray:
+            raise CheckpointError(
+                f"{path}: the moving average names tensors that the model does not have: "
+                f"{_list(stray)}. The file is damaged"
+            )
+        tensors |= average
+    # The objective's own tensors (tokenizer, predictor) are no part of the model that leaves.
+    state = {
+        name.removeprefix("model."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("model.")
+    }
+    labels = about.get("labels")
+    return Weights(
+        kind=kind,
+        file=path,
+        encoder=dict(recipe["encoder"]),
+        state=state,
+        labels=tuple(labels) if labels else None,
+        recipe=recipe,
+        averaged=bool(average),
+        step=about.get("step"),
+        samples_seen=about.get("samples_seen"),
+    )
+
+
+def _from_export(folder: Path) -> Weights:
+    config = _load_json(folder / "config.json")
+    if config.get("model_type") != "dawnchorus" or not isinstance(config.get("encoder"), dict):
+        raise CheckpointError(
+            f"{folder / 'config.json'} describes a {config.get('model_type')!r} model, not one "
+            f"exported by this project. Give {KNOWN}"
+        )
+    labels: tuple[str, ...] | None = None
+    if config.get("classification_head"):
+        names = {int(i): str(name) for i, name in config["id2label"].items()}
+        if sorted(names) != list(range(len(names))):
+            raise CheckpointError(f"{folder / 'config.json'}: id2label does not count 0, 1, 2, …")
+        labels = tuple(names[i] for i in range(len(names)))
+    recipe_file = folder / "recipe.yaml"
+    return Weights(
+        kind="export",
+        file=folder / "model.safetensors",
+        encoder=dict(config["encoder"]),
+        state=_load_safetensors(folder / "model.safetensors"),
+        labels=labels,
+        recipe=_load_yaml(recipe_file) if recipe_file.is_file() else None,
+    )
+
+
+# --------------------------------------------------------------------------- others'
+
+
+def _from_microsoft(path: Path, content: Mapping[str, Any]) -> Weights:
+    where = str(path)
+    encoder = formats.encoder_from_cfg(content["cfg"], where)
+    state = formats.state_from_microsoft(content["model"], where)
+    weights = Weights(kind="microsoft", file=path, encoder=encoder, state=state)
+    names = content.get("label_dict")
+    if names:
+        weights.labels = tuple(str(names[i]) for i in range(len(names)))
+    _drop_head_without_names(weights)
+    return weights
+
+
+def _from_avex(path: Path) -> Weights:
+    config_file = path.parent / "train_config.yaml"
+    if not config_file.is_file():
+        raise CheckpointError(
+            f"{path} carries no numbers of its architecture and there is no {config_file} beside "
+            "it: put avex's train_config.yaml (with model_spec) into that folder"
+        )
+    spec = _load_yaml(config_file).get("model_spec")
+    if not isinstance(spec, dict) or spec.get("name") != "beats":
+        name = spec.get("name") if isinstance(spec, dict) else None
+        raise CheckpointError(
+            f"{config_file}: model_spec.name is {name!r}; of avex's models only 'beats' can be read"
+        )
+    where = str(path)
+    given = dict(spec.get("init_config") or {})
+    encoder = formats.encoder_from_cfg(formats.AVEX_DEFAULTS | given, where)
+    state = formats.state_from_avex(_load_safetensors(path), where)
+    weights = Weights(kind="avex", file=path, encoder=encoder, state=state)
+    label_map = path.parent / "label_map.json"
+    if label_map.is_file():
+        index = _load_json(label_map)
+        if sorted(index.values()) != list(range(len(index))):
+            raise CheckpointError(f"{label_map}: the indices do not count 0, 1, 2, …")
+        weights.labels = tuple(sorted(index, key=index.__getitem__))
+    _drop_head_without_names(weights)
+    return weights
+
+
+def _drop_head_without_names(weights: Weights) -> None:
+    """A head is of use only with a name for each of its outputs."""
+    rows = weights.state.get("head.weight")
+    names = weights.labels
+    if rows is not None and names is not None and len(names) == rows.shape[0]:
+        return
+    if rows is not None:
+        weights.notes.append(
+            f"the head of {weights.file} was left out: it has {rows.shape[0]} outputs and "
+            f"{len(names) if names else 'no'} names"
+        )
+    weights.labels = None
+    for name in ("head.weight", "head.bias"):
+        weights.state.pop(name, None)
+
+
+def _only_safetensors(folder: Path) -> Path:
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) != 1:
+        raise CheckpointError(
+            f"{folder} holds {len(files)} .safetensors files beside train_config.yaml: give the "
+            "path of the one to read"
+        )
+    return files[0]
+
+
+# --------------------------------------------------------------------------- files
+
+
+def _load_torch(path: Path) -> Any:
+    # Mapped, so that an optimiser state three times the size of the weights is never read.
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be opened: {error.strerror or error}") from None
+    except Exception as error:  # whatever torch's zip reader or unpickler met in the file
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise CheckpointError(
+            f"{path} cannot be read ({type(error).__name__}: {first}). It is cut off, damaged, or "
+            "holds objects other than tensors and plain values: copy it again or use another one"
+        ) from None
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be opened: {error}") from None
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}). It is cut off or damaged: copy it again"
+        ) from None
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object")
+    return content
+
+
+def _load_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} does not hold a YAML mapping")
+    return content
+
+
+def _list(names: list[str], most: int = 8) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown}, … ({len(names)} in all)"
