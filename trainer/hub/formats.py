@@ -50,7 +50,7 @@ FRONTEND_FIELDS = {
     "mel_mean": "fbank_mean",
     "mel_std": "fbank_std",
 }
-RELEASED_FRONTEND = {
+RELEASED_FRONTEND: dict[str, Any] = {
     "frontend": "beats",
     "sample_rate_hz": 16000,
     "mel_bins": 128,
@@ -129,7 +129,7 @@ def encoder_from_cfg(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def cfg_from_encoder(encoder: Mapping[str, Any]) -> dict[str, Any]:
-    """avex's `init_config` (all keys) from the `encoder` section of a recipe."""
+    """The `init_config` of avex (all keys) from the `encoder` section of a recipe."""
     cfg: dict[str, Any] = {theirs: encoder[ours] for ours, theirs in MODEL_FIELDS.items()}
     cfg |= {theirs: encoder[ours] for ours, theirs in FRONTEND_FIELDS.items()}
     cfg["sample_frequency"] = float(cfg["sample_frequency"])
@@ -199,7 +199,7 @@ def state_from_avex(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor
 
 
 def state_to_avex(state: Mapping[str, Tensor], layers: int, *, head: bool) -> dict[str, Tensor]:
-    """avex's names for our tensors (`encoder.*`, `head.*`), each with memory of its own.
+    """The names of avex for our tensors (`encoder.*`, `head.*`), each with memory of its own.
 
     avex's front end is not stored: it follows from `init_config`.
 

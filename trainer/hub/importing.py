@@ -6,6 +6,7 @@ partly random gives plausible embeddings, so nobody would notice.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.encoders import ENCODERS
 from trainer.errors import CheckpointError
-from trainer.hub.reading import Kind, Weights, Which, read_weights
+from trainer.hub.reading import Kind, Weights, Which, read_weights, some
 from trainer.model import BioEncoder
 
 # Fields of an encoder's config that say how it is trained, not what it computes.
@@ -87,13 +89,13 @@ def build(weights: Weights) -> BioEncoder:
 
 
 def initialise_from(
-    model: BioEncoder, path: str | Path, *, ema: bool = True, which: Which = "auto"
+    encoder: nn.Module, path: str | Path, *, ema: bool = True, which: Which = "auto"
 ) -> Weights:
-    """Start a model's encoder from earlier weights (`init_from` in a recipe); the head stays new.
+    """Start an encoder from earlier weights (`init_from` in a recipe); a head stays new.
 
     Args:
-        model: the model to fill; its encoder's config must describe the same architecture and the
-            same front end. Dropout rates may differ.
+        encoder: the encoder to fill; its `config` must describe the same architecture and the same
+            front end as the file. Dropout rates may differ.
         path: anything that `load_model` reads.
         ema: take the moving average of the weights where the checkpoint has one.
         which: for a run folder, which checkpoint.
@@ -103,30 +105,27 @@ def initialise_from(
 
     Raises:
         CheckpointError: another architecture or front end (each differing field with both values),
-            tensors that do not fit, or a damaged file. The model is untouched then.
+            tensors that do not fit, or a damaged file. The encoder is untouched then.
     """
     weights = read_weights(path, ema=ema, which=which)
-    here = {"name": encoder_name(model), **vars(model.encoder.config)}
+    config: Any = encoder.config
+    here = {"name": encoder_name(encoder), **dataclasses.asdict(config)}
     check_same(here, weights.encoder, str(path))
-    fitting = _with_frontend(weights, model)
-    for part in ("frontend", "encoder"):
-        inner = {
-            name.removeprefix(f"{part}."): tensor
-            for name, tensor in fitting.items()
-            if name.startswith(f"{part}.")
-        }
-        load_strictly(getattr(model, part), inner, str(weights.file))
+    inner = {
+        name.removeprefix("encoder."): tensor
+        for name, tensor in weights.state.items()
+        if name.startswith("encoder.")
+    }
+    load_strictly(encoder, inner, str(weights.file))
     return weights
 
 
-def encoder_name(model: BioEncoder) -> str:
-    """The registry's name of a model's encoder."""
-    from trainer.encoders import ENCODERS
-
+def encoder_name(encoder: nn.Module) -> str:
+    """The registry's name of an encoder."""
     for name, (_, encoder_class) in ENCODERS.items():
-        if type(model.encoder) is encoder_class:
+        if type(encoder) is encoder_class:
             return name
-    raise CheckpointError(f"{type(model.encoder).__name__} is in no registry of encoders")
+    raise CheckpointError(f"{type(encoder).__name__} is in no registry of encoders")
 
 
 def check_same(here: Mapping[str, Any], there: Mapping[str, Any], where: str) -> None:
@@ -141,11 +140,7 @@ def check_same(here: Mapping[str, Any], there: Mapping[str, Any], where: str) ->
         CheckpointError: with each differing field and both values.
     """
     fields = [key for key in [*here, *there] if key not in TRAINING_ONLY]
-    different = [
-        key
-        for key in dict.fromkeys(fields)
-        if not _equal(here.get(key), there.get(key))
-    ]
+    different = [key for key in dict.fromkeys(fields) if not _equal(here.get(key), there.get(key))]
     if not different:
         return
     lines = "\n".join(
@@ -178,17 +173,17 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) ->
     problems = []
     missing = [name for name in own if name not in state]
     if missing:
-        problems.append(f"missing: {_some(missing)}")
+        problems.append(f"missing: {some(missing)}")
     unexpected = [name for name in state if name not in own]
     if unexpected:
-        problems.append(f"not part of the model: {_some(unexpected)}")
+        problems.append(f"not part of the model: {some(unexpected)}")
     shapes = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
         for name in own
         if name in state and state[name].shape != own[name].shape
     ]
     if shapes:
-        problems.append(f"of another shape: {_some(shapes)}")
+        problems.append(f"of another shape: {some(shapes)}")
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise CheckpointError(
@@ -210,8 +205,3 @@ def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return list(a) == list(b)
     return bool(a == b)
-
-
-def _some(names: list[str], most: int = 12) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown}, … ({len(names)} in all)"

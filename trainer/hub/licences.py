@@ -16,7 +16,8 @@ _CC_URL = re.compile(
     re.IGNORECASE,
 )
 _CC_NAME = re.compile(
-    r"^cc[- ]?(?:(?P<zero>0|zero)|(?P<kind>by(?:[- ](?:nc|sa|nd))*))(?:[- ]?v?(?P<version>\d\.\d))?$",
+    r"^cc[- ]?(?:(?P<zero>0|zero)|(?P<kind>by(?:[- ](?:nc|sa|nd))*))"
+    r"(?:[- ]?v?(?P<version>\d\.\d))?$",
     re.IGNORECASE,
 )
 

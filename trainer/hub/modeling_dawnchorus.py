@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .beats import Beats, BeatsConfig  # type: ignore[import-not-found]  # beside it once exported
-from .frontend import LogMel  # type: ignore[import-not-found]
+# These lie beside this file once it is exported.
+from .beats import Beats, BeatsConfig  # type: ignore[import-not-found, import-untyped, unused-ignore]
+from .frontend import LogMel  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 
 class DawnchorusConfig(PretrainedConfig):  # type: ignore[misc]

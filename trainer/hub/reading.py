@@ -150,16 +150,11 @@ def _from_checkpoint(
         if stray:
             raise CheckpointError(
                 f"{path}: the moving average names tensors that the model does not have: "
-                f"{_list(stray)}. The file is damaged"
+                f"{some(stray)}. The file is damaged"
             )
         tensors |= average
-    # The objective's own tensors (tokenizer, predictor) are no part of the model that leaves.
-    state = {
-        name.removeprefix("model."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith("model.")
-    }
     labels = about.get("labels")
+    state = _model_part(tensors, head=bool(labels))
     return Weights(
         kind=kind,
         file=path,
@@ -171,6 +166,23 @@ def _from_checkpoint(
         step=about.get("step"),
         samples_seen=about.get("samples_seen"),
     )
+
+
+def _model_part(tensors: Mapping[str, Tensor], *, head: bool) -> dict[str, Tensor]:
+    """Front end, encoder and head, without the objective's own tensors (tokenizer, predictor).
+
+    While it is being trained the head belongs to the objective.
+    """
+    state = {
+        name.removeprefix("model."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("model.")
+    }
+    if head:
+        for name in ("head.weight", "head.bias"):
+            if f"objective.{name}" in tensors:
+                state.setdefault(name, tensors[f"objective.{name}"])
+    return state
 
 
 def _from_export(folder: Path) -> Weights:
@@ -317,6 +329,7 @@ def _load_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _list(names: list[str], most: int = 8) -> str:
+def some(names: list[str], most: int = 10) -> str:
+    """The first of many names, and how many there are."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown}, … ({len(names)} in all)"
