@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import warnings
 from dataclasses import replace
@@ -13,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-import yaml
 from lightning_fabric.plugins.environments import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from trainer.data.module import BrokenLedger, TrainStream, train_loader, valid_loader
-from trainer.errors import ChorusError, Preempted, RecipeError
+from trainer.errors import Preempted, RecipeError
 from trainer.model import BioEncoder
 from trainer.module import Topology, TrainingModule, mix_seed
-from trainer.runtime.checkpoint import AtomicCheckpointIO, CheckpointFolder, atomic_write, load
-from trainer.runtime.environment import describe_environment
+from trainer.runtime.checkpoint import AtomicCheckpointIO, CheckpointFolder
+from trainer.runtime.folder import check_folder, write_folder
 from trainer.runtime.logging import MetricsFile, ProgressSink, WandbSink
 from trainer.runtime.loop import StepBoundary
 from trainer.runtime.preemption import StopRequest, watch_signals
@@ -35,13 +32,6 @@ if TYPE_CHECKING:
     from trainer.recipe import Recipe
 
 _PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
-# What may differ when a run folder is continued: nothing of it changes what is learned.
-_FREE_TO_CHANGE = {
-    "runs", "log", "card", "train.max_steps", "train.max_clips", "train.micro_batch",
-    "train.accelerator", "train.devices", "train.nodes", "train.compile", "train.log_every",
-    "train.validate_every", "train.checkpoint_every", "train.keep_last", "train.keep_every",
-    "train.best_metric", "data.workers", "init_from",
-}  # fmt: skip
 
 
 def early_rank() -> int:
@@ -90,53 +80,6 @@ def resolve(recipe: Recipe) -> tuple[Recipe, int]:
         train, accelerator=accelerator, devices=devices, precision=precision, micro_batch=micro
     )
     return recipe.model_copy(update={"train": resolved}), ranks
-
-
-# --------------------------------------------------------------------------- the run folder
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def recipe_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Keys in which two resolved recipes differ so that one cannot continue the other's run."""
-    a, b = _flat(old), _flat(new)
-    return [
-        f"{key}: {a.get(key)!r} there, {b.get(key)!r} now"
-        for key in sorted(a.keys() | b.keys())
-        if a.get(key) != b.get(key)
-        and not any(key == free or key.startswith(free + ".") for free in _FREE_TO_CHANGE)
-    ]
-
-
-def _prepare_folder(recipe: Recipe) -> None:
-    """Create the run folder, or make sure that it holds a run of this very recipe."""
-    folder, plain = recipe.folder, recipe.resolved()
-    if (folder / "recipe.yaml").is_file():
-        before = yaml.safe_load((folder / "recipe.yaml").read_text())
-        differences = recipe_differences(before, plain)
-        if differences:
-            listed = "\n".join(f"  {d}" for d in differences)
-            raise RecipeError(
-                f"the run folder {folder} holds a run of another recipe:\n{listed}\n"
-                "Give this run another name (name=...), or delete that folder"
-            )
-    _write_text(folder / "recipe.yaml", yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
-    _write_text(folder / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    atomic_write(path, write)
 
 
 # --------------------------------------------------------------------------- the parts
@@ -269,20 +212,20 @@ def run(recipe: Recipe, stop: StopRequest | None = None) -> Path:
         recipe.folder, keep_last=recipe.train.keep_last, keep_every=recipe.train.keep_every
     )
     resume, complaints = checkpoints.newest_readable()
-    first_step = int(load(resume)["dawnchorus"]["step"]) if resume else 0
+    first_step = checkpoints.step_of(resume) if resume else 0
     if first_step >= recipe.train.total_steps:
         return recipe.folder
+    check_folder(recipe)
     gate = None
     if recipe.stage == "pretrain" and resume is None:
         gate = _codebook_gate(recipe, module, stream)
+    metrics, progress = None, None
     if rank == 0:
-        _prepare_folder(recipe)
-        _describe_data(recipe, stream)
-    metrics, progress = _sinks(recipe, first_step) if rank == 0 else (None, None)
-    if metrics is not None:
+        write_folder(recipe, stream)
+        metrics, progress = _sinks(recipe, first_step)
         _opening_lines(metrics, first_step, layout, resume, complaints, gate)
     try:
-        stopped = _fit(recipe, module, stream, layout, checkpoints, resume, metrics, progress, stop)
+        stopped = _fit(module, stream, checkpoints, resume, metrics, progress, stop)
     finally:
         if metrics is not None:
             metrics.close()
@@ -292,3 +235,78 @@ def run(recipe: Recipe, stop: StopRequest | None = None) -> Path:
             "same command continues this run"
         )
     return recipe.folder
+
+
+def _opening_lines(
+    metrics: MetricsFile,
+    first_step: int,
+    layout: Topology,
+    resume: Path | None,
+    complaints: list[str],
+    gate: dict[str, Any] | None,
+) -> None:
+    """Say in the metrics how this session of the run began."""
+    seen = first_step * layout.global_batch
+    for complaint in complaints:
+        metrics.write("event", first_step, seen, event="damaged_checkpoint", message=complaint)
+    what = f"continued from {resume.name}" if resume else "started"
+    metrics.write(
+        "event", first_step, seen, event="resumed" if resume else "started",
+        message=f"{what} on {layout.ranks} rank(s), {layout.accumulate} micro-step(s) of "
+        f"{layout.micro} clips", ranks=layout.ranks, accumulate=layout.accumulate,
+        micro_batch=layout.micro,
+    )  # fmt: skip
+    if gate is not None:
+        metrics.write(
+            "event", first_step, seen, event="codebook", **gate,
+            message=", ".join(f"{k} {v:.4g}" for k, v in gate.items() if isinstance(v, int | float)),
+        )  # fmt: skip
+
+
+def _fit(
+    module: TrainingModule,
+    stream: TrainStream,
+    checkpoints: CheckpointFolder,
+    resume: Path | None,
+    metrics: MetricsFile | None,
+    progress: ProgressSink | None,
+    stop: StopRequest,
+) -> bool:
+    """Run Lightning from the resume point; returns whether it was stopped before the last step."""
+    recipe, layout = module.recipe, module.topology
+    pin = recipe.train.accelerator == "gpu"
+    first_step = checkpoints.step_of(resume) if resume else 0
+    loader = train_loader(
+        stream, first_position=first_step * layout.global_batch, micro_batch=layout.micro,
+        accumulate=layout.accumulate, rank=layout.rank, world_size=layout.ranks,
+        workers=recipe.data.workers, pin_memory=pin,
+    )  # fmt: skip
+    broken = BrokenLedger(stream, recipe.data.max_broken)
+    module.stop_asked, module.too_many_broken = stop.is_set, broken.too_many
+    module.start_ema()
+    io = AtomicCheckpointIO()
+    boundary = StepBoundary(
+        checkpoints=checkpoints, checkpoint_io=io, metrics=metrics, progress=progress,
+        throughput=_throughput(module), broken=broken,
+        validation=_validation(recipe, stream, layout, pin),
+    )  # fmt: skip
+    trainer = _lightning(recipe, layout.ranks, boundary, io)
+    if recipe.train.compile:
+        module.model.encoder.compile_blocks()
+    finished = False
+    try:
+        trainer.fit(module, train_dataloaders=loader, ckpt_path=resume, weights_only=True)
+        finished = True
+        if trainer.is_global_zero:
+            _epilogue(module, stream)
+    finally:
+        _leave(finished)
+    return boundary.stopped
+
+
+def _leave(finished: bool) -> None:
+    """Part from the other ranks in order: gloo ranks otherwise abort now and then at exit."""
+    if dist.is_available() and dist.is_initialized():
+        if finished:
+            dist.barrier()
+        dist.destroy_process_group()

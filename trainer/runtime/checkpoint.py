@@ -126,6 +126,13 @@ class CheckpointFolder:
         """File of the checkpoint at an optimiser step."""
         return self.path / f"step_{step:09d}.ckpt"
 
+    @staticmethod
+    def step_of(path: Path) -> int:
+        """The optimiser step that a step checkpoint's name says."""
+        match = _STEP.search(path.name)
+        assert match is not None, path
+        return int(match.group(1))
+
     @property
     def best(self) -> Path:
         """File of the best checkpoint."""

@@ -1,0 +1,1 @@
+"""Things a person runs: the demonstration, the benchmarks, makers of fixtures."""

@@ -1,0 +1,114 @@
+"""A run that was stopped, killed or moved ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+STEPS = 8
+COMMON = [f"train.max_steps={STEPS}", "train.global_batch=8", "train.checkpoint_every=3",
+          "encoder.layer_drop=0.3", "encoder.dropout=0.1", "augment.mixup_prob=0.5",
+          "optim.head_only_steps=2", "optim.ema_decay=0.9"]  # fmt: skip
+
+
+def same_state(a: dict, b: dict) -> bool:
+    """Weights, optimiser state and moving average are equal bit for bit."""
+
+    def flat(tree, prefix=""):
+        if isinstance(tree, dict):
+            for key, value in tree.items():
+                yield from flat(value, f"{prefix}.{key}")
+        elif isinstance(tree, list):
+            for index, value in enumerate(tree):
+                yield from flat(value, f"{prefix}.{index}")
+        else:
+            yield prefix, tree
+
+    for part in ("state_dict", "optimizer_states"):
+        left, right = dict(flat(a[part])), dict(flat(b[part]))
+        assert left.keys() == right.keys()
+        for key, value in left.items():
+            same = torch.equal(value, right[key]) if torch.is_tensor(value) else value == right[key]
+            assert same, f"{part}{key} differs"
+    left, right = dict(flat(a["dawnchorus"]["ema"])), dict(flat(b["dawnchorus"]["ema"]))
+    for key, value in left.items():
+        same = torch.equal(value, right[key]) if torch.is_tensor(value) else value == right[key]
+        assert same, f"ema{key} differs"
+    return True
+
+
+def assert_same_run(a, b) -> None:
+    assert a.steps() == b.steps()
+    assert set(a.steps()) == set(range(STEPS))
+    assert same_state(a.checkpoint(), b.checkpoint())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "recipe"), [(0, "sl_beats_tiny"), (1, "ssl_beats_tiny"), (2, "sl_beats_tiny")])
+def test_stopped_and_killed_runs_end_bit_identical_on_one_rank(chorus_train, workers, recipe):
+    layout = [*COMMON, "train.micro_batch=4", f"data.workers={workers}", "train.devices=1"]
+    if recipe == "ssl_beats_tiny":
+        layout = [x for x in layout if "head_only" not in x and "mixup" not in x]
+    straight = chorus_train("straight", *layout, recipe=recipe)
+    assert straight.code == 0, straight.stderr
+
+    # SIGTERM between the two micro-steps of a step: the step is finished, saved, and the run ends with 75.
+    stopped = chorus_train("stopped", *layout, recipe=recipe,
+                           hurt={"signal": "SIGTERM", "step": 4, "micro_step": 0, "rank": None})  # fmt: skip
+    assert stopped.code == 75, stopped.stderr
+    assert stopped.checkpoint()["dawnchorus"]["step"] == 5
+    resumed = chorus_train("stopped", *layout, recipe=recipe)
+    assert resumed.code == 0, resumed.stderr
+    assert_same_run(straight, resumed)
+
+    step = random.randrange(1, STEPS)
+    killed = chorus_train("killed", *layout, recipe=recipe,
+                          hurt={"signal": "SIGKILL", "step": step, "micro_step": 1, "rank": None})  # fmt: skip
+    assert killed.code == -9
+    resumed = chorus_train("killed", *layout, recipe=recipe)
+    assert resumed.code == 0, resumed.stderr
+    assert_same_run(straight, resumed)
+    # Lines after the checkpoint that the run came back from are marked, so each step stands once.
+    standing = [x["step"] for x in resumed.metrics() if x["kind"] == "train" and not x.get("superseded")]
+    assert standing == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_stopped_and_killed_runs_end_bit_identical_on_two_ranks(chorus_train):
+    layout = [*COMMON, "train.micro_batch=2", "data.workers=1", "train.devices=2"]
+    straight = chorus_train("straight", *layout)
+    assert straight.code == 0, straight.stderr
+    # Only rank 1 is asked to stop, and it is the slow one: all ranks must agree on the same step.
+    stopped = chorus_train("stopped", *layout, slow_s=0.05,
+                           hurt={"signal": "SIGTERM", "step": 4, "micro_step": 0, "rank": 1})  # fmt: skip
+    assert stopped.code == 75, stopped.stderr
+    resumed = chorus_train("stopped", *layout)
+    assert resumed.code == 0, resumed.stderr
+    assert_same_run(straight, resumed)
+    killed = chorus_train("killed", *layout,
+                          hurt={"signal": "SIGKILL", "step": 5, "micro_step": 1, "rank": None})  # fmt: skip
+    assert killed.code != 0
+    resumed = chorus_train("killed", *layout)
+    assert resumed.code == 0, resumed.stderr
+    assert_same_run(straight, resumed)
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_another_topology_sees_the_same_clips(chorus_train):
+    before = ["train.micro_batch=2", "data.workers=1", "train.devices=2"]
+    stop = {"signal": "SIGTERM", "step": 3, "micro_step": 1, "rank": None}
+    straight = chorus_train("straight", *COMMON, *before)
+    assert straight.code == 0, straight.stderr
+    for name, after in {
+        "fewer_ranks": ["train.micro_batch=2", "data.workers=2", "train.devices=1"],
+        "larger_micro_batch": ["train.micro_batch=8", "data.workers=0", "train.devices=1"],
+    }.items():
+        stopped = chorus_train(name, *COMMON, *before, hurt=stop)
+        assert stopped.code == 75, stopped.stderr
+        resumed = chorus_train(name, *COMMON, *after)
+        assert resumed.code == 0, resumed.stderr
+        assert straight.steps() == resumed.steps()

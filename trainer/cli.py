@@ -1,0 +1,218 @@
+"""`chorus …`: parse, call, print. Everything heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="chorus",
+    help="From public sound archives to a published bioacoustic encoder.\n\n"
+    "The usual way: prep (audio -> shards), train a pre-training recipe, train a post-training "
+    "recipe that starts from it, evaluate, export.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+recipe_app = typer.Typer(help="Look at recipes: what there is, what one resolves to, whether it is right.",
+                         no_args_is_help=True)  # fmt: skip
+app.add_typer(recipe_app, name="recipe")
+
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE", help="Name of a shipped recipe (see `chorus recipe list`) or path of a YAML file."),
+]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Overrides, e.g. [cyan]data.train.mine.path=DATASET optim.lr=1e-4 encoder=beats_large[/]. "
+        "A name without dots before `=` chooses one of a group's files.",
+    ),
+]
+
+
+def _keys_follow(command: str) -> str:
+    return f"{command}\n\nExit codes: 0 done, 2 wrong recipe or data (nothing started), 75 stopped and saved (the same command continues), 76 non-finite loss, 1 anything else."
+
+
+@app.command(help=_keys_follow(
+    "Train a recipe. Started again, the same command continues where the run stopped.\n\n"
+    "Examples:\n\n"
+    "  chorus train ssl_beats_base data.train.audioset.path=/data/audioset\n\n"
+    "  chorus train sl_beats_bio init_from=runs/ssl_beats_base name=my_birds\n\n"
+    "  chorus train my_recipe.yaml train.devices=2"
+))  # fmt: skip
+def train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
+    # Before torch starts threads: they inherit the blocked signals.
+    from trainer.runtime.preemption import watch_signals
+
+    stop = watch_signals()
+    from trainer.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    from trainer.train import run
+
+    folder = run(loaded, stop)
+    typer.echo(f"done: {folder}   (report: {folder / 'report.html'})")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A run folder, a checkpoint file, an exported folder, or a Microsoft BEATs .pt."),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="data=DATASET [KEY=VALUE]...",
+            help="The dataset to evaluate on, and any key of recipes/evaluate/*.yaml, e.g. [cyan]layer=all probe.seeds=5[/].",
+        ),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Which file of recipes/evaluate to start from.")] = "default",
+    out: Annotated[Path | None, typer.Option(help="Where the JSON goes. Default: evaluation/ in the run folder.")] = None,
+) -> None:
+    """Linear probe, retrieval and clustering of a model's embeddings on a dataset.
+
+    Beside them, on the same splits: log-mel statistics, and the same encoder with random weights.
+
+    Example: chorus evaluate runs/my_birds data=datasets/esc10
+    """
+    from trainer.evaluation.benchmark import evaluate_command
+
+    evaluate_command(model, overrides or [], preset=preset, out=out)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or a checkpoint file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to create: a complete Hugging Face model repo.")],
+    author: Annotated[str | None, typer.Option(help="Who publishes the model. Needed here or as card.author in the recipe.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights, e.g. cc-by-nc-sa-4.0. Default: the strictest that the data asks for.")] = None,
+    repo_id: Annotated[str | None, typer.Option(help="organisation/name on Hugging Face, shown in the card. Default: the folder's name.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing folder.")] = False,
+) -> None:
+    """Write a run's encoder as a Hugging Face repo that loads without this package.
+
+    Example: chorus export runs/my_birds --out my-birds --author "Jane Doe"
+    """
+    from trainer.hub.exporting import export as export_run
+
+    given = {"author": author, "licence": licence, "repo_id": repo_id}
+    folder = export_run(run, out, card={k: v for k, v in given.items() if v}, overwrite=overwrite)
+    typer.echo(f"exported: {folder}\n\n{loading_lines(folder)}")
+
+
+def loading_lines(folder: Path) -> str:
+    """Three lines of Python that load an exported model."""
+    return (
+        "from transformers import AutoModel\n"
+        f'model = AutoModel.from_pretrained("{folder}", trust_remote_code=True).eval()\n'
+        "embedding = model(waveform).pooler_output   # waveform: float tensor [clips, samples], 16 kHz, in [-1, 1]"
+    )
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, in the order they were trained.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML file. Default: report.html in the last run's folder.")] = None,
+) -> None:
+    """Write one self-contained HTML page about runs: curves, spectrograms, evaluation, data."""
+    from trainer.report import write_report
+
+    typer.echo(write_report(out or runs[-1] / "report.html", runs))
+
+
+# --------------------------------------------------------------------------- recipes
+
+
+@recipe_app.command("list")
+def recipe_list() -> None:
+    """The shipped recipes, with the first comment line of each."""
+    from trainer.recipe import recipes_folder, shipped_recipes
+
+    names = shipped_recipes()
+    for name in names:
+        lines = (recipes_folder() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+        title = next((x.lstrip("# ") for x in lines if x.startswith("# ") and "@package" not in x), "")
+        typer.echo(f"{name:<{max(map(len, names)) + 2}}{title}")
+
+
+@recipe_app.command("show")
+def recipe_show(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
+    """Print the recipe as it resolves, every key given. Saved to a file, it is a recipe itself."""
+    import yaml
+
+    from trainer.recipe import load_recipe
+
+    plain = load_recipe(recipe, overrides or []).resolved()
+    typer.echo(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), nl=False)
+
+
+@recipe_app.command("check")
+def recipe_check(
+    recipes: Annotated[list[str] | None, typer.Argument(metavar="RECIPE [KEY=VALUE]...")] = None,
+) -> None:
+    """Compose and validate a recipe (all shipped ones when none is named); trains nothing."""
+    from trainer.recipe import load_recipe, shipped_recipes
+
+    arguments = recipes or []
+    overrides = [a for a in arguments if "=" in a]
+    for name in [a for a in arguments if "=" not in a] or shipped_recipes():
+        loaded = load_recipe(name, overrides)
+        typer.echo(f"{name}: right ({loaded.stage}, {loaded.train.total_steps} steps of {loaded.train.global_batch} clips)")
+
+
+@recipe_app.command("schema")
+def recipe_schema(
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write. Default: print.")] = None,
+) -> None:
+    """Print the JSON Schema of a recipe: with it an editor completes and explains the keys."""
+    import json
+
+    from trainer.recipe import json_schema
+
+    text = json.dumps(json_schema(), indent=2)
+    if out is None:
+        typer.echo(text)
+    else:
+        out.write_text(text + "\n", encoding="utf-8")
+
+
+# --------------------------------------------------------------------------- entry point
+
+
+def _hang_other_packages() -> None:
+    """`chorus prep …`, read only when it is what was called (or for the overview)."""
+    arguments = [a for a in sys.argv[1:] if not a.startswith("-")]
+    if not arguments or arguments[0] == "prep":
+        from data_prep.cli import app as prep_app
+
+        app.add_typer(prep_app, name="prep", help="Make shards from sound: your own folder, or an archive.")
+
+
+def main() -> None:
+    """The `chorus` command."""
+    from trainer.errors import ChorusError
+
+    _hang_other_packages()
+    try:
+        app()
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if code is None:
+            raise
+        head = "stopped" if code == 75 else "error"
+        print(f"chorus: {head}: {error}", file=sys.stderr, flush=True)
+        assert isinstance(error, ChorusError) or isinstance(code, int)
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""A few clips with what the model makes of them, kept in the run folder for the report.
+
+Shape legend: K examples, T frames, F mel bins, N tokens, C classes.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from trainer.runtime.checkpoint import atomic_write
+from trainer.runtime.folder import write_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trainer.data.module import TrainStream
+    from trainer.module import TrainingModule
+    from trainer.objectives.base import FeatureBatch
+
+TOP = 5
+
+
+@torch.no_grad()
+def write_examples(
+    folder: Path, module: TrainingModule, stream: TrainStream, batch: dict[str, Any]
+) -> None:
+    """Write `examples.npz` (spectrograms, masks, codes) and `examples.json` (names, predictions).
+
+    Args:
+        folder: the run folder.
+        module: the trained module; its moving average is used where there is one.
+        stream: names the clips.
+        batch: int16 batch of the examples, on the CPU.
+    """
+    from trainer.module import mix_seed
+
+    batch = {k: v.to(module.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+    torch.manual_seed(mix_seed(module.recipe.seed, 4))
+    was_training = module.training
+    module.eval()
+    try:
+        features = module.features(batch, augment=False)
+        arrays = {
+            "mel_KTF": features.mel_BTF.half().cpu().numpy(),
+            "frames_K": features.frames_B.cpu().numpy(),
+        }
+        records = [
+            {"source": source, "key": key, "labels": labels, "predictions": []}
+            for source, key, labels in _names(stream, batch)
+        ]
+        if module.recipe.stage == "pretrain":
+            found = module.objective.inspect(features, module.model.encoder)  # type: ignore[operator]
+            for name in ("mask", "code", "predicted"):
+                arrays[f"{name}_KN"] = found[f"{name}_BN"].cpu().numpy()
+        else:
+            _add_predictions(records, module, features)
+    finally:
+        module.train(was_training)
+    atomic_write(folder / "examples.npz", lambda path: _save_arrays(path, arrays))
+    write_text(folder / "examples.json", json.dumps(records, ensure_ascii=False, indent=1) + "\n")
+
+
+def _names(stream: TrainStream, batch: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
+    labels_P2 = batch["labels_P2"].cpu().tolist()
+    rows = []
+    for row, (source, clip) in enumerate(
+        zip(batch["source_B"].tolist(), batch["clip_B"].tolist(), strict=True)
+    ):
+        name, key = stream.clip_name(source, clip)
+        rows.append((name, key, [stream.labels.names[c] for r, c in labels_P2 if r == row]))
+    return rows
+
+
+def _add_predictions(
+    records: list[dict[str, Any]], module: TrainingModule, features: FeatureBatch
+) -> None:
+    from trainer.validation import output_logits
+
+    assert module.model.labels is not None
+    score_KC = output_logits(module, features).float().sigmoid()
+    top = score_KC.topk(min(TOP, score_KC.shape[1]), dim=1)
+    for record, scores, classes in zip(
+        records, top.values.tolist(), top.indices.tolist(), strict=True
+    ):
+        record["predictions"] = [
+            [module.model.labels[c], round(s, 4)] for s, c in zip(scores, classes, strict=True)
+        ]
+
+
+def _save_arrays(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
