@@ -186,7 +186,7 @@ def _model_part(tensors: Mapping[str, Tensor], *, head: bool) -> dict[str, Tenso
 
 
 def _from_export(folder: Path) -> Weights:
-    config = _load_json(folder / "config.json")
+    config = load_json(folder / "config.json")
     if config.get("model_type") != "dawnchorus" or not isinstance(config.get("encoder"), dict):
         raise CheckpointError(
             f"{folder / 'config.json'} describes a {config.get('model_type')!r} model, not one "
@@ -205,7 +205,7 @@ def _from_export(folder: Path) -> Weights:
         encoder=dict(config["encoder"]),
         state=_load_safetensors(folder / "model.safetensors"),
         labels=labels,
-        recipe=_load_yaml(recipe_file) if recipe_file.is_file() else None,
+        recipe=load_yaml(recipe_file) if recipe_file.is_file() else None,
     )
 
 
@@ -231,7 +231,7 @@ def _from_avex(path: Path) -> Weights:
             f"{path} carries no numbers of its architecture and there is no {config_file} beside "
             "it: put avex's train_config.yaml (with model_spec) into that folder"
         )
-    spec = _load_yaml(config_file).get("model_spec")
+    spec = load_yaml(config_file).get("model_spec")
     if not isinstance(spec, dict) or spec.get("name") != "beats":
         name = spec.get("name") if isinstance(spec, dict) else None
         raise CheckpointError(
@@ -244,7 +244,7 @@ def _from_avex(path: Path) -> Weights:
     weights = Weights(kind="avex", file=path, encoder=encoder, state=state)
     label_map = path.parent / "label_map.json"
     if label_map.is_file():
-        index = _load_json(label_map)
+        index = load_json(label_map)
         if sorted(index.values()) != list(range(len(index))):
             raise CheckpointError(f"{label_map}: the indices do not count 0, 1, 2, …")
         weights.labels = tuple(sorted(index, key=index.__getitem__))
@@ -309,7 +309,8 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def _load_json(path: Path) -> dict[str, Any]:
+def load_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises CheckpointError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -319,7 +320,8 @@ def _load_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _load_yaml(path: Path) -> dict[str, Any]:
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping from a file. Raises CheckpointError."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -1,0 +1,330 @@
+"""The model card: gathered from the run, refused while a part of it is empty, and rendered.
+
+A card with "[More Information Needed]" in it tells users nothing and leaves the recordists without
+credit, so an empty required part stops the export; all of them are told at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import trainer
+from trainer.errors import CheckpointError, RecipeError
+from trainer.hub import licences
+from trainer.hub.card_config import CardConfig
+from trainer.hub.measurements import Measurement, read_measurements
+from trainer.hub.provenance import Ledger, Share, Stage, ledger, stages_behind
+from trainer.hub.reading import Weights
+
+CREDITS_IN_CARD = 40
+"""Longer lists of recordists go to CREDITS.md; the card then names the first of them."""
+
+
+@dataclass
+class CardFacts:
+    """Everything that the templates print."""
+
+    card: CardConfig
+    """With the licence filled in."""
+    recipe: dict[str, Any]
+    stages: list[Stage]
+    ledger: Ledger
+    measurements: list[Measurement]
+    labels: tuple[str, ...] | None
+    parameters: int
+    encoder: dict[str, Any]
+    step: int | None
+    samples_seen: int | None
+    averaged: bool
+    avex: str
+    """"full", "embeddings" (no classifier), or "no"."""
+    conflicts: list[str] = field(default_factory=list)
+
+    @property
+    def repo_name(self) -> str:
+        """The part of the repo id after the organisation."""
+        return str(self.card.repo_id).rsplit("/", 1)[-1]
+
+
+def merge_card(
+    recipe: Mapping[str, Any], metadata: CardConfig | Mapping[str, Any] | None
+) -> CardConfig:
+    """The recipe's `card` section with the given fields put over it.
+
+    Raises:
+        RecipeError: a field that a card does not have, with those it has.
+    """
+    if isinstance(metadata, CardConfig):
+        return metadata
+    fields = {f.name for f in dataclasses.fields(CardConfig)}
+    merged = {**(recipe.get("card") or {}), **(metadata or {})}
+    unknown = sorted(set(merged) - fields)
+    if unknown:
+        raise RecipeError(
+            f"a model card has no {', '.join(unknown)}; its fields are {', '.join(sorted(fields))}"
+        )
+    for name in ("datasets", "tags"):
+        if isinstance(merged.get(name), str):
+            merged[name] = (merged[name],)
+        elif name in merged:
+            merged[name] = tuple(merged[name] or ())
+    return CardConfig(**merged)
+
+
+def gather(
+    weights: Weights, run: Path, card: CardConfig, *, parameters: int, avex: str
+) -> CardFacts:
+    """Collect what the card says and refuse to go on while something required is empty.
+
+    Raises:
+        CheckpointError: lists every empty part and how to fill it; or the licence of the weights
+            contradicts that of the data.
+    """
+    stages = stages_behind(weights)
+    book = ledger(stages)
+    measurements = read_measurements(run)
+    known = [share.licence for share in book.licences]
+    suggested = licences.strictest(known)
+    chosen = (card.licence or suggested or "").lower()
+    filled = dataclasses.replace(card, licence=chosen or None)
+    empty = [
+        *_empty_card(filled, known),
+        *_empty_data(stages, book, filled),
+    ]
+    if not measurements:
+        empty.append(
+            f"metrics: {run / 'evaluation'} holds no results. Run `chorus evaluate {run} data=…`"
+        )
+    if not weights.recipe:
+        empty.append(f"recipe: {weights.file} carries none. Export the run that made it")
+    if empty:
+        lines = "\n".join(f"  {line}" for line in empty)
+        raise CheckpointError(
+            f"the model card of {run} would have {len(empty)} empty part"
+            f"{'s' if len(empty) > 1 else ''}; nothing was written:\n{lines}"
+        )
+    conflicts = licences.contradictions(chosen, known)
+    if conflicts and not card.accept_licence_conflict:
+        lines = "\n".join(f"  {line}" for line in conflicts)
+        raise CheckpointError(
+            f"the licence of the weights contradicts that of the data:\n{lines}\n"
+            f"Take {suggested or 'one that passes these terms on'} (card.licence), leave out that "
+            "data, or, if you are sure that you may, set card.accept_licence_conflict=true; the "
+            "card then says so"
+        )
+    return CardFacts(
+        card=filled,
+        recipe=dict(weights.recipe or {}),
+        stages=stages,
+        ledger=book,
+        measurements=measurements,
+        labels=weights.labels,
+        parameters=parameters,
+        encoder=weights.encoder,
+        step=weights.step,
+        samples_seen=weights.samples_seen,
+        averaged=weights.averaged,
+        avex=avex,
+        conflicts=conflicts,
+    )
+
+
+def _empty_card(card: CardConfig, data: Sequence[licences.Licence]) -> list[str]:
+    """What only a person can fill in."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    empty = []
+    if not card.repo_id:
+        empty.append("card.repo_id: set card.repo_id=organisation/name")
+    else:
+        try:
+            validate_repo_id(card.repo_id)
+            if "/" not in card.repo_id:
+                raise HFValidationError("the organisation is missing")
+        except HFValidationError as error:
+            empty.append(f"card.repo_id: {card.repo_id!r} is not organisation/name ({error})")
+    if not card.author:
+        empty.append("card.author: set card.author to who publishes the model")
+    if not card.licence:
+        strange = sorted({licence.text or "(none)" for licence in data if not licence.known})
+        why = f" (not understood: {', '.join(strange[:5])})" if strange else ""
+        empty.append(
+            f"card.licence: none follows from the data{why}. Set card.licence, for example to "
+            "cc-by-nc-sa-4.0"
+        )
+    elif card.licence not in licences.HUB_LICENCES:
+        empty.append(
+            f"card.licence: {card.licence!r} is no name that the Hub knows. Use one of "
+            f"{', '.join(licences.HUB_LICENCES)}"
+        )
+    elif card.licence == "other" and not (card.licence_name and card.licence_link):
+        empty.append("card.licence_name and card.licence_link: card.licence=other needs both")
+    return empty
+
+
+def _empty_data(stages: Sequence[Stage], book: Ledger, card: CardConfig) -> list[str]:
+    """What the data's own ledger should have said."""
+    empty = []
+    for stage in stages:
+        if stage.external and not card.initial_weights:
+            empty.append(
+                f"card.initial_weights: training started from {stage.name}, which is not of this "
+                "project. Say where it is from, what data it was trained on, and its licence"
+            )
+        if stage.problem:
+            empty.append(
+                f"data of {stage.kind} {stage.name!r}: {stage.problem}. Put the file back, or "
+                "export where the run folder is"
+            )
+        for source in stage.sources:
+            name = source.get("name")
+            for part in ("licences", "recordists"):
+                if not source.get(part):
+                    empty.append(
+                        f"{part} of {name!r} ({stage.name}): data.json has none. Its dataset "
+                        "needs licences.parquet: prepare it again with `chorus prep`"
+                    )
+            if not float(source.get("hours") or 0) > 0:
+                empty.append(f"hours of {name!r} ({stage.name}): data.json says none")
+    if any(stage.external or stage.problem is None for stage in stages) and not book.sources:
+        empty.append("data: no stage names a source")
+    for share in book.licences:
+        if not share.licence.text:
+            empty.append(
+                f"licences: {share.clips} clips ({share.hours:.2f} h) have no licence. Give the "
+                "recordings one (column licence of metadata.csv) and prepare the dataset again"
+            )
+    return empty
+
+
+# --------------------------------------------------------------------------- printing
+
+
+def render(facts: CardFacts) -> dict[str, str]:
+    """README.md and, where the credits are long, CREDITS.md.
+
+    Returns:
+        File name -> text.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("trainer.hub"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown; `cell` and `line` take care of what others wrote
+    )
+    environment.filters["cell"] = _cell
+    environment.filters["hours"] = _hours
+    long_credits = len(facts.ledger.recordists) > CREDITS_IN_CARD
+    values = {
+        "facts": facts,
+        "version": trainer.__version__,
+        "card": facts.card,
+        "front_matter": front_matter(facts),
+        "description": facts.card.description or describe(facts),
+        "credits": facts.ledger.recordists[:CREDITS_IN_CARD],
+        "long_credits": long_credits,
+        "licence_text": _licence_text(facts.card),
+        "no_derivatives": _hours_with(facts.ledger.licences, "nd"),
+        "not_understood": [s for s in facts.ledger.licences if not s.licence.known],
+        "recipe_rows": _recipe_rows(facts),
+    }
+    files = {"README.md": environment.get_template("README.md.jinja").render(values)}
+    if long_credits:
+        files["CREDITS.md"] = environment.get_template("CREDITS.md.jinja").render(values)
+    return files
+
+
+def front_matter(facts: CardFacts) -> str:
+    """The YAML header as the Hub reads it, without its `---` lines."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    card = facts.card
+    task = "audio-classification" if facts.labels else "feature-extraction"
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type=m.dataset,
+            dataset_name=m.dataset,
+            metric_type=m.metric,
+            metric_name=m.what,
+            metric_value=round(m.value, 4),
+        )
+        for m in facts.measurements
+    ]
+    tags = ["audio", "bioacoustics", "animal-sounds", "dawnchorus", str(facts.encoder["name"])]
+    data = ModelCardData(
+        license=card.licence,
+        license_name=card.licence_name,
+        license_link=card.licence_link,
+        library_name="transformers",
+        pipeline_tag=task,
+        tags=[*tags, *card.tags],
+        datasets=list(card.datasets) or sorted({name for name, _, _ in facts.ledger.sources}),
+        metrics=sorted({m.metric for m in facts.measurements}),
+        model_name=facts.repo_name,
+        eval_results=results,
+    )
+    header: dict[str, Any] = data.to_dict()  # type: ignore[no-untyped-call]
+    return yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=100)
+
+
+def describe(facts: CardFacts) -> str:
+    """A sentence from the recipe, where the publisher gave none."""
+    hours = _hours(facts.ledger.hours)
+    size = f"{facts.parameters / 1e6:.1f} M parameters"
+    what = f"A {facts.encoder['name']} audio encoder ({size})"
+    if facts.labels:
+        before = " after self-supervised pre-training" if len(facts.stages) > 1 else ""
+        labels = f"{len(facts.labels)} labels{before}"
+        return f"{what}, trained to recognise {labels}, on {hours} h of sound."
+    return f"{what}, pre-trained without labels on {hours} h of sound."
+
+
+def _recipe_rows(facts: CardFacts) -> list[tuple[str, str]]:
+    recipe, encoder = facts.recipe, facts.encoder
+    rows: list[tuple[str, object]] = [
+        ("Objective", (recipe.get("objective") or {}).get("name", "–")),
+        ("Encoder", f"{encoder['name']}, {encoder.get('layers')} layers of {encoder.get('dim')}"),
+        ("Optimiser steps", facts.step),
+        ("Clips seen", facts.samples_seen),
+        ("Clips per step", (recipe.get("train") or {}).get("global_batch")),
+        ("Learning rate", (recipe.get("optim") or {}).get("lr")),
+        ("Precision", (recipe.get("train") or {}).get("precision")),
+        ("Seed", recipe.get("seed")),
+        ("Weights", "exponential moving average" if facts.averaged else "of that step"),
+    ]
+    return [(name, str(value)) for name, value in rows if value is not None]
+
+
+def _hours_with(shares: Sequence[Share], term: str) -> float:
+    return sum(share.hours for share in shares if term in share.licence.terms)
+
+
+def _licence_text(card: CardConfig) -> str:
+    if card.licence == "other":
+        return f"[{card.licence_name}]({card.licence_link})"
+    return str(licences.parse(str(card.licence)).name)
+
+
+def _hours(value: float) -> str:
+    """Hours, so that a small share does not read as none."""
+    return f"{value:,.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.01 else f"{value:.1g}"
+
+
+def _cell(text: object) -> str:
+    """Text from elsewhere inside a Markdown table: no cell breaks, no HTML, no line breaks."""
+    plain = " ".join(str(text).split())
+    for character, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
+        plain = plain.replace(character, safe)
+    return plain

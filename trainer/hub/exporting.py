@@ -1,0 +1,274 @@
+"""A run becomes a folder that is a complete Hugging Face model repository.
+
+    <out>/model.safetensors          our names, for transformers and for `load_model`
+    <out>/<repo>.safetensors         avex's names, with train_config.yaml (its model_spec)
+    <out>/config.json                every number of encoder and front end, labels, auto_map
+    <out>/modeling_dawnchorus.py     with beats.py and frontend.py exactly as the trainer runs them
+    <out>/preprocessor_config.json   for transformers' feature extractor
+    <out>/label_map.json             {name: index}; empty without a head
+    <out>/recipe.yaml, data.json     how it was trained, on whose sound
+    <out>/README.md, CREDITS.md      the model card
+
+It appears whole or not at all: written beside its place, read back, then renamed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import trainer
+from trainer import frontend
+from trainer.errors import CheckpointError
+from trainer.hub import formats
+from trainer.hub.card import CardFacts, gather, merge_card, render
+from trainer.hub.card_config import CardConfig
+from trainer.hub.importing import build
+from trainer.hub.provenance import to_json
+from trainer.hub.reading import Which, load_yaml, read_weights
+from trainer.model import BioEncoder
+
+MODELING = "modeling_dawnchorus"
+
+
+def export(
+    run: str | Path,
+    out: str | Path,
+    *,
+    metadata: CardConfig | Mapping[str, Any] | None = None,
+    which: Which = "auto",
+    ema: bool = True,
+    overwrite: bool = False,
+) -> Path:
+    """Write a run as a Hugging Face model repository.
+
+    Args:
+        run: a run folder, or a checkpoint in the `checkpoints/` of one.
+        out: the folder to make.
+        metadata: fields of the card; they go over the `card` section of the recipe.
+        which: which checkpoint of a run folder: `best`, `last`, or `auto` (best, else last).
+        ema: export the moving average of the weights where the checkpoint has one.
+        overwrite: replace what is at `out`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: nothing usable at `run`; required parts of the card are empty (all are
+            listed); the licence contradicts the data's; `out` is in use or cannot be written.
+        RecipeError: `metadata` has a field that a card does not have.
+    """
+    out = Path(out)
+    _check_place(out, overwrite=overwrite)
+    weights = read_weights(run, ema=ema, which=which)
+    folder = weights.run
+    if folder is None:
+        raise CheckpointError(
+            f"{run} is no run of this project: only a run has the recipe, data and evaluation that "
+            "the model card needs. Give a run folder (runs/NAME)"
+        )
+    weights.recipe = _with_latest_card(weights.recipe or {}, folder)
+    card = merge_card(weights.recipe, metadata)
+    model = build(weights)
+    weights.encoder = {"name": weights.encoder["name"], **asdict(model.encoder.config)}  # type: ignore[call-overload]
+    facts = gather(
+        weights,
+        folder,
+        card,
+        parameters=sum(p.numel() for p in model.parameters()),
+        avex=avex_support(weights.encoder, head=model.head is not None),
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    except OSError as error:
+        raise CheckpointError(f"{out.parent} cannot be written: {error}") from None
+    try:
+        write_repo(temporary, model, facts)
+        _read_back(temporary, model)
+        _put_in_place(temporary, out)
+    except OSError as error:
+        raise CheckpointError(
+            f"the export to {out} failed ({error}); nothing was left there. Make room or choose "
+            "another place"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out
+
+
+def avex_support(encoder: Mapping[str, Any], *, head: bool) -> str:
+    """What avex 1.4.0 can make of this model: "full", "embeddings" or "no".
+
+    It builds only the BEATs front end, and its classifier is a Linear(768, classes).
+    """
+    if encoder["name"] != "beats" or encoder["frontend"] != "beats":
+        return "no"
+    return "full" if not head or encoder["dim"] == formats.AVEX_HEAD_DIM else "embeddings"
+
+
+# --------------------------------------------------------------------------- the files
+
+
+def write_repo(folder: Path, model: BioEncoder, facts: CardFacts) -> None:
+    """Write all files of the repository into an empty folder."""
+    from safetensors.torch import save_file
+
+    state = {name: _own(tensor) for name, tensor in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    _write_json(folder / "config.json", config_json(facts))
+    _write_json(folder / "preprocessor_config.json", preprocessor_json(facts))
+    labels = facts.labels or ()
+    _write_json(folder / "label_map.json", {name: i for i, name in enumerate(labels)})
+    modeling = Path(__file__).with_name(f"{MODELING}.py")
+    for source in (_source(type(model.encoder)), _source(frontend), modeling):
+        shutil.copyfile(source, folder / source.name)
+    recipe = yaml.safe_dump(facts.recipe, sort_keys=False, allow_unicode=True)
+    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    (folder / "data.json").write_text(to_json(facts.stages), encoding="utf-8")
+    for name, text in render(facts).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    if facts.avex != "no":
+        theirs = formats.state_to_avex(
+            state,
+            len(model.encoder.encoder.layers),
+            head=facts.avex == "full",
+        )
+        save_file(theirs, folder / f"{facts.repo_name}.safetensors", metadata={"format": "pt"})
+        (folder / "train_config.yaml").write_text(avex_yaml(facts), encoding="utf-8")
+
+
+def config_json(facts: CardFacts) -> dict[str, Any]:
+    """`config.json`: what `DawnchorusConfig` takes, and where transformers finds the code."""
+    labels = facts.labels or ()
+    auto = {"AutoConfig": "DawnchorusConfig", "AutoModel": "DawnchorusModel"}
+    if labels:
+        auto["AutoModelForAudioClassification"] = "DawnchorusModel"
+    config: dict[str, Any] = {
+        "architectures": ["DawnchorusModel"],
+        "auto_map": {name: f"{MODELING}.{target}" for name, target in auto.items()},
+        "model_type": "dawnchorus",
+        "dawnchorus_version": trainer.__version__,
+        "dtype": "float32",
+        "encoder": facts.encoder,
+        "classification_head": bool(labels),
+    }
+    if labels:
+        config["problem_type"] = "multi_label_classification"
+        config["id2label"] = {str(i): name for i, name in enumerate(labels)}
+        config["label2id"] = {name: i for i, name in enumerate(labels)}
+    return config
+
+
+def preprocessor_json(facts: CardFacts) -> dict[str, Any]:
+    """For transformers' own waveform extractor: it pads on the right and makes the mask.
+
+    The log-mel is part of the model, so nothing is normalised here.
+    """
+    window_s = (facts.recipe.get("data") or {}).get("window_s")
+    return {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": facts.encoder["sample_rate_hz"],
+        "padding_value": 0.0,
+        "padding_side": "right",
+        "do_normalize": False,
+        "return_attention_mask": True,
+        "window_s": window_s,
+    }
+
+
+def avex_yaml(facts: CardFacts) -> str:
+    """`train_config.yaml`: avex's `model_spec` (it allows no key that it does not know)."""
+    window_s = (facts.recipe.get("data") or {}).get("window_s") or 10.0
+    spec = {
+        "name": "beats",
+        "pretrained": False,
+        "device": "cpu",
+        "init_config": formats.cfg_from_encoder(facts.encoder),
+        "audio_config": {
+            "sample_rate": facts.encoder["sample_rate_hz"],
+            "representation": "raw",
+            "normalize": False,
+            "target_length_seconds": round(float(window_s)),
+            "window_selection": "random",
+        },
+    }
+    call = f'avex.load_model("train_config.yaml", checkpoint_path="{facts.repo_name}.safetensors")'
+    return f"# {call}\n" + yaml.safe_dump({"model_spec": spec}, sort_keys=False)
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    """A dense tensor on the CPU that shares no memory, as safetensors wants it."""
+    return tensor.detach().cpu().contiguous().clone()
+
+
+def _source(thing: Any) -> Path:
+    path = inspect.getsourcefile(thing)
+    assert path is not None
+    return Path(path)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+# --------------------------------------------------------------------------- the place
+
+
+def _with_latest_card(recipe: Mapping[str, Any], run: Path) -> dict[str, Any]:
+    """The checkpoint's recipe, but the card as `recipe.yaml` of the run has it now.
+
+    People fill in the card when they come to publish, after the checkpoint was written.
+    """
+    card = load_yaml(run / "recipe.yaml").get("card")
+    return {**recipe, "card": card} if card else dict(recipe)
+
+
+def _check_place(out: Path, *, overwrite: bool) -> None:
+    if out.is_file():
+        raise CheckpointError(f"{out} is a file: give a folder to export to")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise CheckpointError(
+            f"{out} is not empty: give another folder, or --overwrite to replace what is there"
+        )
+    if overwrite and (out / "checkpoints").is_dir():
+        raise CheckpointError(f"{out} is a run folder: an export does not replace one")
+
+
+def _read_back(folder: Path, model: BioEncoder) -> None:
+    """Make sure that what lies on the disk is the model, bit by bit."""
+    again = build(read_weights(folder))
+    theirs = model.state_dict()
+    for name, tensor in again.state_dict().items():
+        if not torch.equal(tensor, theirs[name].cpu()):
+            raise CheckpointError(f"{name} was not written as it is; the disk may be failing")
+
+
+def _put_in_place(temporary: Path, out: Path) -> None:
+    # mkdtemp makes folders that only their owner can read.
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o777 & ~umask)
+    if not out.exists():
+        temporary.rename(out)
+        return
+    old = temporary.with_suffix(".old")
+    out.rename(old)
+    try:
+        temporary.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    shutil.rmtree(old)
