@@ -1,0 +1,1 @@
+"""`report.html`: one self-contained page about one or several runs, made from their files alone."""
