@@ -1,0 +1,278 @@
+"""Recordings in, dataset out: check, plan, write shards in parallel, finish; or take up again."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.audio import probe_duration_s
+from data_prep.errors import PrepError
+from data_prep.plan import ShardPlan, key_stems, plan_shards
+from data_prep.pool import run_shards
+from data_prep.progress import Progress
+from data_prep.recordings import Recording, canonical_json, validate
+from data_prep.shards import ShardResult, ShardTask, result_name, write_whole
+from data_prep.tables import write_tables
+
+FORMAT = 1
+WORK = ".prep"  # folder within the dataset that exists only until it is finished
+CODECS = ("flac", "wav")
+# Bytes of stored audio a second, relative to int16 PCM; FLAC measured on bird recordings.
+_SIZE_RATIO = {"flac": 0.55, "wav": 1.0}
+# Options that do not change the dataset, so they may differ when a run is continued.
+_FREE_OPTIONS = ("jobs", "max_broken", "allow_broken")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How recordings become a dataset."""
+
+    name: str = ""
+    """Name of the dataset; default: that of its folder."""
+    codec: str = "flac"
+    """Of the stored clips: "flac" (half the size) or "wav" (decodes 30 times faster)."""
+    sample_rate_hz: int = 16000
+    """Of the stored clips."""
+    max_piece_s: float = 60.0
+    """Longer recordings are stored in equal pieces of at most this length."""
+    shard_size_mb: float = 256.0
+    """About the largest size of a tar."""
+    seed: int = 0
+    """Of the order of the clips."""
+    max_hours: float = 24.0
+    """Longer recordings are left out."""
+    max_broken: float = 0.01
+    """Share of recordings that may be unusable before the preparation stops."""
+    allow_broken: bool = False
+    """Go on however many recordings are unusable."""
+    jobs: int = 0
+    """Processes; 0: one for each CPU core this process may use."""
+
+    def __post_init__(self) -> None:
+        """Raise PrepError for values that make no dataset."""
+        rules = {
+            f"codec must be one of {', '.join(CODECS)}": self.codec in CODECS,
+            "sample_rate_hz must be 1000 to 655350 (the range of FLAC)": (
+                1000 <= self.sample_rate_hz <= 655350
+            ),
+            "max_piece_s must be 1 to 3600": 1 <= self.max_piece_s <= 3600,
+            "shard_size_mb must be at least 1": self.shard_size_mb >= 1,
+            "seed must not be negative": self.seed >= 0,
+            "max_hours must be positive": self.max_hours > 0,
+            "max_broken must be 0 to 1": 0 <= self.max_broken <= 1,
+            "jobs must not be negative": self.jobs >= 0,
+        }
+        broken = [rule for rule, kept in rules.items() if not kept]
+        if broken:
+            raise PrepError("Options: " + "; ".join(broken) + ".")
+
+
+def build_dataset(
+    recordings: Sequence[Recording], root: Path, out: Path, options: BuildOptions
+) -> dict[str, Any]:
+    """Write the dataset `out` from `recordings` (paths relative to `root`); return its stats.
+
+    A finished dataset of the same recordings and options is left as it is; an unfinished one is
+    continued. Raises PrepError where `out` belongs to something else, when more than
+    `max_broken` of the recordings are unusable, or nothing usable is left.
+    """
+    validate(recordings)
+    progress = Progress()
+    settings = _settings(options, out)
+    fingerprint = _fingerprint(recordings, root, settings)
+    if _is_finished(out, fingerprint, settings):
+        stats: dict[str, Any] = json.loads((out / "stats.json").read_text())
+        progress.say(f"{out} is finished: {_summary(stats)}. Nothing to do.")
+        return stats
+    _refuse_strangers(out)
+    work = out / WORK
+    work.mkdir(parents=True, exist_ok=True)
+    with _only_one(work):
+        shards = _load_or_make_plan(recordings, root, work, options, fingerprint, settings)
+        _sweep(out)
+        tasks, done = _tasks(recordings, shards, root, out, options)
+        if done:
+            progress.say(f"Continuing: {len(done)} of {len(shards)} shards are there.")
+        results = done + run_shards(
+            tasks, done=done, total=len(recordings), recordings=recordings,
+            options=options, progress=progress,
+        )  # fmt: skip
+        results.sort(key=lambda result: result.shard)
+        stats = write_tables(recordings, results, out, settings, fingerprint)
+    shutil.rmtree(work)
+    progress.say(f"Wrote {out}: {_summary(stats)}.")
+    return stats
+
+
+def _summary(stats: dict[str, Any]) -> str:
+    rejected = f", {stats['rejected']} left out" if stats["rejected"] else ""
+    return (
+        f"{stats['clips']} clips of {stats['recordings']} recordings, {stats['hours']:.2f} h, "
+        f"{stats['labels']} labels, {stats['shards']} shards{rejected}"
+    )
+
+
+def _settings(options: BuildOptions, out: Path) -> dict[str, Any]:
+    """Return the options that decide what is in the dataset."""
+    settings = {k: v for k, v in asdict(options).items() if k not in _FREE_OPTIONS}
+    settings["name"] = options.name or out.resolve().name
+    return settings
+
+
+def _fingerprint(recordings: Sequence[Recording], root: Path, settings: dict[str, Any]) -> str:
+    """Digest of everything the dataset is made from: format, options, table, file sizes."""
+    digest = hashlib.sha256(json.dumps([FORMAT, settings], sort_keys=True).encode())
+    with ThreadPoolExecutor(16) as threads:
+        sizes = threads.map(lambda r: _size(root / r.path), recordings)
+        for line, size in zip(canonical_json(recordings), sizes, strict=True):
+            digest.update(line)
+            digest.update(f"{size}\n".encode())
+    return digest.hexdigest()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _is_finished(out: Path, fingerprint: str, settings: dict[str, Any]) -> bool:
+    """Return whether `out` is this dataset, finished; PrepError where it is another one."""
+    if not (out / "index.parquet").exists():
+        return False
+    try:
+        stats = json.loads((out / "stats.json").read_text())
+        known, theirs = stats["fingerprint"], stats["options"]
+    except (OSError, ValueError, KeyError) as err:
+        raise PrepError(f"{out} holds a dataset that this program did not write.") from err
+    if known == fingerprint:
+        shutil.rmtree(out / WORK, ignore_errors=True)
+        return True
+    raise PrepError(f"{out} holds a finished dataset {_difference(theirs, settings)}")
+
+
+def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    changed = [
+        f"{name} was {theirs.get(name)!r}, is {ours.get(name)!r}"
+        for name in sorted(set(theirs) | set(ours))
+        if theirs.get(name) != ours.get(name)
+    ]
+    what = "; ".join(changed) or "the metadata, the columns used, or the audio files changed"
+    return f"made otherwise: {what}. Choose another --out, or delete the folder to make it anew."
+
+
+def _refuse_strangers(out: Path) -> None:
+    """Refuse to write into a folder that holds anything this program did not put there."""
+    if out.exists() and not out.is_dir():
+        raise PrepError(f"{out} is a file; --out must be a folder.")
+    if out.is_dir() and any(out.iterdir()) and not (out / WORK).is_dir():
+        raise PrepError(f"{out} is not empty and not a dataset. Choose another --out.")
+
+
+@contextmanager
+def _only_one(work: Path) -> Iterator[None]:
+    """Hold the folder; a second run on it is told so. The lock goes with the process."""
+    with (work / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            raise PrepError(f"Another run is preparing {work.parent} right now.") from err
+        yield
+
+
+def _load_or_make_plan(
+    recordings: Sequence[Recording],
+    root: Path,
+    work: Path,
+    options: BuildOptions,
+    fingerprint: str,
+    settings: dict[str, Any],
+) -> list[ShardPlan]:
+    """Return the plan of an earlier run over the same input, or make one and keep it."""
+    path = work / "plan.json"
+    if path.exists():
+        state = json.loads(path.read_text())
+        if state["fingerprint"] != fingerprint:
+            raise PrepError(
+                f"{work.parent} holds an unfinished dataset {_difference(state['options'], settings)}"
+            )
+        return [
+            ShardPlan(**shard | {"members": tuple(shard["members"])}) for shard in state["shards"]
+        ]
+    missing = [r for r in recordings if not (root / r.path).is_file()]
+    if len(missing) > options.max_broken * len(recordings) and not options.allow_broken:
+        some = "\n  ".join(r.path for r in missing[:5])
+        raise PrepError(
+            f"{len(missing)} of {len(recordings)} files do not exist below {root}:\n  {some}\n"
+            "Is --path-column right? --allow-broken goes on without them."
+        )
+    with ThreadPoolExecutor(options.jobs or 8) as threads:
+        seconds = list(
+            threads.map(lambda r: r.duration_s or probe_duration_s(root / r.path), recordings)
+        )
+    ratio = _SIZE_RATIO[options.codec]
+    shards = plan_shards(
+        recordings,
+        seconds,
+        bytes_per_second=2 * options.sample_rate_hz * ratio,
+        shard_bytes=options.shard_size_mb * 1e6,
+        seed=options.seed,
+    )
+    state = {
+        "fingerprint": fingerprint,
+        "options": settings,
+        "shards": [asdict(shard) for shard in shards],
+    }
+    write_whole(path, json.dumps(state).encode())
+    return shards
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a killed run left half-written."""
+    for path in [*out.glob("*/.*.tmp"), *out.glob(".*.tmp")]:
+        path.unlink(missing_ok=True)
+
+
+def _tasks(
+    recordings: Sequence[Recording],
+    shards: Sequence[ShardPlan],
+    root: Path,
+    out: Path,
+    options: BuildOptions,
+) -> tuple[list[ShardTask], list[ShardResult]]:
+    """Return the shards that are still to write, and the results of those that are done."""
+    work = out / WORK
+    stems = key_stems(recordings)
+    tasks, done = [], []
+    for shard in shards:
+        result = work / result_name(shard.path)
+        if result.exists():
+            done.append(ShardResult.from_json(result.read_bytes()))
+            continue
+        tasks.append(
+            ShardTask(
+                out=out,
+                root=root,
+                work=work,
+                shard=shard.path,
+                seed=options.seed,
+                codec=options.codec,
+                sample_rate_hz=options.sample_rate_hz,
+                max_piece_s=options.max_piece_s,
+                max_hours=options.max_hours,
+                recordings=tuple(recordings[i] for i in shard.members),
+                members=shard.members,
+                stems=tuple(stems[i] for i in shard.members),
+                seconds=shard.seconds,
+            )
+        )
+    return tasks, done

@@ -1,0 +1,24 @@
+"""Errors of the preparation. Every message says what is wrong, where, and how to mend it."""
+
+
+class PrepError(Exception):
+    """Something the user can mend; the command line prints the message alone, without a trace.
+
+    Raised for wrong options, unreadable metadata, too many broken recordings, or an output
+    folder that belongs to another preparation. No finished dataset is left behind by any of them.
+    """
+
+    exit_code = 2
+
+
+class UnusableAudio(Exception):
+    """One recording that is left out. `reason` is a short code, the message says the rest."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["UnusableAudio"], tuple[str, str]]:
+        """Pickle by the two arguments, not by the joined message."""
+        return UnusableAudio, (self.reason, self.detail)
