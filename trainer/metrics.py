@@ -99,6 +99,7 @@ class ScoreHistogram:
         # that were not finite
         self.counters = zeros(4)
         self._positives: list[Tensor] = []  # [P, 2] int32: class, q
+        self._synced = False
 
     @torch.no_grad()
     def update(self, logit_BC: Tensor, labels_P2: Tensor, valid_B: Tensor | None = None) -> None:
@@ -223,31 +224,32 @@ class ScoreHistogram:
             self._positives = [torch.cat([empty, *self._positives])]
         return self._positives[0]
 
-    def sync(self) -> ScoreHistogram:
-        """The histogram of all ranks together, the same on each; collective.
+    def sync(self) -> None:
+        """Take in what the other ranks have seen; collective, once, after the last `update`.
 
-        Returns `self` where there is one process, else a new one: `self` stays this rank's part.
+        The outcome is the same on every rank, bit for bit that of one process with all clips.
         """
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-            return self
-        total = ScoreHistogram(self.classes, bins=self.bins, device=self.device)
-        total.load_state_dict(self.state_dict())
-        dist.all_reduce(total.low_C, dist.ReduceOp.MIN)
-        dist.all_reduce(total.high_C, dist.ReduceOp.MAX)
-        total.at_low_C *= total.low_C == self.low_C
-        total.at_high_C *= total.high_C == self.high_C
+            return
+        if self._synced:
+            raise RuntimeError("already synced: `reset` first, or every clip would count again")
+        own_low_C, own_high_C = self.low_C.clone(), self.high_C.clone()
+        dist.all_reduce(self.low_C, dist.ReduceOp.MIN)
+        dist.all_reduce(self.high_C, dist.ReduceOp.MAX)
+        self.at_low_C *= self.low_C == own_low_C
+        self.at_high_C *= self.high_C == own_high_C
         for start in range(0, self.classes, _CHUNK):
             part = slice(start, min(start + _CHUNK, self.classes))
-            total._coarsen(part, self.low_C[part])
-        for tensor in (total.packed_CM, total.at_low_C, total.at_high_C, total.counters):
+            self._coarsen(part, own_low_C[part])
+        for tensor in (self.packed_CM, self.at_low_C, self.at_high_C, self.counters):
             dist.all_reduce(tensor)
-        total._positives = _gather_rows(self._all_positives())
-        return total
+        self._positives = _gather_rows(self._all_positives())
+        self._synced = True
 
     # ------------------------------------------------------------------ results
 
     def compute(self) -> dict[str, float]:
-        """Metrics of what this object has seen (call `sync` first where there are ranks).
+        """Metrics of the clips seen so far (`sync` first where there are ranks).
 
         Returns:
             `map`, `auroc`: macro averages over the classes that have a positive (AUROC: and a
