@@ -1,0 +1,1 @@
+"""Prepared datasets as an endless, exactly repeatable stream of int16 batches."""

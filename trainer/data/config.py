@@ -1,0 +1,84 @@
+"""What a recipe says about its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One dataset folder and the part of it that is used."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+    }
+
+    path: str
+    """Dataset folder: the one that holds `index.parquet` and the splits' tar files."""
+    weight: float | None = None
+    """Share of the mixture, relative to the other sources' weights. Null: the number of clips, so
+    that every clip of every source is drawn equally often. Give it for all sources or for none."""
+    splits: tuple[str, ...] = ("train",)
+    """Splits to use, by the names in the index ("train", "valid", ...)."""
+    folds: tuple[str, ...] | None = None
+    """Use only clips of these folds. Null: clips of every fold, and clips without one."""
+    exclude_folds: tuple[str, ...] = ()
+    """Leave out clips of these folds, for example the one kept for testing."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.path), "path is empty: name a dataset folder")
+        _require(self.weight is None or self.weight > 0, f"weight must be > 0, got {self.weight}")
+        _require(len(self.splits) > 0, "splits is empty: name at least one split")
+        both = sorted(set(self.folds or ()) & set(self.exclude_folds))
+        _require(not both, f"folds {both} are both in folds and in exclude_folds: keep one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Datasets for training, validation and noise, and how they are read."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+    }
+
+    train: dict[str, SourceConfig] = field(default_factory=dict)
+    """Datasets to train on, by a name of your choice; mixed by their weights."""
+    valid: dict[str, SourceConfig] = field(default_factory=dict)
+    """Datasets to validate on: every clip once, its first window."""
+    noise: dict[str, SourceConfig] = field(default_factory=dict)
+    """Datasets whose clips are mixed in as background noise. Empty: no noise is added."""
+    window_s: float = 10.0
+    """Length of the window cut out of each clip, in seconds; shorter clips are zero-padded
+    (10 s: the supervised stage of the paper, section 3)."""
+    workers: int = 2
+    """Processes that read and decode, per rank. 0: the training process does it itself. Has no
+    effect on which clips are seen."""
+    prefetch: int = 2
+    """Micro-batches that each worker prepares in advance. Has no effect on which clips are seen."""
+    max_broken: float = 0.01
+    """Share of clips that may turn out to be undecodable before the run stops. A broken clip is
+    named in the log and replaced by the clip of the next position."""
+
+    def __post_init__(self) -> None:
+        _require(self.window_s > 0, f"window_s must be > 0 seconds, got {self.window_s}")
+        _require(self.workers >= 0, f"workers must be 0 or more, got {self.workers}")
+        _require(self.prefetch >= 1, f"prefetch must be 1 or more, got {self.prefetch}")
+        _require(
+            0.0 <= self.max_broken <= 1.0,
+            f"max_broken is a share between 0 and 1, got {self.max_broken}",
+        )
+        for kind, sources in (("train", self.train), ("noise", self.noise)):
+            given = [name for name, source in sources.items() if source.weight is not None]
+            missing = [name for name in sources if name not in given]
+            _require(
+                not given or not missing,
+                f"{kind}: {given} have a weight and {missing} have none; give it for all or none",
+            )

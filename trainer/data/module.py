@@ -1,0 +1,343 @@
+"""The clips of a recipe as streams of batches (see batches.py for what a batch holds).
+
+Shape legend: B clips of a micro-batch, T samples of a window, S sources, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from trainer.data.batches import (
+    Batch,
+    BatchDataset,
+    BatchLoader,
+    PositionBatches,
+    Rows,
+    broken_entry,
+    broken_name,
+    make_loader,
+)
+from trainer.data.config import DataConfig
+from trainer.data.index import LabelSpace, ShardIndex
+from trainer.data.order import Draw, PositionOrder
+from trainer.data.reader import BrokenClip, ClipReader
+from trainer.data.sources import Source, label_sources, open_indexes
+from trainer.errors import DataError
+
+# So many broken clips in a row are no accident: the data is gone, or was made anew under the run.
+_MAX_REPLACEMENTS = 50
+
+
+class _Stream(BatchDataset):
+    """What training and validation share: the sources, the reader, and names of clips."""
+
+    def __init__(self, sources: Sequence[Source], labels: LabelSpace, window_samples: int) -> None:
+        self.sources = tuple(sources)
+        self.labels = labels
+        self.window_samples = window_samples
+        self._reader = ClipReader()
+
+    def clip_name(self, source: int, clip: int) -> tuple[str, str]:
+        """Name of the dataset and key of the clip, for `source_B` and `clip_B` of a batch."""
+        return self.sources[source].name, self.sources[source].index.key(clip)
+
+    def _read(self, index: ShardIndex, clip: int, u: float, out_T: npt.NDArray[np.int16]) -> int:
+        """Decode the window at fraction `u` of the room that the clip leaves."""
+        member = index.member(clip)
+        room = max(0, member.samples - len(out_T))
+        return self._reader.read_window(member, int(u * (room + 1)), out_T)
+
+
+class TrainStream(_Stream):
+    """The training clips of a recipe by position; the same in every process.
+
+    Args:
+        config: the datasets.
+        sample_rate_hz: what the encoder expects; datasets at another rate are refused.
+        seed: of the recipe.
+        noise_prob: probability that a clip gets noise; without noise sources it is 0.
+        snr_db: the signal-to-noise ratio is uniform between these.
+        labels: classes to number labels by; None for the union of all training and validation sets.
+
+    Raises:
+        DataError: a dataset is missing, damaged, empty after selection, at another sample rate, or
+            has a label that `labels` lacks.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        sample_rate_hz: int = 16000,
+        seed: int = 0,
+        noise_prob: float = 0.0,
+        snr_db: tuple[float, float] = (-10.0, 20.0),
+        labels: LabelSpace | None = None,
+    ) -> None:
+        if not config.train:
+            raise DataError("data.train names no dataset: there is nothing to train on")
+        opened = {
+            kind: open_indexes(sources, kind, sample_rate_hz)
+            for kind, sources in (
+                ("train", config.train), ("valid", config.valid), ("noise", config.noise)
+            )
+        }  # fmt: skip
+        if labels is None:
+            labelled = [*opened["train"].values(), *opened["valid"].values()]
+            labels = LabelSpace.union([index.labels for index in labelled])
+        sources = label_sources(config.train, opened["train"], labels)
+        super().__init__(sources, labels, round(config.window_s * sample_rate_hz))
+        self.config = config
+        self.seed = seed
+        self.valid = ValidStream(
+            label_sources(config.valid, opened["valid"], labels), labels, self.window_samples
+        )
+        """The validation clips."""
+        self.noise = tuple(opened["noise"].values())
+        noise = [(index, config.noise[name].weight) for name, index in opened["noise"].items()]
+        self.order = PositionOrder(
+            [len(source.index) for source in sources],
+            [source.weight for source in sources],
+            seed=seed,
+            noise_sizes=[len(index) for index, _ in noise],
+            noise_weights=[weight or float(len(index)) for index, weight in noise],
+            noise_prob=noise_prob,
+            snr_db=snr_db,
+        )
+
+    @property
+    def clips(self) -> int:
+        """Clips in all training and noise datasets."""
+        return sum(len(s.index) for s in self.sources) + sum(len(index) for index in self.noise)
+
+    def __getitem__(self, positions: Sequence[int]) -> Batch:
+        """The batch at these positions.
+
+        Raises:
+            DataError: a tar file cannot be read, or nearly all clips are broken.
+        """
+        rows = Rows(len(positions), self.window_samples, noise=bool(self.noise))
+        for row, draw in enumerate(self._draws(positions)):
+            used = self._fill(rows, draw, rows.wav_BT[row], noise=False)
+            rows.length_B[row], (rows.source_B[row], rows.clip_B[row]) = used[0], used[1]
+            rows.position_B[row] = draw.position
+            rows.add_labels(row, self.sources[used[1][0]].label_ids(used[1][1]))
+            if draw.noisy and rows.noise_BT is not None:
+                self._fill(rows, draw, rows.noise_BT[row], noise=True)
+                rows.snr_db_B[row] = draw.snr_db
+        return rows.batch()
+
+    def _draws(self, positions: Sequence[int]) -> list[Draw]:
+        first, count = positions[0], len(positions)
+        if positions[-1] - first == count - 1:
+            return self.order.draws(first, count)
+        return [self.order[position] for position in positions]
+
+    def _fill(
+        self, rows: Rows, draw: Draw, out_T: npt.NDArray[np.int16], *, noise: bool
+    ) -> tuple[int, tuple[int, int]]:
+        """Decode the clip (or noise) of a draw, or of the next position that has a good one.
+
+        Returns:
+            Valid samples, and the (source, clip) that was used.
+        """
+        for position in range(draw.position, draw.position + _MAX_REPLACEMENTS):
+            if position > draw.position:
+                draw = self.order[position]
+            source, clip = (draw.noise_source, draw.noise_clip) if noise else draw[1:3]
+            index = self.noise[source] if noise else self.sources[source].index
+            try:
+                if noise:
+                    return self._read_noise(index, clip, draw.noise_u, out_T), (source, clip)
+                return self._read(index, clip, draw.window_u, out_T), (source, clip)
+            except BrokenClip as error:
+                rows.broken.append(broken_entry(index.describe(clip), error))
+        named = "\n  ".join(rows.broken[-3:])
+        raise DataError(
+            f"{_MAX_REPLACEMENTS} clips in a row cannot be decoded, the last ones:\n  {named}\n"
+            "Was the dataset changed or made anew since the run began? Prepare it again"
+        )
+
+    def _read_noise(
+        self, index: ShardIndex, clip: int, u: float, out_T: npt.NDArray[np.int16]
+    ) -> int:
+        """A random window of a noise clip; a short clip is repeated, from a random point on."""
+        samples = int(index.samples_N[clip])
+        if samples >= len(out_T):
+            return self._read(index, clip, u, out_T)
+        whole_T = np.empty(samples, dtype=np.int16)
+        self._read(index, clip, 0.0, whole_T)
+        out_T[:] = np.resize(np.roll(whole_T, -int(u * samples)), len(out_T))
+        return len(out_T)
+
+    def epochs(self, position: int) -> dict[str, float]:
+        """How often each dataset was gone through before `position`."""
+        names = [source.name for source in self.sources]
+        return dict(zip(names, self.order.epochs(position), strict=True))
+
+    def label_counts(self) -> npt.NDArray[np.int64]:
+        """Positive clips [S, C] of each class in each training source."""
+        counts_SC = np.zeros((len(self.sources), len(self.labels)), dtype=np.int64)
+        for counts_C, source in zip(counts_SC, self.sources, strict=True):
+            known = source.label_map >= 0
+            counts_C[source.label_map[known]] = source.index.label_counts()[known]
+        return counts_SC
+
+    def class_presence(self) -> tuple[Tensor, Tensor]:
+        """Which classes have a positive clip: anywhere [C], and in each training source [S, C]."""
+        present_SC = torch.from_numpy(self.label_counts() > 0)
+        return present_SC.any(0), present_SC
+
+    def describe_sources(self) -> list[dict[str, Any]]:
+        """Name, folder, clips, hours and share of each training source, as plain values."""
+        return [
+            {
+                "name": source.name,
+                "path": str(source.index.root),
+                "clips": len(source.index),
+                "hours": source.index.hours,
+                "weight": float(share),
+            }
+            for source, share in zip(self.sources, self.order.mixture.shares, strict=True)
+        ]
+
+
+class ValidStream(_Stream):
+    """Every validation clip once, its first window. Positions past the last are padding rows."""
+
+    def __init__(self, sources: Sequence[Source], labels: LabelSpace, window_samples: int) -> None:
+        super().__init__(sources, labels, window_samples)
+        self._ends = np.cumsum([len(source.index) for source in sources], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, positions: Sequence[int]) -> Batch:
+        """The batch at these positions; a broken clip becomes a padding row."""
+        rows = Rows(len(positions), self.window_samples, noise=False)
+        row = 0
+        for position in positions:
+            if position >= len(self):
+                break
+            number = int(np.searchsorted(self._ends, position, side="right"))
+            source = self.sources[number]
+            clip = position - int(self._ends[number]) + len(source.index)
+            try:
+                rows.length_B[row] = self._read(source.index, clip, 0.0, rows.wav_BT[row])
+            except BrokenClip as error:
+                rows.broken.append(broken_entry(source.index.describe(clip), error))
+                continue
+            rows.position_B[row] = position
+            rows.source_B[row], rows.clip_B[row] = number, clip
+            rows.add_labels(row, source.label_ids(clip))
+            row += 1
+        rows.wav_BT[row:] = 0
+        return rows.batch()
+
+
+# --------------------------------------------------------------------------- loaders
+
+
+def train_loader(
+    stream: TrainStream,
+    *,
+    first_position: int,
+    micro_batch: int,
+    accumulate: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int | None = None,
+    pin_memory: bool = False,
+) -> BatchLoader:
+    """Endless micro-batches of one rank, from a position on.
+
+    Args:
+        stream: what to load.
+        first_position: samples that the run has consumed, over all ranks.
+        micro_batch: clips of a micro-step of a rank.
+        accumulate: micro-steps of an optimiser step. It only decides where a step ends in the same
+            sequence of positions.
+        rank: of this process.
+        world_size: number of ranks.
+        workers: processes; None for what the recipe says.
+        pin_memory: batches in page-locked memory (where there is a GPU).
+    """
+    if accumulate < 1:
+        raise ValueError(f"accumulate must be 1 or more, got {accumulate}")
+    batches = PositionBatches(first_position, micro_batch, rank, world_size)
+    workers = stream.config.workers if workers is None else workers
+    return make_loader(stream, batches, workers, stream.config.prefetch, pin_memory)
+
+
+def valid_loader(
+    stream: TrainStream | ValidStream,
+    *,
+    micro_batch: int,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> BatchLoader | None:
+    """Load a rank's share of the validation clips, each clip on exactly one rank.
+
+    Every rank has the same number of batches; padding rows come last in a batch, have length 0,
+    position -1 and no labels.
+
+    Returns:
+        None where the recipe has no validation datasets.
+    """
+    valid = stream.valid if isinstance(stream, TrainStream) else stream
+    if not len(valid):
+        return None
+    batches = PositionBatches(0, micro_batch, rank, world_size, total=len(valid))
+    return make_loader(valid, batches, workers, 2, pin_memory)
+
+
+class BrokenLedger:
+    """Counts the distinct broken clips that a run has met, and ends it when they are too many.
+
+    Args:
+        stream: knows how many clips there are.
+        max_broken: share of them that may be broken.
+    """
+
+    def __init__(self, stream: TrainStream, max_broken: float | None = None) -> None:
+        self.clips = stream.clips
+        self.max_broken = stream.config.max_broken if max_broken is None else max_broken
+        self.seen: dict[str, str] = {}
+        """Name and reason by clip."""
+
+    def add(self, entries: Iterable[str]) -> list[str]:
+        """Note broken clips (`broken` of a batch); returns those that were not known yet."""
+        fresh = {broken_name(entry): entry for entry in entries}
+        fresh = {name: entry for name, entry in fresh.items() if name not in self.seen}
+        self.seen.update(fresh)
+        return list(fresh.values())
+
+    def too_many(self) -> bool:
+        """Whether the run must stop: more than the allowed share, and at least two clips."""
+        return len(self.seen) >= 2 and len(self.seen) > self.max_broken * self.clips
+
+    def check(self) -> None:
+        """Stop the run if need be.
+
+        Raises:
+            DataError: too many broken clips; the message names them.
+        """
+        if not self.too_many():
+            return
+        named = list(self.seen.values())
+        listed = "".join(f"\n  {name}" for name in named[:10])
+        more = f"\n  and {len(named) - 10} more" if len(named) > 10 else ""
+        raise DataError(
+            f"{len(named)} of {self.clips} clips cannot be decoded, more than data.max_broken="
+            f"{self.max_broken:g} allows:{listed}{more}\n"
+            "Prepare those datasets again from their recordings, restore the shards from a good "
+            "copy, or raise data.max_broken"
+        )

@@ -1,0 +1,87 @@
+"""The datasets that a recipe names, opened, with their labels in one numbering."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data.config import SourceConfig
+from trainer.data.index import LabelSpace, ShardIndex
+from trainer.errors import DataError
+
+
+@dataclass(frozen=True)
+class Source:
+    """One dataset of a recipe, opened."""
+
+    name: str
+    index: ShardIndex
+    weight: float
+    """Relative to the other sources."""
+    label_map: npt.NDArray[np.int32]
+    """Class in the run's label space for each class of the dataset's own."""
+
+    def label_ids(self, clip: int) -> npt.NDArray[np.int32]:
+        """Classes of a clip in the run's label space, each once."""
+        classes = self.label_map[self.index.label_ids(clip)]
+        return classes if len(classes) < 2 else np.unique(classes)
+
+
+def open_indexes(
+    configs: Mapping[str, SourceConfig], kind: str, sample_rate_hz: int
+) -> dict[str, ShardIndex]:
+    """Open the datasets of one section of a recipe.
+
+    Args:
+        configs: by name.
+        kind: the section ("train", "valid", "noise"), for messages.
+        sample_rate_hz: the rate that all must have.
+
+    Raises:
+        DataError: see `ShardIndex.open`; or a dataset is at another rate.
+    """
+    opened = {}
+    for name, config in configs.items():
+        try:
+            index = ShardIndex.open(
+                config.path,
+                splits=config.splits,
+                folds=config.folds,
+                exclude_folds=config.exclude_folds,
+            )
+        except DataError as error:
+            raise DataError(f"data.{kind}.{name}: {error}") from None
+        if index.sample_rate_hz != sample_rate_hz:
+            raise DataError(
+                f"data.{kind}.{name}: {config.path} is at {index.sample_rate_hz} Hz, the encoder "
+                f"expects {sample_rate_hz} Hz: prepare the dataset at that rate"
+            )
+        opened[name] = index
+    return opened
+
+
+def label_sources(
+    configs: Mapping[str, SourceConfig], opened: Mapping[str, ShardIndex], labels: LabelSpace
+) -> list[Source]:
+    """Number the labels of opened datasets by one label space.
+
+    Raises:
+        DataError: a label that occurs in the chosen clips is not in the label space.
+    """
+    sources = []
+    for name, index in opened.items():
+        label_map = labels.remap(index.labels)
+        unknown = np.flatnonzero((label_map < 0) & (index.label_counts() > 0)).tolist()
+        if unknown:
+            shown = ", ".join(repr(index.labels.names[i]) for i in unknown[:5])
+            raise DataError(
+                f"dataset {name} ({index.root}) has {len(unknown)} labels that the label space of "
+                f"{len(labels)} classes does not know: {shown}{', ...' if unknown[5:] else ''}. "
+                "Start from the union of the label spaces, or leave those clips out of the dataset"
+            )
+        weight = configs[name].weight or float(len(index))
+        sources.append(Source(name, index, weight, label_map))
+    return sources
