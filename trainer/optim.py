@@ -1,0 +1,343 @@
+"""Parameter groups, learning rates as a function of the step, and the moving average of weights.
+
+Nothing here has a state of its own beyond tensors: the learning rate and the decay of the average
+follow from the step, so a resumed run cannot get them wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+Schedule = Literal["cosine", "wsd", "linear", "constant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimiser and schedule. Defaults are BEATs' pre-training as far as it is known (paper,
+    appendix; ESPnet's `egs2/audioset/ssl1` where the paper is silent); the recipes set the rest.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+    }
+
+    name: Literal["adamw"] = "adamw"
+    """The optimiser: AdamW (BEATs, AVEX), fused where the device allows it."""
+    lr: float = 5e-4
+    """Peak learning rate. BEATs pre-training 5e-4; AVEX post-training 1e-4."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's averaging factors. ESPnet's BEATs (.9, .98); AVEX leaves torch's (.9, .999)."""
+    eps: float = 1e-8
+    """AdamW's epsilon: torch's default. ESPnet has 1e-12, below what fp32 sums resolve."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay (ESPnet, AVEX: 0.01), on matrices only: never on biases, norms,
+    embeddings, the position table or the mask token."""
+    clip_norm: float | None = 1.0
+    """Largest norm of the whole gradient (ESPnet: 1.0; AVEX does not clip). None: no clipping."""
+    schedule: Schedule = "cosine"
+    """Shape after warm-up. cosine: AVEX post-training; linear: ESPnet's BEATs; wsd: constant, then
+    falling over the last `decay_fraction` of the run; constant: stays at `lr`."""
+    warmup_steps: int = 1000
+    """Steps from `warmup_from` x lr to lr, in a straight line. BEATs in ESPnet 32,000 of 400,000;
+    AVEX 3,000 to 5,000. With a head-only phase this is the warm-up of the phase after it."""
+    warmup_from: float = 0.02
+    """First learning rate as a fraction of `lr`. ESPnet 1e-5 of 5e-4; AVEX 0.1."""
+    min_lr: float = 1e-6
+    """Learning rate at the end of cosine, linear and wsd, and ever after (AVEX: 1e-6)."""
+    decay_fraction: float = 0.2
+    """wsd only: share of the steps in which the rate falls, as 1 - sqrt of the time into it
+    (Hägele et al. 2024, who find 10 to 20 % enough)."""
+    head_only_steps: int = 0
+    """Steps in which only the head learns and the encoder stands still (AVEX: two of ten
+    epochs). Then all learn, with a new warm-up and the schedule over the steps that remain."""
+    head_lr: float | None = None
+    """Learning rate in the head-only phase (AVEX 5e-4), constant after its warm-up; None: `lr`."""
+    head_warmup_steps: int = 0
+    """Warm-up within the head-only phase (AVEX: 4,000 to 5,000 steps)."""
+    layer_decay: float = 1.0
+    """Each encoder layer learns at this factor of the rate of the layer above it; the input part
+    below the first layer as one more layer. 1: all alike (AVEX, BEATs pre-training)."""
+    ema_decay: float | None = None
+    """Decay per step of the moving average of the weights, e.g. 0.9999; None: none (AVEX)."""
+    ema_warmup: bool = True
+    """Start the average with a small decay, min(ema_decay, (1 + s) / (10 + s)) at step s, so that a
+    short run is not held back by its first weights."""
+
+    def __post_init__(self) -> None:
+        def need(good: bool, name: str, allowed: str) -> None:
+            if not good:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {allowed}")
+
+        need(self.name == "adamw", "name", "'adamw'")
+        need(
+            self.schedule in ("cosine", "wsd", "linear", "constant"),
+            "schedule",
+            "cosine, wsd, linear or constant",
+        )
+        need(self.lr > 0, "lr", "above 0")
+        need(all(0 <= b < 1 for b in self.betas), "betas", "two numbers in [0, 1)")
+        need(self.eps > 0, "eps", "above 0")
+        need(self.weight_decay >= 0, "weight_decay", "0 or more")
+        need(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "above 0, or null")
+        for name in ("warmup_steps", "head_only_steps", "head_warmup_steps"):
+            need(getattr(self, name) >= 0, name, "0 or more")
+        need(0 <= self.warmup_from <= 1, "warmup_from", "in [0, 1]")
+        need(0 <= self.min_lr <= self.lr, "min_lr", f"in [0, lr = {self.lr}]")
+        need(0 < self.decay_fraction <= 1, "decay_fraction", "in (0, 1]")
+        need(self.head_lr is None or self.head_lr > 0, "head_lr", "above 0, or null")
+        need(
+            self.head_lr is None or self.head_only_steps > 0,
+            "head_lr",
+            "null where head_only_steps is 0: it holds in the head-only phase",
+        )
+        need(
+            self.head_warmup_steps <= self.head_only_steps,
+            "head_warmup_steps",
+            f"at most head_only_steps = {self.head_only_steps}",
+        )
+        need(0 < self.layer_decay <= 1, "layer_decay", "in (0, 1]")
+        need(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", "in (0, 1), or null")
+
+
+# --------------------------------------------------------------------------- parameter groups
+
+
+def param_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """Parameter groups for AdamW, in a fixed order; every trainable parameter is in one of them.
+
+    A group has, beside torch's own keys, `name`, `kind` ("head" or "body": what the head-only phase
+    moves, and the rest) and `scale` (its factor of the learning rate, see `layer_decay`). A
+    parameter is the head's if a part of its dotted name is `head`; its layer is the number after
+    `encoder.layers` (or `blocks`).
+    """
+    owners = dict(model.named_modules(remove_duplicate=False))
+    depth = 1 + max((_layer(name) or 0 for name, _ in model.named_parameters()), default=0)
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        parent = owners[name.rpartition(".")[0]]
+        kind = "head" if "head" in name.split(".") else "body"
+        label, scale = kind, 1.0
+        if kind == "body" and config.layer_decay < 1 and "encoder" in name.split("."):
+            layer = _layer(name)
+            label = "input" if layer is None else f"layer{layer:02d}"
+            scale = config.layer_decay ** (depth if layer is None else depth - 1 - layer)
+        decays = not isinstance(parent, nn.Embedding) and not _is_vector(parameter)
+        label += "" if decays else ".no_decay"
+        group = groups.setdefault(
+            label,
+            {
+                "params": [],
+                "lr": config.lr * scale,
+                "weight_decay": config.weight_decay if decays else 0.0,
+                "name": label,
+                "kind": kind,
+                "scale": scale,
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _layer(name: str) -> int | None:
+    """Index of the encoder layer that a parameter belongs to; None outside the layers."""
+    parts = name.split(".")
+    for i in range(1, len(parts) - 1):
+        inside = parts[i] in ("layers", "blocks") and "encoder" in parts[:i]
+        if inside and parts[i + 1].isdigit():
+            return int(parts[i + 1])
+    return None
+
+
+def _is_vector(parameter: Tensor) -> bool:
+    """Biases, norms, the mask token, per-head factors: one axis, whatever the shape says."""
+    return parameter.numel() == max(parameter.shape, default=1)
+
+
+def build_optimizer(
+    groups: list[dict[str, Any]], config: OptimConfig, *, fused: bool | None = None
+) -> torch.optim.AdamW:
+    """AdamW over `param_groups`.
+
+    Args:
+        groups: what `param_groups` returned.
+        config: the optimiser's numbers.
+        fused: one kernel for the whole update; None: where every parameter's device has it. Not
+            under an fp16 gradient scaler, which it would unscale for, after the clipping.
+    """
+    if fused is None:
+        fused = all(
+            p.device.type in ("cpu", "cuda") and p.is_floating_point()
+            for group in groups
+            for p in group["params"]
+        )
+    return torch.optim.AdamW(
+        groups,
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=fused,
+    )
+
+
+# --------------------------------------------------------------------------- learning rate
+
+
+def learning_rate(
+    config: OptimConfig, step: int, max_steps: int, group: Mapping[str, Any] | None = None
+) -> float:
+    """Learning rate of the optimiser step `step` (the first is 0) in a run of `max_steps`.
+
+    `group`: a group of `param_groups` (None: a body group at full scale). The rate at `max_steps`
+    and later is `min_lr` (constant: `lr`).
+    """
+    kind = "body" if group is None else group["kind"]
+    scale = 1.0 if group is None else float(group["scale"])
+    if step < config.head_only_steps:
+        if kind != "head":
+            return 0.0
+        peak = config.lr if config.head_lr is None else config.head_lr
+        return scale * peak * _warmup(config, step, config.head_warmup_steps)
+    step, max_steps = step - config.head_only_steps, max_steps - config.head_only_steps
+    if step < config.warmup_steps:
+        return scale * config.lr * _warmup(config, step, config.warmup_steps)
+    left = 1.0 - _progress(config, step, max_steps)
+    return scale * (config.min_lr + (config.lr - config.min_lr) * left)
+
+
+def _warmup(config: OptimConfig, step: int, steps: int) -> float:
+    if step >= steps:
+        return 1.0
+    return config.warmup_from + (1 - config.warmup_from) * step / steps
+
+
+def _progress(config: OptimConfig, step: int, max_steps: int) -> float:
+    """How much of the way from lr to min_lr is done, in [0, 1]."""
+    if config.schedule == "constant":
+        return 0.0
+    start = config.warmup_steps
+    if config.schedule == "wsd":
+        start = max(start, max_steps - round(config.decay_fraction * max_steps))
+    time = min(max((step - start) / max(max_steps - start, 1), 0.0), 1.0)
+    if config.schedule == "cosine":
+        return 0.5 * (1 - math.cos(math.pi * time))
+    return math.sqrt(time) if config.schedule == "wsd" else time
+
+
+class LearningRateSchedule(torch.optim.lr_scheduler.LRScheduler):
+    """`learning_rate` as a torch scheduler, for loops that step one.
+
+    Its state is the step alone: it loads with `weights_only=True`, and the rates follow.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, config: OptimConfig, max_steps: int):
+        self.config = config
+        self.max_steps = max_steps
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Rates of the groups at the current step."""
+        return [
+            learning_rate(self.config, self.last_epoch, self.max_steps, group)
+            for group in self.optimizer.param_groups
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step."""
+        return {"last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the step and set the rates that belong to it."""
+        self.last_epoch = state_dict["last_epoch"]
+        for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = lr
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+
+# --------------------------------------------------------------------------- moving average
+
+
+class ParameterEma:
+    """Exponential moving average of a module's trainable parameters, kept in fp32.
+
+    In bf16 it would stand still: with a decay of 0.9999 a step moves it by less than half of the
+    last bit.
+
+    Args:
+        module: whose parameters are averaged; names are those of its `state_dict`.
+        decay: weight of the past per step, in (0, 1).
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._weights = {
+            name: p.detach().to(torch.float32, copy=True) for name, p in _trainable(module)
+        }
+
+    def decay_at(self, step: int | None) -> float:
+        """Decay of the update after optimiser step `step` (the first is 0)."""
+        if step is None:
+            return self.decay
+        return min(self.decay, (1 + step) / (10 + step))
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int | None = None) -> None:
+        """Move the average towards the current weights; call it after each optimiser step.
+
+        Args:
+            module: the one given at first.
+            step: warms the decay up (see `decay_at`); None: the full decay from the start.
+        """
+        named = dict(_trainable(module))
+        new = [named[name].detach().float() for name in self._weights]
+        torch._foreach_lerp_(list(self._weights.values()), new, 1.0 - self.decay_at(step))
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the average, as its module moved."""
+        self._weights = {name: weight.to(device) for name, weight in self._weights.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The average: name -> fp32 tensor. There is no other state."""
+        return dict(self._weights)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over an average.
+
+        Raises:
+            ValueError: it has other parameters.
+        """
+        if set(state) != set(self._weights):
+            odd = sorted(set(state) ^ set(self._weights))
+            raise ValueError(f"the average is of another model; they differ in {odd[:5]}")
+        with torch.no_grad():
+            for name, mine in self._weights.items():
+                mine.copy_(state[name])
+
+    @contextmanager
+    def swapped(self, module: nn.Module) -> Iterator[None]:
+        """Within the context `module` has the averaged weights; afterwards its own, bit for bit."""
+        named = {name: p for name, p in _trainable(module) if name in self._weights}
+        own = {name: p.detach().clone() for name, p in named.items()}
+        with torch.no_grad():
+            for name, parameter in named.items():
+                parameter.copy_(self._weights[name])
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in named.items():
+                    parameter.copy_(own[name])
+
+
+def _trainable(module: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in module.named_parameters() if p.requires_grad)
