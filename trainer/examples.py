@@ -17,7 +17,7 @@ from trainer.runtime.folder import write_text
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trainer.data.module import TrainStream
+    from trainer.data.module import TrainStream, ValidStream
     from trainer.module import TrainingModule
     from trainer.objectives.base import FeatureBatch
 
@@ -26,14 +26,14 @@ TOP = 5
 
 @torch.no_grad()
 def write_examples(
-    folder: Path, module: TrainingModule, stream: TrainStream, batch: dict[str, Any]
+    folder: Path, module: TrainingModule, stream: TrainStream | ValidStream, batch: dict[str, Any]
 ) -> None:
     """Write `examples.npz` (spectrograms, masks, codes) and `examples.json` (names, predictions).
 
     Args:
         folder: the run folder.
-        module: the trained module; its moving average is used where there is one.
-        stream: names the clips.
+        module: the trained module, with the weights to show.
+        stream: what the batch came from; it names the clips.
         batch: int16 batch of the examples, on the CPU.
     """
     from trainer.module import mix_seed
@@ -64,7 +64,7 @@ def write_examples(
     write_text(folder / "examples.json", json.dumps(records, ensure_ascii=False, indent=1) + "\n")
 
 
-def _names(stream: TrainStream, batch: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
+def _names(stream: TrainStream | ValidStream, batch: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
     labels_P2 = batch["labels_P2"].cpu().tolist()
     rows = []
     for row, (source, clip) in enumerate(

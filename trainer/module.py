@@ -12,6 +12,7 @@ Three promises are kept here, whatever the topology:
 from __future__ import annotations
 
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from trainer.objectives.base import FeatureBatch, StepOutput
 from trainer.optim import ParameterEma, build_optimizer, learning_rate, param_groups
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from trainer.model import BioEncoder
     from trainer.recipe import Recipe
@@ -115,13 +116,13 @@ class TrainingModule(pl.LightningModule):
         self.ema: ParameterEma | None = None
         self._pending: deque[tuple[int, Tensor, Any]] = deque()
         self._micro_step = 0
+        encoder = model.encoder.config
+        samples = torch.tensor([round(recipe.data.window_s * encoder.sample_rate_hz)])
+        self.grid_tokens = int(model.encoder.tokens_for(model.frontend.frames_for(samples)))
+        """Tokens of a full window."""
         # Any constant does: it only keeps the numbers near 1 (which fp16 needs).
-        self.nominal_count = float(topology.micro * self._terms_per_clip())
-
-    def _terms_per_clip(self) -> int:
-        if self.recipe.stage == "posttrain":
-            return 1
-        return int(self.recipe.data.window_s * 100) // 16 * (self.model.encoder.config.mel_bins // 16)
+        terms = self.grid_tokens if recipe.stage == "pretrain" else 1
+        self.nominal_count = float(topology.micro * terms)
 
     # ------------------------------------------------------------------ the forward side
 
@@ -191,6 +192,20 @@ class TrainingModule(pl.LightningModule):
         """Begin the moving average of the weights, if the recipe has one."""
         if self.recipe.optim.ema_decay is not None:
             self.ema = ParameterEma(self, self.recipe.optim.ema_decay)
+
+    def on_fit_start(self) -> None:
+        """The average follows the weights to their device."""
+        if self.ema is not None:
+            self.ema.to(self.device)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the context the weights are their moving average, where there is one."""
+        if self.ema is None:
+            yield
+        else:
+            with self.ema.swapped(self):
+                yield
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Gradients are complete and summed over ranks: normalise, check, clip, set the rate.

@@ -19,6 +19,7 @@ from trainer.augment import AugmentConfig
 from trainer.data.config import DataConfig
 from trainer.encoders.beats import BeatsConfig
 from trainer.errors import RecipeError
+from trainer.hub.card_config import CardConfig
 from trainer.objectives.masked_tokens import MaskedTokensConfig
 from trainer.objectives.multilabel import MultiLabelConfig
 from trainer.optim import OptimConfig
@@ -52,8 +53,9 @@ class TrainConfig:
     micro_batch: int = 32
     """Most clips a device works on at once. Where `global_batch` does not fill it on every
     device, the largest smaller divisor is taken; accumulation follows."""
-    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
-    """Autocast type; weights, optimiser and front end stay in fp32."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Autocast type; weights, optimiser and front end stay in fp32. `auto`: bf16 on a GPU, fp32
+    on a CPU."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto` takes a CUDA device where there is one."""
     devices: int | Literal["auto"] = "auto"
@@ -113,23 +115,6 @@ class LogConfig:
     """Weights & Biases; `offline` writes into the run folder and `wandb sync` sends it later."""
     wandb_project: str = "dawnchorus"
     """Project name on Weights & Biases."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CardConfig:
-    """What the model card says that no measurement can tell."""
-
-    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
-
-    author: str | None = None
-    """Who publishes the model."""
-    licence: str | None = None
-    """SPDX-like licence of the weights, as Hugging Face writes it (`cc-by-nc-sa-4.0`). Null: the
-    strictest that the data asks for."""
-    repo_id: str | None = None
-    """`organisation/name` on Hugging Face."""
-    description: str | None = None
-    """A sentence on what the model is for."""
 
 
 Objective = Annotated[MaskedTokensConfig | MultiLabelConfig, Discriminator("name")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from lightning_fabric.plugins.environments import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from trainer.data.module import BrokenLedger, TrainStream, train_loader, valid_loader
-from trainer.errors import Preempted, RecipeError
+from trainer.errors import ChorusError, Preempted, RecipeError
+from trainer.examples import write_examples
 from trainer.model import BioEncoder
 from trainer.module import Topology, TrainingModule, mix_seed
 from trainer.runtime.checkpoint import AtomicCheckpointIO, CheckpointFolder
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from trainer.recipe import Recipe
+
+EXAMPLES = 8
+"""Clips kept with their predictions for the report."""
 
 _PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
@@ -292,7 +297,7 @@ def _fit(
     )  # fmt: skip
     trainer = _lightning(recipe, layout.ranks, boundary, io)
     if recipe.train.compile:
-        module.model.encoder.compile_blocks()
+        _compile(module)
     finished = False
     try:
         trainer.fit(module, train_dataloaders=loader, ckpt_path=resume, weights_only=True)
@@ -302,6 +307,64 @@ def _fit(
     finally:
         _leave(finished)
     return boundary.stopped
+
+
+def _compile(module: TrainingModule) -> None:
+    """Compile block by block: one graph serves all layers, and state-dict keys stay as they are."""
+    from trainer.encoders.beats import BeatsLayers
+
+    for part in module.modules():
+        if isinstance(part, BeatsLayers):
+            for block in part.blocks():
+                block.compile()
+
+
+def _throughput(module: TrainingModule) -> Throughput:
+    recipe, encoder = module.recipe, module.model.encoder
+    tokens = module.grid_tokens
+    if recipe.stage == "pretrain":
+        flops = module.objective.flops(encoder, tokens)  # type: ignore[operator]
+    else:
+        # Backward costs twice the forward (Kaplan et al. 2020, section 2.1).
+        flops = 3 * encoder.flops(tokens)  # type: ignore[operator]
+    device = torch.device("cuda" if recipe.train.accelerator == "gpu" else "cpu")
+    return Throughput(float(flops), tokens, peak_flops(device, recipe.train.precision))
+
+
+def _validation(
+    recipe: Recipe, stream: TrainStream, layout: Topology, pin: bool
+) -> Validation | None:
+    loader = valid_loader(
+        stream, micro_batch=layout.micro, rank=layout.rank, world_size=layout.ranks, pin_memory=pin,
+    )  # fmt: skip
+    if loader is None:
+        return None
+    return Validation(loader, stage=recipe.stage, metric=recipe.train.best_metric)
+
+
+def _epilogue(module: TrainingModule, stream: TrainStream) -> None:
+    """Examples and report; a failure here must not take a finished run down with it."""
+    folder = module.recipe.folder
+    try:
+        valid = stream.valid
+        count = min(EXAMPLES, len(valid) or stream.clips)
+        source = valid if len(valid) else stream
+        positions = _spread(len(valid), count) if len(valid) else list(range(count))
+        with module.averaged():
+            write_examples(folder, module, source, source[positions])
+    except (ChorusError, OSError, RuntimeError) as error:
+        print(f"the examples of {folder} could not be written: {error}", file=sys.stderr)
+    try:
+        from trainer.report import write_report
+
+        write_report(folder / "report.html", [folder])
+    except (ChorusError, OSError, ValueError) as error:
+        print(f"the report of {folder} could not be written: {error}", file=sys.stderr)
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """`count` positions spread evenly over `total`."""
+    return [i * total // count for i in range(count)]
 
 
 def _leave(finished: bool) -> None:

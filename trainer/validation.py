@@ -43,9 +43,7 @@ class Validation:
         was_training = module.training
         module.eval()
         try:
-            if module.ema is None:
-                return self._figures(module)
-            with module.ema.swapped(module):
+            with module.averaged():
                 return self._figures(module)
         finally:
             module.train(was_training)

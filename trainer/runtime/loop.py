@@ -71,6 +71,8 @@ class StepBoundary(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note when the batch was there, and which clips of it could not be read."""
+        if "fatal" in batch:
+            raise DataError(batch["fatal"])
         self.throughput.batch_starts()
         if batch["broken"]:
             fresh = self.broken.add(batch["broken"])
@@ -92,7 +94,7 @@ class StepBoundary(pl.Callback):
         step, train = trainer.global_step, module.recipe.train
         last = step >= train.total_steps
         if module.ema is not None:
-            module.ema.update(module)
+            module.ema.update(module, step - 1 if module.recipe.optim.ema_warmup else None)
         stop = self._check(module, last)
         if step % train.log_every == 0 or last or stop:
             self._log(module, step)
