@@ -18,7 +18,7 @@ import trainer
 from trainer.errors import CheckpointError, RecipeError
 from trainer.hub import licences
 from trainer.hub.card_config import CardConfig
-from trainer.hub.measurements import Measurement, read_measurements
+from trainer.hub.measurements import Evaluation, read_evaluations
 from trainer.hub.provenance import Ledger, Share, Stage, ledger, stages_behind
 from trainer.hub.reading import Weights
 
@@ -35,7 +35,7 @@ class CardFacts:
     recipe: dict[str, Any]
     stages: list[Stage]
     ledger: Ledger
-    measurements: list[Measurement]
+    evaluations: list[Evaluation]
     labels: tuple[str, ...] | None
     parameters: int
     encoder: dict[str, Any]
@@ -53,17 +53,17 @@ class CardFacts:
 
 
 def merge_card(
-    recipe: Mapping[str, Any], metadata: CardConfig | Mapping[str, Any] | None
+    recipe: Mapping[str, Any], given: CardConfig | Mapping[str, Any] | None, repo_id: str
 ) -> CardConfig:
-    """The recipe's `card` section with the given fields put over it.
+    """The recipe's `card` section with the given fields put over it; `repo_id` where none is set.
 
     Raises:
         RecipeError: a field that a card does not have, with those it has.
     """
-    if isinstance(metadata, CardConfig):
-        return metadata
+    if isinstance(given, CardConfig):
+        given = {k: v for k, v in dataclasses.asdict(given).items() if v}
     fields = {f.name for f in dataclasses.fields(CardConfig)}
-    merged = {**(recipe.get("card") or {}), **(metadata or {})}
+    merged = {**(recipe.get("card") or {}), **(given or {})}
     unknown = sorted(set(merged) - fields)
     if unknown:
         raise RecipeError(
@@ -74,6 +74,7 @@ def merge_card(
             merged[name] = (merged[name],)
         elif name in merged:
             merged[name] = tuple(merged[name] or ())
+    merged["repo_id"] = merged.get("repo_id") or repo_id
     return CardConfig(**merged)
 
 
@@ -88,7 +89,7 @@ def gather(
     """
     stages = stages_behind(weights)
     book = ledger(stages)
-    measurements = read_measurements(run)
+    evaluations = read_evaluations(run)
     known = [share.licence for share in book.licences]
     suggested = licences.strictest(known)
     chosen = (card.licence or suggested or "").lower()
@@ -97,7 +98,7 @@ def gather(
         *_empty_card(filled, known),
         *_empty_data(stages, book, filled),
     ]
-    if not measurements:
+    if not evaluations:
         empty.append(
             f"metrics: {run / 'evaluation'} holds no results. Run `chorus evaluate {run} data=…`"
         )
@@ -123,7 +124,7 @@ def gather(
         recipe=dict(weights.recipe or {}),
         stages=stages,
         ledger=book,
-        measurements=measurements,
+        evaluations=evaluations,
         labels=weights.labels,
         parameters=parameters,
         encoder=weights.encoder,
@@ -141,15 +142,15 @@ def _empty_card(card: CardConfig, data: Sequence[licences.Licence]) -> list[str]
     from huggingface_hub.utils._validators import validate_repo_id
 
     empty = []
-    if not card.repo_id:
-        empty.append("card.repo_id: set card.repo_id=organisation/name")
-    else:
-        try:
-            validate_repo_id(card.repo_id)
-            if "/" not in card.repo_id:
-                raise HFValidationError("the organisation is missing")
-        except HFValidationError as error:
-            empty.append(f"card.repo_id: {card.repo_id!r} is not organisation/name ({error})")
+    try:
+        validate_repo_id(str(card.repo_id))
+        if str(card.repo_id).rsplit("/", 1)[-1] == "model":
+            raise HFValidationError("the weights for avex would be called model.safetensors too")
+    except HFValidationError as error:
+        empty.append(
+            f"card.repo_id: {card.repo_id!r} will not do ({error}). Set card.repo_id to "
+            "organisation/name"
+        )
     if not card.author:
         empty.append("card.author: set card.author to who publishes the model")
     if not card.licence:
@@ -251,6 +252,7 @@ def front_matter(facts: CardFacts) -> str:
 
     card = facts.card
     task = "audio-classification" if facts.labels else "feature-extraction"
+    figures = [m for evaluation in facts.evaluations for m in evaluation.measurements]
     results = [
         EvalResult(
             task_type=task,
@@ -260,7 +262,7 @@ def front_matter(facts: CardFacts) -> str:
             metric_name=m.what,
             metric_value=round(m.value, 4),
         )
-        for m in facts.measurements
+        for m in figures
     ]
     tags = ["audio", "bioacoustics", "animal-sounds", "dawnchorus", str(facts.encoder["name"])]
     data = ModelCardData(
@@ -271,7 +273,7 @@ def front_matter(facts: CardFacts) -> str:
         pipeline_tag=task,
         tags=[*tags, *card.tags],
         datasets=list(card.datasets) or sorted({name for name, _, _ in facts.ledger.sources}),
-        metrics=sorted({m.metric for m in facts.measurements}),
+        metrics=sorted({m.metric for m in figures}),
         model_name=facts.repo_name,
         eval_results=results,
     )

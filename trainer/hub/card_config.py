@@ -16,7 +16,8 @@ class CardConfig:
     }
 
     repo_id: str | None = None
-    """`organisation/name` on Hugging Face. The name is also that of the weights file for avex."""
+    """`organisation/name` on Hugging Face. The name is also that of the weights file for avex.
+    Null: the name of the exported folder."""
     author: str | None = None
     """Who publishes the model: a person or an institution."""
     licence: str | None = None

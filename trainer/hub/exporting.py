@@ -20,7 +20,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from trainer.errors import CheckpointError
 from trainer.hub import formats
 from trainer.hub.card import CardFacts, gather, merge_card, render
 from trainer.hub.card_config import CardConfig
-from trainer.hub.importing import build
+from trainer.hub.importing import build, whole_section
 from trainer.hub.provenance import to_json
 from trainer.hub.reading import Which, load_yaml, read_weights
 from trainer.model import BioEncoder
@@ -45,7 +44,7 @@ def export(
     run: str | Path,
     out: str | Path,
     *,
-    metadata: CardConfig | Mapping[str, Any] | None = None,
+    card: CardConfig | Mapping[str, Any] | None = None,
     which: Which = "auto",
     ema: bool = True,
     overwrite: bool = False,
@@ -55,7 +54,8 @@ def export(
     Args:
         run: a run folder, or a checkpoint in the `checkpoints/` of one.
         out: the folder to make.
-        metadata: fields of the card; they go over the `card` section of the recipe.
+        card: fields of the card; they go over the `card` section of the recipe. Without a
+            `repo_id` the repository is called as the folder.
         which: which checkpoint of a run folder: `best`, `last`, or `auto` (best, else last).
         ema: export the moving average of the weights where the checkpoint has one.
         overwrite: replace what is at `out`.
@@ -66,7 +66,7 @@ def export(
     Raises:
         CheckpointError: nothing usable at `run`; required parts of the card are empty (all are
             listed); the licence contradicts the data's; `out` is in use or cannot be written.
-        RecipeError: `metadata` has a field that a card does not have.
+        RecipeError: `card` has a field that a card does not have.
     """
     out = Path(out)
     _check_place(out, overwrite=overwrite)
@@ -78,13 +78,13 @@ def export(
             "the model card needs. Give a run folder (runs/NAME)"
         )
     weights.recipe = _with_latest_card(weights.recipe or {}, folder)
-    card = merge_card(weights.recipe, metadata)
+    merged = merge_card(weights.recipe, card, out.resolve().name)
     model = build(weights)
-    weights.encoder = {"name": weights.encoder["name"], **asdict(model.encoder.config)}  # type: ignore[call-overload]
+    weights.encoder = whole_section(weights)
     facts = gather(
         weights,
         folder,
-        card,
+        merged,
         parameters=sum(p.numel() for p in model.parameters()),
         avex=avex_support(weights.encoder, head=model.head is not None),
     )
@@ -141,7 +141,7 @@ def write_repo(folder: Path, model: BioEncoder, facts: CardFacts) -> None:
     if facts.avex != "no":
         theirs = formats.state_to_avex(
             state,
-            len(model.encoder.encoder.layers),
+            facts.encoder["layers"],
             head=facts.avex == "full",
         )
         save_file(theirs, folder / f"{facts.repo_name}.safetensors", metadata={"format": "pt"})

@@ -78,14 +78,27 @@ def build(weights: Weights) -> BioEncoder:
     Raises:
         CheckpointError: no such encoder, impossible numbers, or tensors that do not fit.
     """
+    model = BioEncoder.from_config(whole_section(weights), weights.labels)
+    load_strictly(model, _with_frontend(weights, model), str(weights.file))
+    return model
+
+
+def whole_section(weights: Weights) -> dict[str, Any]:
+    """The `encoder` section of some weights with every field, so that two can be compared.
+
+    Raises:
+        CheckpointError: no such encoder, a field it does not have, or an impossible number.
+    """
+    fields = {key: value for key, value in weights.encoder.items() if key != "name"}
+    name = str(weights.encoder.get("name"))
     try:
-        model = BioEncoder.from_config(weights.encoder, weights.labels)
-    except (ValueError, TypeError, KeyError) as error:
+        if name not in ENCODERS:
+            raise ValueError(f"no encoder {name!r}; there are: {', '.join(sorted(ENCODERS))}")
+        return {"name": name, **dataclasses.asdict(ENCODERS[name][0](**fields))}
+    except (ValueError, TypeError) as error:
         raise CheckpointError(
             f"{weights.file}: no model can be built from its encoder section: {error}"
         ) from None
-    load_strictly(model, _with_frontend(weights, model), str(weights.file))
-    return model
 
 
 def initialise_from(
@@ -110,7 +123,7 @@ def initialise_from(
     weights = read_weights(path, ema=ema, which=which)
     config: Any = encoder.config
     here = {"name": encoder_name(encoder), **dataclasses.asdict(config)}
-    check_same(here, weights.encoder, str(path))
+    check_same(here, whole_section(weights), str(path))
     inner = {
         name.removeprefix("encoder."): tensor
         for name, tensor in weights.state.items()
@@ -166,8 +179,8 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) ->
     """Load a state dict of which every tensor must fit.
 
     Raises:
-        CheckpointError: names every tensor that is missing, left over or of another shape; the
-            module is untouched then.
+        CheckpointError: names every tensor that is missing, left over, of another shape or not
+            finite; the module is untouched then.
     """
     own = module.state_dict()
     problems = []
@@ -184,6 +197,13 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) ->
     ]
     if shapes:
         problems.append(f"of another shape: {some(shapes)}")
+    broken = [
+        name
+        for name in own
+        if name in state and state[name].is_floating_point() and not state[name].isfinite().all()
+    ]
+    if broken:
+        problems.append(f"NaN or infinity: {some(broken)}")
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise CheckpointError(

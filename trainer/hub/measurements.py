@@ -13,9 +13,14 @@ from trainer.hub.reading import load_json
 BASELINES = ("log-mel", "random-init")
 # Where a figure is in a row, what people call it, its metric id on the Hub.
 _FIGURES = (
-    ("retrieval", "roc_auc", "Retrieval ROC-AUC", "roc_auc"),
-    ("clustering", "nmi", "Clustering NMI", "nmi"),
-    ("clustering", "ari", "Clustering ARI", "ari"),
+    (("retrieval", "roc_auc"), "Retrieval ROC-AUC", "roc_auc"),
+    (
+        ("retrieval", "same_group_excluded", "roc_auc"),
+        "Retrieval ROC-AUC, other recordings only",
+        "roc_auc",
+    ),
+    (("clustering", "nmi"), "Clustering NMI", "nmi"),
+    (("clustering", "ari"), "Clustering ARI", "ari"),
 )
 _PROBE = {"accuracy": ("accuracy", "accuracy"), "map": ("macro mAP", "mean_average_precision")}
 
@@ -45,52 +50,69 @@ class Measurement:
         return _text(self.baselines[name]) if name in self.baselines else "–"
 
 
-def read_measurements(run: Path) -> list[Measurement]:
-    """All figures of a run, dataset by dataset.
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation file says about the model."""
+
+    dataset: str
+    measurements: tuple[Measurement, ...]
+    warnings: tuple[str, ...] = ()
+    """For example: tested recordings that the model was trained on."""
+
+
+def read_evaluations(run: Path) -> list[Evaluation]:
+    """The evaluations of a run that hold figures of the model, by file name.
 
     Raises:
         CheckpointError: a file cannot be read.
     """
+    found = (_evaluation(path) for path in sorted((run / "evaluation").glob("*.json")))
+    return [evaluation for evaluation in found if evaluation.measurements]
+
+
+def _evaluation(path: Path) -> Evaluation:
+    content = load_json(path)
+    dataset = str(content.get("dataset") or path.stem)
+    metric = str(content.get("metric") or "accuracy")
+    rows = [row for row in content.get("rows") or () if isinstance(row, Mapping)]
+    figures = [(str(row.get("name") or "model"), _row(row, metric)) for row in rows]
+    baselines = {name: row for name, row in figures if name in BASELINES}
+    own = [(name, row) for name, row in figures if name not in BASELINES]
     found: list[Measurement] = []
-    for path in sorted((run / "evaluation").glob("*.json")):
-        content = load_json(path)
-        dataset = str(content.get("dataset") or path.stem)
-        rows = [row for row in content.get("rows") or () if isinstance(row, Mapping)]
-        figures = [(str(row.get("name") or "model"), _row(row)) for row in rows]
-        baselines = {name: row for name, row in figures if name in BASELINES}
-        own = [(name, row) for name, row in figures if name not in BASELINES]
-        for name, row in own:
-            prefix = "" if len(own) == 1 else f"{name}: "
-            found += [
-                Measurement(
-                    dataset=dataset,
-                    what=prefix + what,
-                    metric=metric,
-                    value=value,
-                    spread=spread,
-                    baselines={
-                        base: table[what, metric][0]
-                        for base, table in baselines.items()
-                        if (what, metric) in table
-                    },
-                )
-                for (what, metric), (value, spread) in row.items()
-            ]
-    return found
+    for name, row in own:
+        prefix = "" if len(own) == 1 else f"{name}: "
+        found += [
+            Measurement(
+                dataset=dataset,
+                what=prefix + what,
+                metric=metric_id,
+                value=value,
+                spread=spread,
+                baselines={
+                    base: table[what, metric_id][0]
+                    for base, table in baselines.items()
+                    if (what, metric_id) in table
+                },
+            )
+            for (what, metric_id), (value, spread) in row.items()
+        ]
+    return Evaluation(dataset, tuple(found), tuple(map(str, content.get("warnings") or ())))
 
 
-def _row(row: Mapping[str, Any]) -> dict[tuple[str, str], tuple[float, float | None]]:
+def _row(row: Mapping[str, Any], metric: str) -> dict[tuple[str, str], tuple[float, float | None]]:
     """(what, metric) -> (value, spread) of one row."""
     figures: dict[tuple[str, str], tuple[float, float | None]] = {}
     probe = row.get("probe")
     if isinstance(probe, Mapping) and (figure := _figure(probe)) is not None:
-        name = str(probe.get("metric", "accuracy"))
-        title, metric = _PROBE.get(name.lower(), (name, name))
-        figures[f"Linear probe, {title}", metric] = figure
-    for section, key, title, metric in _FIGURES:
-        part = row.get(section)
-        if isinstance(part, Mapping) and (figure := _figure(part.get(key))) is not None:
-            figures[title, metric] = figure
+        name = str(probe.get("metric", metric))
+        title, metric_id = _PROBE.get(name.lower(), (name, name))
+        figures[f"Linear probe, {title}", metric_id] = figure
+    for keys, title, metric_id in _FIGURES:
+        part: Any = row
+        for key in keys:
+            part = part.get(key) if isinstance(part, Mapping) else None
+        if (figure := _figure(part)) is not None:
+            figures[title, metric_id] = figure
     return figures
 
 

@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from trainer.encoders import build_encoder
+from trainer.errors import CheckpointError
+from trainer.hub.importing import initialise_from, load_model
+from trainer.model import BioEncoder
+
+LAYERS = 2
+
+
+def same(a: BioEncoder, b: BioEncoder) -> bool:
+    theirs = b.state_dict()
+    ours = a.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def fields(model: BioEncoder) -> dict[str, Any]:
+    return {"name": "beats", **vars(model.encoder.config)}
+
+
+# --------------------------------------------------------------------------- our own files
+
+
+def test_run_folder(tmp_path: Path, make_run: Callable[..., BioEncoder]) -> None:
+    model = make_run(tmp_path / "r")
+    loaded = load_model(tmp_path / "r")
+    assert same(loaded.model, model)
+    assert not loaded.model.training
+    assert loaded.labels == model.labels
+    assert loaded.kind == "run"
+    assert loaded.recipe is not None
+    assert loaded.recipe["name"] == "r"
+    assert "last.ckpt" in loaded.source
+    assert "step 100" in loaded.source
+
+
+def test_best_checkpoint_goes_first_and_can_be_chosen_against(
+    tmp_path: Path, make_run: Callable[..., BioEncoder]
+) -> None:
+    last = make_run(tmp_path / "r", seed=1)
+    best = make_run(tmp_path / "other", seed=2, names=("best.ckpt",))
+    (tmp_path / "other/checkpoints/best.ckpt").rename(tmp_path / "r/checkpoints/best.ckpt")
+    assert same(load_model(tmp_path / "r").model, best)
+    assert same(load_model(tmp_path / "r", which="last").model, last)
+    assert same(load_model(tmp_path / "r/checkpoints/last.ckpt").model, last)
+
+
+def test_moving_average(tmp_path: Path, make_run: Callable[..., BioEncoder]) -> None:
+    average = make_run(tmp_path / "r", ema=True)
+    assert same(load_model(tmp_path / "r").model, average)
+    assert "moving average" in load_model(tmp_path / "r").source
+    assert not same(load_model(tmp_path / "r", ema=False).model, average)
+
+
+def test_run_without_labels_has_no_head(
+    tmp_path: Path, make_run: Callable[..., BioEncoder]
+) -> None:
+    make_run(tmp_path / "r", labels=None)
+    loaded = load_model(tmp_path / "r")
+    assert loaded.labels is None
+    assert loaded.model.head is None
+
+
+# --------------------------------------------------------------------------- others' files
+
+
+def microsoft_names(model: BioEncoder) -> dict[str, torch.Tensor]:
+    """The tensors as Microsoft's files name them."""
+    table = "self_attn.relative_attention_bias.weight"
+    found = {}
+    for name, tensor in model.encoder.state_dict().items():
+        name = name.replace("parametrizations.weight.original0", "weight_g")
+        name = name.replace("parametrizations.weight.original1", "weight_v")
+        found[name] = tensor.clone()
+    for layer in range(LAYERS):
+        found[f"encoder.layers.{layer}.{table}"] = found[f"encoder.layers.0.{table}"].clone()
+    return found
+
+
+def microsoft_cfg(**changes: Any) -> dict[str, Any]:
+    return {
+        "encoder_layers": 2, "encoder_embed_dim": 48, "encoder_ffn_embed_dim": 96,
+        "encoder_attention_heads": 4, "activation_fn": "gelu", "layer_norm_first": False,
+        "layer_wise_gradient_decay_ratio": 1.0, "deep_norm": True, "dropout": 0.1,
+        "attention_dropout": 0.1, "activation_dropout": 0.0, "encoder_layerdrop": 0.05,
+        "dropout_input": 0.1, "input_patch_size": 16, "embed_dim": 32, "conv_bias": False,
+        "conv_pos": 16, "conv_pos_groups": 4, "relative_position_embedding": True,
+        "num_buckets": 32, "max_distance": 100, "gru_rel_pos": True, **changes,
+    }  # fmt: skip
+
+
+def test_microsoft_file(tmp_path: Path, make_run: Callable[..., BioEncoder]) -> None:
+    model = make_run(tmp_path / "r", labels=None)
+    torch.save({"cfg": microsoft_cfg(), "model": microsoft_names(model)}, tmp_path / "BEATs.pt")
+    loaded = load_model(tmp_path / "BEATs.pt")
+    assert loaded.kind == "microsoft"
+    assert same(loaded.model, model)
+    assert loaded.model.encoder.config.mel_mean == 15.41663
+
+
+def test_microsoft_fine_tuned_head(
+    tmp_path: Path,
+    make_run: Callable[..., BioEncoder],
+    clips: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    """Its predictor works on every token and then takes the mean of the logits."""
+    model = make_run(tmp_path / "r")
+    assert model.head is not None
+    state = microsoft_names(model)
+    state |= {f"predictor.{k}": v for k, v in model.head.state_dict().items()}
+    names = dict(enumerate(["/m/09x0r", "/m/05zppz", "/m/02zsn"]))
+    cfg = microsoft_cfg(finetuned_model=True, predictor_class=3)
+    torch.save({"cfg": cfg, "model": state, "label_dict": names}, tmp_path / "cpt2.pt")
+    loaded = load_model(tmp_path / "cpt2.pt")
+    assert loaded.labels == ("/m/09x0r", "/m/05zppz", "/m/02zsn")
+    wav_BT, length_B = clips
+    with torch.no_grad():
+        out = model(wav_BT, length_B)
+        per_token = model.head(out.tokens_BND)
+        expected = torch.stack(
+            [per_token[b, out.valid_BN[b]].mean(0) for b in range(len(length_B))]
+        )
+        torch.testing.assert_close(
+            loaded.model.logits(wav_BT, length_B), expected, rtol=0, atol=1e-5
+        )
+
+
+def test_microsoft_file_without_deep_norm_is_refused(
+    tmp_path: Path, make_run: Callable[..., BioEncoder]
+) -> None:
+    model = make_run(tmp_path / "r", labels=None)
+    content = {"cfg": microsoft_cfg(deep_norm=False), "model": microsoft_names(model)}
+    torch.save(content, tmp_path / "BEATs.pt")
+    with pytest.raises(CheckpointError, match="deep_norm is False"):
+        load_model(tmp_path / "BEATs.pt")
+    del content["cfg"]["deep_norm"]
+    torch.save(content, tmp_path / "BEATs.pt")
+    with pytest.raises(CheckpointError, match="deep_norm is missing"):
+        load_model(tmp_path / "BEATs.pt")
+
+
+def test_avex_file(tmp_path: Path, make_run: Callable[..., BioEncoder]) -> None:
+    model = make_run(tmp_path / "r", encoder={"mel_mean": 15.0})
+    assert model.head is not None
+    state = {}
+    for name, tensor in microsoft_names(model).items():
+        name = name.replace("weight_g", "parametrizations.weight.original0")
+        name = name.replace("weight_v", "parametrizations.weight.original1")
+        state[f"backbone.{name}"] = tensor
+    state["backbone.fbank.window"] = torch.ones(400)
+    state["backbone.predictor.weight"] = torch.ones(527, 48)
+    state["backbone.predictor.bias"] = torch.ones(527)
+    state |= {f"classifier.{k}": v.clone() for k, v in model.head.state_dict().items()}
+    save_file(state, tmp_path / "esp.safetensors")
+    cfg = microsoft_cfg(fbank_mean=15.0, sample_frequency=16000.0)
+    spec = {"model_spec": {"name": "beats", "init_config": cfg}}
+    with pytest.raises(CheckpointError, match=r"train_config\.yaml"):
+        load_model(tmp_path / "esp.safetensors")
+    (tmp_path / "train_config.yaml").write_text(yaml.safe_dump(spec))
+    headless = load_model(tmp_path / "esp.safetensors")
+    assert headless.labels is None
+    assert "3 outputs and no names" in headless.weights.notes[0]
+    index = {name: i for i, name in enumerate(model.labels or ())}
+    (tmp_path / "label_map.json").write_text(json.dumps(index))
+    assert same(load_model(tmp_path / "esp.safetensors").model, model)
+    assert same(load_model(tmp_path).model, model)
+    spec["model_spec"]["name"] = "efficientnet"
+    (tmp_path / "train_config.yaml").write_text(yaml.safe_dump(spec))
+    with pytest.raises(CheckpointError, match="efficientnet"):
+        load_model(tmp_path)
+
+
+# --------------------------------------------------------------------------- init_from
+
+
+def test_initialise_from_run(tmp_path: Path, make_run: Callable[..., BioEncoder]) -> None:
+    model = make_run(tmp_path / "r", ema=True)
+    fresh = build_encoder("beats", model.encoder.config)
+    read = initialise_from(fresh, tmp_path / "r")
+    for name, tensor in model.encoder.state_dict().items():
+        assert torch.equal(fresh.state_dict()[name], tensor)
+    assert read.averaged
+    assert read.step == 100
+
+
+def test_initialise_ignores_dropout_but_nothing_else(
+    tmp_path: Path, make_run: Callable[..., BioEncoder]
+) -> None:
+    model = make_run(tmp_path / "r")
+    config = {**vars(model.encoder.config), "dropout": 0.3, "layer_drop": 0.0}
+    initialise_from(build_encoder("beats", config), tmp_path / "r")
+    other = build_encoder("beats", {**config, "layers": 3, "ffn_dim": 64, "mel_std": 5.90532})
+    before = {k: v.clone() for k, v in other.state_dict().items()}
+    with pytest.raises(CheckpointError) as caught:
+        initialise_from(other, tmp_path / "r")
+    message = str(caught.value)
+    assert "another architecture and another front end" in message
+    assert "encoder.layers: 2 in the file, 3 here" in message
+    assert "encoder.ffn_dim: 96 in the file, 64 here" in message
+    assert "encoder.mel_std: 6.55582 in the file, 5.90532 here" in message
+    assert "encoder.layers=2 encoder.ffn_dim=96 encoder.mel_std=6.55582" in message
+    assert "dropout" not in message
+    assert all(torch.equal(before[k], v) for k, v in other.state_dict().items())
+
+
+def test_initialise_from_front_end_only(
+    tmp_path: Path, make_run: Callable[..., BioEncoder]
+) -> None:
+    model = make_run(tmp_path / "r")
+    other = build_encoder("beats", {**vars(model.encoder.config), "frontend": "eat"})
+    with pytest.raises(CheckpointError, match="made with another front end:"):
+        initialise_from(other, tmp_path / "r")
+
+
+# --------------------------------------------------------------------------- bad files
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+
+
+def test_tensors_that_do_not_fit_are_named(
+    tmp_path: Path, make_run: Callable[..., BioEncoder]
+) -> None:
+    model = make_run(tmp_path / "r")
+    path = tmp_path / "r/checkpoints/last.ckpt"
+
+    def spoil(content: dict[str, Any]) -> None:
+        state = content["state_dict"]
+        del state["model.encoder.encoder.layers.1.fc1.bias"]
+        state["model.encoder.cls_token"] = torch.zeros(1)
+        state["model.encoder.layer_norm.weight"] = torch.zeros(31)
+
+    edit(path, spoil)
+    with pytest.raises(CheckpointError) as caught:
+        load_model(path)
+    message = str(caught.value)
+    assert "missing: encoder.encoder.layers.1.fc1.bias" in message
+    assert "not part of the model: encoder.cls_token" in message
+    assert "encoder.layer_norm.weight (31,) instead of (32,)" in message
+    fresh = build_encoder("beats", model.encoder.config)
+    with pytest.raises(CheckpointError, match=r"encoder\.layers\.1\.fc1\.bias"):
+        initialise_from(fresh, path)
+
+
+def test_weights_that_are_no_numbers_are_named(
+    tmp_path: Path, make_run: Callable[..., BioEncoder]
+) -> None:
+    make_run(tmp_path / "r")
+    path = tmp_path / "r/checkpoints/last.ckpt"
+    name = "model.encoder.encoder.layers.0.fc1.weight"
+    edit(path, lambda content: content["state_dict"][name].view(-1)[7].fill_(float("nan")))
+    with pytest.raises(CheckpointError, match=r"NaN or infinity: encoder.*layers\.0\.fc1\.weight"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 1000, 0.5, 0.999])
+def test_truncated_checkpoint(
+    tmp_path: Path, make_run: Callable[..., BioEncoder], keep: float
+) -> None:
+    make_run(tmp_path / "r")
+    path = tmp_path / "r/checkpoints/last.ckpt"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data)) if 0 < keep < 1 else int(keep)])
+    with pytest.raises(CheckpointError, match=r"last\.ckpt cannot be read"):
+        load_model(tmp_path / "r")
+
+
+def test_checkpoint_with_code_in_it_is_refused(tmp_path: Path) -> None:
+    torch.save({"dawnchorus": Path("x"), "state_dict": {}}, tmp_path / "evil.ckpt")
+    with pytest.raises(CheckpointError, match="holds objects other than tensors"):
+        load_model(tmp_path / "evil.ckpt")
+
+
+def test_strange_things_are_refused(tmp_path: Path, make_run: Callable[..., BioEncoder]) -> None:
+    with pytest.raises(CheckpointError, match="nothing at"):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="holds no model"):
+        load_model(tmp_path)
+    torch.save({"state_dict": {}, "epoch": 3}, tmp_path / "lightning.ckpt")
+    with pytest.raises(CheckpointError, match=r"no format we know.*state_dict, epoch"):
+        load_model(tmp_path / "lightning.ckpt")
+    (tmp_path / "empty/checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"no best\.ckpt or last\.ckpt"):
+        load_model(tmp_path / "empty")
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert/config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(CheckpointError, match="'bert' model"):
+        load_model(tmp_path / "bert")
+    make_run(tmp_path / "r")
+    path = tmp_path / "r/checkpoints/last.ckpt"
+    edit(path, lambda content: content["dawnchorus"].update(format=2))
+    with pytest.raises(CheckpointError, match="checkpoint format 2"):
+        load_model(path)
+
+
+def test_impossible_numbers_are_an_error_not_a_trace(
+    tmp_path: Path, make_run: Callable[..., BioEncoder]
+) -> None:
+    make_run(tmp_path / "r")
+    path = tmp_path / "r/checkpoints/last.ckpt"
+    edit(path, lambda content: content["dawnchorus"]["recipe"]["encoder"].update(heads=5))
+    with pytest.raises(CheckpointError, match="multiple of heads"):
+        load_model(path)
+    edit(path, lambda content: content["dawnchorus"]["recipe"]["encoder"].update(colour=5))
+    with pytest.raises(CheckpointError, match="colour"):
+        load_model(path)
