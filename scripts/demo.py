@@ -1,7 +1,7 @@
 """The whole path in minutes: sound -> shards -> pre-training -> post-training -> evaluation -> export.
 
 Every stage is the `chorus` command that a person would type; it is printed before it runs.
-Run again, it continues: finished stages are passed over.
+Run again, it continues: what is finished is passed over.
 """
 
 from __future__ import annotations
@@ -15,60 +15,136 @@ import time
 from pathlib import Path
 
 DEMO = Path("runs/demo")
-CHORUS = [str(Path(sys.executable).with_name("chorus"))]
-# Held out from post-training, so that the table compares on recordists no model has learned from.
-TEST_FOLDS, TRAIN_FOLDS, VALID_FOLDS = ["3", "4"], ["0", "1"], ["2"]
-FOLDS = 5
+DATASET, NOISE, EXPORT = DEMO / "dataset", DEMO / "noise", DEMO / "export"
+PRETRAIN, POSTTRAIN = DEMO / "pretrain", DEMO / "posttrain"
+CHORUS = str(Path(sys.executable).with_name("chorus"))
 
 
 def say(text: str) -> None:
+    """A heading."""
     print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n{text}", flush=True)
 
 
-def chorus(*arguments: str) -> None:
-    """Run a chorus command and show it; a failure ends the demo with the same exit code."""
-    print(f"$ chorus {shlex.join(arguments)}", flush=True)
-    code = subprocess.run([*CHORUS, *arguments]).returncode
+def call(command: list[str], shown: str) -> None:
+    """Run a command and show it; a failure ends the demo with the same exit code."""
+    print(f"$ {shown}", flush=True)
+    code = subprocess.run(command).returncode
     if code:
         sys.exit(code)
 
 
+def chorus(*arguments: str) -> None:
+    """Run a `chorus` command."""
+    call([CHORUS, *arguments], f"chorus {shlex.join(arguments)}")
+
+
 def listed(values: list[str]) -> str:
-    return "[" + ",".join(f"'{v}'" for v in values) + "]"
+    """A list of strings in the override grammar."""
+    return "[" + ",".join(values) + "]"
 
 
-def prepare(data: Path | None) -> Path:
-    """Shards of the person's sounds, or of the synthesised archive."""
-    dataset = DEMO / "dataset"
-    source = data
-    if source is None:
-        source = DEMO / "archive"
-        if not (source / "metadata.csv").is_file():
-            say("1. A small archive, synthesised from a fixed seed")
-            subprocess.run([sys.executable, "-m", "scripts.make_archive", str(source)], check=True)
-    say("2. Shards: 16 kHz FLAC in WebDataset tars, with an index")
-    chorus("prep", "folder", str(source), "--out", str(dataset))
-    return dataset
+def check_same_data(source: str) -> None:
+    """A second demo on other sounds must not continue the first one's runs."""
+    mark = DEMO / "source.txt"
+    if mark.is_file() and mark.read_text() != source:
+        sys.exit(
+            f"demo: {DEMO} holds a demo on {mark.read_text()}; delete that folder to run one on "
+            f"{source}"
+        )
+    DEMO.mkdir(parents=True, exist_ok=True)
+    mark.write_text(source)
 
 
-def train(dataset: Path) -> None:
-    """Pre-train on everything but the test folds, then post-train from that."""
-    path = f"data.train.main.path={dataset}"
-    say("3. Masked-token pre-training of a small BEATs (no labels are used)")
-    chorus("train", "ssl_beats_tiny", path, "runs=runs/demo", "name=pretrain",
-           f"data.train.main.exclude_folds={listed(TEST_FOLDS)}")  # fmt: skip
+def prepare(data: Path | None) -> None:
+    """Shards of the person's sounds, or of the synthesised archive and its background noise."""
+    source = data or DEMO / "archive"
+    if data is None and not (source / "metadata.csv").is_file():
+        say("1. A small archive, synthesised from a fixed seed")
+        module = ["-m", "scripts.make_archive", str(source)]
+        call([sys.executable, *module], f"python {shlex.join(module)}")
+    say("2. Shards: 16 kHz FLAC in WebDataset tars, with an index, labels and licences")
+    chorus("prep", "folder", str(source), "--out", str(DATASET), "--make-folds", "5")
+    if (source / "noise" / "metadata.csv").is_file():
+        chorus("prep", "folder", str(source / "noise"), "--out", str(NOISE))
+
+
+def folds() -> tuple[list[str], list[str], list[str]]:
+    """(train, valid, test) folds: two fifths are kept from post-training, one of it chooses."""
+    names = sorted(json.loads((DATASET / "stats.json").read_text())["folds"])
+    if len(names) < 3:
+        sys.exit(f"demo: the fold column has {len(names)} values; at least 3 are needed")
+    test = max(1, len(names) * 2 // 5)
+    return names[: -test - 1], names[-test - 1 : -test], names[-test:]
+
+
+def train() -> None:
+    """Pre-train without labels on everything but the test folds, then post-train from that."""
+    learn, choose, test = folds()
+    common = [f"data.train.main.path={DATASET}", f"data.valid.main.path={DATASET}",
+              f"data.valid.main.folds={listed(choose)}", f"runs={DEMO}"]  # fmt: skip
+    noise = []
+    if (NOISE / "index.parquet").is_file():
+        noise = ["augment.noise_prob=0.5", f"data.noise.noise.path={NOISE}"]
+    say("3. Masked-token pre-training of a small BEATs; no labels are used")
+    chorus("train", "ssl_beats_tiny", "name=pretrain", *common,
+           f"data.train.main.exclude_folds={listed([*choose, *test])}", *noise)  # fmt: skip
     say("4. Supervised post-training from it")
-    chorus("train", "sl_beats_tiny", path, "runs=runs/demo", "name=posttrain",
-           "init_from=runs/demo/pretrain", f"data.train.main.folds={listed(TRAIN_FOLDS + VALID_FOLDS)}",
-           )  # fmt: skip
+    chorus("train", "sl_beats_tiny", "name=posttrain", f"init_from={PRETRAIN}", *common,
+           f"data.train.main.folds={listed(learn)}", *noise)  # fmt: skip
+
+
+def evaluate() -> None:
+    """Probe, retrieval and clustering on the folds that no model has learned labels from."""
+    *_, test = folds()
+    say("5. Evaluation on held-out folds: log-mel statistics, random weights, and both models")
+    for run in (PRETRAIN, POSTTRAIN):
+        chorus("evaluate", str(run), f"data={DATASET}", f"test_folds={listed(test)}",
+               "rare_classes=drop", "--preset", "fast")  # fmt: skip
+
+
+def publish(author: str) -> None:
+    """Export and report."""
+    say("6. Export as a Hugging Face repo, and a report of it all")
+    chorus("export", str(POSTTRAIN), "--out", str(EXPORT), "--author", author, "--overwrite")
+    chorus("report", str(PRETRAIN), str(POSTTRAIN), "--out", str(DEMO / "report.html"))
+
+
+def summary(seconds: float) -> None:
+    """The table, where things are, and how to load the model."""
+    from rich.console import Console
+
+    from trainer.cli import loading_lines
+    from trainer.evaluation.tables import comparison_table, facts
+
+    results = {
+        name: json.loads((run / "evaluation" / f"{DATASET.name}.json").read_text())
+        for name, run in (("pre-trained", PRETRAIN), ("post-trained", POSTTRAIN))
+    }
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print()
+    console.print(comparison_table(results))
+    console.print(facts(results["post-trained"]), highlight=False)
+    print(f"\n{seconds:.0f} s in all.   Report: {DEMO / 'report.html'}   Model: {EXPORT}")
+    print(f"\nLoad it anywhere (`pip install transformers torch`):\n\n{loading_lines(EXPORT)}\n")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with audio and metadata.csv; default: synthesised")
+    """Run the demo."""
+    parser = argparse.ArgumentParser(
+        prog="make demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, help="folder with audio and metadata.csv; default: a synthesised one")  # fmt: skip
+    parser.add_argument("--author", default="dawnchorus demo", help="for the model card")
+    arguments = parser.parse_args()
+    if arguments.data is not None and not (arguments.data / "metadata.csv").is_file():
+        sys.exit(f"demo: there is no metadata.csv in {arguments.data} (columns: see docs/data.md)")
     start = time.monotonic()
-    dataset = prepare(parser.parse_args().data)
-    train(dataset)
+    check_same_data(str(arguments.data.resolve()) if arguments.data else "the synthesised archive")
+    prepare(arguments.data)
+    train()
+    evaluate()
+    publish(arguments.author)
+    summary(time.monotonic() - start)
 
 
 if __name__ == "__main__":
