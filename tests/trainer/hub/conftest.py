@@ -131,7 +131,7 @@ def _as_trained(model: BioEncoder) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_run() -> Callable[..., BioEncoder]:
     """`write_run`, as a fixture."""
     return write_run
@@ -143,11 +143,11 @@ def make_source() -> Callable[..., dict[str, Any]]:
     return source
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def clips() -> tuple[torch.Tensor, torch.Tensor]:
     """Four clips of sound and their lengths, padded on the right with zeros."""
-    torch.manual_seed(5)
+    generator = torch.Generator().manual_seed(5)
     length_B = torch.tensor([40000, 23456, 9000, 700])
-    wav_BT = torch.randn(4, 40000).mul(0.1).clamp(-1, 1)
+    wav_BT = torch.randn(4, 40000, generator=generator).mul(0.1).clamp(-1, 1)
     wav_BT[torch.arange(40000) >= length_B[:, None]] = 0.0
     return wav_BT, length_B
