@@ -1,0 +1,1 @@
+"""From archives of recordings to shards: readers, decoding, planning, writing."""

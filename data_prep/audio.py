@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK_VALUES = 1 << 20  # samples x channels decoded at a time: 4 MB of float32
-SPOOL_BYTES = 32 << 20  # PCM of one recording kept in memory (17 min at 16 kHz); more goes to disk
+SPOOL_BYTES = 32 << 20  # PCM of a recording in memory (17 min at 16 kHz); more goes to disk
 MIN_S = 0.1  # anything shorter holds not even a handful of 25 ms analysis frames
 RATES_HZ = (
     100,
@@ -68,7 +68,9 @@ class Pcm:
         self.saturated = 0
         self.peak = 0
         self._sha1 = hashlib.sha1(usedforsecurity=False)
-        self._file = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES, dir=spool_dir)
+        self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115 (closed by `close`)
+            max_size=SPOOL_BYTES, dir=None if spool_dir is None else str(spool_dir)
+        )
 
     def append(self, wav_T: NDArray[np.float32]) -> None:
         """Append float samples, ±1 = full scale. What is beyond saturates, it never wraps."""
@@ -123,7 +125,7 @@ class _Blocks:
 
 
 class _CannotRead(Exception):
-    """This decoder does not read the file; another may."""
+    """The file is not for this decoder; another may read it."""
 
 
 def decode(
@@ -168,13 +170,11 @@ def probe_duration_s(path: Path) -> float:
 
     try:
         size = path.stat().st_size
-        with path.open("rb") as file:
-            info = soundfile.info(file.fileno())
+        with path.open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as audio:
+            frames, rate = audio.frames, audio.samplerate
     except (OSError, RuntimeError):
         return 0.0
-    if info.samplerate <= 0 or info.frames <= 0:
-        return 0.0
-    return float(min(info.frames / info.samplerate, size / 500.0))
+    return float(min(frames / rate, size / 500.0)) if rate > 0 and frames > 0 else 0.0
 
 
 def _convert(

@@ -138,7 +138,7 @@ def _base(directory: Path, metadata: Path, paths: Sequence[str]) -> Path:
 
 
 def _find(base: Path, text: str) -> Path:
-    """Return the file that `text` means: as written, in another Unicode form, or with '\\' as '/'."""
+    """Return the file that `text` means: as written, in another Unicode form, with slashes."""
     spellings = dict.fromkeys(
         (
             text,

@@ -13,7 +13,7 @@ _CC_URL = re.compile(
     re.IGNORECASE,
 )
 _CC_NAME = re.compile(
-    r"cc[ _-]*(by(?:[ _-]+nc)?(?:[ _-]+(?:sa|nd))?)[ _-]*v?(\d\.\d)(?:[ _]+(?:international|deed))?$",
+    r"cc[ _-]*(by(?:[ _-]+nc)?(?:[ _-]+(?:sa|nd))?)[ _-]*v?(\d\.\d)(?:[ _]+international)?$",
     re.IGNORECASE,
 )
 _CC0_NAME = re.compile(r"cc[ _-]*0(?:[ _-]*v?1\.0)?(?:[ _]+universal)?$", re.IGNORECASE)

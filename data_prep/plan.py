@@ -97,10 +97,9 @@ def spread(groups: Sequence[str], rng: np.random.Generator) -> list[int]:
     for i, group in enumerate(groups):
         by_group.setdefault(group, []).append(i)
     place_N = np.empty(len(groups))
-    for group in by_group.values():
-        place_N[rng.permutation(group)] = (np.arange(len(group)) + rng.random(len(group))) / len(
-            group
-        )
+    for members in by_group.values():
+        count = len(members)
+        place_N[rng.permutation(members)] = (np.arange(count) + rng.random(count)) / count
     return [int(i) for i in np.argsort(place_N, kind="stable")]
 
 

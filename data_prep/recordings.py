@@ -29,9 +29,9 @@ ROLES = (FOREGROUND, BACKGROUND)
 # A prefix "rank:" in a label cell counts as a rank only when it is one of these: a colon also
 # occurs inside names ("call: alarm").
 RANKS = frozenset(
-    "domain kingdom phylum class order superfamily family subfamily tribe genus species "
-    "subspecies form variety sound".split()
-)
+    ("domain", "kingdom", "phylum", "class", "order", "superfamily", "family", "subfamily",
+     "tribe", "genus", "species", "subspecies", "form", "variety", "sound")
+)  # fmt: skip
 
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 

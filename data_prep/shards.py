@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -151,7 +152,7 @@ def _original(number: int, original: Original, pcm: Pcm, clips: int) -> dict[str
 def _encode(pcm: Pcm, member: int, task: ShardTask, spool: IO[bytes]) -> Iterator[_Piece]:
     """Cut a recording, encode its pieces into the spool."""
     bounds = piece_bounds(pcm.samples, int(task.max_piece_s * task.sample_rate_hz))
-    for number, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for number, (start, stop) in enumerate(pairwise(bounds)):
         pcm_T = pcm.read(start, stop)
         # A stretch of digital silence (a paused recorder) has nothing of what the labels promise.
         if not pcm_T.any():
