@@ -1,0 +1,340 @@
+"""`chorus evaluate`: a model and its two baselines on a dataset; JSON and a printed table.
+
+Shape legend: N clips, L layers, D channels, C classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from trainer.errors import DataError, RecipeError
+from trainer.evaluation.clips import Clips
+from trainer.evaluation.clustering import evaluate_clustering
+from trainer.evaluation.config import EvaluateConfig
+from trainer.evaluation.embed import (
+    LogMelStatistics,
+    Progress,
+    cached,
+    embed_clips,
+    weights_digest,
+)
+from trainer.evaluation.exposure import exposure
+from trainer.evaluation.probes import train_probes
+from trainer.evaluation.retrieval import evaluate_retrieval
+from trainer.evaluation.tables import print_result
+from trainer.evaluation.task import Task, describe_task, prepare_task, warnings_for
+from trainer.runtime.checkpoint import atomic_write
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from trainer.hub.importing import LoadedModel
+
+FORMAT = 1
+FloatArray = npt.NDArray[np.float32]
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`: a CUDA device where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise RecipeError(f"device={name}: torch knows no such device; try auto or cpu") from None
+
+
+# --------------------------------------------------------------------------- measuring
+
+
+class _Bench:
+    """Embeds and measures one model after the other on one task."""
+
+    def __init__(
+        self, task: Task, config: EvaluateConfig, device: torch.device, cache: Path | None
+    ) -> None:
+        self.task, self.config, self.device, self.cache = task, config, device, cache
+        self.window = round(config.window_s * task.clips.sample_rate_hz)
+
+    def embed(self, model: Any, name: str, layer: Any) -> FloatArray:
+        """[N, D], or [N, L, D] for all layers."""
+        config, clips = self.config, self.task.clips
+
+        def compute(make_store: Any) -> FloatArray:
+            return embed_clips(
+                model, clips, window=self.window, layer=layer, long_clips=config.long_clips,
+                batch_size=config.batch_size, device=self.device, who=name, make_store=make_store,
+            )  # fmt: skip
+
+        if self.cache is None:
+            return cached(None, compute)
+        key = hashlib.sha256(
+            json.dumps(
+                [FORMAT, weights_digest(model), _code_digest(model), clips.digest, self.window,
+                 layer, config.long_clips, clips.number_N.tolist()]
+            ).encode()
+        ).hexdigest()[:24]  # fmt: skip
+        return cached(self.cache / f"{name}-{key}.npy", compute)
+
+    def probe(self, emb: FloatArray, *, standardise: bool, name: str) -> dict[str, Any]:
+        """Of one layer, or of a learned mix where `emb` has them all."""
+        task = self.task
+        config = replace(
+            self.config.probe, standardise=standardise or self.config.probe.standardise
+        )
+        epochs = config.epochs * config.seeds * len(task.protocol.folds)
+        with Progress(epochs, f"probing {name}", "epoch") as advance:
+            result = train_probes(
+                emb, task.clips.label_NC, task.protocol.folds, config,
+                multi_label=task.multi_label, device=self.device, advance=advance,
+            )  # fmt: skip
+        return result.summary() | {"standardised": config.standardise}
+
+    def measure(
+        self, emb_ND: FloatArray, name: str, layer: Any, *, standardise: bool = False
+    ) -> dict[str, Any]:
+        """A row: probe, retrieval and clustering of one embedding per clip."""
+        started = time.monotonic()
+        config, clips = self.config, self.task.clips
+        row: dict[str, Any] = {"name": name, "layer": layer, "dim": emb_ND.shape[1]}
+        row["probe"] = self.probe(emb_ND, standardise=standardise, name=name)
+        tested = self.task.protocol.tested
+        if config.retrieval.enabled:
+            row["retrieval"] = evaluate_retrieval(
+                emb_ND[tested], clips.label_NC[tested], clips.group_N[tested], config.retrieval,
+                self.device,
+            )  # fmt: skip
+        if config.clustering.enabled:
+            row["clustering"] = evaluate_clustering(
+                emb_ND[tested], clips.label_NC[tested], config.clustering
+            )
+        row["wall_s"] = round(time.monotonic() - started, 2)
+        return row
+
+    def encoder(self, model: Any, name: str) -> tuple[dict[str, Any], list[Any], Any]:
+        """The row of a model at the wanted layer; with `layer: all` also a row per layer and the
+        probe on a learned mix of them.
+        """
+        if self.config.layer != "all":
+            emb_ND = self.embed(model, name, self.config.layer)
+            return self.measure(emb_ND, name, self.config.layer), [], None
+        emb_NLD = self.embed(model, name, "all")
+        layers = [
+            self.measure(np.ascontiguousarray(emb_NLD[:, i]), f"{name} layer {i}", i)
+            for i in range(emb_NLD.shape[1])
+        ]
+        mix = None
+        if self.config.probe.layer_mix:
+            mix = self.probe(emb_NLD, standardise=False, name=f"{name}, layer mix")
+        return layers[-1] | {"name": name, "layer": "last"}, layers, mix
+
+
+def _code_digest(model: nn.Module) -> str:
+    """Of the source files of a model and its parts: an edited encoder makes other embeddings."""
+    digest = hashlib.sha256()
+    files = set()
+    for part in model.modules():
+        if not type(part).__module__.startswith("torch"):
+            try:
+                files.add(inspect.getfile(type(part)))
+            except (TypeError, OSError):  # defined at a prompt
+                continue
+    for file in sorted(files):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
+
+
+def random_encoder(encoder: dict[str, Any], seed: int) -> nn.Module:
+    """An untrained model of the architecture that an `encoder` section describes."""
+    from trainer.model import BioEncoder
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return BioEncoder.from_config(encoder).eval()
+
+
+# --------------------------------------------------------------------------- what goes where
+
+
+def output_paths(
+    loaded: LoadedModel, source: str | Path, dataset: str, out: Path | None, cache: bool
+) -> tuple[Path, Path | None]:
+    """Where the JSON and the cached embeddings go.
+
+    A run: `<run>/evaluation/<dataset>.json`; one of its checkpoint files:
+    `<dataset>@<checkpoint>.json` beside it; anything else: the working folder, no cache.
+    """
+    run = loaded.weights.run
+    if run is None:
+        return out or Path(f"{Path(source).stem}-{dataset}.json"), None
+    name = f"{dataset}@{Path(source).stem}" if loaded.kind == "checkpoint" else dataset
+    folder = run / "evaluation"
+    return out or folder / f"{name}.json", folder / "cache" if cache else None
+
+
+def _check_model(loaded: LoadedModel, clips: Clips, config: EvaluateConfig) -> None:
+    rate = loaded.model.sample_rate_hz
+    if rate != clips.sample_rate_hz:
+        raise DataError(
+            f"{clips.path} is at {clips.sample_rate_hz} Hz, but {loaded.source} was made for "
+            f"{rate} Hz: prepare the dataset at that rate (`chorus prep ... --sample-rate-hz {rate}`)"
+        )
+    layers = getattr(loaded.model.encoder.config, "layers", None)
+    if isinstance(config.layer, int) and layers is not None and config.layer > layers:
+        raise RecipeError(
+            f"layer={config.layer}: {loaded.source} has {layers} layers; 0 (before the first) to "
+            f"{layers}, last or all"
+        )
+
+
+# --------------------------------------------------------------------------- the command
+
+
+def evaluate(
+    source: str | Path,
+    config: EvaluateConfig,
+    *,
+    out: Path | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Measure a model and its baselines on a dataset.
+
+    Args:
+        source: run folder, checkpoint, exported folder, or weights of others (`load_model`).
+        config: what to measure, and how.
+        out: JSON file; left out: see `output_paths`.
+        console: prints the table; None prints nothing.
+
+    Returns:
+        What the JSON holds: plain values only; format in docs/evaluation.md.
+
+    Raises:
+        DataError, CheckpointError, RecipeError: nothing is written then.
+    """
+    from trainer.hub.importing import load_model
+
+    started = time.monotonic()
+    device = choose_device(config.device)
+    task = prepare_task(config)
+    loaded = load_model(source, device=device)
+    _check_model(loaded, task.clips, config)
+    dataset = task.clips.path.resolve().name
+    path, cache = output_paths(loaded, source, dataset, out, config.cache)
+    if out is not None and out.is_dir():
+        raise RecipeError(f"--out {out} is a folder; give the JSON file to write")
+    bench = _Bench(task, config, device, cache)
+    rows, layers, mixes = _measure_all(bench, loaded)
+    if loaded.kind == "checkpoint":
+        rows[-1]["name"] = f"model ({Path(source).stem})"
+    seen = exposure(loaded.recipe, task.clips.recordings(task.protocol.tested))
+    result = describe_task(task, config, loaded) | {
+        "rows": rows,
+        "layers": layers,
+        "layer_mix": mixes,
+        "exposure": seen,
+        "warnings": warnings_for(task, seen),
+        "wall_s": round(time.monotonic() - started, 1),
+    }
+    plain: dict[str, Any] = _plain(result)
+    _write_json(path, plain)
+    if console is not None:
+        print_result(plain, console)
+        console.print(f"written: {path}", highlight=False, soft_wrap=True)
+    return plain
+
+
+def _measure_all(
+    bench: _Bench, loaded: LoadedModel
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
+    """Rows of the baselines and the model; rows per layer of the model; learned mixes."""
+    baselines = bench.config.baselines
+    rows, mixes = [], {}
+    if baselines.logmel:
+        statistics = LogMelStatistics(bench.task.clips.sample_rate_hz).to(bench.device).eval()
+        emb_ND = bench.embed(statistics, "log-mel", "last")
+        rows.append(bench.measure(emb_ND, "log-mel", "", standardise=True))
+    if baselines.random_init:
+        model = random_encoder(loaded.weights.encoder, baselines.random_init_seed)
+        row, _, mix = bench.encoder(model.to(bench.device), "random-init")
+        rows.append(row | {"seed": baselines.random_init_seed})
+        if mix:
+            mixes["random-init"] = mix
+    row, layers, mix = bench.encoder(loaded.model, "model")
+    if mix:
+        mixes["model"] = mix
+    return [*rows, row], layers, mixes
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    try:
+        atomic_write(path, write)
+    except OSError as error:
+        raise DataError(
+            f"the result could not be written to {path} ({error}): make room or choose another "
+            "place with --out; the embeddings are kept, so a second run is quick"
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    """JSON's types only: no tuples, no numpy, and None for what is not a number."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def load_config(overrides: Sequence[str], preset: str = "default") -> EvaluateConfig:
+    """Compose `recipes/evaluate/<preset>.yaml` with overrides and validate it.
+
+    Raises:
+        RecipeError: with every problem found.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    from trainer.recipe import compose, describe
+
+    # `data` is also the name of a folder of recipe parts; here it is a plain key.
+    data = [o.split("=", 1)[1] for o in overrides if o.split("=", 1)[0].lstrip("+") == "data"]
+    others = [o for o in overrides if o.split("=", 1)[0].lstrip("+") != "data"]
+    composed = compose(f"evaluate/{preset}", others)
+    if data:
+        composed["data"] = data[-1]
+    try:
+        return TypeAdapter(EvaluateConfig).validate_python(composed)
+    except ValidationError as error:
+        raise RecipeError(describe(error, f"evaluate/{preset}", EvaluateConfig)) from None
+
+
+def evaluate_command(
+    source: str, overrides: Sequence[str], *, preset: str = "default", out: Path | None = None
+) -> None:
+    """What `chorus evaluate` runs."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    evaluate(source, load_config(overrides, preset), out=out, console=console)

@@ -1,0 +1,164 @@
+"""What the evaluation needs to know of a dataset: labels, groups, folds, and where to read.
+
+Shape legend: N clips, C classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data.index import ShardIndex
+from trainer.data.reader import BrokenClip, ClipReader
+from trainer.errors import DataError
+
+_LOCAL = threading.local()
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The labelled clips of a dataset, with the classes that occur in them."""
+
+    path: Path
+    """Dataset folder."""
+    digest: str
+    """Of the index and the label space: the same for the same prepared data."""
+    index: ShardIndex
+    """The opened dataset."""
+    number_N: IntArray
+    """Number of each clip in `index`."""
+    keys: tuple[str, ...]
+    """Key of each clip: its name in the shards."""
+    classes: tuple[str, ...]
+    """Names of the labels that occur, in the order of the dataset's label space."""
+    label_NC: BoolArray
+    """Multi-hot foreground labels."""
+    groups: tuple[str, ...]
+    """Names of the groups."""
+    group_N: IntArray
+    """Group of each clip."""
+    fold_N: tuple[str | None, ...]
+    """Fold of each clip."""
+    split_N: tuple[str, ...]
+    """Split of each clip."""
+    samples_N: IntArray
+    """Length of each clip."""
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """One rate for all clips."""
+        return self.index.sample_rate_hz
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether any clip has more than one label."""
+        return bool((self.label_NC.sum(1) > 1).any())
+
+    def read(self, clip: int, start: int, samples: int) -> npt.NDArray[np.int16]:
+        """Decode a piece of a clip; may be called from several threads.
+
+        Raises:
+            DataError: it cannot be decoded. An evaluation on other clips than those asked for
+                would not be comparable, so none is left out silently.
+        """
+        if not hasattr(_LOCAL, "reader"):
+            _LOCAL.reader = ClipReader()
+        wav_T = np.zeros(samples, dtype=np.int16)
+        number = int(self.number_N[clip])
+        if samples == 0:
+            return wav_T
+        try:
+            _LOCAL.reader.read_window(self.index.member(number), start, wav_T)
+        except BrokenClip as error:
+            raise DataError(
+                f"{self.index.describe(number)} cannot be decoded ({error}): prepare the dataset "
+                "again (`chorus prep`), or restore its files from a good copy"
+            ) from None
+        return wav_T
+
+    def recordings(self, clips: IntArray) -> set[str]:
+        """Ids of the recordings that the clips are from."""
+        ids = self.index.column("recording_id")
+        return {str(ids[self.number_N[c]]) for c in clips}
+
+    def take(self, numbers: IntArray) -> Clips:
+        """The chosen clips; classes without any clip left are removed."""
+        label_NC = self.label_NC[numbers]
+        present: BoolArray = np.asarray(label_NC.any(0))
+        return replace(
+            self,
+            number_N=self.number_N[numbers],
+            keys=tuple(self.keys[i] for i in numbers),
+            classes=tuple(c for c, p in zip(self.classes, present, strict=True) if p),
+            label_NC=label_NC[:, present],
+            group_N=self.group_N[numbers],
+            fold_N=tuple(self.fold_N[i] for i in numbers),
+            split_N=tuple(self.split_N[i] for i in numbers),
+            samples_N=self.samples_N[numbers],
+        )
+
+    def without_classes(self, classes: Sequence[int]) -> Clips:
+        """Remove classes, and the clips that had no other label."""
+        kept: BoolArray = np.ones(len(self.classes), dtype=bool)
+        kept[list(classes)] = False
+        label_NC = self.label_NC & kept
+        stays_N = label_NC.any(1) | ~self.label_NC.any(1)
+        return replace(self, label_NC=label_NC).take(np.flatnonzero(stays_N))
+
+
+def dataset_digest(path: Path) -> str:
+    """Hash of the index (which names every clip, its place, length, labels, group and fold) and of
+    the label space: 16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name in ("index.parquet", "labels.json"):
+        digest.update((path / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def open_clips(path: str | Path, splits: Sequence[str] | None = None) -> Clips:
+    """Open a prepared dataset for evaluation.
+
+    Args:
+        path: dataset folder.
+        splits: splits to use; None for all.
+
+    Raises:
+        DataError: missing or damaged dataset, no such split, no labels at all.
+    """
+    index = ShardIndex.open(path, splits=splits)
+    label_NC = np.zeros((len(index), len(index.labels)), dtype=bool)
+    label_NC[np.repeat(np.arange(len(index)), np.diff(index.label_start_N1)), index.label_P] = True
+    if not label_NC.any():
+        raise DataError(
+            f"{index.root}: no clip has a label, so there is nothing to probe, retrieve or "
+            "cluster by. Prepare it with its label column"
+        )
+    groups, group_N = np.unique([str(g) for g in index.column("group_id")], return_inverse=True)
+    clips = Clips(
+        path=index.root,
+        digest=dataset_digest(index.root),
+        index=index,
+        number_N=np.arange(len(index)),
+        keys=tuple(index.column("key")),
+        classes=index.labels.names,
+        label_NC=label_NC,
+        groups=tuple(groups.tolist()),
+        group_N=group_N.astype(np.int64),
+        fold_N=tuple(None if f is None else str(f) for f in index.column("fold")),
+        split_N=tuple(index.column("split")),
+        samples_N=index.samples_N,
+    )
+    return clips.take(np.arange(len(index)))

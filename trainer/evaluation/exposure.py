@@ -1,0 +1,101 @@
+"""Which of the tested clips a model has already seen in training, with or without their labels.
+
+A probe score on clips whose labels the encoder was trained on measures memory. The recipe that
+travels with a checkpoint says which datasets and folds it was trained on, so this can be checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_MOST_STAGES = 8
+_LABELLED = frozenset({"multilabel"})
+
+
+def exposure(recipe: Mapping[str, Any] | None, recordings: Collection[str]) -> dict[str, Any]:
+    """Count tested recordings that the model's training sources hold, stage by stage.
+
+    Follows `init_from` to the run folders of earlier stages. Recordings are compared by id, so
+    the same archive prepared twice is recognised.
+
+    Args:
+        recipe: the resolved recipe of the checkpoint; None where the file carries none.
+        recordings: ids of the recordings in the test parts.
+
+    Returns:
+        `known`: whether every stage and source could be looked at; `labelled` and `unlabelled`:
+        tested recordings seen with and without labels; `sources`: per source, stage and count;
+        `missing`: what could not be looked at.
+    """
+    tested = set(recordings)
+    seen: dict[bool, set[str]] = {True: set(), False: set()}
+    sources: list[dict[str, Any]] = []
+    missing: list[str] = [] if recipe is not None else ["the file carries no recipe"]
+    stage = recipe
+    for _ in range(_MOST_STAGES):
+        if stage is None:
+            break
+        labelled = _section(stage, "objective").get("name") in _LABELLED
+        for name, source in _section(_section(stage, "data"), "train").items():
+            held = _recordings(source)
+            if held is None:
+                missing.append(f"{stage.get('name')}: dataset {source.get('path')}")
+                continue
+            both = tested & held
+            seen[labelled] |= both
+            sources.append(
+                {"stage": stage.get("name"), "source": name, "labelled": labelled,
+                 "tested_recordings": len(both)}
+            )  # fmt: skip
+        earlier = stage.get("init_from")
+        stage = _earlier_recipe(earlier)
+        if earlier and stage is None:
+            missing.append(f"init_from {earlier}")
+    return {
+        "known": not missing,
+        "labelled": len(seen[True]),
+        "unlabelled": len(seen[False]),
+        "tested_recordings": len(tested),
+        "sources": sources,
+        "missing": missing,
+    }
+
+
+def _section(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = tree.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _recordings(source: Mapping[str, Any]) -> set[str] | None:
+    """Ids of the recordings that a recipe's source draws from; None where it is not at hand."""
+    import polars as pl
+
+    index = Path(str(source.get("path"))) / "index.parquet"
+    if not index.is_file():
+        return None
+    rows = pl.scan_parquet(index)
+    if source.get("splits"):
+        rows = rows.filter(pl.col("split").is_in(list(source["splits"])))
+    if source.get("folds"):
+        rows = rows.filter(pl.col("fold").is_in([str(f) for f in source["folds"]]))
+    if source.get("exclude_folds"):
+        excluded = [str(f) for f in source["exclude_folds"]]
+        rows = rows.filter(pl.col("fold").is_in(excluded).fill_null(False).not_())
+    ids = rows.select("recording_id").unique().collect()
+    return set(ids["recording_id"].to_list())
+
+
+def _earlier_recipe(path: object) -> dict[str, Any] | None:
+    """The recipe of the run folder that `init_from` names, or whose checkpoint it names."""
+    if not path:
+        return None
+    place = Path(str(path))
+    for folder in (place, place.parent.parent):
+        if (folder / "recipe.yaml").is_file():
+            recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+            return recipe if isinstance(recipe, dict) else None
+    return None

@@ -1,0 +1,152 @@
+"""Results as tables: of one evaluation, and of several models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from trainer.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+METRIC_NAMES = {"accuracy": "accuracy", "map": "macro mAP"}
+BASELINES = ("log-mel", "random-init")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _mean_std(figure: Mapping[str, Any] | None) -> str:
+    if not figure or figure.get("mean") is None:
+        return "–"
+    return f"{figure['mean']:.3f} ± {figure['std']:.3f}"
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    retrieval = row.get("retrieval") or {}
+    clustering = row.get("clustering") or {}
+    return [
+        _mean_std(row.get("probe")),
+        _number(retrieval.get("roc_auc")),
+        _number((retrieval.get("same_group_excluded") or {}).get("roc_auc")),
+        _number(retrieval.get("p_at_1")),
+        _mean_std(clustering.get("nmi")),
+        _mean_std(clustering.get("ari")),
+    ]
+
+
+def _columns(result: Mapping[str, Any]) -> list[str]:
+    return [
+        f"probe {METRIC_NAMES[result['metric']]}",
+        "retrieval ROC-AUC",
+        "other groups only",
+        "P@1",
+        "clustering NMI",
+        "ARI",
+    ]
+
+
+def _table(title: str, first: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(first):
+        # Numbers stay whole on narrow terminals; headings may wrap.
+        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=False, min_width=5)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def facts(result: Mapping[str, Any]) -> str:
+    """What was measured, in one line."""
+    division = {
+        "folds": f"{len(result['folds'])} of the dataset's folds",
+        "splits": "the dataset's splits",
+        "groups": f"{len(result['folds'])} folds of whole groups",
+    }[result["protocol"]["kind"]]
+    parts = [
+        f"{result['clips']} clips, {result['classes']} classes, {result['groups']} groups",
+        division,
+        f"{result['seeds']} probe seeds (± is their standard deviation)",
+    ]
+    left_out = result["data"]["left_out"]
+    if left_out["unlabelled"]:
+        parts.append(f"{left_out['unlabelled']} clips without a label left out")
+    if left_out["classes"]:
+        parts.append(
+            f"{len(left_out['classes'])} classes with too few groups left out "
+            f"({left_out['clips_of_dropped_classes']} clips)"
+        )
+    return "; ".join(parts)
+
+
+def result_table(result: Mapping[str, Any]) -> Table:
+    """The rows of one evaluation, then one row per layer where all were measured."""
+    rows = [[r["name"], str(r["layer"]), *_cells(r)] for r in result["rows"]]
+    for layer in result.get("layers") or []:
+        rows.append([f"  layer {layer['layer']}", str(layer["layer"]), *_cells(layer)])
+    for name, mix in (result.get("layer_mix") or {}).items():
+        rows.append([f"{name}, learned mix", "all", _mean_std(mix), *["–"] * 5])
+    return _table(result["dataset"], ["", "layer", *_columns(result)], rows)
+
+
+def print_result(result: Mapping[str, Any], console: Console) -> None:
+    """The table, what it was measured on, and warnings."""
+    console.print(result_table(result))
+    console.print(facts(result), highlight=False)
+    for warning in result["warnings"]:
+        console.print(f"Warning: {warning}", style="bold", highlight=False)
+
+
+def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row per thing measured: the baselines once, then each model under the given name.
+
+    Args:
+        results: model name ("pre-trained") -> what `evaluate` returned.
+
+    Returns:
+        Rows with `name`, `probe`, `retrieval`, `clustering` as in a result's rows.
+
+    Raises:
+        DataError: the results are of different data, splits or probes: not comparable.
+    """
+    if not results:
+        raise DataError("there is no evaluation result to compare")
+    first_name, first = next(iter(results.items()))
+    for name, result in results.items():
+        different = [
+            key for key in ("dataset", "metric", "clips", "protocol") if result[key] != first[key]
+        ]
+        if result["data"]["digest"] != first["data"]["digest"]:
+            different.append("data")
+        if different:
+            raise DataError(
+                f"the evaluations of {first_name!r} and {name!r} cannot be compared: they differ "
+                f"in {', '.join(different)}. Evaluate both with the same data and options"
+            )
+    rows: list[dict[str, Any]] = []
+    for baseline in BASELINES:
+        found: list[dict[str, Any]] = []
+        for name, result in results.items():
+            for row in result["rows"]:
+                # Another architecture has another untrained encoder.
+                if row["name"] == baseline and all(_cells(row) != _cells(r) for r in found):
+                    title = baseline if not found else f"{baseline} (of {name})"
+                    found.append({**row, "name": title})
+        rows += found
+    for name, result in results.items():
+        rows += [{**r, "name": name} for r in result["rows"] if r["name"] not in BASELINES]
+    return rows
+
+
+def comparison_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """`comparison_rows` for people: log-mel, random-init, then the models in the given order."""
+    first = next(iter(results.values()), None)
+    rows = [[r["name"], *_cells(r)] for r in comparison_rows(results)]
+    assert first is not None
+    return _table(str(first["dataset"]), ["", *_columns(first)], rows)
