@@ -26,8 +26,11 @@ class FeatureBatch:
 
 @dataclass
 class StepOutput:
-    """The loss as a sum and the number of terms in it, so that a mean over the *global* batch
-    (ranks x accumulation) can be taken whatever the micro-batch."""
+    """The loss as a sum and the number of terms in it.
+
+    So the mean can be taken over the *global* batch (ranks x accumulation), whatever the
+    micro-batch.
+    """
 
     loss_sum: Tensor
     """Scalar, differentiable."""

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.objectives.tokenizers import (
+    CodebookUsage,
+    RandomProjectionConfig,
+    RandomProjectionTokenizer,
+    codebook_usage,
+)
+
+
+def mel(clips: int = 3, frames: int = 100, seed: int = 0) -> Tensor:
+    return torch.randn(clips, frames, 128, generator=torch.Generator().manual_seed(seed)) * 0.5
+
+
+def test_codes_are_those_of_the_definition() -> None:
+    """Written with convolution, norms and distances as the paper's figure has them, in float64."""
+    tokenizer = RandomProjectionTokenizer(RandomProjectionConfig(codebook_size=64))
+    mel_BTF = mel()
+    kernel = tokenizer.patch_PK.double().view(512, 1, 16, 16)
+    x = F.conv2d(mel_BTF.double()[:, None], kernel, stride=16)  # [B, P, time, frequency]
+    assert x.shape[2:] == (6, 8)
+    z = F.layer_norm(x.flatten(2).transpose(1, 2), (512,)) @ tokenizer.project_DP.double().T
+    z = F.layer_norm(z, (256,))
+    expected = torch.cdist(z, tokenizer.codebook_VD.double().expand(3, -1, -1)).argmin(2)
+    code_BN = tokenizer(mel_BTF)
+    assert code_BN.dtype == torch.int64 and torch.equal(code_BN, expected)
+    assert len(code_BN.unique()) > 20
+
+
+def test_weights_have_the_right_spread() -> None:
+    tokenizer = RandomProjectionTokenizer(RandomProjectionConfig())
+    assert tokenizer.codebook_VD.shape == (1024, 256)
+    assert float(tokenizer.codebook_VD.std()) == pytest.approx(1.0, rel=0.01)
+    xavier_conv = torch.nn.init.xavier_normal_(torch.empty(512, 1, 16, 16)).std()
+    assert float(tokenizer.patch_PK.std()) == pytest.approx(float(xavier_conv), rel=0.02)
+    xavier = torch.nn.init.xavier_normal_(torch.empty(256, 512)).std()
+    assert float(tokenizer.project_DP.std()) == pytest.approx(float(xavier), rel=0.02)
+
+
+def test_time_major_grid_and_leftover_frames() -> None:
+    tokenizer = RandomProjectionTokenizer(RandomProjectionConfig())
+    mel_BTF = mel(frames=40)
+    code_BN = tokenizer(mel_BTF)
+    assert code_BN.shape == (3, 2 * 8)
+    changed = mel_BTF.clone()
+    changed[:, 16:32, 32:48] = mel(frames=16, seed=5)[:, :, :16]  # time column 1, band 2
+    changed[:, 32:] = 7.0  # fill no patch
+    assert (tokenizer(changed) != code_BN).nonzero()[:, 1].unique().tolist() == [8 + 2]
+
+
+def test_codes_do_not_depend_on_the_batch() -> None:
+    tokenizer = RandomProjectionTokenizer(RandomProjectionConfig(codebook_size=100))
+    mel_BTF = mel(clips=12, frames=998)  # more patches than are compared at a time
+    code_BN = tokenizer(mel_BTF)
+    assert torch.equal(code_BN[7:8], tokenizer(mel_BTF[7:8]))
+
+
+def test_seed_alone_decides_and_the_global_generator_is_left_alone() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = RandomProjectionTokenizer(RandomProjectionConfig(seed=3))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    second = RandomProjectionTokenizer(RandomProjectionConfig(seed=3))
+    other = RandomProjectionTokenizer(RandomProjectionConfig(seed=4))
+    assert torch.equal(first(mel()), second(mel()))
+    assert not torch.equal(first(mel()), other(mel()))
+    code = (
+        "import torch; from trainer.objectives.tokenizers import *;"
+        "t = RandomProjectionTokenizer(RandomProjectionConfig(seed=3));"
+        "g = torch.Generator().manual_seed(0);"
+        "print(int(t(torch.randn(3, 100, 128, generator=g) * .5).sum()))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(run.stdout) == int(first(mel()).sum())
+
+
+def test_nothing_trains_and_everything_is_saved() -> None:
+    tokenizer = RandomProjectionTokenizer(RandomProjectionConfig(seed=3))
+    assert not list(tokenizer.parameters())
+    assert set(tokenizer.state_dict()) == {"patch_PK", "project_DP", "codebook_VD"}
+    other = RandomProjectionTokenizer(RandomProjectionConfig(seed=4))
+    other.load_state_dict(tokenizer.state_dict())
+    assert torch.equal(other(mel()), tokenizer(mel()))
+
+
+def test_low_precision_training_leaves_the_codes_alone() -> None:
+    tokenizer = RandomProjectionTokenizer(RandomProjectionConfig())
+    expected = tokenizer(mel())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(tokenizer(mel()), expected)
+    weights = tokenizer.codebook_VD.clone()
+    for cast in (tokenizer.bfloat16(), tokenizer.half(), tokenizer.to(torch.float64)):
+        assert cast.codebook_VD.dtype == torch.float32
+        assert torch.equal(cast.codebook_VD, weights)
+    assert torch.equal(tokenizer(mel()), expected)
+    assert tokenizer.to("meta").codebook_VD.device.type == "meta"
+
+
+def test_refuses_what_holds_no_patch() -> None:
+    tokenizer = RandomProjectionTokenizer(RandomProjectionConfig())
+    with pytest.raises(ValueError, match="at least 16 frames"):
+        tokenizer(torch.zeros(1, 15, 128))
+    with pytest.raises(ValueError, match="multiple of 16 mel bins"):
+        tokenizer(torch.zeros(1, 16, 100))
+    with pytest.raises(ValueError, match="codebook_size"):
+        RandomProjectionConfig(codebook_size=1)
+
+
+def test_usage_counts_valid_tokens() -> None:
+    code_BN = torch.tensor([[0, 0, 1, 3], [2, 3, 3, 3]])
+    valid_BN = torch.tensor([[True, True, True, True], [True, True, False, False]])
+    usage = codebook_usage(code_BN, valid_BN, 6)
+    assert usage.count_V.tolist() == [2, 1, 1, 2, 0, 0]
+    assert (usage.tokens, usage.unique) == (6, 4)
+    entropy = -(2 * (1 / 3) * math.log(1 / 3) + 2 * (1 / 6) * math.log(1 / 6))
+    assert usage.entropy_nats == pytest.approx(entropy)
+    assert usage.perplexity == pytest.approx(math.exp(entropy))
+    assert codebook_usage(code_BN, None, 6).tokens == 8
+    assert usage.as_dict()["codes"] == 6
+
+
+def test_usage_at_the_ends() -> None:
+    even = CodebookUsage(torch.full((8,), 5))
+    assert even.perplexity == pytest.approx(8)
+    assert CodebookUsage(torch.tensor([9, 0, 0])).perplexity == pytest.approx(1)
+    assert CodebookUsage(torch.zeros(3, dtype=torch.int64)).entropy_nats == 0

@@ -1,0 +1,316 @@
+"""Masked-token pre-training: see a quarter of the patches, predict the codes of the others.
+
+BEATs (Chen et al., arXiv 2212.09058), "masked audio modeling". Microsoft released no pre-training
+code; where the paper is silent the numbers are those of ESPnet's reimplementation.
+
+Shape legend: B clips, M masked views of them, T frames, F mel bins, N tokens of the grid, K visible
+tokens, J masked tokens, D width of the encoder, E width of the predictor, V codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.encoders.beats import Beats, BeatsLayers
+from trainer.errors import RecipeError
+from trainer.objectives.base import FeatureBatch, StepOutput
+from trainer.objectives.masking import MaskPlan, draw_masks, keep_count
+from trainer.objectives.tokenizers import (
+    CodebookUsage,
+    RandomProjectionConfig,
+    RandomProjectionTokenizer,
+    codebook_usage,
+)
+
+_IGNORE = -100
+_LEAST_SHARE = 200 / 1024
+"""Perplexity of a sound codebook over its size, at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedTokensConfig:
+    """Masked-token pre-training of BEATs, with a random-projection tokenizer (iteration 1)."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+    }
+
+    name: Literal["masked_tokens"] = "masked_tokens"
+    """Which objective this is."""
+    mask_ratio: float = 0.75
+    """Share of the valid tokens that the encoder does not see (BEATs: 0.75)."""
+    keep_multiple_of: int = 8
+    """The number of visible tokens of a full-length clip is rounded to a multiple of this: 128
+    instead of 124 of 496, because attention kernels want multiples of 8."""
+    masks_per_clip: int = 1
+    """Masked views k per clip. The clip is read, transformed and tokenised once, so that more views
+    cost no input; BEATs has 1, EAT 16."""
+    position_mode: Literal["true", "compact"] = "true"
+    """true: visible tokens keep their places in the grid, for the position convolution and the
+    relative bias, as at inference. compact: they count as contiguous (ESPnet; what Microsoft did is
+    not known)."""
+    predictor_layers: int = 3
+    """Layers of the predictor (ESPnet: 3)."""
+    predictor_dim: int | None = None
+    """Width of the predictor; null: the encoder's (ESPnet)."""
+    label_smoothing: float = 0.0
+    """Label smoothing of the cross-entropy. ESPnet has 0.1; BEATs does not say. Above 0 the loss is
+    no longer comparable with `unigram_nll`."""
+    min_perplexity: float | None = None
+    """Training does not start when the perplexity of the codes over the first clips is lower; null:
+    200 for 1024 codes, and in proportion for others."""
+    tokenizer: RandomProjectionConfig = field(default_factory=RandomProjectionConfig)
+    """The tokenizer that makes the targets."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio is {self.mask_ratio}; it must be in (0, 1)")
+        for name in ("keep_multiple_of", "masks_per_clip", "predictor_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.position_mode not in ("true", "compact"):
+            raise ValueError(f"position_mode is {self.position_mode!r}; allowed: 'true', 'compact'")
+        if self.predictor_dim is not None and self.predictor_dim < 1:
+            raise ValueError(
+                f"predictor_dim is {self.predictor_dim}; it must be at least 1, or null"
+            )
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}; it must be in [0, 1)")
+        if self.min_perplexity is not None and self.min_perplexity < 0:
+            raise ValueError(
+                f"min_perplexity is {self.min_perplexity}; it must be 0 or more, or null"
+            )
+
+    @property
+    def least_perplexity(self) -> float:
+        """The threshold of `MaskedTokens.check_codebook`."""
+        if self.min_perplexity is not None:
+            return self.min_perplexity
+        return _LEAST_SHARE * self.tokenizer.codebook_size
+
+
+class MaskedTokens(nn.Module):
+    """Tokenizer, predictor and loss; the encoder itself belongs to the model.
+
+    The predictor gets the encoder's output at the visible places of the full grid and a learned
+    token at the others, runs a few layers with a position bias of their own (no position
+    convolution), and names the code of each masked token.
+    """
+
+    unigram_V: Tensor
+
+    def __init__(self, config: MaskedTokensConfig, encoder: Beats) -> None:
+        super().__init__()
+        self.config = config
+        width = config.predictor_dim or encoder.config.dim
+        if width % encoder.config.heads:
+            raise RecipeError(
+                f"objective.predictor_dim ({width}) must be a multiple of encoder.heads "
+                f"({encoder.config.heads}), which the predictor has too"
+            )
+        codes = config.tokenizer.codebook_size
+        self.tokenizer = RandomProjectionTokenizer(config.tokenizer, patch=encoder.config.patch)
+        self.project = nn.Linear(encoder.config.dim, width)
+        self.mask_token = nn.Parameter(torch.empty(width))
+        self.predictor = BeatsLayers(
+            config.predictor_layers,
+            width,
+            encoder.config.ffn_dim,
+            encoder.config.heads,
+            num_buckets=encoder.config.num_buckets,
+            max_distance=encoder.config.max_distance,
+            dropout=encoder.config.dropout,
+            attention_dropout=encoder.config.attention_dropout,
+            activation_dropout=encoder.config.activation_dropout,
+            grad_checkpoint=encoder.config.grad_checkpoint,
+        )
+        self.norm = nn.LayerNorm(width)
+        self.to_codes = nn.Linear(width, codes)
+        for linear in (self.project, self.to_codes):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+        nn.init.normal_(self.mask_token, std=0.02)
+        # Uniform until `check_codebook` has seen data.
+        self.register_buffer("unigram_V", torch.full((codes,), 1.0 / codes))
+
+    # ------------------------------------------------------------------ the step
+
+    def step(
+        self, batch: FeatureBatch, encoder: Beats, generator: torch.Generator | None = None
+    ) -> StepOutput:
+        """Cross-entropy of the masked valid tokens, summed, and their number.
+
+        Logs: `loss`, `masked_accuracy`; `unigram_accuracy` and `unigram_nll`, what a guess from the
+        code frequencies alone would reach on the same tokens: the floor that training has to leave;
+        `codes_in_use`, different codes among the valid tokens of a micro-batch.
+
+        Args:
+            batch: log-mel and frames; labels are not looked at.
+            encoder: the encoder being trained.
+            generator: draws the masks (None: torch's own of the device).
+        """
+        views = self.config.masks_per_clip
+        valid_BN = self._valid(batch)
+        code_BN = self.tokenizer(batch.mel_BTF)
+        plan = draw_masks(valid_BN, self._kept(valid_BN.shape[1]), views=views, generator=generator)
+        hidden_MNE = self._predict(encoder, batch.mel_BTF, valid_BN, plan)
+        logit_MJV = self._logits(hidden_MNE, plan.masked_MJ)
+        target_MJ = code_BN.repeat_interleave(views, 0).gather(1, plan.masked_MJ)
+        target_MJ = target_MJ.masked_fill(~plan.masked_valid_MJ, _IGNORE)
+        loss_sum = F.cross_entropy(
+            logit_MJV.flatten(0, 1),
+            target_MJ.flatten(),
+            ignore_index=_IGNORE,
+            label_smoothing=self.config.label_smoothing,
+            reduction="sum",
+        )
+        count = plan.masked_valid_MJ.sum()
+        logs = self._logs(logit_MJV, target_MJ, count)
+        logs["loss"] = (loss_sum.detach(), count)
+        seen_V = codebook_usage(code_BN, valid_BN, len(self.unigram_V)).count_V > 0
+        logs["codes_in_use"] = (seen_V.sum(), torch.ones_like(count))
+        return StepOutput(loss_sum, count, logs)
+
+    @torch.no_grad()
+    def _logs(
+        self, logit_MJV: Tensor, target_MJ: Tensor, count: Tensor
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        # Targets that do not count equal no code, and so nothing that is predicted.
+        most_common = self.unigram_V.argmax()
+        nll_V = -self.unigram_V.log()
+        unigram_nll = nll_V[target_MJ.clamp(min=0)].masked_fill(target_MJ < 0, 0.0).sum()
+        return {
+            "masked_accuracy": ((logit_MJV.argmax(-1) == target_MJ).sum(), count),
+            "unigram_accuracy": ((target_MJ == most_common).sum(), count),
+            "unigram_nll": (unigram_nll, count),
+        }
+
+    def _kept(self, grid: int) -> int:
+        return keep_count(grid, self.config.mask_ratio, self.config.keep_multiple_of)
+
+    def _valid(self, batch: FeatureBatch) -> Tensor:
+        """Which tokens are sound, as the encoder has it: whole time columns, one at least."""
+        side, bands = self.tokenizer.patch, batch.mel_BTF.shape[2] // self.tokenizer.patch
+        index_N = torch.arange(batch.mel_BTF.shape[1] // side * bands, device=batch.frames_B.device)
+        return index_N < ((batch.frames_B // side).clamp(min=1) * bands)[:, None]
+
+    def _predict(self, encoder: Beats, mel_BTF: Tensor, valid_BN: Tensor, plan: MaskPlan) -> Tensor:
+        """Predictor output on the full grid, [M, N, E]; unspecified at padding."""
+        tok_MKD = encoder.encode_visible(
+            mel_BTF, plan.keep_MK, valid_BN, position_mode=self.config.position_mode
+        )
+        visible_MKE = self.project(tok_MKD)
+        views, grid = plan.keep_MK.shape[0] // valid_BN.shape[0], valid_BN.shape[1]
+        # What fills up short clips lands on a padding token, which nothing attends to.
+        full_MNE = self.mask_token.to(visible_MKE.dtype).expand(len(plan.keep_MK), grid, -1)
+        full_MNE = full_MNE.scatter(1, _across(plan.keep_MK, visible_MKE), visible_MKE)
+        hidden_MNE: Tensor = self.predictor(full_MNE, valid_BN.repeat_interleave(views, 0))
+        return hidden_MNE
+
+    def _logits(self, hidden_MNE: Tensor, index_MJ: Tensor | None = None) -> Tensor:
+        """Code logits in fp32, of the tokens `index_MJ` or of all."""
+        if index_MJ is not None:
+            hidden_MNE = hidden_MNE.gather(1, _across(index_MJ, hidden_MNE))
+        logit: Tensor = self.to_codes(self.norm(hidden_MNE))
+        return logit.float()
+
+    # ------------------------------------------------------------------ before and after training
+
+    @torch.no_grad()
+    def check_codebook(self, batches: Iterable[FeatureBatch]) -> dict[str, float]:
+        """Look at the codes of some batches before training; remember how frequent each is.
+
+        A tokenizer that gives nearly every patch the same few codes makes an easy, empty task, and
+        the loss curve looks excellent. Each rank must pass the same batches: the frequencies are
+        stored, and are not averaged over ranks.
+
+        Returns:
+            `tokens`, `codes_used`, `codes`, `entropy_nats`, `perplexity`, `least_perplexity`.
+
+        Raises:
+            RecipeError: the perplexity is below the recipe's threshold, or there are no batches.
+        """
+        count_V = torch.zeros_like(self.unigram_V, dtype=torch.int64)
+        for batch in batches:
+            code_BN = self.tokenizer(batch.mel_BTF)
+            count_V += codebook_usage(code_BN, self._valid(batch), len(count_V)).count_V
+        usage = CodebookUsage(count_V)
+        least = self.config.least_perplexity
+        if usage.perplexity < least or not usage.tokens:
+            raise RecipeError(_badly_used(usage, least, self.config.tokenizer.seed))
+        # Half a count for each code, so that a code never seen has a finite cost.
+        self.unigram_V.copy_((count_V + 0.5) / (usage.tokens + 0.5 * len(count_V)))
+        return usage.as_dict() | {"least_perplexity": least}
+
+    @torch.no_grad()
+    def inspect(
+        self, batch: FeatureBatch, encoder: Beats, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """One masked view of each clip, for people to look at.
+
+        Returns:
+            [B, N] tensors: `mask_BN` (bool: hidden from the encoder), `valid_BN` (bool), `code_BN`
+            (the targets) and `predicted_BN` (the likeliest code of every token, visible or not).
+        """
+        valid_BN = self._valid(batch)
+        plan = draw_masks(valid_BN, self._kept(valid_BN.shape[1]), generator=generator)
+        hidden_BNE = self._predict(encoder, batch.mel_BTF, valid_BN, plan)
+        mask_BN = valid_BN.scatter(1, plan.keep_MK, torch.zeros_like(plan.keep_valid_MK))
+        return {
+            "mask_BN": mask_BN,
+            "valid_BN": valid_BN,
+            "code_BN": self.tokenizer(batch.mel_BTF),
+            "predicted_BN": self._logits(hidden_BNE).argmax(-1),
+        }
+
+    def flops(self, encoder: Beats, grid_tokens: int) -> int:
+        """Floating-point operations of a training step per decoded clip that fills the grid.
+
+        Forward and backward of encoder and predictor (three times the forward), for all masked
+        views, and the forward pass of the tokenizer; two per multiply-add.
+        """
+        kept, sizes = self._kept(grid_tokens), self.config.tokenizer
+        width, ffn_dim = self.project.out_features, encoder.config.ffn_dim
+        layer = 2 * grid_tokens * (4 * width**2 + 2 * width * ffn_dim) + 4 * grid_tokens**2 * width
+        ends = 2 * kept * encoder.config.dim * width
+        ends += 2 * (grid_tokens - kept) * width * sizes.codebook_size
+        view = encoder.flops(kept, grid_tokens) + self.config.predictor_layers * layer + ends
+        pixels = self.tokenizer.patch**2
+        tokenizer = (
+            2
+            * grid_tokens
+            * (
+                sizes.patch_dim * (pixels + sizes.codebook_dim)
+                + sizes.codebook_dim * sizes.codebook_size
+            )
+        )
+        return 3 * self.config.masks_per_clip * view + tokenizer
+
+
+def _across(index_MJ: Tensor, like_MLE: Tensor) -> Tensor:
+    """Token indices, for `gather` and `scatter` of whole tokens."""
+    return index_MJ[..., None].expand(-1, -1, like_MLE.shape[-1])
+
+
+def _badly_used(usage: CodebookUsage, least: float, seed: int) -> str:
+    if not usage.tokens:
+        return "the codebook check got no tokens: is the dataset empty, or are all clips silent?"
+    size = len(usage.count_V)
+    message = (
+        f"the tokenizer uses its codebook badly: perplexity {usage.perplexity:.0f} over "
+        f"{usage.tokens} tokens ({usage.unique} of {size} codes occur), at least {least:.0f} is "
+        f"wanted (objective.min_perplexity). Most patches would share a few codes, and guessing "
+        f"those would be learnt instead of sound. Change objective.tokenizer.seed (now {seed}); "
+        f"check that encoder.mel_mean and encoder.mel_std fit the data, and that the clips are not "
+        f"mostly silence; or use fewer codes (objective.tokenizer.codebook_size)"
+    )
+    if usage.tokens < 10 * size:
+        message += f". {usage.tokens} tokens are few for {size} codes: check over more clips"
+    return message

@@ -1,0 +1,82 @@
+"""Which tokens of a clip stay visible, with counts that are the same for every batch.
+
+Shape legend: B clips, M = k B masked views (rows k b .. k b + k - 1 are views of clip b), N tokens
+of the grid, K visible tokens, J masked tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MaskPlan:
+    """Visible and masked tokens of each view.
+
+    A clip that fills the grid has exactly K visible and J = N - K masked tokens. A shorter one has
+    fewer of both; its rows are filled up with the last token of the grid, which is padding there.
+    """
+
+    keep_MK: Tensor
+    """Grid indices of the visible tokens, ascending, int64."""
+    keep_valid_MK: Tensor
+    """False where `keep_MK` only fills up, bool."""
+    masked_MJ: Tensor
+    """Grid indices of the masked tokens, in no order, int64."""
+    masked_valid_MJ: Tensor
+    """False where `masked_MJ` only fills up, bool."""
+
+
+def keep_count(grid_tokens: int, mask_ratio: float, multiple: int = 1) -> int:
+    """Visible tokens K of a clip that fills the grid: the nearest multiple of `multiple`.
+
+    10 s in BEATs are 496 tokens; three quarters masked leave 124, with multiples of 8 128. A grid
+    so small that no multiple fits keeps the nearest number.
+
+    Raises:
+        ValueError: a grid of one token, of which none can be masked and another seen.
+    """
+    if grid_tokens < 2:
+        raise ValueError(f"a grid of {grid_tokens} token cannot be masked; use longer windows")
+    wanted = (1.0 - mask_ratio) * grid_tokens
+    kept = int(wanted / multiple + 0.5) * multiple
+    if not 0 < kept < grid_tokens:
+        kept = int(wanted + 0.5)
+    return min(max(kept, 1), grid_tokens - 1)
+
+
+def draw_masks(
+    valid_BN: Tensor, kept: int, *, views: int = 1, generator: torch.Generator | None = None
+) -> MaskPlan:
+    """Choose visible tokens uniformly among the valid ones, anew for each view.
+
+    A clip with n of N tokens valid keeps round(kept n / N) of them, at least one, and masks at
+    least one. No number leaves the device.
+
+    Args:
+        valid_BN: true where a token is sound, bool; valid tokens come first, two or more per clip.
+        kept: visible tokens K of a clip that fills the grid (`keep_count`).
+        views: masks k per clip.
+        generator: source of randomness, of the device of `valid_BN`; None: torch's own.
+    """
+    valid_MN = valid_BN.repeat_interleave(views, 0)
+    rows, grid = valid_MN.shape
+    noise_MN = torch.rand(rows, grid, device=valid_BN.device, generator=generator)
+    # Random order of the valid tokens, the others after them.
+    order_MN = (noise_MN + 2.0 * ~valid_MN).argsort(dim=1)
+    count_M1 = valid_MN.sum(1, keepdim=True)
+    keep_M1 = (2 * kept * count_M1 + grid) // (2 * grid)
+    keep_M1 = torch.minimum(keep_M1, count_M1 - 1).clamp(min=1)
+    slot_N = torch.arange(grid, device=valid_BN.device)
+
+    keep_valid_MK = slot_N[:kept] < keep_M1
+    keep_MK = order_MN[:, :kept].masked_fill(~keep_valid_MK, grid - 1).sort(1).values
+    place_MJ = keep_M1 + slot_N[: grid - kept]
+    masked_valid_MJ = place_MJ < count_M1
+    masked_MJ = order_MN.gather(1, place_MJ.clamp(max=grid - 1))
+    return MaskPlan(
+        keep_MK, keep_valid_MK, masked_MJ.masked_fill(~masked_valid_MJ, grid - 1), masked_valid_MJ
+    )

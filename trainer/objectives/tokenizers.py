@@ -1,0 +1,183 @@
+"""Tokenizers: log-mel in, one discrete code per patch out; the targets of masked pre-training.
+
+Shape legend: B clips, T frames, F mel bins, N tokens (n = bands x t + f, as in the encoder),
+K pixels of a patch, P patch channels, D code width, V codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_ROWS = 4096
+"""Patches compared with the codebook at a time: 16 MB of distances to 1024 codes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomProjectionConfig:
+    """A random-projection tokenizer, as BEATs uses for its first iteration."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+    }
+
+    codebook_size: int = 1024
+    """Number of codes. BEATs: 1024."""
+    codebook_dim: int = 256
+    """Width of a code. BEATs: 256."""
+    patch_dim: int = 512
+    """Channels of the patch projection before it is projected to `codebook_dim`. BEATs: 512."""
+    seed: int = 45
+    """Seed of all weights. ESPnet's first-iteration BEATs has 45. Another seed is the remedy when
+    the codebook is badly used."""
+
+    remove_patch_mean: bool = False
+    """Subtract each patch's mean level before projecting it. As published (false) the level of a
+    patch outweighs its pattern, and the norm after the projection then leaves few directions."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("codebook_size", 2), ("codebook_dim", 2), ("patch_dim", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; it must be in [0, 2^63)")
+
+
+class RandomProjectionTokenizer(nn.Module):
+    """Frozen random projection of each patch to the nearest of random codes.
+
+    Patch convolution (Xavier-normal, no bias), layer norm, linear map (Xavier-normal, no bias),
+    layer norm, then the nearest row (L2) of a codebook ~ N(0, 1); the norms have no parameters
+    (BEATs, "cold start" tokenizer; BEST-RQ, Chiu et al. 2022; ESPnet's `random_tokenizer`).
+
+    Weights are persistent fp32 buffers from a generator of their own: the codes depend on the
+    config alone, not on what was drawn before, not on the precision of training, and a checkpoint
+    carries them. (Kept as parameters and cast to bf16, a codebook is known to collapse.)
+
+    Args:
+        config: sizes and seed.
+        patch: side of a patch, in frames and mel bins; the encoder's.
+    """
+
+    patch_PK: Tensor
+    project_DP: Tensor
+    codebook_VD: Tensor
+
+    def __init__(self, config: RandomProjectionConfig, *, patch: int = 16) -> None:
+        super().__init__()
+        self.config = config
+        self.patch = patch
+        pixels, hidden, width = patch * patch, config.patch_dim, config.codebook_dim
+        generator = torch.Generator().manual_seed(config.seed)
+
+        def normal(rows: int, columns: int, std: float) -> Tensor:
+            return torch.empty(rows, columns).normal_(0.0, std, generator=generator)
+
+        # Xavier's fan-out of a convolution counts its kernel: channels x pixels.
+        self.register_buffer(
+            "patch_PK", normal(hidden, pixels, (2 / (pixels + hidden * pixels)) ** 0.5)
+        )
+        self.register_buffer("project_DP", normal(width, hidden, (2 / (hidden + width)) ** 0.5))
+        self.register_buffer("codebook_VD", normal(config.codebook_size, width, 1.0))
+
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> RandomProjectionTokenizer:
+        """Follow moves to another device, but no cast: the codes must not change."""
+
+        def keep_dtype(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        super()._apply(keep_dtype, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    @torch.no_grad()
+    def forward(self, mel_BTF: Tensor) -> Tensor:
+        """Codes [B, N], int64, of normalised log-mel; frames that fill no patch are dropped.
+
+        Raises:
+            ValueError: fewer frames than a patch, or mel bins that are no multiple of it.
+        """
+        side, bins = self.patch, mel_BTF.shape[2]
+        columns = mel_BTF.shape[1] // side
+        if columns < 1 or bins % side:
+            raise ValueError(
+                f"log-mel of shape {tuple(mel_BTF.shape)}: expected at least {side} frames and a "
+                f"multiple of {side} mel bins"
+            )
+        with torch.autocast(mel_BTF.device.type, enabled=False):
+            # Patches do not overlap, so the convolution is a matrix product; written as one, it
+            # stays clear of TF32, which PyTorch allows convolutions by default.
+            pixel_BNK = (
+                mel_BTF[:, : columns * side]
+                .float()
+                .reshape(len(mel_BTF), columns, side, bins // side, side)
+                .transpose(2, 3)
+                .reshape(len(mel_BTF), columns * (bins // side), side * side)
+            )
+            codes = [self._nearest(rows) for rows in torch.split(pixel_BNK.flatten(0, 1), _ROWS)]
+        return torch.cat(codes).view(pixel_BNK.shape[:2])
+
+    def _nearest(self, pixel_RK: Tensor) -> Tensor:
+        if self.config.remove_patch_mean:
+            pixel_RK = pixel_RK - pixel_RK.mean(1, keepdim=True)
+        x_RP = F.layer_norm(pixel_RK @ self.patch_PK.T, (self.config.patch_dim,))
+        z_RD = F.layer_norm(x_RP @ self.project_DP.T, (self.config.codebook_dim,))
+        # |z - v|^2 without |z|^2, which is the same for every code.
+        distance_RV = torch.addmm(
+            self.codebook_VD.square().sum(1), z_RD, self.codebook_VD.T, alpha=-2
+        )
+        return distance_RV.argmin(1)
+
+
+@dataclass(frozen=True)
+class CodebookUsage:
+    """How evenly a tokenizer uses its codes."""
+
+    count_V: Tensor
+    """Occurrences of each code, int64."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens counted."""
+        return int(self.count_V.sum())
+
+    @property
+    def unique(self) -> int:
+        """Codes that occur at all."""
+        return int((self.count_V > 0).sum())
+
+    @property
+    def entropy_nats(self) -> float:
+        """Entropy of the code distribution, at most ln V; 0 of nothing."""
+        share_V = self.count_V.double() / max(self.tokens, 1)
+        return float(-torch.xlogy(share_V, share_V).sum())
+
+    @property
+    def perplexity(self) -> float:
+        """exp(entropy): as many equally frequent codes would be as hard to guess."""
+        return float(torch.tensor(self.entropy_nats).exp())
+
+    def as_dict(self) -> dict[str, float]:
+        """The figures, as plain numbers."""
+        return {
+            "tokens": self.tokens,
+            "codes_used": self.unique,
+            "codes": len(self.count_V),
+            "entropy_nats": self.entropy_nats,
+            "perplexity": self.perplexity,
+        }
+
+
+def codebook_usage(code_BN: Tensor, valid_BN: Tensor | None, codebook_size: int) -> CodebookUsage:
+    """Count codes (int64, any shape) where `valid_BN` (bool, same shape; None: everywhere)."""
+    weight = torch.ones_like(code_BN) if valid_BN is None else valid_BN.long()
+    count_V = torch.zeros(codebook_size, dtype=torch.int64, device=code_BN.device)
+    return CodebookUsage(count_V.index_add(0, code_BN.flatten(), weight.flatten()))
