@@ -6,8 +6,8 @@ Input: `evaluation/<dataset>.json` of each run,
                                 "probe": {"metric": "accuracy" | "map", "mean": .., "std": ..},
                                 "retrieval": {"roc_auc": ..}, "clustering": {"nmi": ..}}, ...]}
 
-read leniently: a figure may be a bare number or {"mean", "std"}, unknown keys are passed over, a row
-without figures is left out.
+read leniently: a figure may be a bare number or {"mean", "std"}, unknown keys are passed over, a
+row without figures is left out.
 """
 
 from __future__ import annotations
@@ -180,9 +180,8 @@ def _finite(value: object) -> float | None:
 def _facts(content: Mapping[str, Any]) -> str:
     """Clips, classes, folds and seeds, as far as the file tells."""
     known = []
-    for names, word in ((("clips", "n_clips"), "clips"), (("classes", "n_classes"), "classes"),
-                        (("folds", "n_folds"), "folds"), (("seeds", "n_seeds"), "seeds")):  # fmt: skip
-        value = next((content[n] for n in names if n in content), None)
+    for word in ("clips", "classes", "folds", "seeds"):
+        value = content.get(word, content.get(f"n_{word}"))
         count = len(value) if isinstance(value, list) else value
         if isinstance(count, int) and not isinstance(count, bool) and count > 0:
             known.append(f"{count:,} {word if count > 1 else word.removesuffix('s')}")

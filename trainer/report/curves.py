@@ -1,7 +1,8 @@
 """Training curves: which metrics make which chart, thinning, smoothing, drawing.
 
-A chart is at most a few kilobytes whatever the length of the run: beyond `_BINS` points the raw curve
-becomes a band from the smallest to the largest value of each bin, and the smoothed one is sampled.
+A chart is at most a few kilobytes whatever the length of the run: beyond `_BINS` points the raw
+curve becomes a band from the smallest to the largest value of each bin, and the smoothed one is
+sampled.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from trainer.report.log import Event, Log, Series
-from trainer.report.svg import GRID, INK, MARK, MUTED, SERIES, data_box, draw
+from trainer.report.svg import GRID, INK, MARK, SERIES, data_box, draw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _BINS = 240
 _WIDTH, _HEIGHT = 350.0, 216.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 22.0, 36.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 20.0, 36.0
 _MAX_MARKS = 40
 
 # Events that are drawn into the charts: symbol (matplotlib), and its twin in the page's text.
@@ -71,8 +72,11 @@ CHARTS = (
         Line("macro mAP", ("map", "mAP", "macro_map"), "valid"),
         Line("macro AUROC", ("auroc", "macro_auroc"), "valid"),
         Line("top-1", ("top1", "top_1", "accuracy"), "valid"))),
-    Chart("Learning rate", "", (Line("highest of all groups", ("lr",)), Line("encoder", ("lr_encoder",)), Line("head", ("lr_head",)))),
-    Chart("Gradient norm", "L2, before clipping", (Line("all parameters", ("grad_norm",)),), log="auto"),
+    Chart("Learning rate", "", (
+        Line("highest of all groups", ("lr",)), Line("encoder", ("lr_encoder",)),
+        Line("head", ("lr_head",)))),
+    Chart("Gradient norm", "L2, before clipping", (
+        Line("all parameters", ("grad_norm",)),), log="auto"),
     Chart("Throughput", "clips/s", (Line("all devices", ("clips_per_s",)),), zero=True),
     Chart("Waiting for data", "% of time", (Line("rank 0", ("data_wait",)),), 100.0, zero=True),
     Chart("MFU", "% of peak FLOP/s", (Line("model FLOPs used", ("mfu",)),), 100.0, zero=True),
@@ -269,10 +273,6 @@ def _finish(
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: tick(v, span[1])))
     axes.grid(axis="y", color=GRID)
     axes.set_xlabel("optimiser step", loc="right", labelpad=3)
-    if chart.unit:
-        axes.text(
-            0, 1.045, chart.unit, transform=axes.transAxes, color=MUTED, ha="left", va="bottom"
-        )
 
 
 def _mark_events(axes: Axes, events: Sequence[Event]) -> None:

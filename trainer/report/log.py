@@ -1,9 +1,9 @@
 """Read `metrics.jsonl`, whatever state it is in.
 
-A run that was killed and resumed took some steps twice; one that is still going may have half a last
-line. What is returned is the run as it counts: where it went back to a checkpoint, the abandoned steps
-are forgotten (lines that say `superseded`, and earlier lines of the same or later steps). Events are
-never forgotten.
+A run that was killed and resumed took some steps twice; one that is still going may have half a
+last line. What is returned is the run as it counts: where it went back to a checkpoint, the
+abandoned steps are forgotten (lines that say `superseded`, and earlier lines of the same or later
+steps). Events are never forgotten.
 """
 
 from __future__ import annotations
@@ -92,13 +92,25 @@ class _Columns:
     def __init__(self) -> None:
         self._columns: dict[str, tuple[array[float], array[float]]] = {}
 
-    def add(self, name: str, step: float, value: float) -> None:
-        steps, values = self._columns.setdefault(name, (array("d"), array("d")))
-        while steps and steps[-1] >= step:
-            steps.pop()
-            values.pop()
-        steps.append(step)
-        values.append(value)
+    def add_row(self, row: dict[str, Any], step: int) -> None:
+        """Add the numbers of a line (null is a gap); the same step again replaces the earlier."""
+        # Several validation sets write one line each and say which.
+        owner = next((str(row[k]) for k in ("dataset", "source", "set") if row.get(k)), "")
+        columns = self._columns
+        for name, value in row.items():
+            # Half a million lines come through here: the common case is told by one look.
+            if name in _PLACE or not (value.__class__ is float or _is_gap_or_int(value)):
+                continue
+            key = f"{name} · {owner}" if owner else name
+            column = columns.get(key)
+            if column is None:
+                column = columns[key] = (array("d"), array("d"))
+            steps, values = column
+            while steps and steps[-1] >= step:
+                steps.pop()
+                values.pop()
+            steps.append(step)
+            values.append(value if value.__class__ is float else _number(value))
 
     def forget_from(self, step: float) -> None:
         for steps, values in self._columns.values():
@@ -108,7 +120,9 @@ class _Columns:
 
     def series(self) -> dict[str, Series]:
         return {
-            name: Series(np.frombuffer(steps, np.float64), np.frombuffer(values, np.float64))
+            name.removeprefix("valid/").removeprefix("train/"): Series(
+                np.frombuffer(steps, np.float64), np.frombuffer(values, np.float64)
+            )
             for name, (steps, values) in self._columns.items()
             if steps
         }
@@ -141,7 +155,7 @@ def read_log(path: Path) -> Log:
                 for column in columns.values():
                     column.forget_from(step + (kind == "event"))
             if kind != "event":
-                _add_metrics(columns["valid" if kind == "valid" else "train"], row, step)
+                columns["valid" if kind == "valid" else "train"].add_row(row, step)
             log.step = step
             seen, wall_s = _number(row.get("samples_seen")), _number(row.get("wall_s"))
             log.samples_seen = log.samples_seen if math.isnan(seen) else int(seen)
@@ -165,22 +179,16 @@ def _row(line: str, step: int) -> dict[str, Any] | None:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return math.nan
+    if value.__class__ is float:
+        return value
     try:
-        return float(value)
+        return float(value) if value.__class__ is int else math.nan
     except OverflowError:
         return math.nan
 
 
-def _add_metrics(columns: _Columns, row: dict[str, Any], step: int) -> None:
-    # Several validation sets write one line each and say which.
-    owner = next((str(row[k]) for k in ("dataset", "source", "set") if row.get(k)), "")
-    for name, value in row.items():
-        if name in _PLACE or isinstance(value, bool | str | list | dict):
-            continue
-        bare = name.removeprefix("valid/").removeprefix("train/")
-        columns.add(f"{bare} · {owner}" if owner else bare, step, _number(value))
+def _is_gap_or_int(value: object) -> bool:
+    return value is None or value.__class__ is int
 
 
 def _event(row: dict[str, Any], step: int) -> Event:

@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ def render(runs: Sequence[Run], *, title: str | None = None, datasets: Sequence[
         problems=[(run.name, p) for run in runs for p in run.problems]
         + [("datasets", p) for p in problems],
         ranks=ranks,
-        made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         style=_asset("page.css"),
         script=script,
         # Only this script may run, whatever a label or a file name contains.

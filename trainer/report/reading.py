@@ -117,8 +117,9 @@ def read_run(folder: Path) -> Run:
     except OSError as error:
         run.problems.append(f"metrics.jsonl could not be read ({error})")
     run.problems += run.log.problems
-    run.ranks = _ranks(folder / "labels.json", run.problems)
     _read_examples(run)
+    if run.stage != "pre-training" or (folder / "labels.json").exists():
+        run.ranks = _ranks(folder / "labels.json", run.problems)
     for path in sorted((folder / "evaluation").glob("*.json")):
         if table := _json_object(path, run.problems, "evaluation/"):
             run.evaluations[path.stem] = table
@@ -173,8 +174,6 @@ def _json_object(path: Path, problems: list[str], prefix: str = "") -> dict[str,
 
 
 def _ranks(path: Path, problems: list[str]) -> dict[str, str]:
-    if not path.exists():  # pre-training has no labels
-        return {}
     labels = _json_object(path, problems).get("labels")
     rows = labels if isinstance(labels, list) else []
     return {

@@ -91,8 +91,9 @@ def sources(runs: Sequence[Run], stats: Sequence[Mapping[str, Any]]) -> list[Sou
     for s in stats:
         name = str(s.get("name"))
         if name not in named:
-            found[name, ""] = Source(name, _count(s.get("clips")), _amount(s.get("hours")), None,
-                                     _count(s.get("recordists")), _count(s.get("labels")))  # fmt: skip
+            clips, hours = _count(s.get("clips")), _amount(s.get("hours"))
+            recordists, classes = _count(s.get("recordists")), _count(s.get("labels"))
+            found[name, ""] = Source(name, clips, hours, None, recordists, classes)
     return list(found.values())
 
 

@@ -98,13 +98,11 @@ def picture(run: Run, example: Example) -> Picture:
             top += (_MEL_HEIGHT if axes is figure.axes[0] else _MAP_HEIGHT) + _GAP
             axes = _panel(figure, top, _MAP_HEIGHT, height)
             _paint_map(axes, kind, values, grid, scales, duration_s)
-            axes.text(
-                0, 1.06, title, transform=axes.transAxes, ha="left", va="bottom", fontsize=9.5
-            )
+            axes.text(0, 1.06, title, transform=axes.transAxes, ha="left", va="bottom")
         axes.set_xlabel("time (s)", loc="right", labelpad=2)
 
     what = "Log-mel spectrogram with mask, codes and hits" if maps else "Log-mel spectrogram"
-    svg = draw(_WIDTH, height, paint, label=f"{what}, {duration_s:.1f} s")
+    svg = draw(_WIDTH, height, paint, font_px=11.0, label=f"{what}, {duration_s:.1f} s")
     return Picture(example, svg, _facts(example, grid, duration_s), _scores(example))
 
 
@@ -135,7 +133,7 @@ class _Grid:
             return None
         shape = (times, scales.columns)
         cut = [None if a is None else a[: times * scales.columns].reshape(shape) for a in arrays]
-        return _Grid(times, scales.columns, scales.patch, scales.hop_s, *cut)  # type: ignore[arg-type]
+        return _Grid(times, scales.columns, scales.patch, scales.hop_s, *cut)
 
     @property
     def hits(self) -> NDArray[np.int8] | None:
@@ -194,15 +192,22 @@ def _bare_axis(axes: Axes) -> None:
 
 
 def _paint_mel(axes: Axes, mel_TF: NDArray[np.float32], scales: Scales) -> None:
-    low, high = np.percentile(mel_TF, [5, 99.7])
+    # Digital silence lies at the floor, far below any sound, and would take all the contrast.
+    sound = mel_TF[mel_TF > mel_TF.min() + 0.01]
+    low, high = np.percentile(sound if sound.size else mel_TF, [5, 99.8])
     axes.imshow(
         _narrower(mel_TF).T, origin="lower", aspect="auto", cmap="magma", interpolation="none",
-        vmin=low, vmax=max(high, low + 1e-6), extent=_extent(mel_TF.shape[0] * scales.hop_s, scales),
+        vmin=low, vmax=max(high, low + 1e-6),
+        extent=_extent(mel_TF.shape[0] * scales.hop_s, scales),
     )  # fmt: skip
     shown = [k for k in _KHZ if k * 1000 <= scales.high_hz]
     # The lowest ones lie too close together on the mel scale.
     ticks = [k for k in shown if k >= 0.25]
-    axes.set_yticks([scales.bin_of(k * 1000) for k in ticks], [f"{k:g}" for k in ticks])
+    # The highest frequency is the upper edge of the highest triangle, half a bin above the picture.
+    top = scales.bins - 0.5
+    places = [min(scales.bin_of(k * 1000), top) for k in ticks]
+    axes.set_yticks(places, [f"{k:g}" for k in ticks])
+    axes.set_ylim(-0.5, top)
     axes.set_ylabel("kHz (mel scale)", labelpad=4)
 
 

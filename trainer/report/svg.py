@@ -1,9 +1,9 @@
 """matplotlib figures as inline SVG that follows the page's theme.
 
-matplotlib draws with stand-in colours (`INK`, `SERIES`, ...); `to_svg` turns each into a CSS variable,
-so that one drawing serves the light, the dark and the printed page. Text stays text, in the page's
-fonts. Figures are made with `matplotlib.figure.Figure` and never with pyplot: no global state, no
-display, safe beside a training process. One SVG unit is one CSS pixel at natural size.
+matplotlib draws with stand-in colours (`INK`, `SERIES`, ...); `to_svg` turns each into a CSS
+variable, so that one drawing serves the light, the dark and the printed page. Text stays text, in
+the page's fonts. Figures are made with `matplotlib.figure.Figure` and never with pyplot: no global
+state, no display, safe beside a training process. One SVG unit is one CSS pixel at natural size.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ _VARIABLES = {
 
 _RC = {
     "svg.fonttype": "none",
-    "font.size": 10.0,
+    "axes.labelsize": "medium",
+    "xtick.labelsize": "medium",
+    "ytick.labelsize": "medium",
     "axes.edgecolor": GRID,
     "axes.labelcolor": MUTED,
     "axes.linewidth": 0.8,
@@ -62,13 +64,18 @@ _serial = count()
 
 
 def draw(
-    width_px: float, height_px: float, paint: Callable[[Figure], None], *, label: str
+    width_px: float,
+    height_px: float,
+    paint: Callable[[Figure], None],
+    *,
+    label: str,
+    font_px: float = 10.0,
 ) -> Markup:
     """Let `paint` draw on an empty figure; inline SVG of that size, described by `label`."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    rc = {**_RC, "svg.hashsalt": f"chart{next(_serial)}"}
+    rc = {**_RC, "font.size": font_px, "svg.hashsalt": f"chart{next(_serial)}"}
     with mpl.rc_context(rc):
         figure = Figure(figsize=(width_px / 72, height_px / 72), dpi=72)
         paint(figure)
@@ -124,7 +131,7 @@ def _lighter_png(data: str) -> str:
 
 
 def data_box(figure: Any, axes: Any) -> dict[str, float]:
-    """Where the axes lie in the drawing (px from the top left) and what they span, for the script."""
+    """Where the axes lie in the drawing (px from the top left) and what they span."""
     width, height = figure.get_size_inches() * 72
     place = axes.get_position()
     low, high = axes.get_xlim()

@@ -170,7 +170,8 @@ def write_data(folder: Path) -> None:
     base = "creativecommons.org/licenses"
     sources = [
         {
-            "name": "xc_birds", "path": "datasets/xc_birds", "clips": 2710, "hours": 6.1, "weight": 1.0,
+            "name": "xc_birds", "path": "datasets/xc_birds", "clips": 2710, "hours": 6.1,
+            "weight": 1.0,
             "licences": [
                 {"licence_url": f"//{base}/by-nc-sa/4.0/", "clips": 2400, "hours": 5.2},
                 {"licence_url": f"https://{base}/by-nc/4.0/", "clips": 200, "hours": 0.6},
@@ -180,7 +181,9 @@ def write_data(folder: Path) -> None:
         },
         {
             "name": "esc10", "path": "datasets/esc10", "clips": 400, "hours": 0.55, "weight": 0.5,
-            "licences": [{"licence_url": f"https://{base}/by-nc/3.0/", "clips": 400, "hours": 0.55}],
+            "licences": [
+                {"licence_url": f"https://{base}/by-nc/3.0/", "clips": 400, "hours": 0.55}
+            ],
             "recordists": [{"recordist": f"f{i}", "clips": 4} for i in range(91)],
         },
     ]  # fmt: skip

@@ -1,0 +1,138 @@
+"""The page in a real browser, headless; skipped where no Chromium is installed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer.report.page import write_report
+
+_FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--hide-scrollbars", "--enable-logging=stderr", "--allow-file-access-from-files",
+]  # fmt: skip
+
+
+class Browser:
+    """Chromium with a new, empty profile for every page."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self.program = program
+        self.folder = folder
+        self.count = 0
+
+    def run(self, page: Path, *flags: str) -> tuple[str, list[str]]:
+        """(standard output, console lines) of opening `page`."""
+        self.count += 1
+        profile = self.folder / f"profile{self.count}"
+        done = subprocess.run(
+            [self.program, *_FLAGS, f"--user-data-dir={profile}", *flags, page.as_uri()],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    def dom(self, page: Path, *flags: str) -> tuple[str, list[str]]:
+        return self.run(page, "--dump-dom", *flags)
+
+    def picture(self, page: Path, width: int, height: int, *flags: str) -> np.ndarray:
+        from PIL import Image
+
+        out = self.folder / f"shot{self.count}.png"
+        self.run(page, f"--screenshot={out}", f"--window-size={width},{height}", *flags)
+        with Image.open(out) as image:
+            return np.asarray(image.convert("RGB"), dtype=float)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
+    program = next(
+        (p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))),
+        None,
+    )
+    if program is None:
+        pytest.skip("no Chromium here: `apt-get install chromium` to open the report in a browser")
+    return Browser(program, tmp_path_factory.mktemp("browser"))
+
+
+@pytest.fixture
+def page(tmp_path: Path, make_run: Callable[..., Path], make_stats: Callable[..., Path]) -> Path:
+    runs = [make_run("ssl", steps=2000, total=2000), make_run("sl", "post", steps=2000, total=2000)]
+    stats = [make_stats("xc_birds", 12), make_stats("large", 3000)]
+    return write_report(tmp_path / "report.html", runs, title="In a browser", datasets=stats)
+
+
+@pytest.mark.slow
+def test_the_page_opens_without_a_complaint_and_its_script_runs(
+    browser: Browser, page: Path
+) -> None:
+    dom, console = browser.dom(page)
+    assert console == []
+    assert "In a browser" in dom and dom.count("<svg") > 20
+    # The script shows the theme switch; the policy would have stopped any other script.
+    button = re.search(r'<button id="theme"[^>]*>', dom)
+    assert button is not None and "hidden" not in button[0]
+    assert 'class="at"' in dom
+
+
+@pytest.mark.slow
+def test_the_browser_would_have_told_and_stopped_a_foreign_script(
+    browser: Browser, page: Path, tmp_path: Path
+) -> None:
+    evil = tmp_path / "evil.html"
+    text = page.read_text(encoding="utf-8")
+    evil.write_text(
+        text.replace("</main>", "<script>document.title='taken'</script>"
+                     '<img src="https://example.org/x.png"></main>'),
+        encoding="utf-8",
+    )  # fmt: skip
+    dom, console = browser.dom(evil)
+    assert "<title>taken" not in dom
+    assert sum("Content Security Policy" in line for line in console) >= 2
+
+
+@pytest.mark.slow
+def test_light_dark_and_without_script(browser: Browser, page: Path, tmp_path: Path) -> None:
+    light = browser.picture(page, 1200, 1600)
+    dark = browser.picture(page, 1200, 1600, "--blink-settings=preferredColorScheme=0")
+    bare = tmp_path / "bare.html"
+    bare.write_text(re.sub(r"(?s)<script.*?</script>", "", page.read_text()), encoding="utf-8")
+    still = browser.picture(bare, 1200, 1600)
+    assert light.shape == (1600, 1200, 3)
+    assert np.median(light) > 235 and np.median(dark) < 50
+    # Curves are there, in the series' blue, in both themes.
+    for shot, blue in ((light, (0, 114, 178)), (dark, (86, 180, 233))):
+        assert (np.abs(shot - np.array(blue)).max(axis=2) < 6).sum() > 2000
+    # Without the script nothing but the theme switch is gone.
+    assert (np.abs(light - still).max(axis=2) > 0).mean() < 0.002
+
+
+@pytest.mark.slow
+def test_nothing_sticks_out_on_a_phone(browser: Browser, page: Path, tmp_path: Path) -> None:
+    frame = tmp_path / "phone.html"
+    frame.write_text(
+        f'<iframe id="f" src="{page.name}" style="width:360px;height:800px;border:0"></iframe>'
+        "<script>f.onload = () => { const d = f.contentDocument.documentElement;"
+        "document.title = 'width ' + d.scrollWidth + ' of ' + d.clientWidth; }</script>"
+    )
+    dom, _ = browser.dom(frame)
+    found = re.search(r"<title>width (\d+) of (\d+)", dom)
+    assert found is not None
+    assert int(found[1]) <= int(found[2]) == 360
+
+
+@pytest.mark.slow
+def test_it_prints(browser: Browser, page: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.pdf"
+    browser.run(page, f"--print-to-pdf={out}", "--no-pdf-header-footer")
+    assert out.read_bytes().startswith(b"%PDF")
+    assert out.read_bytes().count(b"/Type /Page\n") + out.read_bytes().count(b"/Type/Page") >= 2

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trainer.report.comparison import Figure, tables, verdict
+from trainer.report.log import Log, Series
+from trainer.report.reading import Run
+
+
+def row(name: str, probe: Any, metric: str = "accuracy", **more: Any) -> dict[str, Any]:
+    return {"name": name, "probe": {"metric": metric, "mean": probe, "std": 0.01}, **more}
+
+
+def run(objective: str, *rows: Any, init_from: str | None = None, dataset: str = "esc10") -> Run:
+    content = {"dataset": dataset, "clips": 400, "rows": list(rows)}
+    recipe = {"name": objective, "objective": {"name": objective}, "init_from": init_from}
+    return Run(Path("x"), recipe=recipe, evaluations={dataset: content} if rows else {})
+
+
+def test_runs_and_baselines_come_together_in_order() -> None:
+    base = [row("log-mel", 0.64), row("random-init", 0.59)]
+    pre = run("masked_tokens", row("model", 0.73), *base)
+    post = run("multilabel", *base, row("model", 0.81), init_from="runs/pre")
+    (table,) = tables([pre, post])
+    assert [r.title for r in table.rows] == [
+        "log-mel",
+        "random-init",
+        "pre-trained",
+        "post-trained",
+    ]
+    assert [c.key for c in table.columns] == ["probe"]
+    assert [r.best for r in table.rows] == [set(), set(), set(), {"probe"}]
+    assert (table.metric, table.facts) == ("accuracy", "400 clips")
+
+
+def test_baselines_that_came_out_differently_are_both_shown() -> None:
+    first = run("masked_tokens", row("log-mel", 0.64))
+    second = run("multilabel", row("log-mel", 0.66))
+    (table,) = tables([first, second])
+    assert [(r.title, r.detail) for r in table.rows] == [
+        ("log-mel", ""), ("log-mel", "measured with multilabel"),
+    ]  # fmt: skip
+
+
+def test_equal_as_printed_is_equally_best() -> None:
+    (table,) = tables([run("multilabel", row("log-mel", 0.70004), row("model", 0.7004))])
+    assert all(r.best == {"probe"} for r in table.rows)
+
+
+def test_figures_in_all_shapes_are_read() -> None:
+    raw = row("model", 0.5, "map", retrieval={"roc_auc": 0.8, "roc_auc_ci95": [0.7, 0.9]},
+              clustering={"nmi": {"mean": 0.4, "std": 0.1}, "ari": None})  # fmt: skip
+    (table,) = tables([run("multilabel", raw)])
+    figures = table.rows[0].figures
+    assert figures["roc_auc"].interval == (0.7, 0.9)
+    assert figures["roc_auc"].whisker == pytest.approx((70, 20))
+    assert figures["nmi"] == Figure(0.4, 0.1)
+    assert table.metric == "mAP"
+    bare = {"name": "model", "probe": 0.3, "retrieval": {"roc_auc": None}, "nmi": 0.2}
+    (table,) = tables([run("multilabel", bare)])
+    assert {k: f.mean for k, f in table.rows[0].figures.items()} == {"probe": 0.3, "nmi": 0.2}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [[None], ["x"], [{}], [{"name": "model", "probe": "good"}],
+     [{"name": "model", "probe": {"mean": float("nan")}}], [{"probe": {"mean": True}}]],
+)  # fmt: skip
+def test_rows_without_figures_are_left_out(rows: list[Any]) -> None:
+    assert tables([run("multilabel", *rows)]) == []
+
+
+def test_a_whisker_stays_inside_the_bar() -> None:
+    assert Figure(0.99, 0.05).whisker == pytest.approx((94, 6))
+    assert Figure(0.5).whisker is None
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        (0.81, "Post-trained probe accuracy 0.81, against the log-mel baseline's 0.64 (esc10)."),
+        (0.55, "Post-trained probe accuracy 0.55, below the log-mel baseline's 0.64 (esc10)."),
+        (0.645, "no clear difference from the log-mel baseline's 0.64"),
+    ],
+)
+def test_the_verdict_is_honest(model: float, text: str) -> None:
+    runs = [run("multilabel", row("log-mel", 0.64), row("model", model), init_from="pre")]
+    assert text in verdict(runs, tables(runs))
+
+
+def test_without_evaluation_the_newest_log_speaks() -> None:
+    step = np.array([10.0, 20.0])
+    pre, post = run("masked_tokens"), run("multilabel")
+    pre.log = Log(train={"masked_accuracy": Series(step, np.array([0.1, 0.3])),
+                         "unigram_accuracy": Series(step, np.array([0.04, 0.04]))})  # fmt: skip
+    assert verdict([pre], []) == (
+        "Masked-token accuracy 30.0% at step 20, against 4.0% for always naming the most "
+        "frequent code. No evaluation yet."
+    )
+    post.log = Log(valid={"map": Series(step, np.array([0.5, 0.71]))})
+    assert verdict([pre, post], []) == "Validation mAP 0.71 at step 20. No evaluation yet."
+    assert verdict([run("multilabel")], []) == "No result yet."

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trainer.report.reading import Run, read_run
+from trainer.report.sources import histogram, licence_shares, sources
+
+
+def test_a_source_that_two_runs_used_is_listed_and_counted_once(
+    make_run: Callable[..., Path],
+) -> None:
+    runs = [read_run(make_run("ssl", examples=0)), read_run(make_run("sl", "post", examples=0))]
+    found = sources(runs, [{"name": "xc_birds", "labels": 12}, {"name": "spare", "clips": 7}])
+    assert [(s.name, s.used_by) for s in found] == [
+        ("xc_birds", ["ssl", "sl"]), ("esc10", ["ssl", "sl"]), ("spare", []),
+    ]  # fmt: skip
+    assert (found[0].labels, found[0].recordists, found[0].hours) == (12, 88, 6.1)
+    shares = licence_shares(runs)
+    assert [s.name for s in shares] == [
+        "CC BY-NC-SA 4.0", "CC BY-NC 4.0", "CC BY-NC 3.0", "CC BY-SA 3.0",
+    ]  # fmt: skip
+    assert sum(s.percent for s in shares) == pytest.approx(100)
+    assert shares[0].link == "https://creativecommons.org/licenses/by-nc-sa/4.0/"
+
+
+def test_a_licence_that_is_no_web_address_gets_no_link() -> None:
+    run = Run(Path("x"), data={"sources": [{"name": "a", "licences": [
+        {"licence_url": "javascript:alert(1)", "hours": 1.0}, {"licence_url": None, "hours": 1.0},
+    ]}]})  # fmt: skip
+    assert {(s.name, s.link) for s in licence_shares([run])} == {
+        ("javascript:alert(1)", ""), ("not stated", ""),
+    }  # fmt: skip
+
+
+def test_nonsense_in_data_json_is_passed_over() -> None:
+    for data in ({}, {"sources": 3}, {"sources": [None, {"name": 1, "clips": "many"}]}):
+        run = Run(Path("x"), data=data)
+        assert len(sources([run], [])) <= 1
+        assert licence_shares([run]) == []
+
+
+def test_few_classes_are_bars_many_are_a_curve(make_stats: Callable[..., Path]) -> None:
+    few = json.loads((make_stats("few", 12) / "stats.json").read_text())
+    shown = histogram(few, {"Parus major": "species"})
+    assert shown is not None and shown.svg is None and len(shown.classes) == 12
+    assert [c.name for c in shown.classes if c.latin] == ["Parus major"]
+    assert shown.classes[0].percent == 100
+    many = json.loads((make_stats("many", 10_000) / "stats.json").read_text())
+    shown = histogram(many, {})
+    assert shown is not None and shown.svg is not None and "clips (logarithmic)" in shown.svg
+    assert (len(shown.classes), len(shown.rare), shown.left_out) == (12, 12, 9976)
+    assert shown.rare[-1].clips <= shown.rare[0].clips <= shown.classes[-1].clips
+    assert len(shown.svg) < 60_000
+
+
+def test_statistics_without_classes_make_no_histogram() -> None:
+    for stats in ({}, {"clips_per_label": []}, {"clips_per_label": {"a": None}}):
+        assert histogram(stats, {}) is None
+    assert histogram({"clips_per_label": {"a": 0, "b": 0}}, {}) is not None
