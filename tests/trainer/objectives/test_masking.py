@@ -32,7 +32,8 @@ def chosen(plan: MaskPlan, row: int) -> tuple[list[int], list[int]]:
         (8, 0.75, 8, 2),  # one time column: no multiple of 8 leaves anything to mask
         (2, 0.75, 8, 1),
         (100, 0.999, 8, 1),
-        (100, 0.001, 8, 99),
+        (100, 0.001, 8, 96),
+        (100, 0.001, 1, 99),
     ],
 )
 def test_keep_count(grid: int, ratio: float, multiple: int, kept: int) -> None:

@@ -1,0 +1,220 @@
+"""Supervised post-training on many labels: a linear head on the mean token.
+
+AVEX (Miron et al., arXiv 2508.11845), "supervised post-training": masked mean over all tokens, one
+linear layer, binary cross-entropy over the union of the label spaces of all sources.
+
+Shape legend: B clips, N tokens, D channels, C classes, P label pairs, S sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.model import masked_mean
+from trainer.objectives.base import FeatureBatch, StepOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trainer.encoders.beats import Beats
+
+_NEVER = -20.0
+"""Logit of a class that has no positive clip: a probability of 2e-9."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiLabelConfig:
+    """Multi-label classification with a linear head."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+    }
+
+    name: Literal["multilabel"] = "multilabel"
+    """Which objective this is."""
+    loss: Literal["bce", "softmax"] = "bce"
+    """bce: an independent yes or no per class (AVEX). softmax: one distribution over the classes,
+    with 1/k on each of a clip's k labels (Perch 2); clips without a label then do not count."""
+    ignore_cross_source_negatives: bool = False
+    """Leave out the classes that a clip's source never labels: a bird may well sing in an AudioSet
+    clip that lists no species. false: their absence counts as a negative (AVEX). bce only."""
+    head_dropout: float = 0.0
+    """Dropout on the mean token (AVEX: none)."""
+    head_bias: Literal["default", "prior"] = "default"
+    """Start of the head's bias. default: torch's own (AVEX). prior: every class at a probability of
+    1 / classes, so that the first steps are not spent on learning that most labels are absent."""
+
+    def __post_init__(self) -> None:
+        if self.loss not in ("bce", "softmax"):
+            raise ValueError(f"loss is {self.loss!r}; allowed: 'bce', 'softmax'")
+        if self.head_bias not in ("default", "prior"):
+            raise ValueError(f"head_bias is {self.head_bias!r}; allowed: 'default', 'prior'")
+        if not 0 <= self.head_dropout < 1:
+            raise ValueError(f"head_dropout is {self.head_dropout}; it must be in [0, 1)")
+        if self.ignore_cross_source_negatives and self.loss == "softmax":
+            raise ValueError(
+                "ignore_cross_source_negatives is true; with loss softmax it must be false"
+            )
+
+
+class MultiLabel(nn.Module):
+    """The head and its loss; the encoder belongs to the model.
+
+    Args:
+        config: which loss, and the head's details.
+        encoder_dim: width D of a token.
+        classes: number of classes C of the union label space.
+    """
+
+    active_C: Tensor
+    source_classes_SC: Tensor | None
+
+    def __init__(self, config: MultiLabelConfig, encoder_dim: int, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.head = nn.Linear(encoder_dim, classes)
+        if config.head_bias == "prior":
+            # ln(p / (1 - p)) for p = 1 / classes
+            nn.init.constant_(
+                self.head.bias, -torch.log(torch.tensor(max(classes - 1.0, 1.0))).item()
+            )
+        self.dropout = nn.Dropout(config.head_dropout)
+        # Facts about the data, not learnt: `set_active` gives them at every start.
+        self.register_buffer("active_C", torch.ones(classes, dtype=torch.bool), persistent=False)
+        self.register_buffer("source_classes_SC", None, persistent=False)
+
+    def set_active(self, active_C: Tensor, source_classes_SC: Tensor | None = None) -> None:
+        """Say which classes take part in the loss; before weights are loaded from a checkpoint.
+
+        The others get a constant logit of -20: untrained, they would score near 0, which is above
+        nearly all that is trained, and so win every ranking.
+
+        Args:
+            active_C: bool, classes with at least one positive clip in the training data.
+            source_classes_SC: bool, the classes that each source labels at all; wanted by
+                `ignore_cross_source_negatives`.
+
+        Raises:
+            ValueError: wrong shapes, no active class, or the sources are wanted and missing.
+        """
+        if active_C.shape != self.active_C.shape:
+            raise ValueError(f"{len(active_C)} active flags for {len(self.active_C)} classes")
+        if not bool(active_C.any()):
+            raise ValueError("no class has a positive clip: there is nothing to learn")
+        if self.config.ignore_cross_source_negatives:
+            if source_classes_SC is None:
+                raise ValueError("ignore_cross_source_negatives needs the classes of each source")
+            if source_classes_SC.ndim != 2 or source_classes_SC.shape[1] != len(active_C):
+                raise ValueError(
+                    f"classes per source of shape {tuple(source_classes_SC.shape)}; expected "
+                    f"[sources, {len(active_C)}]"
+                )
+            self.source_classes_SC = source_classes_SC.to(self.active_C.device, torch.bool)
+        self.active_C = active_C.to(self.active_C.device, torch.bool)
+        with torch.no_grad():
+            self.head.weight[~self.active_C] = 0.0
+            self.head.bias[~self.active_C] = _NEVER
+
+    def logits(self, tokens_BND: Tensor, valid_BN: Tensor) -> Tensor:
+        """Class logits [B, C] of the encoder's tokens, in fp32.
+
+        The head is cheap, and bf16 scores would tie: it runs in fp32 under autocast too.
+        """
+        mean_BD = self.dropout(masked_mean(tokens_BND, valid_BN))
+        with torch.autocast(mean_BD.device.type, enabled=False):
+            logit_BC: Tensor = self.head(mean_BD.to(self.head.weight.dtype))
+        return logit_BC.float()
+
+    def step(
+        self, batch: FeatureBatch, encoder: Beats, *, frozen_encoder: bool = False
+    ) -> StepOutput:
+        """Loss per clip, summed over clips, and the number of clips.
+
+        The loss of a clip is a sum over classes divided by the number of *active* classes, a
+        constant: ignoring some of a clip's negatives takes their terms away and gives the others
+        no more weight. Logs: `loss`, and `top1` (clips whose best class is one of their labels).
+
+        Args:
+            batch: log-mel, frames and `labels_P2`, and `source_B` where cross-source negatives are
+                ignored.
+            encoder: the encoder.
+            frozen_encoder: run the encoder without gradients and in eval mode, as an extractor of
+                fixed features (the head-only phase).
+        """
+        assert batch.labels_P2 is not None
+        if frozen_encoder:
+            with torch.no_grad(), _evaluating(encoder):
+                out = encoder(batch.mel_BTF, batch.frames_B)
+        else:
+            out = encoder(batch.mel_BTF, batch.frames_B)
+        logit_BC = self.logits(out.tokens_BND, out.valid_BN)
+        target_BC = dense_labels(batch.labels_P2, logit_BC)
+        labelled_B = (target_BC & self.active_C).any(1)
+        if self.config.loss == "bce":
+            loss_B = self._bce(logit_BC, target_BC, batch.source_B)
+            count = torch.full((), len(loss_B), device=loss_B.device)
+        else:
+            loss_B = self._softmax(logit_BC, target_BC)
+            count = labelled_B.sum()
+        loss_sum = loss_B.sum()
+        hit_B = target_BC.gather(1, logit_BC.detach().argmax(1, keepdim=True)).any(1)
+        logs = {
+            "loss": (loss_sum.detach(), count),
+            "top1": (hit_B.sum(), labelled_B.sum()),
+        }
+        if frozen_encoder and dist.is_available() and dist.is_initialized():
+            loss_sum = loss_sum + touch(encoder.parameters())
+        return StepOutput(loss_sum, count, logs)
+
+    def _bce(self, logit_BC: Tensor, target_BC: Tensor, source_B: Tensor | None) -> Tensor:
+        weight = self.active_C.to(logit_BC.dtype) / self.active_C.sum()
+        if self.source_classes_SC is not None:
+            assert source_B is not None
+            # A positive counts whatever the source: mixup brings in labels of another one.
+            weight = weight * (self.source_classes_SC[source_B] | target_BC)
+        return F.binary_cross_entropy_with_logits(
+            logit_BC, target_BC.to(logit_BC.dtype), weight.expand_as(logit_BC), reduction="none"
+        ).sum(1)
+
+    def _softmax(self, logit_BC: Tensor, target_BC: Tensor) -> Tensor:
+        log_share_BC = logit_BC.masked_fill(~self.active_C, -torch.inf).log_softmax(1)
+        target_BC = target_BC & self.active_C
+        # Multiplying would give 0 x -inf at the classes that are left out.
+        labels_B = target_BC.sum(1).clamp(min=1)
+        return -log_share_BC.masked_fill(~target_BC, 0.0).sum(1) / labels_B
+
+
+def dense_labels(labels_P2: Tensor, like_BC: Tensor) -> Tensor:
+    """Bool [B, C] from (row, class) pairs; nothing waits for the device."""
+    target_BC = torch.zeros_like(like_BC, dtype=torch.bool)
+    target_BC[labels_P2[:, 0], labels_P2[:, 1]] = True
+    return target_BC
+
+
+def touch(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """A zero that depends on all `parameters`: added to a loss, it gives each a gradient of zeros.
+
+    For DistributedDataParallel without `find_unused_parameters`, which waits for a gradient of
+    every parameter. Zero gradients are not no gradients: AdamW would still decay the weights and
+    age their moments, so take them away (`p.grad = None`) before the optimiser steps.
+    """
+    return 0.0 * torch.stack([p.flatten()[0].float() for p in parameters if p.requires_grad]).sum()
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
