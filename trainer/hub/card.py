@@ -7,6 +7,7 @@ credit, so an empty required part stops the export; all of them are told at once
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +17,19 @@ import yaml
 
 import trainer
 from trainer.errors import CheckpointError, RecipeError
+from trainer.evaluation.embed import weights_digest
 from trainer.hub import licences
 from trainer.hub.card_config import CardConfig
 from trainer.hub.measurements import Evaluation, read_evaluations
 from trainer.hub.provenance import Ledger, Share, Stage, ledger, stages_behind
 from trainer.hub.reading import Weights
+from trainer.model import BioEncoder
+
+logger = logging.getLogger(__name__)
 
 CREDITS_IN_CARD = 40
-"""Longer lists of recordists go to CREDITS.md; the card then names the first of them."""
+"""Longer lists of recordists go to CREDITS.md; the card then names those with most hours."""
+TITLES = {"beats": "BEATs"}
 
 
 @dataclass
@@ -79,9 +85,16 @@ def merge_card(
 
 
 def gather(
-    weights: Weights, run: Path, card: CardConfig, *, parameters: int, avex: str
+    weights: Weights, run: Path, card: CardConfig, model: BioEncoder, *, avex: str
 ) -> CardFacts:
     """Collect what the card says and refuse to go on while something required is empty.
+
+    Args:
+        weights: what is exported.
+        run: the folder of its run.
+        card: what only a person can say.
+        model: the weights as a model.
+        avex: see `CardFacts.avex`.
 
     Raises:
         CheckpointError: lists every empty part and how to fill it; or the licence of the weights
@@ -89,7 +102,7 @@ def gather(
     """
     stages = stages_behind(weights)
     book = ledger(stages)
-    evaluations = read_evaluations(run)
+    evaluations, others = read_evaluations(run, weights_digest(model), weights.step)
     known = [share.licence for share in book.licences]
     suggested = licences.strictest(known)
     chosen = (card.licence or suggested or "").lower()
@@ -100,7 +113,8 @@ def gather(
     ]
     if not evaluations:
         empty.append(
-            f"metrics: {run / 'evaluation'} holds no results. Run `chorus evaluate {run} data=…`"
+            f"metrics: {run / 'evaluation'} holds no results of these weights. Run `chorus "
+            f"evaluate {run} data=…`" + "".join(f"; {sentence}" for sentence in others)
         )
     if not weights.recipe:
         empty.append(f"recipe: {weights.file} carries none. Export the run that made it")
@@ -110,6 +124,8 @@ def gather(
             f"the model card of {run} would have {len(empty)} empty part"
             f"{'s' if len(empty) > 1 else ''}; nothing was written:\n{lines}"
         )
+    for sentence in others:
+        logger.warning("%s: not in the card", sentence)
     conflicts = licences.contradictions(chosen, known)
     if conflicts and not card.accept_licence_conflict:
         lines = "\n".join(f"  {line}" for line in conflicts)
@@ -126,7 +142,7 @@ def gather(
         ledger=book,
         evaluations=evaluations,
         labels=weights.labels,
-        parameters=parameters,
+        parameters=sum(p.numel() for p in model.parameters()),
         encoder=weights.encoder,
         step=weights.step,
         samples_seen=weights.samples_seen,
@@ -226,6 +242,7 @@ def render(facts: CardFacts) -> dict[str, str]:
     )
     environment.filters["cell"] = _cell
     environment.filters["hours"] = _hours
+    environment.filters["link"] = _link
     long_credits = len(facts.ledger.recordists) > CREDITS_IN_CARD
     values = {
         "facts": facts,
@@ -233,7 +250,8 @@ def render(facts: CardFacts) -> dict[str, str]:
         "card": facts.card,
         "front_matter": front_matter(facts),
         "description": facts.card.description or describe(facts),
-        "credits": facts.ledger.recordists[:CREDITS_IN_CARD],
+        "credits": _most_hours(facts.ledger.recordists, CREDITS_IN_CARD),
+        "credits_by_licence": _by_licence(facts.ledger.recordists),
         "long_credits": long_credits,
         "licence_text": _licence_text(facts.card),
         "no_derivatives": _hours_with(facts.ledger.licences, "nd"),
@@ -285,7 +303,8 @@ def describe(facts: CardFacts) -> str:
     """A sentence from the recipe, where the publisher gave none."""
     hours = _hours(facts.ledger.hours)
     size = f"{facts.parameters / 1e6:.1f} M parameters"
-    what = f"A {facts.encoder['name']} audio encoder ({size})"
+    title = TITLES.get(facts.encoder["name"], facts.encoder["name"])
+    what = f"A {title} audio encoder ({size})"
     if facts.labels:
         before = " after self-supervised pre-training" if len(facts.stages) > 1 else ""
         labels = f"{len(facts.labels)} labels{before}"
@@ -297,16 +316,41 @@ def _recipe_rows(facts: CardFacts) -> list[tuple[str, str]]:
     recipe, encoder = facts.recipe, facts.encoder
     rows: list[tuple[str, object]] = [
         ("Objective", (recipe.get("objective") or {}).get("name", "–")),
-        ("Encoder", f"{encoder['name']}, {encoder.get('layers')} layers of {encoder.get('dim')}"),
+        ("Encoder", f"{encoder['layers']} layers of {encoder['dim']}"),
         ("Optimiser steps", facts.step),
         ("Clips seen", facts.samples_seen),
         ("Clips per step", (recipe.get("train") or {}).get("global_batch")),
         ("Learning rate", (recipe.get("optim") or {}).get("lr")),
         ("Precision", (recipe.get("train") or {}).get("precision")),
         ("Seed", recipe.get("seed")),
-        ("Weights", "exponential moving average" if facts.averaged else "of that step"),
+        (
+            "Weights",
+            "exponential moving average" if facts.averaged else "of that step, not averaged",
+        ),
     ]
     return [(name, str(value)) for name, value in rows if value is not None]
+
+
+def _most_hours(shares: Sequence[Share], most: int) -> list[Share]:
+    """Those with most hours, in the order they came in."""
+    chosen = sorted(shares, key=lambda share: -share.hours)[:most]
+    return [share for share in shares if share in chosen]
+
+
+def _by_licence(shares: Sequence[Share]) -> list[tuple[licences.Licence, list[Share]]]:
+    """Grouped, in the order they came in."""
+    groups: dict[licences.Licence, list[Share]] = {}
+    for share in shares:
+        groups.setdefault(share.licence, []).append(share)
+    return list(groups.items())
+
+
+def _link(licence: licences.Licence) -> str:
+    """A licence as Markdown, with a link where the data gave one."""
+    if not licence.known or "//" not in licence.text:
+        return _cell(licence.name)
+    url = licence.text if licence.text.startswith("http") else f"https:{licence.text}"
+    return f"[{_cell(licence.name)}]({_cell(url)})"
 
 
 def _hours_with(shares: Sequence[Share], term: str) -> float:

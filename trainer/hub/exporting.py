@@ -85,7 +85,7 @@ def export(
         weights,
         folder,
         merged,
-        parameters=sum(p.numel() for p in model.parameters()),
+        model,
         avex=avex_support(weights.encoder, head=model.head is not None),
     )
     try:

@@ -60,18 +60,38 @@ class Evaluation:
     """For example: tested recordings that the model was trained on."""
 
 
-def read_evaluations(run: Path) -> list[Evaluation]:
-    """The evaluations of a run that hold figures of the model, by file name.
+def read_evaluations(
+    run: Path, digest: str, step: int | None
+) -> tuple[list[Evaluation], list[str]]:
+    """The evaluations of a run that measured these very weights, one per dataset, by file name.
+
+    Args:
+        run: the run folder.
+        digest: of the weights, as evaluation writes it (`weights_digest`).
+        step: of the weights; used where a file has no digest.
+
+    Returns:
+        The evaluations, and a sentence for each file that measured other weights.
 
     Raises:
         CheckpointError: a file cannot be read.
     """
-    found = (_evaluation(path) for path in sorted((run / "evaluation").glob("*.json")))
-    return [evaluation for evaluation in found if evaluation.measurements]
+    found: dict[str, Evaluation] = {}
+    others = []
+    for path in sorted((run / "evaluation").glob("*.json")):
+        content = load_json(path)
+        model = content.get("model")
+        model = model if isinstance(model, Mapping) else {}
+        if (model.get("digest") or digest, model.get("step", step)) != (digest, step):
+            others.append(f"{path} measured other weights (step {model.get('step')})")
+            continue
+        evaluation = _evaluation(path, content)
+        if evaluation.measurements:
+            found.setdefault(evaluation.dataset, evaluation)
+    return list(found.values()), others
 
 
-def _evaluation(path: Path) -> Evaluation:
-    content = load_json(path)
+def _evaluation(path: Path, content: Mapping[str, Any]) -> Evaluation:
     dataset = str(content.get("dataset") or path.stem)
     metric = str(content.get("metric") or "accuracy")
     rows = [row for row in content.get("rows") or () if isinstance(row, Mapping)]

@@ -23,7 +23,8 @@ class Stage:
 
     name: str
     kind: str
-    """"pre-training", "post-training", or "weights from elsewhere"."""
+    """One of "pre-training", "post-training", "supervised training" (from scratch), "weights from
+    elsewhere"."""
     sources: tuple[dict[str, Any], ...] = ()
     """As `data.json` has them, without paths of this machine."""
     step: int | None = None
@@ -67,7 +68,9 @@ def stages_behind(weights: Weights, seen: frozenset[Path] = frozenset()) -> list
     if weights.kind in {"microsoft", "avex"}:
         return [Stage(weights.file.name, "weights from elsewhere")]
     recipe = weights.recipe or {}
-    kind = "post-training" if weights.labels else "pre-training"
+    start = recipe.get("init_from")
+    with_labels = "post-training" if start else "supervised training"
+    kind = with_labels if weights.labels else "pre-training"
     sources: tuple[dict[str, Any], ...] = ()
     earlier: Any = None
     problem = None
@@ -90,7 +93,6 @@ def stages_behind(weights: Weights, seen: frozenset[Path] = frozenset()) -> list
     )
     if earlier:
         return [*_recorded(earlier), own]
-    start = recipe.get("init_from")
     return [*_follow(start, run, seen | {weights.file.resolve()}), own] if start else [own]
 
 
@@ -107,7 +109,8 @@ def _follow(start: str, run: Path | None, seen: frozenset[Path]) -> list[Stage]:
         except CheckpointError as error:
             return [Stage(Path(start).name, "pre-training", problem=str(error))]
         if weights.file.resolve() in seen:
-            break
+            problem = f"init_from {start} leads back to where it came from"
+            return [Stage(Path(start).name, "pre-training", problem=problem)]
         return stages_behind(weights, seen)
     problem = f"init_from {start} is no longer there"
     return [Stage(Path(start).name, "pre-training", problem=problem)]
