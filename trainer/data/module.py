@@ -122,15 +122,19 @@ class TrainStream(_Stream):
         Raises:
             DataError: a tar file cannot be read, or nearly all clips are broken.
         """
-        rows = Rows(len(positions), self.window_samples, noise=bool(self.noise))
+        rows = Rows(len(positions), self.window_samples, self.allocate, noise=bool(self.noise))
         for row, draw in enumerate(self._draws(positions)):
             used = self._fill(rows, draw, rows.wav_BT[row], noise=False)
             rows.length_B[row], (rows.source_B[row], rows.clip_B[row]) = used[0], used[1]
             rows.position_B[row] = draw.position
             rows.add_labels(row, self.sources[used[1][0]].label_ids(used[1][1]))
-            if draw.noisy and rows.noise_BT is not None:
+            if rows.noise_BT is None:
+                continue
+            if draw.noisy:
                 self._fill(rows, draw, rows.noise_BT[row], noise=True)
                 rows.snr_db_B[row] = draw.snr_db
+            else:
+                rows.noise_BT[row] = 0
         return rows.batch()
 
     def _draws(self, positions: Sequence[int]) -> list[Draw]:
@@ -220,7 +224,7 @@ class ValidStream(_Stream):
 
     def __getitem__(self, positions: Sequence[int]) -> Batch:
         """The batch at these positions; a broken clip becomes a padding row."""
-        rows = Rows(len(positions), self.window_samples, noise=False)
+        rows = Rows(len(positions), self.window_samples, self.allocate, noise=False)
         row = 0
         for position in positions:
             if position >= len(self):
