@@ -1,6 +1,6 @@
-"""Run as `python -I stranger.py <job.json>`: a machine that never heard of this project.
+"""Run as `python -I stranger.py <jobs.json>`: a machine that never heard of this project.
 
-Loads an exported folder with transformers alone and writes down what it answers. Any import of the
+Loads exported folders with transformers alone and writes down what it answers. Any import of the
 project's packages fails, and so does any attempt to reach the network.
 """
 
@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 OURS = {"trainer", "data_prep", "slurm", "dawnchorus"}
 BLOCKED: list[str] = []
@@ -30,24 +31,16 @@ def no_network(*_: object, **__: object) -> None:
     raise OSError("this machine has no network")
 
 
-def main() -> None:
-    job = json.loads(Path(sys.argv[1]).read_text())
-    os.environ |= {"HF_HOME": job["home"], "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    sys.meta_path.insert(0, Hide())
-    socket.socket.connect = no_network  # type: ignore[assignment, method-assign]
-    for name in OURS:
-        try:
-            __import__(name)
-        except ModuleNotFoundError:
-            continue
-        raise SystemExit(f"{name} can be imported: the test proves nothing")
-    BLOCKED.clear()
-
+def answer(job: dict[str, Any]) -> None:
     import torch
     from safetensors.torch import load_file, save_file
-    from transformers import AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+    from transformers import (
+        AutoFeatureExtractor,
+        AutoModel,
+        AutoModelForAudioClassification,
+        pipeline,
+    )
 
-    torch.set_num_threads(1)
     sound = load_file(job["sound"])
     wav_BT, length_B = sound["wav_BT"], sound["length_B"]
     answers: dict[str, torch.Tensor] = {}
@@ -94,8 +87,6 @@ def main() -> None:
             report["half_error"] = str(error)
 
         if job["labels"]:
-            from transformers import pipeline
-
             classify = pipeline(
                 "audio-classification", model=folder, trust_remote_code=True, device="cpu"
             )
@@ -121,6 +112,22 @@ def main() -> None:
     report["modules"] = sorted(OURS & {name.split(".")[0] for name in sys.modules})
     save_file({k: v.contiguous() for k, v in answers.items()}, job["answers"])
     Path(job["report"]).write_text(json.dumps(report))
+
+
+def main() -> None:
+    jobs = json.loads(Path(sys.argv[1]).read_text())
+    os.environ |= {"HF_HOME": jobs["home"], "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    sys.meta_path.insert(0, Hide())
+    socket.socket.connect = no_network  # type: ignore[assignment, method-assign]
+    for name in OURS:
+        try:
+            __import__(name)
+        except ModuleNotFoundError:
+            continue
+        raise SystemExit(f"{name} can be imported: the test proves nothing")
+    BLOCKED.clear()
+    for job in jobs["jobs"]:
+        answer(job)
 
 
 main()

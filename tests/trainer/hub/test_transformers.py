@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from trainer.model import BioEncoder
 pytest.importorskip("transformers", reason="transformers is not installed (extra: export)")
 
 STRANGER = Path(__file__).with_name("stranger.py")
+KINDS = ("with labels", "without labels")
 
 
 @dataclass
@@ -33,35 +34,52 @@ class Visit:
     report: dict[str, Any]
 
 
-@pytest.fixture(scope="module", params=["with labels", "without labels"])
-def visit(
-    request: pytest.FixtureRequest,
+@pytest.fixture(scope="module")
+def visits(
     tmp_path_factory: pytest.TempPathFactory,
     make_run: Callable[..., BioEncoder],
     clips: tuple[torch.Tensor, torch.Tensor],
-) -> Iterator[Visit]:
-    """Export, hand over to `stranger.py`, collect the answers."""
+) -> dict[str, Visit]:
+    """Export both kinds, hand them over to `stranger.py`, collect the answers."""
     root = tmp_path_factory.mktemp("visit")
-    labelled = request.param == "with labels"
-    model = make_run(root / "run", **({} if labelled else {"labels": None}))
     wav_BT, length_B = clips
-    folder = export(root / "run", root / "a place with spaces" / "tiny.v1")
     save_file({"wav_BT": wav_BT, "length_B": length_B}, root / "sound.safetensors")
-    job = {
-        "folder": str(folder), "sound": str(root / "sound.safetensors"), "labels": labelled,
-        "home": str(root / "home"), "resaved": str(root / "resaved"),
-        "answers": str(root / "answers.safetensors"), "report": str(root / "report.json"),
-    }  # fmt: skip
-    (root / "job.json").write_text(json.dumps(job))
+    models, jobs = {}, []
+    for kind in KINDS:
+        labelled = kind == "with labels"
+        models[kind] = make_run(root / kind / "run", **({} if labelled else {"labels": None}))
+        jobs.append(
+            {
+                "folder": str(export(root / kind / "run", root / kind / "tiny.v1")),
+                "sound": str(root / "sound.safetensors"), "labels": labelled,
+                "resaved": str(root / kind / "resaved"), "answers": str(root / kind / "answers"),
+                "report": str(root / kind / "report"),
+            }
+        )  # fmt: skip
+    (root / "jobs.json").write_text(json.dumps({"home": str(root / "home"), "jobs": jobs}))
     elsewhere = root / "elsewhere"
     elsewhere.mkdir()
     done = subprocess.run(
-        [sys.executable, "-I", str(STRANGER), str(root / "job.json")],
+        [sys.executable, "-I", str(STRANGER), str(root / "jobs.json")],
         cwd=elsewhere, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    report = json.loads((root / "report.json").read_text())
-    yield Visit(model, wav_BT, length_B, load_file(root / "answers.safetensors"), report)
+    return {
+        kind: Visit(
+            models[kind],
+            wav_BT,
+            length_B,
+            load_file(root / kind / "answers"),
+            json.loads((root / kind / "report").read_text()),
+        )
+        for kind in KINDS
+    }
+
+
+@pytest.fixture(params=KINDS)
+def visit(request: pytest.FixtureRequest, visits: dict[str, Visit]) -> Visit:
+    """One kind."""
+    return visits[request.param]
 
 
 def test_nothing_of_ours_was_needed(visit: Visit) -> None:
