@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -195,7 +196,7 @@ def run(recipe: Recipe, stop: StopRequest | None = None) -> Path:
         NonFiniteLoss: three bad steps in a row (exit code 76).
     """
     stop = stop or watch_signals()
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    _quieten_lightning()
     recipe, ranks = resolve(recipe)
     rank = early_rank()
     stream = TrainStream(
@@ -240,6 +241,13 @@ def run(recipe: Recipe, stop: StopRequest | None = None) -> Path:
             "same command continues this run"
         )
     return recipe.folder
+
+
+def _quieten_lightning() -> None:
+    """Leave out what Lightning says about itself; our own lines say what a run does."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*"):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def _opening_lines(
