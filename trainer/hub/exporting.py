@@ -257,10 +257,12 @@ def _read_back(folder: Path, model: BioEncoder) -> None:
 
 
 def _put_in_place(temporary: Path, out: Path) -> None:
-    # mkdtemp makes folders that only their owner can read.
+    # mkdtemp and safetensors make what only its owner can read; everything else here is as usual.
     umask = os.umask(0)
     os.umask(umask)
     temporary.chmod(0o777 & ~umask)
+    for file in temporary.iterdir():
+        file.chmod(0o666 & ~umask)
     if not out.exists():
         temporary.rename(out)
         return

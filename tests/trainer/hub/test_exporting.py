@@ -90,6 +90,15 @@ def test_json_files(exported: tuple[Path, BioEncoder]) -> None:
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["seed"] == 3
 
 
+def test_others_may_read_what_the_umask_lets_them(exported: tuple[Path, BioEncoder]) -> None:
+    folder, _ = exported
+    (folder.parent / "plain").mkdir()
+    (folder.parent / "plain.txt").touch()
+    assert folder.stat().st_mode == (folder.parent / "plain").stat().st_mode
+    for file in folder.iterdir():
+        assert file.stat().st_mode == (folder.parent / "plain.txt").stat().st_mode, file
+
+
 def test_nothing_tells_where_the_data_lay(exported: tuple[Path, BioEncoder]) -> None:
     folder, _ = exported
     for name in ("data.json", "README.md", "config.json"):
