@@ -6,12 +6,13 @@ Input: `evaluation/<dataset>.json` of each run,
                                 "probe": {"metric": "accuracy" | "map", "mean": .., "std": ..},
                                 "retrieval": {"roc_auc": ..}, "clustering": {"nmi": ..}}, ...]}
 
-read leniently: a figure may be a bare number or {"mean", "std"}, unknown keys are passed over, a
-row without figures is left out.
+and more, described in docs/evaluation.md. It is read leniently: a figure may be a bare number or
+{"mean", "std"}, unknown keys are passed over, a row without figures is left out.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,22 +60,24 @@ class Figure:
 
 @dataclass(frozen=True)
 class Column:
-    """A measure: its title, where its bar begins to mean something, and how to read it."""
+    """A measure: its title, where it stands in a row, what chance gives, and how to read it."""
 
     key: str
     title: str
-    section: str
+    section: tuple[str, ...]
     names: tuple[str, ...]
     chance: float | None = None
     note: str = ""
 
 
 COLUMNS = (
-    Column("probe", "Linear probe", "probe", ("mean", "accuracy", "map"),
+    Column("probe", "Linear probe", ("probe",), ("mean", "accuracy", "map"),
            note="a linear classifier on frozen embeddings"),
-    Column("roc_auc", "Retrieval ROC-AUC", "retrieval", ("roc_auc", "rocauc", "auc"), 0.5,
+    Column("roc_auc", "Retrieval ROC-AUC", ("retrieval",), ("roc_auc",), 0.5,
            "each clip queries all others by cosine similarity; chance is 0.5"),
-    Column("nmi", "Clustering NMI", "clustering", ("nmi",),
+    Column("roc_auc_groups", "Other groups only", ("retrieval", "same_group_excluded"),
+           ("roc_auc",), 0.5, "the same without clips of the query's own recording or site"),
+    Column("nmi", "Clustering NMI", ("clustering",), ("nmi",),
            note="K-means clusters against labels, normalised mutual information"),
 )  # fmt: skip
 
@@ -86,25 +89,29 @@ class Row:
     title: str
     detail: str
     baseline: bool
+    run: str
     figures: dict[str, Figure]
     best: set[str] = field(default_factory=set)
 
 
 @dataclass
 class Table:
-    """All rows measured on one dataset."""
+    """All rows measured on one dataset in one way."""
 
     dataset: str
-    metric: str
+    metric: str = ""
     """What the probe column holds: accuracy, mAP."""
-    rows: list[Row]
-    columns: list[Column]
     facts: str = ""
+    rows: list[Row] = field(default_factory=list)
+    layers: list[Row] = field(default_factory=list)
+    """One row per layer, where all were measured."""
+    columns: list[Column] = field(default_factory=list)
+    warnings: list[tuple[str, str]] = field(default_factory=list)
+    """(run, what a reader must know)."""
 
-    @property
-    def models(self) -> list[Row]:
-        """The rows that are not baselines."""
-        return [row for row in self.rows if not row.baseline]
+    def model(self, run: str) -> Row | None:
+        """The row of a run's encoder."""
+        return next((r for r in self.rows if not r.baseline and r.run == run), None)
 
     def baseline(self, name: str = "log-mel") -> Row | None:
         """A baseline by name."""
@@ -112,21 +119,40 @@ class Table:
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
-    """One table per dataset, in order of first mention; baselines first, then the runs in order."""
+    """One table per dataset and protocol, in order of first mention; baselines first, then the
+    runs in order. What was measured on other clips or splits never shares a table.
+    """
     found: dict[str, Table] = {}
     for run in runs:
         for stem, content in run.evaluations.items():
             dataset = str(content.get("dataset") or content.get("name") or stem)
-            table = found.setdefault(dataset, Table(dataset, "", [], []))
-            rows = content.get("rows")
-            for raw in rows if isinstance(rows, list) else []:
-                if isinstance(raw, Mapping):
-                    _add_row(table, raw, run)
+            table = found.setdefault(dataset + _protocol(content), Table(dataset))
             table.facts = table.facts or _facts(content)
+            for raw in _objects(content.get("rows")):
+                _add_row(table, raw, run)
+            for raw in _objects(content.get("layers")):
+                figures = {c.key: f for c in COLUMNS if (f := _figure(raw, c)) is not None}
+                title = f"layer {raw.get('layer', '?')}"
+                table.layers += [Row(title, run.name, False, run.name, figures)] if figures else []
+            warnings = content.get("warnings")
+            for text in warnings if isinstance(warnings, list) else []:
+                table.warnings.append((run.name, str(text)))
     complete = [t for t in found.values() if t.rows]
     for table in complete:
         _finish(table)
     return complete
+
+
+def _objects(value: object) -> list[Mapping[str, Any]]:
+    return [r for r in value if isinstance(r, Mapping)] if isinstance(value, list) else []
+
+
+def _protocol(content: Mapping[str, Any]) -> str:
+    """What must agree for two evaluations to be compared."""
+    data = content.get("data")
+    digest = data.get("digest") if isinstance(data, Mapping) else None
+    parts = [content.get("metric"), content.get("clips"), content.get("protocol"), digest]
+    return json.dumps(parts, sort_keys=True, default=str)
 
 
 def _add_row(table: Table, raw: Mapping[str, Any], run: Run) -> None:
@@ -139,24 +165,29 @@ def _add_row(table: Table, raw: Mapping[str, Any], run: Run) -> None:
         table.metric = _METRIC_TITLES.get(metric.lower(), metric)
     name = str(raw.get("name", "")).strip() or "model"
     base = next((b for b in _BASELINES if name.lower().replace("_", "-").startswith(b)), None)
-    title, detail = (name.replace("_", "-"), "") if base else (run.adjective, run.name)
-    if not base and name != "model" and not name.startswith("model"):
-        title, detail = name, run.name
-    layer = raw.get("layer")
-    suffix = name.removeprefix("model").strip(" ,()") if name.startswith("model") else ""
-    extra = suffix or (f"layer {layer}" if layer not in (None, "", -1, "last") else "")
-    detail = ", ".join(x for x in (detail, extra) if x)
-    row = Row(title, detail, base is not None, figures)
-    # Every run measures the baselines again: show them once unless they came out differently.
-    if base and any(r.baseline and r.title == title and r.figures == figures for r in table.rows):
-        return
-    if base and any(r.baseline and r.title == title for r in table.rows):
-        row.detail = f"measured with {run.name}"
+    if base is not None:
+        row = Row(name.replace("_", "-"), "", True, run.name, figures)
+        # Every run measures the baselines again: show them once unless they came out differently.
+        same = [r for r in table.rows if r.baseline and r.title == row.title]
+        if any(r.figures == figures for r in same):
+            return
+        row.detail = f"measured with {run.name}" if same else ""
+    elif name.startswith("model"):
+        # "model (best)" is the encoder as one of the run's checkpoints has it.
+        which = name.removeprefix("model").strip(" ,()")
+        layer = raw.get("layer")
+        extra = which or (f"layer {layer}" if layer not in (None, "", -1, "last") else "")
+        detail = ", ".join(x for x in (run.name, extra) if x)
+        row = Row(run.adjective, detail, False, run.name, figures)
+    else:
+        row = Row(name, run.name, False, run.name, figures)
     table.rows.append(row)
 
 
 def _figure(raw: Mapping[str, Any], column: Column) -> Figure | None:
-    section = raw.get(column.section)
+    section: Any = raw
+    for key in column.section:
+        section = section.get(key) if isinstance(section, Mapping) else None
     if not isinstance(section, Mapping):
         mean = _finite(section if section is not None else raw.get(column.key))
         return None if mean is None else Figure(mean)
@@ -164,8 +195,8 @@ def _figure(raw: Mapping[str, Any], column: Column) -> Figure | None:
     if isinstance(value, Mapping):
         section, value = value, value.get("mean")
     mean = _finite(value)
-    spread = next((section[n] for n in (f"{column.key}_std", "std") if n in section), None)
-    pair = section.get(f"{column.key}_ci95")
+    spread = next((section[n] for n in (f"{column.names[0]}_std", "std") if n in section), None)
+    pair = section.get(f"{column.names[0]}_ci95")
     ends = [_finite(v) for v in pair] if isinstance(pair, list) and len(pair) == 2 else [None]
     interval = (ends[0], ends[1]) if None not in ends else None
     return None if mean is None else Figure(mean, _finite(spread), interval)  # type: ignore[arg-type]
@@ -178,13 +209,18 @@ def _finite(value: object) -> float | None:
 
 
 def _facts(content: Mapping[str, Any]) -> str:
-    """Clips, classes, folds and seeds, as far as the file tells."""
+    """Clips, classes, groups, folds and seeds, as far as the file tells."""
     known = []
-    for word in ("clips", "classes", "folds", "seeds"):
+    for word in ("clips", "classes", "groups", "folds", "seeds"):
         value = content.get(word, content.get(f"n_{word}"))
         count = len(value) if isinstance(value, list) else value
         if isinstance(count, int) and not isinstance(count, bool) and count > 0:
-            known.append(f"{count:,} {word if count > 1 else word.removesuffix('s')}")
+            single = word.removesuffix("es" if word == "classes" else "s")
+            known.append(f"{count:,} {word if count > 1 else single}")
+    protocol = content.get("protocol")
+    tested = protocol.get("tested_clips") if isinstance(protocol, Mapping) else None
+    if isinstance(tested, int) and tested != content.get("clips"):
+        known.append(f"{tested:,} clips tested")
     return ", ".join(known)
 
 
@@ -205,11 +241,14 @@ def _finish(table: Table) -> None:
 
 
 def verdict(runs: Sequence[Run], compared: Sequence[Table]) -> str:
-    """One sentence: how good, against what. From the evaluation, else from the newest log."""
-    for table in compared:
-        sentence = _table_verdict(table)
-        if sentence:
-            return sentence
+    """One sentence: how good, against what. Of the last run that was evaluated, else from the
+    newest log.
+    """
+    for run in reversed(runs):
+        for table in compared:
+            sentence = _table_verdict(table, run)
+            if sentence:
+                return sentence
     for run in reversed(runs):
         sentence = _log_verdict(run)
         if sentence:
@@ -217,12 +256,11 @@ def verdict(runs: Sequence[Run], compared: Sequence[Table]) -> str:
     return "No result yet."
 
 
-def _table_verdict(table: Table) -> str:
-    models, base = table.models, table.baseline()
-    column = next((c for c in table.columns if models and c.key in models[-1].figures), None)
-    if column is None:
+def _table_verdict(table: Table, run: Run) -> str:
+    row, base = table.model(run.name), table.baseline()
+    column = next((c for c in table.columns if row is not None and c.key in row.figures), None)
+    if row is None or column is None:
         return ""
-    row = models[-1]
     figure = row.figures[column.key]
     measure = f"probe {table.metric or 'score'}" if column.key == "probe" else column.title
     start = f"{row.title[:1].upper()}{row.title[1:]} {measure} {figure.mean:.2f}"

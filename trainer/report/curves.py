@@ -102,12 +102,13 @@ def charts_of(log: Log, events: Sequence[Event]) -> list[Drawn]:
 
 
 def other_charts(log: Log, limit: int = 12) -> list[Drawn]:
-    """One chart for each further metric that was logged, at most `limit`."""
+    """One chart for each further metric that was logged and moved, at most `limit`."""
     taken = {(line.kind, n) for chart in CHARTS for line in chart.lines for n in line.names}
     rest: list[tuple[Chart, list[tuple[Line, Series]]]] = []
     for kind, table in (("train", log.train), ("valid", log.valid)):
         for name, series in sorted(table.items()):
-            if (kind, name) in taken or not np.isfinite(series.value).any():
+            finite = series.value[np.isfinite(series.value)]
+            if (kind, name) in taken or finite.size == 0 or np.ptp(finite) == 0:
                 continue
             line = Line("training" if kind == "train" else "validation", (name,), kind)
             rest.append((Chart(name.replace("_", " "), "", (line,), log="auto"), [(line, series)]))

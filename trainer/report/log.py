@@ -33,6 +33,7 @@ _EVENT_KINDS = (
     ("broken clip", ("broken", "corrupt", "decod")),
     ("finish", ("finish", "done", "complete")),
     ("start", ("start", "begin")),
+    ("damaged checkpoint", ("damaged",)),
     ("checkpoint", ("checkpoint", "saved")),
 )
 
@@ -196,10 +197,11 @@ def _event(row: dict[str, Any], step: int) -> Event:
     low = word.lower()
     kind = next((k for k, stems in _EVENT_KINDS if any(s in low for s in stems)), word)
     text = next((str(row[k]) for k in ("message", "text", "detail") if row.get(k)), "")
-    rest = {k: v for k, v in row.items() if k not in _PLACE | _EVENT_WORDS}
-    parts = [text] if text else []
-    parts += [f"{k} {_plain(v)}" for k, v in rest.items() if v not in (None, "", [], {})]
-    return Event(step, kind, "; ".join(parts))
+    if not text:
+        rest = {k: v for k, v in row.items() if k not in _PLACE | _EVENT_WORDS}
+        parts = [f"{k} {_plain(v)}" for k, v in rest.items() if v not in (None, "", [], {})]
+        text = "; ".join(parts)
+    return Event(step, kind, text)
 
 
 def _plain(value: object) -> str:

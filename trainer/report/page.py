@@ -17,7 +17,7 @@ from trainer.errors import DataError
 from trainer.report.comparison import tables, verdict
 from trainer.report.curves import MARKS, Drawn, charts_of, other_charts, readable
 from trainer.report.log import Event
-from trainer.report.reading import Run, read_datasets, read_run
+from trainer.report.reading import Run, read_datasets, read_ranks, read_run
 from trainer.report.sources import histogram, licence_shares, sources
 from trainer.report.spectrograms import Picture, picture
 
@@ -93,7 +93,8 @@ def render(runs: Sequence[Run], *, title: str | None = None, datasets: Sequence[
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     problems: list[str] = []
-    stats = read_datasets(list(datasets) or _named_datasets(runs), problems)
+    folders = list(datasets) or _named_datasets(runs)
+    stats = read_datasets(folders, problems)
     compared = tables(runs)
     script = _asset("page.js")
     environment = Environment(
@@ -103,7 +104,7 @@ def render(runs: Sequence[Run], *, title: str | None = None, datasets: Sequence[
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    ranks = {name: rank for run in runs for name, rank in run.ranks.items()}
+    ranks = read_ranks(folders) | {n: r for run in runs for n, r in run.ranks.items()}
     page = environment.get_template("page.html.jinja").render(
         title=title or runs[-1].name,
         verdict=verdict(runs, compared),

@@ -138,6 +138,14 @@ def read_datasets(folders: list[Path], problems: list[str]) -> list[dict[str, An
     return list(found.values())
 
 
+def read_ranks(folders: list[Path]) -> dict[str, str]:
+    """Label name -> taxonomic rank, from the `labels.json` of datasets that have one."""
+    ranks: dict[str, str] = {}
+    for folder in folders:
+        ranks |= _ranks(folder / "labels.json", [])
+    return ranks
+
+
 def _read_recipe(run: Run) -> None:
     import yaml
 

@@ -154,7 +154,12 @@ def write_evaluation(folder: Path, model: float, dataset: str = "esc10") -> None
         return {
             "name": name,
             "probe": {"metric": "accuracy", "mean": probe, "std": 0.013, "seeds": [0, 1, 2]},
-            "retrieval": {"roc_auc": auc, "p_at_1": 0.5, "roc_auc_ci95": [auc - 0.02, auc + 0.02]},
+            "retrieval": {
+                "roc_auc": auc,
+                "p_at_1": 0.5,
+                "roc_auc_ci95": [auc - 0.02, auc + 0.02],
+                "same_group_excluded": {"roc_auc": auc - 0.05},
+            },
             "clustering": {"nmi": {"mean": nmi, "std": 0.02}, "ari": {"mean": nmi, "std": 0.02}},
         }
 
@@ -162,7 +167,24 @@ def write_evaluation(folder: Path, model: float, dataset: str = "esc10") -> None
     rows = [row("log-mel", 0.642, 0.701, 0.412), row("random-init", 0.588, 0.655, 0.377),
             row("model", model, model - 0.01, model - 0.2)]  # fmt: skip
     (folder / "evaluation" / f"{dataset}.json").write_text(
-        json.dumps({"dataset": dataset, "clips": 400, "classes": 10, "rows": rows})
+        json.dumps(
+            {
+                "dataset": dataset,
+                "clips": 400,
+                "classes": 10,
+                "groups": 80,
+                "folds": list("01234"),
+                "seeds": [0, 1, 2],
+                "rows": rows,
+                "layers": [],
+                "layer_mix": {},
+                "protocol": {"kind": "folds", "tested_clips": 400},
+                "data": {"digest": "abc"},
+                "warnings": [
+                    "the model was pre-trained, without labels, on 40 of the 80 recordings"
+                ],
+            }
+        )
     )
 
 
@@ -230,9 +252,7 @@ def write_run(
     lines += train_lines(rng, steps, every, stage, total) + valid_lines(rng, steps, stage, total)
     lines.sort(key=lambda line: (line["step"], line["kind"] != "train"))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    if stage == "post":
-        labels = [{"id": i, "name": n, "rank": "species"} for i, n in enumerate(sorted(SPECIES))]
-        (folder / "labels.json").write_text(json.dumps({"version": 1, "labels": labels}))
+    (folder / "labels.json").write_text(json.dumps({"labels": sorted(SPECIES)}))
     if examples:
         write_examples(folder, rng, stage, examples)
     if model_score is not None:
@@ -252,7 +272,21 @@ def write_stats(folder: Path, classes: int) -> Path:
     stats = {"name": folder.name, "clips": sum(counts.values()), "recordings": 271, "hours": 6.1,
              "sample_rate_hz": 16000, "labels": classes, "clips_per_label": counts}  # fmt: skip
     (folder / "stats.json").write_text(json.dumps(stats))
+    labels = [{"id": i, "name": n, "rank": "species"} for i, n in enumerate(sorted(names))]
+    (folder / "labels.json").write_text(json.dumps({"version": 1, "labels": labels}))
     return folder
+
+
+@pytest.fixture(scope="session")
+def run_writer() -> Callable[..., Path]:
+    """`write_run`."""
+    return write_run
+
+
+@pytest.fixture(scope="session")
+def stats_writer() -> Callable[..., Path]:
+    """`write_stats`."""
+    return write_stats
 
 
 @pytest.fixture

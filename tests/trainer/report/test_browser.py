@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.report.page import write_report
+from trainer.report import write_report
 
 _FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -64,11 +64,19 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
     return Browser(program, tmp_path_factory.mktemp("browser"))
 
 
-@pytest.fixture
-def page(tmp_path: Path, make_run: Callable[..., Path], make_stats: Callable[..., Path]) -> Path:
-    runs = [make_run("ssl", steps=2000, total=2000), make_run("sl", "post", steps=2000, total=2000)]
-    stats = [make_stats("xc_birds", 12), make_stats("large", 3000)]
-    return write_report(tmp_path / "report.html", runs, title="In a browser", datasets=stats)
+@pytest.fixture(scope="module")
+def page(
+    tmp_path_factory: pytest.TempPathFactory,
+    run_writer: Callable[..., Path],
+    stats_writer: Callable[..., Path],
+) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    runs = [
+        run_writer(folder / "ssl", steps=2000, total=2000),
+        run_writer(folder / "sl", "post", steps=2000, total=2000),
+    ]
+    stats = [stats_writer(folder / "xc_birds", 12), stats_writer(folder / "large", 3000)]
+    return write_report(folder / "report.html", runs, title="In a browser", datasets=stats)
 
 
 @pytest.mark.slow
@@ -117,8 +125,8 @@ def test_light_dark_and_without_script(browser: Browser, page: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_nothing_sticks_out_on_a_phone(browser: Browser, page: Path, tmp_path: Path) -> None:
-    frame = tmp_path / "phone.html"
+def test_nothing_sticks_out_on_a_phone(browser: Browser, page: Path) -> None:
+    frame = page.with_name("phone.html")
     frame.write_text(
         f'<iframe id="f" src="{page.name}" style="width:360px;height:800px;border:0"></iframe>'
         "<script>f.onload = () => { const d = f.contentDocument.documentElement;"

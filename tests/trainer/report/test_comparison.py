@@ -21,6 +21,39 @@ def run(objective: str, *rows: Any, init_from: str | None = None, dataset: str =
     return Run(Path("x"), recipe=recipe, evaluations={dataset: content} if rows else {})
 
 
+def test_what_was_measured_differently_does_not_share_a_table() -> None:
+    pre, post = run("masked_tokens", row("model", 0.7)), run("multilabel", row("model", 0.8))
+    for r, tested in ((pre, 400), (post, 80)):
+        r.evaluations["esc10"] |= {
+            "groups": 1, "folds": ["0", "1"], "protocol": {"kind": "folds", "tested_clips": tested},
+        }  # fmt: skip
+    found = tables([pre, post])
+    assert [t.facts for t in found] == [
+        "400 clips, 1 group, 2 folds", "400 clips, 1 group, 2 folds, 80 clips tested",
+    ]  # fmt: skip
+    assert verdict([pre, post], found).startswith("Trained from scratch probe accuracy 0.80")
+
+
+def test_warnings_and_layers_are_kept() -> None:
+    one = run("multilabel", row("model", 0.8))
+    layer = row("model layer 3", 0.6, layer=3)
+    one.evaluations["esc10"] |= {"warnings": ["the labels were seen"], "layers": [layer, None]}
+    (table,) = tables([one])
+    assert table.warnings == [("multilabel", "the labels were seen")]
+    assert [(r.title, r.figures["probe"].mean) for r in table.layers] == [("layer 3", 0.6)]
+
+
+def test_retrieval_in_other_groups_and_a_named_checkpoint() -> None:
+    retrieval = {
+        "roc_auc": 0.8,
+        "same_group_excluded": {"roc_auc": 0.7, "roc_auc_ci95": [0.6, 0.8]},
+    }
+    (table,) = tables([run("multilabel", row("model (best)", 0.8, retrieval=retrieval))])
+    assert [c.key for c in table.columns] == ["probe", "roc_auc", "roc_auc_groups"]
+    assert table.rows[0].detail == "multilabel, best"
+    assert table.rows[0].figures["roc_auc_groups"].interval == (0.6, 0.8)
+
+
 def test_runs_and_baselines_come_together_in_order() -> None:
     base = [row("log-mel", 0.64), row("random-init", 0.59)]
     pre = run("masked_tokens", row("model", 0.73), *base)

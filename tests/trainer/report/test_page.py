@@ -255,7 +255,9 @@ def test_a_folder_gets_report_html_and_an_old_one_is_replaced(
 
 
 def test_ids_do_not_repeat(tmp_path: Path, make_run: MakeRun) -> None:
-    text, _ = read(write_report(tmp_path / "r.html", [make_run("a"), make_run("b")]))
+    text, _ = read(
+        write_report(tmp_path / "r.html", [make_run("a", steps=200), make_run("b", steps=200)])
+    )
     ids = re.findall(r'\sid="([^"]+)"', text)
     assert len(ids) == len(set(ids)) > 20
     for reference in re.findall(r'(?:url\(#|href="#)([^")]+)', text):
