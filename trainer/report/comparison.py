@@ -92,6 +92,8 @@ class Row:
     run: str
     figures: dict[str, Figure]
     best: set[str] = field(default_factory=set)
+    seen: str = ""
+    """Of the tested recordings, how many it was trained on with their labels."""
 
 
 @dataclass
@@ -130,6 +132,8 @@ def tables(runs: Sequence[Run]) -> list[Table]:
             table.facts = table.facts or _facts(content)
             for raw in _objects(content.get("rows")):
                 _add_row(table, raw, run)
+            if row := table.model(run.name):
+                row.seen = _seen(content)
             for raw in _objects(content.get("layers")):
                 figures = {c.key: f for c in COLUMNS if (f := _figure(raw, c)) is not None}
                 title = f"layer {raw.get('layer', '?')}"
@@ -145,6 +149,13 @@ def tables(runs: Sequence[Run]) -> list[Table]:
 
 def _objects(value: object) -> list[Mapping[str, Any]]:
     return [r for r in value if isinstance(r, Mapping)] if isinstance(value, list) else []
+
+
+def _seen(content: Mapping[str, Any]) -> str:
+    exposure = content.get("exposure")
+    if not isinstance(exposure, Mapping) or not exposure.get("labelled"):
+        return ""
+    return f"{exposure['labelled']} of the {exposure.get('tested_recordings', '?')}"
 
 
 def _protocol(content: Mapping[str, Any]) -> str:
@@ -265,7 +276,7 @@ def _table_verdict(table: Table, run: Run) -> str:
     measure = f"probe {table.metric or 'score'}" if column.key == "probe" else column.title
     start = f"{row.title[:1].upper()}{row.title[1:]} {measure} {figure.mean:.2f}"
     if base is None or column.key not in base.figures:
-        return f"{start} on {table.dataset}."
+        return f"{start} on {table.dataset}.{_memory(row)}"
     other = base.figures[column.key]
     spread = math.hypot(figure.std or 0.0, other.std or 0.0)
     gap = figure.mean - other.mean
@@ -273,7 +284,17 @@ def _table_verdict(table: Table, run: Run) -> str:
         relation = "no clear difference from the log-mel baseline's"
     else:
         relation = "against the log-mel baseline's" if gap > 0 else "below the log-mel baseline's"
-    return f"{start}, {relation} {other.mean:.2f} ({table.dataset})."
+    return f"{start}, {relation} {other.mean:.2f} ({table.dataset}).{_memory(row)}"
+
+
+def _memory(row: Row) -> str:
+    """What keeps a figure from being one of generalisation."""
+    if not row.seen:
+        return ""
+    return (
+        f" But it was trained with the labels of {row.seen} tested recordings: this measures "
+        "memory too."
+    )
 
 
 def _log_verdict(run: Run) -> str:

@@ -125,6 +125,15 @@ def test_the_verdict_is_honest(model: float, text: str) -> None:
     assert text in verdict(runs, tables(runs))
 
 
+def test_the_verdict_tells_when_the_labels_had_been_seen() -> None:
+    one = run("multilabel", row("log-mel", 0.64), row("model", 0.99))
+    one.evaluations["esc10"] |= {"exposure": {"labelled": 80, "tested_recordings": 80}}
+    said = verdict([one], tables([one]))
+    assert said.endswith("the labels of 80 of the 80 tested recordings: this measures memory too.")
+    one.evaluations["esc10"] |= {"exposure": {"labelled": 0, "tested_recordings": 80}}
+    assert "memory" not in verdict([one], tables([one]))
+
+
 def test_without_evaluation_the_newest_log_speaks() -> None:
     step = np.array([10.0, 20.0])
     pre, post = run("masked_tokens"), run("multilabel")
