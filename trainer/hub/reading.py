@@ -7,6 +7,7 @@ the numbers that travelled with the weights.
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -282,9 +283,11 @@ def _only_safetensors(folder: Path) -> Path:
 
 
 def _load_torch(path: Path) -> Any:
-    # Mapped, so that an optimiser state three times the size of the weights is never read.
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Mapped, so that an optimiser state three times the size of the weights is never read;
+        # files from before torch 1.6 are no zip archives and cannot be.
+        mapped = zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be opened: {error.strerror or error}") from None
     except Exception as error:  # whatever torch's zip reader or unpickler met in the file

@@ -41,6 +41,17 @@ def main() -> None:
             for name, wav_BT in sound.items():
                 answers[f"plain.{name}"] = plain(wav_BT).contiguous()
                 answers[f"features.{name}"] = features(wav_BT).contiguous()
+        # The other way round: avex's own tensors under its own names, every one of them random.
+        torch.manual_seed(23)
+        state = plain.state_dict()
+        with torch.no_grad():
+            for parameter in plain.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+            for name, wav_BT in sound.items():
+                answers[f"random.{name}"] = plain(wav_BT).contiguous()
+        save_file(
+            {name: tensor.contiguous().clone() for name, tensor in state.items()}, job["random"]
+        )
         save_file(answers, job["answers"])
         mapping = avex.load_label_mapping(job["label_map"])
         report = {

@@ -38,6 +38,8 @@ class Answers:
     theirs: dict[str, torch.Tensor]
     report: dict[str, Any]
     folder: Path
+    random: Path
+    """avex's own weights, saved by avex."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def all_answers(
         }  # fmt: skip
         jobs.append(
             {name: str(folder / file) for name, file in files.items()}
-            | {name: str(root / f"{kind}.{name}") for name in ("answers", "report")}
+            | {name: str(root / f"{kind}.{name}") for name in ("answers", "report", "random")}
         )
     job = {"home": str(root / "home"), "sound": str(root / "sound.safetensors"), "jobs": jobs}
     (root / "jobs.json").write_text(json.dumps(job))
@@ -82,6 +84,7 @@ def all_answers(
             load_file(root / f"{kind}.answers"),
             json.loads((root / f"{kind}.report").read_text()),
             root / f"{kind}_repo",
+            root / f"{kind}.random",
         )
         for kind in SHAPES
     }
@@ -145,3 +148,20 @@ def test_we_read_our_own_avex_files(answers: Answers, tmp_path: Path) -> None:
     assert (loaded.labels == answers.model.labels) == (answers.kind == "classifier")
     config = loaded.model.encoder.config
     assert config == answers.model.encoder.config
+
+
+def test_we_read_what_avex_writes(answers: Answers, tmp_path: Path) -> None:
+    """Its state dict, with its mel buffers and the bias table under every layer."""
+    for name in ("train_config.yaml", "label_map.json"):
+        (tmp_path / name).write_bytes((answers.folder / name).read_bytes())
+    (tmp_path / "esp.safetensors").write_bytes(answers.random.read_bytes())
+    loaded = load_model(tmp_path)
+    assert (loaded.labels is not None) == (answers.kind == "classifier")
+    for name, wav_BT in answers.sound.items():
+        theirs = answers.theirs[f"random.{name}"]
+        with torch.no_grad():
+            if answers.kind == "classifier":
+                ours = loaded.model.logits(wav_BT)
+            else:
+                ours = loaded.model(wav_BT).tokens_BND
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-5)

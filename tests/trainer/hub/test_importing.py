@@ -108,6 +108,15 @@ def test_microsoft_file(tmp_path: Path, make_run: Callable[..., BioEncoder]) -> 
     assert loaded.model.encoder.config.mel_mean == 15.41663
 
 
+def test_microsoft_file_of_an_old_torch(
+    tmp_path: Path, make_run: Callable[..., BioEncoder]
+) -> None:
+    model = make_run(tmp_path / "r", labels=None)
+    content = {"cfg": microsoft_cfg(), "model": microsoft_names(model)}
+    torch.save(content, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert same(load_model(tmp_path / "old.pt").model, model)
+
+
 def test_microsoft_fine_tuned_head(
     tmp_path: Path,
     make_run: Callable[..., BioEncoder],
