@@ -1,0 +1,126 @@
+"""Noise and mixup on the device, in float32, before the front end.
+
+Shape legend: B clips, T samples, P label pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+# Mean power below which a clip counts as silent: half of the last bit of 16-bit audio, squared.
+_SILENT = (0.5 / 32768) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """What is done to training clips. Defaults: AVEX, section 3 and model cards."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+    }
+
+    noise_prob: float = 0.5
+    """Share of clips that get noise from the `data.noise` datasets."""
+    snr_db: tuple[float, float] = (-10.0, 20.0)
+    """Signal-to-noise ratio in dB, uniform between these. The paper says [-10, 20], all published
+    configs [-5, 20]."""
+    mixup_prob: float = 0.5
+    """Share of clips that another clip of the micro-batch is mixed into; labels are united. The
+    paper says 0.5; the published code mixes one pair in half of the batches."""
+    mixup_alpha: float = 0.4
+    """The clip's own share is drawn from Beta(alpha, alpha): 0.4 in the published code, none given
+    in the paper."""
+
+    def __post_init__(self) -> None:
+        for name in ("noise_prob", "mixup_prob"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1]")
+        low, high = self.snr_db
+        if not -100.0 <= low <= high <= 100.0:
+            raise ValueError(f"snr_db is [{low}, {high}]; it must ascend, within -100 and 100 dB")
+        if not self.mixup_alpha > 0.0:
+            raise ValueError(f"mixup_alpha is {self.mixup_alpha}; it must be above 0")
+
+
+def _valid(length_B: Tensor, samples: int) -> Tensor:
+    return torch.arange(samples, device=length_B.device) < length_B[:, None]
+
+
+def _power(wav_BT: Tensor, valid_BT: Tensor) -> Tensor:
+    """Mean square over the valid samples, [B]."""
+    count_B = valid_BT.sum(1).clamp(min=1)
+    return (wav_BT.square() * valid_BT).sum(1) / count_B
+
+
+def add_noise(wav_BT: Tensor, length_B: Tensor, noise_BT: Tensor, snr_db_B: Tensor) -> Tensor:
+    """Add noise at a ratio of powers: 10 log10(P_signal / P_noise) = snr_db.
+
+    Both powers are taken over the clip's valid samples, and only those get noise, so that padding
+    stays silent. Where signal or noise is silent there is no such ratio: the clip is left alone.
+    The sum may leave [-1, 1]: the front end is scale-free up to its floor, so nothing is clipped.
+
+    Args:
+        wav_BT: float waveform.
+        length_B: valid samples.
+        noise_BT: float noise, as long.
+        snr_db_B: in dB; infinite for no noise.
+
+    Returns:
+        [B, T], float32.
+    """
+    wav_BT, noise_BT = wav_BT.float(), noise_BT.float()
+    valid_BT = _valid(length_B, wav_BT.shape[1])
+    signal_B, noise_B = _power(wav_BT, valid_BT), _power(noise_BT, valid_BT)
+    usable_B = (signal_B > _SILENT) & (noise_B > _SILENT) & torch.isfinite(snr_db_B)
+    ratio_B = 10.0 ** (torch.where(usable_B, snr_db_B, 0.0).float() / 10.0)
+    gain_B = (signal_B / (noise_B.clamp(min=_SILENT) * ratio_B)).sqrt() * usable_B
+    return wav_BT + gain_B[:, None] * noise_BT * valid_BT
+
+
+def mixup(
+    wav_BT: Tensor,
+    length_B: Tensor,
+    labels_P2: Tensor,
+    *,
+    config: AugmentConfig,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mix another clip of the batch into some of the clips, and unite their labels.
+
+    Each clip is chosen by itself with `mixup_prob`; its partner is another clip of the batch, as it
+    was before mixing. x = s x_i + (1 - s) x_j with s ~ Beta(alpha, alpha).
+
+    Args:
+        wav_BT: float waveform, zero behind a clip's end.
+        length_B: valid samples, int64.
+        labels_P2: (row, class), int64.
+        config: probability and alpha.
+        generator: None for torch's own of the device.
+
+    Returns:
+        Mixed waveforms, the longer of both lengths, and the united labels (each pair once).
+    """
+    count, device = len(wav_BT), wav_BT.device
+    if count < 2:
+        return wav_BT, length_B, labels_P2
+    chosen_B = torch.rand(count, device=device, generator=generator) < config.mixup_prob
+    # A shift of 1 .. B-1 never pairs a clip with itself.
+    shift_B = torch.randint(1, count, (count,), device=device, generator=generator)
+    partner_B = (torch.arange(count, device=device) + shift_B) % count
+    # Beta(a, a) = X / (X + Y) with X, Y ~ Gamma(a).
+    alpha_2B = torch.full((2, count), config.mixup_alpha, device=device)
+    gamma_2B = torch._standard_gamma(alpha_2B, generator=generator).clamp(min=1e-30)
+    own_B = torch.where(chosen_B, gamma_2B[0] / gamma_2B.sum(0), 1.0)[:, None]
+    mixed_BT = own_B * wav_BT + (1.0 - own_B) * wav_BT[partner_B]
+    length_B = torch.where(chosen_B, torch.maximum(length_B, length_B[partner_B]), length_B)
+    # Row i takes over the labels of its partner: for each pair (j, c) and each i with partner j.
+    takes_BB = chosen_B[:, None] & (partner_B[:, None] == torch.arange(count, device=device))
+    pair_PB = takes_BB[:, labels_P2[:, 0]].t()
+    source_Q, row_Q = pair_PB.nonzero(as_tuple=True)
+    taken_Q2 = torch.stack([row_Q, labels_P2[source_Q, 1]], dim=1)
+    return mixed_BT, length_B, torch.unique(torch.cat([labels_P2, taken_Q2]), dim=0)
