@@ -276,7 +276,7 @@ def _table_verdict(table: Table, run: Run) -> str:
     measure = f"probe {table.metric or 'score'}" if column.key == "probe" else column.title
     start = f"{row.title[:1].upper()}{row.title[1:]} {measure} {figure.mean:.2f}"
     if base is None or column.key not in base.figures:
-        return f"{start} on {table.dataset}.{_memory(row)}"
+        return f"{start} on {table.dataset}.{_doubts(table, row, column)}"
     other = base.figures[column.key]
     spread = math.hypot(figure.std or 0.0, other.std or 0.0)
     gap = figure.mean - other.mean
@@ -284,17 +284,23 @@ def _table_verdict(table: Table, run: Run) -> str:
         relation = "no clear difference from the log-mel baseline's"
     else:
         relation = "against the log-mel baseline's" if gap > 0 else "below the log-mel baseline's"
-    return f"{start}, {relation} {other.mean:.2f} ({table.dataset}).{_memory(row)}"
+    return f"{start}, {relation} {other.mean:.2f} ({table.dataset}).{_doubts(table, row, column)}"
 
 
-def _memory(row: Row) -> str:
-    """What keeps a figure from being one of generalisation."""
-    if not row.seen:
-        return ""
-    return (
-        f" But it was trained with the labels of {row.seen} tested recordings: this measures "
-        "memory too."
-    )
+def _doubts(table: Table, row: Row, column: Column) -> str:
+    """What a reader of the sentence must know as well."""
+    doubts = ""
+    untrained = table.baseline("random-init")
+    if untrained is not None and column.key in untrained.figures:
+        value = untrained.figures[column.key].mean
+        if row.figures[column.key].mean <= value:
+            doubts += f" It does not beat an untrained encoder ({value:.2f})."
+    if row.seen:
+        doubts += (
+            f" But it was trained with the labels of {row.seen} tested recordings: this measures "
+            "memory too."
+        )
+    return doubts
 
 
 def _log_verdict(run: Run) -> str:

@@ -139,6 +139,38 @@ def test_nothing_sticks_out_on_a_phone(browser: Browser, page: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_pointer_reads_the_curve_and_the_switch_turns_the_theme(
+    browser: Browser, page: Path
+) -> None:
+    frame = page.with_name("pointer.html")
+    frame.write_text(
+        f'<iframe id="f" src="{page.name}" style="width:1000px;height:2000px"></iframe><script>'
+        """f.onload = () => {
+          const d = f.contentDocument, chart = d.querySelector("figure.chart");
+          const svg = chart.querySelector("svg"), r = svg.getBoundingClientRect();
+          const output = chart.querySelector("output"), newest = output.textContent;
+          const move = (share) => svg.dispatchEvent(new f.contentWindow.PointerEvent("pointermove",
+            {clientX: r.left + share * r.width, clientY: r.top + 50}));
+          move(0.15);
+          const said = [newest, output.textContent, chart.querySelector(".at").textContent];
+          svg.dispatchEvent(new f.contentWindow.PointerEvent("pointerleave"));
+          said.push(output.textContent);
+          d.getElementById("theme").click();
+          said.push(d.documentElement.dataset.theme);
+          document.title = said.join("|");
+        }</script>"""
+    )
+    dom, _ = browser.dom(frame)
+    found = re.search(r"<title>(.*)</title>", dom)
+    assert found is not None
+    newest, under, at, after, theme = found[1].split("|")
+    assert float(under) > float(newest) == float(after)  # the loss was higher then
+    step = int(at.removeprefix("step ").replace(",", ""))
+    assert 0 < step < 400
+    assert theme == "dark"
+
+
+@pytest.mark.slow
 def test_it_prints(browser: Browser, page: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.pdf"
     browser.run(page, f"--print-to-pdf={out}", "--no-pdf-header-footer")

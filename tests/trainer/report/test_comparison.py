@@ -134,6 +134,14 @@ def test_the_verdict_tells_when_the_labels_had_been_seen() -> None:
     assert "memory" not in verdict([one], tables([one]))
 
 
+def test_the_verdict_tells_when_training_was_for_nothing() -> None:
+    rows = [row("log-mel", 0.64), row("random-init", 0.66), row("model", 0.65)]
+    one = run("masked_tokens", *rows)
+    assert verdict([one], tables([one])).endswith("It does not beat an untrained encoder (0.66).")
+    better = run("masked_tokens", rows[0], rows[1], row("model", 0.67))
+    assert "untrained" not in verdict([better], tables([better]))
+
+
 def test_without_evaluation_the_newest_log_speaks() -> None:
     step = np.array([10.0, 20.0])
     pre, post = run("masked_tokens"), run("multilabel")
