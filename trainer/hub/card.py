@@ -57,6 +57,12 @@ class CardFacts:
         """The part of the repo id after the organisation."""
         return str(self.card.repo_id).rsplit("/", 1)[-1]
 
+    @property
+    def scores(self) -> str:
+        """What turns logits into scores: "softmax" where the loss was one, else "sigmoid"."""
+        loss = (self.recipe.get("objective") or {}).get("loss")
+        return "softmax" if loss == "softmax" and len(self.labels or ()) > 1 else "sigmoid"
+
 
 def merge_card(
     recipe: Mapping[str, Any], given: CardConfig | Mapping[str, Any] | None, repo_id: str

@@ -164,7 +164,8 @@ def config_json(facts: CardFacts) -> dict[str, Any]:
         "classification_head": bool(labels),
     }
     if labels:
-        config["problem_type"] = "multi_label_classification"
+        kind = "single" if facts.scores == "softmax" else "multi"
+        config["problem_type"] = f"{kind}_label_classification"
         config["id2label"] = {str(i): name for i, name in enumerate(labels)}
         config["label2id"] = {name: i for i, name in enumerate(labels)}
     return config

@@ -77,7 +77,7 @@ class DawnchorusOutput(ModelOutput):  # type: ignore[misc]
     pooler_output: Tensor | None = None
     """The embedding [B, D]: mean over the valid tokens, float32."""
     logits: Tensor | None = None
-    """[B, C], one sigmoid per class; None without a head."""
+    """[B, C], one per class of `id2label`; None without a head."""
     token_mask: Tensor | None = None
     """Bool [B, N]: which tokens are sound rather than padding."""
     hidden_states: tuple[Tensor, ...] | None = None

@@ -143,6 +143,21 @@ def test_without_labels(tmp_path: Path, make_run: MakeRun) -> None:
     assert load_model(folder).model.head is None
 
 
+def test_scores_follow_the_loss(tmp_path: Path, make_run: MakeRun) -> None:
+    for loss, kind in (("bce", "multi"), ("softmax", "single")):
+        run = tmp_path / loss
+        make_run(run)
+        for name in ("checkpoints/last.ckpt", "checkpoints/step_000000100.ckpt"):
+            content = torch.load(run / name, weights_only=True)
+            content["dawnchorus"]["recipe"]["objective"]["loss"] = loss
+            torch.save(content, run / name)
+        folder = exporting.export(run, tmp_path / f"{loss}_out")
+        config = json.loads((folder / "config.json").read_text())
+        assert config["problem_type"] == f"{kind}_label_classification"
+        score = "softmax" if loss == "softmax" else "sigmoid"
+        assert f"{score} makes them scores" in (folder / "README.md").read_text()
+
+
 def test_the_average_is_what_leaves(tmp_path: Path, make_run: MakeRun) -> None:
     model = make_run(tmp_path / "run", ema=True)
     folder = exporting.export(tmp_path / "run", tmp_path / "out")
