@@ -164,7 +164,7 @@ def test_targets_are_the_masked_tokens_alone() -> None:
     assert (int(out.logs["masked_accuracy"][0]), int(out.count)) == (hits, total)
     # 24 of 80, and a clip of 48 tokens in proportion
     assert total == 3 * (80 - 24) + 3 * (48 - 14)
-    assert float(out.loss_sum) == pytest.approx(60.0 * (total - hits), rel=1e-4)
+    assert float(out.loss_sum.detach()) == pytest.approx(60.0 * (total - hits), rel=1e-4)
 
 
 def test_position_modes_agree_when_nothing_is_masked() -> None:
@@ -271,6 +271,10 @@ def test_gate_stops_a_collapsed_tokenizer() -> None:
 
 def test_gate_threshold() -> None:
     _, objective = build()
+    assert objective.config.least_perplexity == 8
+    few = replace(CODES, codebook_size=32)
+    assert MaskedTokensConfig(tokenizer=few).least_perplexity == 4
+    assert MaskedTokensConfig(min_perplexity=100).least_perplexity == 100
     batches = [noise_batch((160,) * 8)]
     found = objective.check_codebook(batches)["perplexity"]
     objective.config = replace(objective.config, min_perplexity=found + 1)
