@@ -196,7 +196,26 @@ def bench_windows(root: Path, report: Report) -> None:
         stream(name)()
         share = (_bytes_read() - before) / CLIPS / np.mean(ShardIndex.open(paths[name]).size_N)
         report(figure(f"  bytes read of a 60 s {whole} piece, for 10 s", [float(share)], ""))
+    _bench_draws(report)
     _bench_loader(streams["flac10"], taken["bare"], report)
+
+
+def _bench_draws(report: Report) -> None:
+    """Deciding what the positions of a batch take, from three sources with noise."""
+    from trainer.data.order import PositionOrder
+
+    sizes = [1_000_000, 300_000, 777]
+    order = PositionOrder(
+        sizes, [float(n) for n in sizes], seed=1, noise_sizes=[5000], noise_weights=[1.0],
+        noise_prob=0.5,
+    )  # fmt: skip
+
+    def work() -> None:
+        for first in range(0, 100 * BATCH, BATCH):
+            order.draws(first, BATCH)
+
+    taken = [cpu_seconds(work) / (100 * BATCH) * 1e6 for _ in range(ROUNDS + 1)][1:]
+    report(figure("draw of one position", taken, "us", "<= 30"))
 
 
 def _bench_loader(stream: object, bare_s: list[float], report: Report) -> None:

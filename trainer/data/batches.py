@@ -60,13 +60,13 @@ class SharedSlots:
     """Arrays in shared memory that a worker fills in turn, again and again.
 
     Handing a fresh array over costs a sixth of a FLAC decoding for new memory pages alone; a page
-    that is used again costs nothing. torch gives a worker at most `prefetch` batches ahead of the
-    one that is being handed over, so with one more slot none is overwritten before `BatchLoader`
-    has copied it.
+    that is used again costs nothing. When a batch is asked for, torch gives its worker the task
+    that is `prefetch` tasks later, and the task after that only with the worker's next batch. So
+    with `prefetch + 1` slots none is overwritten before `BatchLoader` has copied it.
     """
 
     def __init__(self, prefetch: int) -> None:
-        self.slots = prefetch + 2
+        self.slots = prefetch + 1
         self._rings: dict[tuple[str, tuple[int, int]], list[Tensor]] = {}
         self._turn: dict[tuple[str, tuple[int, int]], int] = {}
 
@@ -186,7 +186,7 @@ class BatchLoader(DataLoader[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # While we hold a slot's array, torch finds it again and need not map the memory anew.
-        slots = self.num_workers * ((self.prefetch_factor or 0) + 2)
+        slots = self.num_workers * ((self.prefetch_factor or 0) + 1)
         held: deque[list[Tensor]] = deque(maxlen=slots)
         for batch in super().__iter__():
             if "fatal" in batch:

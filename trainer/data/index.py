@@ -304,13 +304,13 @@ class _Choice:
                 f"preparation did not finish; run `chorus prep` on the sound first"
             )
         try:
+            missing = sorted({*_COLUMNS, "key"} - set(pq.read_schema(path).names))
+            if missing:
+                raise DataError(f"{path} lacks the columns {missing}: {_MENDING}")
             # Dictionary codes instead of a string per row; no threads, because data-loader
             # workers are forked from this process.
             text = ["split", "shard", "codec", "fold"]
             with pq.ParquetFile(path, read_dictionary=text, pre_buffer=False) as file:
-                missing = sorted({*_COLUMNS, "key"} - set(file.schema_arrow.names))
-                if missing:
-                    raise DataError(f"{path} lacks the columns {missing}: {_MENDING}")
                 first = 0
                 for batch in file.iter_batches(1 << 16, columns=list(_COLUMNS), use_threads=False):
                     yield batch, first

@@ -148,6 +148,10 @@ class Shuffle:
             # Constant memory: the order is arithmetic, not a table.
             self._dataset = _grain().MapDataset.range(size).shuffle(seed=seed).repeat()
 
+    def __reduce__(self) -> tuple[type[Shuffle], tuple[int, int]]:
+        # Grain's object would import grain by itself in the other process, with its noise.
+        return Shuffle, (self.size, self.seed)
+
     def __getitem__(self, drawn: int) -> int:
         """Clip of the draw after `drawn` draws."""
         if self._dataset is not None:

@@ -87,6 +87,9 @@ class ClipReader:
             if len(self._open) >= self.max_open:
                 os.close(self._open.popitem(last=False)[1])
             fd = self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # Windows lie anywhere. Left alone, the kernel reads ahead 1.2 MB for one out of a 60 s
+            # FLAC piece, with this 0.26 MB (measured on a local disk, nothing cached).
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
         else:
             self._open.move_to_end(path)
         return fd
