@@ -190,7 +190,7 @@ def _check_model(loaded: LoadedModel, clips: Clips, config: EvaluateConfig) -> N
     if rate != clips.sample_rate_hz:
         raise DataError(
             f"{clips.path} is at {clips.sample_rate_hz} Hz, but {loaded.source} was made for "
-            f"{rate} Hz: prepare the dataset at that rate (`chorus prep ... --sample-rate-hz {rate}`)"
+            f"{rate} Hz: prepare it at that rate (`chorus prep ... --sample-rate-hz {rate}`)"
         )
     layers = getattr(loaded.model.encoder.config, "layers", None)
     if isinstance(config.layer, int) and layers is not None and config.layer > layers:

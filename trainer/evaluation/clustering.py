@@ -16,6 +16,7 @@ import numpy.typing as npt
 from trainer.evaluation.config import ClusteringConfig
 
 PAPER_SEED = 42
+_THREADED_SIZE = 1e8
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -46,6 +47,7 @@ def evaluate_clustering(
     """
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     seeds = range(PAPER_SEED, PAPER_SEED + config.seeds)
     used_N = label_NC.sum(1) == 1
@@ -67,7 +69,9 @@ def evaluate_clustering(
         kmeans = KMeans(
             n_clusters=clusters, n_init=config.n_init, max_iter=config.max_iter, random_state=seed
         )
-        found = kmeans.fit_predict(emb_ND)
+        # Threads that wait for each other's core cost more than they bring on small data.
+        with threadpool_limits(1 if emb_ND.size * clusters < _THREADED_SIZE else None):
+            found = kmeans.fit_predict(emb_ND)
         nmi.append(float(normalized_mutual_info_score(truth, found)))
         ari.append(float(adjusted_rand_score(truth, found)))
     result["nmi"] = {**spread(nmi), "per_seed": nmi}

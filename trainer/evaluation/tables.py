@@ -34,17 +34,17 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         _number((retrieval.get("same_group_excluded") or {}).get("roc_auc")),
         _number(retrieval.get("p_at_1")),
         _mean_std(clustering.get("nmi")),
-        _mean_std(clustering.get("ari")),
+        _number((clustering.get("ari") or {}).get("mean")),
     ]
 
 
 def _columns(result: Mapping[str, Any]) -> list[str]:
     return [
-        f"probe {METRIC_NAMES[result['metric']]}",
-        "retrieval ROC-AUC",
-        "other groups only",
+        f"probe\n{METRIC_NAMES[result['metric']]}",
+        "retrieval\nROC-AUC",
+        "other\ngroups",
         "P@1",
-        "clustering NMI",
+        "clustering\nNMI",
         "ARI",
     ]
 
@@ -55,8 +55,7 @@ def _table(title: str, first: Sequence[str], rows: Sequence[Sequence[str]]) -> T
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(first):
-        # Numbers stay whole on narrow terminals; headings may wrap.
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=False, min_width=5)
+        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table
@@ -85,14 +84,18 @@ def facts(result: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def _title(row: Mapping[str, Any]) -> str:
+    return f"{row['name']}, layer {row['layer']}" if isinstance(row["layer"], int) else row["name"]
+
+
 def result_table(result: Mapping[str, Any]) -> Table:
     """The rows of one evaluation, then one row per layer where all were measured."""
-    rows = [[r["name"], str(r["layer"]), *_cells(r)] for r in result["rows"]]
+    rows = [[_title(r), *_cells(r)] for r in result["rows"]]
     for layer in result.get("layers") or []:
-        rows.append([f"  layer {layer['layer']}", str(layer["layer"]), *_cells(layer)])
+        rows.append([f"  layer {layer['layer']}", *_cells(layer)])
     for name, mix in (result.get("layer_mix") or {}).items():
-        rows.append([f"{name}, learned mix", "all", _mean_std(mix), *["–"] * 5])
-    return _table(result["dataset"], ["", "layer", *_columns(result)], rows)
+        rows.append([f"{name}, mix", _mean_std(mix), *["–"] * 5])
+    return _table(result["dataset"], ["", *_columns(result)], rows)
 
 
 def print_result(result: Mapping[str, Any], console: Console) -> None:
@@ -147,6 +150,6 @@ def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
 def comparison_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     """`comparison_rows` for people: log-mel, random-init, then the models in the given order."""
     first = next(iter(results.values()), None)
-    rows = [[r["name"], *_cells(r)] for r in comparison_rows(results)]
+    rows = [[_title(r), *_cells(r)] for r in comparison_rows(results)]
     assert first is not None
     return _table(str(first["dataset"]), ["", *_columns(first)], rows)

@@ -1,0 +1,357 @@
+"""The whole evaluation on real files: runs, checkpoints, baselines, JSON, tables, errors."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from trainer.errors import CheckpointError, ChorusError, DataError, RecipeError
+from trainer.evaluation.benchmark import evaluate, evaluate_command
+from trainer.evaluation.config import (
+    BaselineConfig,
+    ClusteringConfig,
+    EvaluateConfig,
+    ProbeConfig,
+)
+from trainer.evaluation.tables import comparison_rows, comparison_table
+from trainer.evaluation.task import prepare_task
+
+QUICK = ProbeConfig(learning_rate=1e-2, epochs=20, schedule="cosine")
+
+
+def config(path: Path, **options: Any) -> EvaluateConfig:
+    return EvaluateConfig(data=str(path), probe=QUICK, device="cpu", **options)
+
+
+def text_of(renderable: Any, width: int = 110) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(renderable)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, write_run: Callable[..., Path]) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def result(run: Path, tone_dataset: Path) -> dict[str, Any]:
+    return evaluate(run, config(tone_dataset))
+
+
+def test_a_run_is_measured_beside_its_baselines(
+    run: Path, tone_dataset: Path, result: dict[str, Any]
+) -> None:
+    assert json.loads((run / "evaluation" / "tones.json").read_text()) == result
+    assert [row["name"] for row in result["rows"]] == ["log-mel", "random-init", "model"]
+    assert (result["dataset"], result["metric"]) == ("tones", "accuracy")
+    assert (result["clips"], result["classes"], result["groups"]) == (48, 4, 12)
+    assert result["folds"] == ["0", "1", "2", "3"]
+    assert result["protocol"]["kind"] == "folds" and result["protocol"]["tested_clips"] == 48
+    assert result["data"]["digest"] and result["environment"]["versions"]["torch"]
+    assert result["model"]["step"] == 2
+    for row, dim in zip(result["rows"], (256, 32, 32), strict=True):
+        assert row["dim"] == dim
+        probe = row["probe"]
+        assert 0 <= probe["mean"] <= 1 and probe["n"] == 48 and len(probe["per_seed"]) == 3
+        assert probe["mean"] == pytest.approx(np.mean(probe["per_seed"]))
+        assert probe["std"] == pytest.approx(np.std(probe["per_seed"], ddof=1))
+        assert row["retrieval"]["n"] == 48
+        assert row["retrieval"]["same_group_excluded"]["n"] == 48
+        low, high = row["retrieval"]["roc_auc_ci95"]
+        assert low <= row["retrieval"]["roc_auc"] <= high
+        assert row["clustering"]["clusters"] == 4 and len(row["clustering"]["nmi"]["per_seed"]) == 3
+    # Pure tones 500 Hz apart are easy for the spectrum itself.
+    assert result["rows"][0]["probe"]["mean"] > 0.9
+    assert result["rows"][0]["retrieval"]["roc_auc"] > 0.8
+
+
+def test_the_same_again_from_the_cache_and_without_it(
+    run: Path, tone_dataset: Path, result: dict[str, Any], tmp_path: Path
+) -> None:
+    cache = run / "evaluation" / "cache"
+    before = {p.name: p.stat().st_mtime_ns for p in cache.iterdir()}
+    assert len(before) == 3
+    again = evaluate(run, config(tone_dataset), out=tmp_path / "again.json")
+    assert {p.name: p.stat().st_mtime_ns for p in cache.iterdir()} == before
+    bare = evaluate(run, config(tone_dataset, cache=False), out=tmp_path / "bare.json")
+    for other in (again, bare):
+        for a, b in zip(result["rows"], other["rows"], strict=True):
+            for part in ("probe", "retrieval", "clustering"):
+                assert a[part] == b[part]
+
+
+def test_other_weights_do_not_meet_the_cache(
+    tone_dataset: Path, tmp_path: Path, write_run: Callable[..., Path], result: dict[str, Any]
+) -> None:
+    run = write_run(tmp_path / "other", seed=8)
+    options = {"baselines": BaselineConfig(logmel=False)}
+    first = evaluate(run, config(tone_dataset, **options))
+    shutil.rmtree(run / "checkpoints")
+    (run / "recipe.yaml").unlink()
+    write_run(tmp_path / "third", seed=9)
+    shutil.copytree(tmp_path / "third" / "checkpoints", run / "checkpoints")
+    shutil.copy(tmp_path / "third" / "recipe.yaml", run)
+    second = evaluate(run, config(tone_dataset, **options))
+    assert first["model"]["digest"] != second["model"]["digest"]
+    assert first["rows"][1]["retrieval"] != second["rows"][1]["retrieval"]
+    # The untrained encoder depends on the architecture alone.
+    assert first["rows"][0]["retrieval"] == second["rows"][0]["retrieval"]
+    assert first["rows"][0]["probe"] == result["rows"][1]["probe"]
+
+
+def test_all_layers_and_their_mix(run: Path, tone_dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "all.json"
+    result = evaluate(run, config(tone_dataset, layer="all"), out=out)
+    assert [row["layer"] for row in result["layers"]] == [0, 1, 2]
+    last = result["layers"][-1]
+    assert result["rows"][-1]["layer"] == "last"
+    assert result["rows"][-1]["probe"] == last["probe"]
+    assert set(result["layer_mix"]) == {"random-init", "model"}
+    assert sum(result["layer_mix"]["model"]["layer_weights"]) == pytest.approx(1)
+    one = evaluate(run, config(tone_dataset, layer=1), out=tmp_path / "one.json")
+    assert one["rows"][-1]["retrieval"]["roc_auc"] == pytest.approx(
+        result["layers"][1]["retrieval"]["roc_auc"], abs=1e-4
+    )
+
+
+def test_a_checkpoint_file_gets_a_file_of_its_own(run: Path, tone_dataset: Path) -> None:
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    options = {"baselines": BaselineConfig(logmel=False, random_init=False)}
+    result = evaluate(checkpoint, config(tone_dataset, **options))
+    assert [row["name"] for row in result["rows"]] == ["model (last)"]
+    assert (run / "evaluation" / "tones@last.json").is_file()
+
+
+def test_test_folds_limit_everything_to_what_the_model_has_not_seen(
+    tone_dataset: Path, tmp_path: Path, write_run: Callable[..., Path]
+) -> None:
+    source = {"path": str(tone_dataset), "exclude_folds": ["3"]}
+    run = write_run(
+        tmp_path / "post", objective={"name": "multilabel"}, data={"train": {"tones": source}}
+    )
+    held_out = evaluate(run, config(tone_dataset, test_folds=("3",)))
+    assert held_out["exposure"]["labelled"] == 0 and held_out["warnings"] == []
+    assert {row["retrieval"]["n"] for row in held_out["rows"]} == {12}
+    assert {row["clustering"]["n"] for row in held_out["rows"]} == {12}
+    assert {row["probe"]["n"] for row in held_out["rows"]} == {12}
+    console = Console(width=200, file=io.StringIO())
+    seen = evaluate(run, config(tone_dataset), out=tmp_path / "seen.json", console=console)
+    assert seen["exposure"]["labelled"] == 36
+    assert "labels of 36 of the 48 tested recordings" in seen["warnings"][0]
+    assert "Warning: the model was trained with the labels" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_several_labels_per_clip(
+    make_dataset: Callable[..., Path], run: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    time = np.arange(24_000) / 16_000
+    clips = []
+    for i in range(60):
+        kinds = [k for k in range(3) if rng.random() < 0.4]
+        wav = 300 * rng.standard_normal(time.size)
+        for k in kinds:
+            wav += 4000 * np.sin(2 * np.pi * 800 * (k + 1) * time)
+        clips.append({"wav": wav.astype(np.int16), "labels": [f"t{k}" for k in kinds],
+                      "group": f"g{i}"})  # fmt: skip
+    path = make_dataset(tmp_path / "chords", clips, ["t0", "t1", "t2"])
+    options = {"baselines": BaselineConfig(random_init=False), "group_folds": 3}
+    result = evaluate(run, config(path, **options), out=tmp_path / "chords.json")
+    assert result["metric"] == "map" and result["clips"] == 60
+    assert result["protocol"]["kind"] == "groups"
+    logmel = result["rows"][0]
+    assert logmel["probe"]["mean"] > 0.85
+    assert logmel["clustering"]["left_out"] == sum(len(c["labels"]) != 1 for c in clips)  # type: ignore[arg-type]
+    empty = sum(not c["labels"] for c in clips)
+    assert empty > 0 and logmel["retrieval"]["n"] <= 60 - empty
+    with pytest.raises(DataError, match="more than one label; use task=multi"):
+        prepare_task(config(path, task="single"))
+
+
+def test_clips_without_a_label_are_left_out_of_a_single_label_task(
+    make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    wav = np.zeros(1600, dtype=np.int16)
+    clips = [{"wav": wav, "labels": [f"l{i % 2}"] if i < 20 else []} for i in range(25)]
+    path = make_dataset(tmp_path / "some", clips, ["l0", "l1", "unused"])
+    task = prepare_task(config(path))
+    assert (len(task.clips), task.unlabelled, task.clips.classes) == (20, 5, ("l0", "l1"))
+    multi = prepare_task(config(path, task="multi"))
+    assert len(multi.clips) == 25 and multi.multi_label
+
+
+def test_an_exported_folder_writes_beside_the_caller(
+    run: Path, tone_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Weights outside a run folder: nothing may be written where they lie.
+    lone = tmp_path / "weights" / "lone.ckpt"
+    lone.parent.mkdir()
+    shutil.copy(run / "checkpoints" / "last.ckpt", lone)
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    options = {"baselines": BaselineConfig(logmel=False, random_init=False)}
+    evaluate(lone, config(tone_dataset, **options))
+    assert [p.name for p in work.iterdir()] == ["lone-tones.json"]
+    assert [p.name for p in lone.parent.iterdir()] == ["lone.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "said"),
+    [
+        ({"layer": 3}, RecipeError, r"layer=3: .* has 2 layers"),
+        ({"splits": ("test",)}, DataError, "test"),
+        ({"protocol": "splits"}, DataError, "no clips in split 'test'"),
+        ({"test_folds": ("7",)}, DataError, "no fold 7"),
+        ({"device": "tpu9000"}, RecipeError, "torch knows no such device"),
+    ],
+)
+def test_mistakes_leave_nothing_behind(
+    options: dict[str, Any], kind: type[ChorusError], said: str,
+    tone_dataset: Path, tmp_path: Path, write_run: Callable[..., Path],
+) -> None:  # fmt: skip
+    run = write_run(tmp_path / "r")
+    wanted = {"data": str(tone_dataset), "probe": QUICK, "device": "cpu", **options}
+    with pytest.raises(kind, match=said):
+        evaluate(run, EvaluateConfig(**wanted))
+    assert not (run / "evaluation").exists()
+    assert kind.exit_code == 2
+
+
+def test_damaged_weights_and_another_sample_rate_are_told(
+    tone_dataset: Path, tmp_path: Path, write_run: Callable[..., Path], tiny_encoder: dict[str, Any]
+) -> None:
+    diverged = write_run(tmp_path / "nan", diverged=True)
+    with pytest.raises(CheckpointError, match="all 48 clips are NaN or infinite"):
+        evaluate(diverged, config(tone_dataset, baselines=BaselineConfig(logmel=False)))
+    assert not list((diverged / "evaluation").rglob("*.json"))
+    fast = write_run(tmp_path / "fast", encoder={**tiny_encoder, "sample_rate_hz": 32000})
+    with pytest.raises(DataError, match=r"is at 16000 Hz, but .* was made for 32000 Hz"):
+        evaluate(fast, config(tone_dataset))
+    with pytest.raises(DataError, match="no dataset folder"):
+        evaluate(fast, config(tmp_path / "nowhere"))
+    with pytest.raises(CheckpointError, match="nothing at"):
+        evaluate(tmp_path / "no-run", config(tone_dataset))
+    with pytest.raises(RecipeError, match="is a folder"):
+        evaluate(write_run(tmp_path / "ok"), config(tone_dataset), out=tmp_path)
+
+
+def test_a_label_outside_the_label_space_is_told(
+    make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    wav = np.zeros(1600, dtype=np.int16)
+    path = make_dataset(tmp_path / "d", [{"wav": wav, "labels": ["b"]}] * 4, ["a", "b"])
+    (path / "labels.json").write_text('{"version": 1, "labels": [{"id": 0, "name": "a"}]}')
+    with pytest.raises(DataError, match="label id 1"):
+        prepare_task(config(path))
+
+
+def test_the_printed_table_is_whole_without_colour(
+    run: Path, tone_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate_command(
+        str(run),
+        [f"data={tone_dataset}", "probe.epochs=5", "device=cpu", "layer=all"],
+        preset="fast",
+        out=tmp_path / "printed.json",
+    )
+    shown = capsys.readouterr().out
+    assert "\x1b[" not in shown
+    for word in ("log-mel", "random-init", "model", "layer 0", "model, mix",
+                 "48 clips, 4 classes, 12 groups", "3 probe seeds", "printed.json"):  # fmt: skip
+        assert word in shown
+    logmel = next(line for line in shown.splitlines() if line.strip().startswith("log-mel"))
+    assert logmel.count("±") == 2
+
+
+def test_models_are_compared_in_one_table(
+    tone_dataset: Path, tmp_path: Path, write_run: Callable[..., Path], result: dict[str, Any]
+) -> None:
+    other = evaluate(write_run(tmp_path / "post", seed=11), config(tone_dataset))
+    results = {"pre-trained": result, "post-trained": other}
+    rows = comparison_rows(results)
+    assert [r["name"] for r in rows] == ["log-mel", "random-init", "pre-trained", "post-trained"]
+    assert rows[3]["probe"] == other["rows"][-1]["probe"]
+    shown = text_of(comparison_table(results))
+    for row in rows:
+        line = next(x for x in shown.splitlines() if x.strip().startswith(row["name"]))
+        assert f"{row['probe']['mean']:.3f} ± {row['probe']['std']:.3f}" in line
+        assert f"{row['retrieval']['roc_auc']:.3f}" in line
+        assert f"{row['clustering']['nmi']['mean']:.3f}" in line
+    wider = {**other, "protocol": {**other["protocol"], "window_s": 5.0}}
+    with pytest.raises(DataError, match="cannot be compared: they differ in protocol"):
+        comparison_rows({"a": result, "b": wider})
+    with pytest.raises(DataError, match="no evaluation result"):
+        comparison_table({})
+
+
+@pytest.mark.slow
+def test_esc10_log_mel_probe_is_what_logistic_regression_gets(
+    real_sound: Path, make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Official folds; scikit-learn's logistic regression on the same features and division."""
+    import soundfile as sf
+    import soxr
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from trainer.evaluation.embed import LogMelStatistics, embed_clips
+    from trainer.evaluation.probes import train_probes
+
+    clips = []
+    with (real_sound / "esc10" / "metadata.csv").open() as file:
+        for row in csv.DictReader(file):
+            wav, rate = sf.read(real_sound / "esc10" / row["filename"], dtype="float32")
+            wav = soxr.resample(wav, rate, 16_000, quality="QQ")
+            clips.append(
+                {"wav": (wav.clip(-1, 1) * 32767).astype(np.int16), "labels": [row["label"]],
+                 "group": row["group_id"], "fold": row["fold"]}
+            )  # fmt: skip
+    labels = sorted({str(c["labels"][0]) for c in clips})
+    path = make_dataset(tmp_path / "esc10", clips, labels, per_shard=100, codec="wav")
+    task = prepare_task(config(path))
+    assert task.protocol.kind == "folds" and len(task.clips) == 400 and not task.dropped
+    emb = embed_clips(LogMelStatistics(), task.clips, window=160_000)
+    probe = train_probes(
+        emb, task.clips.label_NC, task.protocol.folds, ProbeConfig.fast(), multi_label=False
+    ).summary()
+    truth = task.clips.label_NC.argmax(1)
+    regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    expected = np.mean([
+        regression.fit(emb[f.train], truth[f.train]).score(emb[f.test], truth[f.test])
+        for f in task.protocol.folds
+    ])  # fmt: skip
+    assert expected > 0.7
+    assert probe["mean"] == pytest.approx(expected, abs=0.06)
+
+
+def test_a_full_disk_leaves_the_earlier_result(
+    run: Path, tone_dataset: Path, result: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = run / "evaluation" / "tones.json"
+    before = path.read_text()
+    write = Path.write_text
+
+    def full(self: Path, text: str, *args: Any, **kwargs: Any) -> int:
+        if "tones.json" in self.name:
+            write(self, text[:100])
+            raise OSError(28, "No space left on device")
+        return write(self, text, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(DataError, match="could not be written"):
+        evaluate(run, config(tone_dataset, clustering=ClusteringConfig(enabled=False)))
+    monkeypatch.undo()
+    assert path.read_text() == before
+    assert not [p for p in path.parent.iterdir() if p.name.endswith(".tmp")]

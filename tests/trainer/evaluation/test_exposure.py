@@ -1,0 +1,53 @@
+"""Which tested recordings a model was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trainer.evaluation.clips import open_clips
+from trainer.evaluation.exposure import exposure
+
+
+def recipe(path: Path, objective: str, **source: Any) -> dict[str, Any]:
+    return {
+        "name": objective, "objective": {"name": objective},
+        "data": {"train": {"tones": {"path": str(path), **source}}},
+    }  # fmt: skip
+
+
+def test_clips_trained_on_with_labels_are_counted(tone_dataset: Path) -> None:
+    clips = open_clips(tone_dataset)
+    fold_3 = [i for i, f in enumerate(clips.fold_N) if f == "3"]
+    tested = clips.recordings(fold_3)  # type: ignore[arg-type]
+    assert len(tested) == 12
+    seen = exposure(recipe(tone_dataset, "multilabel"), tested)
+    assert (seen["known"], seen["labelled"], seen["unlabelled"]) == (True, 12, 0)
+    held_out = exposure(recipe(tone_dataset, "multilabel", exclude_folds=["3"]), tested)
+    assert (held_out["known"], held_out["labelled"]) == (True, 0)
+    others = exposure(recipe(tone_dataset, "multilabel", folds=["0", "1"]), tested)
+    assert others["labelled"] == 0
+    assert exposure(recipe(tone_dataset, "multilabel", splits=["valid"]), tested)["labelled"] == 0
+
+
+def test_earlier_stages_are_followed(tone_dataset: Path, tmp_path: Path) -> None:
+    clips = open_clips(tone_dataset)
+    tested = clips.recordings([0, 1, 2])  # type: ignore[arg-type]
+    run = tmp_path / "pre"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe(tone_dataset, "masked_tokens")))
+    later = recipe(tone_dataset, "multilabel", folds=["3"]) | {"init_from": str(run)}
+    seen = exposure(later, tested)
+    assert (seen["known"], seen["labelled"], seen["unlabelled"]) == (True, 0, 3)
+    later["init_from"] = str(run / "checkpoints" / "last.ckpt")
+    assert exposure(later, tested)["unlabelled"] == 3
+
+
+def test_what_cannot_be_looked_at_is_named(tmp_path: Path) -> None:
+    assert exposure(None, ["a"])["missing"] == ["the file carries no recipe"]
+    gone = recipe(tmp_path / "gone", "multilabel") | {"init_from": "runs/gone"}
+    seen = exposure(gone, ["a"])
+    assert not seen["known"]
+    assert seen["missing"] == [f"multilabel: dataset {tmp_path / 'gone'}", "init_from runs/gone"]

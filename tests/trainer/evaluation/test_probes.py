@@ -1,0 +1,214 @@
+"""Linear probes: known answers, an independent implementation, determinism, speed."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+from torch import nn
+
+from trainer.evaluation import probes
+from trainer.evaluation.config import ProbeConfig
+from trainer.evaluation.probes import train_probes
+from trainer.evaluation.splits import Fold
+
+QUICK = ProbeConfig(learning_rate=1e-2, epochs=30, schedule="cosine")
+
+
+def data(
+    count: int = 120, classes: int = 4, dim: int = 16, *, distance: float = 1.0, seed: int = 0
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    rng = np.random.default_rng(seed)
+    truth = np.arange(count) % classes
+    centre = rng.standard_normal((classes, dim))
+    x = rng.standard_normal((count, dim)) + distance * centre[truth]
+    return x.astype(np.float32), np.eye(classes, dtype=bool)[truth]
+
+
+def divide(count: int, folds: int = 3, valid: int = 16) -> list[Fold]:
+    order = np.random.default_rng(9).permutation(count)
+    parts = np.array_split(order, folds)
+    result = []
+    for i, test in enumerate(parts):
+        rest = np.concatenate([p for k, p in enumerate(parts) if k != i])
+        result.append(Fold(str(i), rest[valid:], rest[:valid], test))
+    return result
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_separable_classes_are_separated(standardise: bool) -> None:
+    x, hot = data(distance=4.0)
+    result = train_probes(
+        x, hot, divide(120), replace(QUICK, standardise=standardise), multi_label=False
+    )
+    assert result.metric == "accuracy"
+    assert (result.test_SF == 1.0).all() and (result.valid_SF == 1.0).all()
+    summary = result.summary()
+    assert (summary["mean"], summary["std"], summary["fold_std"]) == (1.0, 0.0, 0.0)
+    assert summary["n"] == 120 and summary["seeds"] == [0, 1, 2]
+
+
+def test_shuffled_labels_give_chance() -> None:
+    x, hot = data(count=400, distance=4.0)
+    shuffled = hot[np.random.default_rng(2).permutation(400)]
+    result = train_probes(x, shuffled, divide(400), QUICK, multi_label=False)
+    # Standard error of an accuracy of 0.25 over 400 clips is 0.022.
+    assert 0.25 - 0.08 < result.summary()["mean"] < 0.25 + 0.08
+
+
+def test_equals_a_plain_linear_layer_trained_by_torch() -> None:
+    """One job, spelled out with nn.Linear, F.cross_entropy and a loop; same start, same order."""
+    x, hot = data(count=90, distance=0.7)
+    fold = divide(90)[1]
+    config = ProbeConfig(epochs=12, seeds=3, learning_rate=3e-3, weight_decay=0.1)
+    result = train_probes(x, hot, [fold], config, multi_label=False)
+
+    draw = torch.Generator().manual_seed(
+        probes._job_seed(probes._Job(0, 2, fold.train, fold.valid))
+    )
+    layer = nn.Linear(16, 4)
+    with torch.no_grad():
+        layer.weight.copy_((torch.rand(4, 16, generator=draw) * 2 - 1) / 4)
+        layer.bias.copy_((torch.rand(4, 1, generator=draw) * 2 - 1).squeeze(1) / 4)
+    mean, std = x[fold.train].mean(0), x[fold.train].std(0)
+    z = torch.from_numpy((x - mean) / std)
+    y = torch.from_numpy(hot.argmax(1))
+    optimiser = torch.optim.AdamW(layer.parameters(), lr=3e-3, weight_decay=0.1)
+    best = (-1.0, np.inf, 0, 0.0)
+    for epoch in range(1, 13):
+        order = fold.train[torch.randperm(len(fold.train), generator=draw).numpy()]
+        for i in range(0, len(order), 32):
+            rows = torch.from_numpy(order[i : i + 32])
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(layer(z[rows]), y[rows]).backward()
+            optimiser.step()
+        with torch.no_grad():
+            logit = layer(z)
+        loss = nn.functional.cross_entropy(logit[fold.valid], y[fold.valid]).item()
+        right = (logit.argmax(1) == y).numpy()
+        score = right[fold.valid].mean()
+        if score > best[0] or (score == best[0] and loss < best[1]):
+            best = (score, loss, epoch, right[fold.test].mean())
+    assert result.valid_SF[2, 0] == pytest.approx(best[0])
+    assert result.epoch_SF[2, 0] == best[2]
+    assert result.test_SF[2, 0] == pytest.approx(best[3])
+
+
+def test_a_job_does_not_depend_on_its_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, hot = data(distance=0.6)
+    folds = divide(120)
+    # A smaller fold takes fewer steps per epoch, so it must run in a program of its own.
+    folds[1] = replace(folds[1], train=folds[1].train[:30])
+    together = train_probes(x, hot, folds, QUICK, multi_label=False)
+    assert together.test_SF.std() > 0
+    monkeypatch.setattr(probes, "_MEMORY_BYTES", 1)  # one job per program
+    alone = train_probes(x, hot, folds, QUICK, multi_label=False)
+    np.testing.assert_allclose(alone.test_SF, together.test_SF, atol=0.026)  # one clip of 40
+    np.testing.assert_array_equal(alone.epoch_SF, together.epoch_SF)
+
+
+def test_the_same_seeds_give_the_same_figures_and_others_do_not() -> None:
+    x, hot = data(distance=0.6)
+    first = train_probes(x, hot, divide(120), QUICK, multi_label=False)
+    second = train_probes(x, hot, divide(120), QUICK, multi_label=False)
+    np.testing.assert_array_equal(first.test_SF, second.test_SF)
+    np.testing.assert_array_equal(first.epoch_SF, second.epoch_SF)
+    assert len({tuple(row) for row in first.epoch_SF.tolist()}) > 1
+
+
+def test_several_labels_are_scored_by_macro_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    hot = rng.random((150, 5)) < 0.25
+    x = (hot @ rng.standard_normal((5, 24)) + 0.3 * rng.standard_normal((150, 24))).astype("f")
+    seen: list[float] = []
+    keep = probes.macro_average_precision
+
+    def spy(logit: torch.Tensor, target: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        if logit.shape[:2] == (1, 50):
+            seen.append(
+                np.mean([average_precision_score(target[0, :, c], logit[0, :, c])
+                         for c in range(5)])
+            )  # fmt: skip
+        return keep(logit, target, real)
+
+    monkeypatch.setattr(probes, "macro_average_precision", spy)
+    result = train_probes(x, hot, divide(150), QUICK, multi_label=True)
+    assert result.metric == "map"
+    assert result.summary()["mean"] > 0.95
+    assert sorted(result.test_SF.ravel()) == pytest.approx(sorted(seen))
+    noise = train_probes(
+        rng.standard_normal(x.shape).astype("f"), hot, divide(150), QUICK, multi_label=True
+    )
+    assert noise.summary()["mean"] < 0.45
+
+
+def test_the_learned_mix_finds_the_layer_that_knows() -> None:
+    rng = np.random.default_rng(1)
+    good, hot = data(count=200, distance=1.5)
+    layers = np.stack([rng.standard_normal(good.shape), good, rng.standard_normal(good.shape)], 1)
+    layers = layers.astype(np.float32)
+    config = ProbeConfig(learning_rate=3e-2, epochs=60, schedule="cosine")
+    mixed = train_probes(layers, hot, divide(200), config, multi_label=False)
+    noise = train_probes(layers[:, 0], hot, divide(200), config, multi_label=False)
+    assert mixed.layer_weights is not None and len(mixed.layer_weights) == 3
+    assert sum(mixed.layer_weights) == pytest.approx(1.0)
+    assert mixed.layer_weights[1] > 0.5
+    assert mixed.summary()["mean"] > noise.summary()["mean"] + 0.4
+
+
+def test_the_mix_of_equal_layers_is_the_layer() -> None:
+    x, hot = data(distance=0.8)
+    one = train_probes(x, hot, divide(120), QUICK, multi_label=False)
+    mixed = train_probes(np.stack([x, x], 1), hot, divide(120), QUICK, multi_label=False)
+    np.testing.assert_allclose(mixed.test_SF, one.test_SF, atol=0.026)
+
+
+def test_no_validation_part_keeps_the_last_epoch() -> None:
+    x, hot = data(distance=4.0)
+    folds = [replace(f, valid=np.empty(0, dtype=np.int64)) for f in divide(120)]
+    result = train_probes(x, hot, folds, QUICK, multi_label=False)
+    assert (result.epoch_SF == 30).all() and np.isnan(result.valid_SF).all()
+    assert result.summary()["valid_mean"] is None
+
+
+def test_the_best_epoch_is_kept_not_the_last() -> None:
+    x, hot = data(distance=4.0)
+    # A rate this high ruins the weights in the end; an early epoch was good.
+    config = ProbeConfig(learning_rate=30.0, epochs=40, weight_decay=0.033)
+    result = train_probes(x, hot, divide(120), config, multi_label=False)
+    assert (result.epoch_SF < 40).any()
+    assert result.summary()["mean"] > 0.9
+
+
+def test_a_constant_feature_does_no_harm() -> None:
+    x, hot = data(distance=4.0)
+    x[:, 3] = 7.0
+    result = train_probes(x, hot, divide(120), QUICK, multi_label=False)
+    assert result.summary()["mean"] == 1.0
+
+
+def test_rates_rise_and_fall_as_configured() -> None:
+    rate = probes._rates(ProbeConfig(epochs=10, warmup_epochs=2, schedule="cosine"), 4)
+    values = [rate(step) for step in range(40)]
+    assert values[0] == pytest.approx(1e-3 / 8) and values[7] == pytest.approx(1e-3)
+    assert values[8] == pytest.approx(1e-3)
+    assert all(a > b for a, b in itertools.pairwise(values[8:]))
+    assert values[-1] == pytest.approx(1e-5, rel=0.3)
+    flat = probes._rates(ProbeConfig(epochs=10), 4)
+    assert {flat(step) for step in range(40)} == {1e-3}
+
+
+@pytest.mark.slow
+def test_four_hundred_clips_take_seconds() -> None:
+    x, hot = data(count=400, classes=10, dim=768)
+    started = time.process_time()
+    result = train_probes(x, hot, divide(400, 5, 64), ProbeConfig.fast(), multi_label=False)
+    # About 2 s on one core of the machine this was written on.
+    assert time.process_time() - started < 15
+    assert result.test_SF.shape == (3, 5)
