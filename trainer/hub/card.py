@@ -21,7 +21,7 @@ from trainer.evaluation.embed import weights_digest
 from trainer.hub import licences
 from trainer.hub.card_config import CardConfig
 from trainer.hub.measurements import Evaluation, read_evaluations
-from trainer.hub.provenance import Ledger, Share, Stage, ledger, stages_behind
+from trainer.hub.provenance import Ledger, Share, Stage, ledger, stages_behind, title_of
 from trainer.hub.reading import Weights
 from trainer.model import BioEncoder
 
@@ -207,7 +207,7 @@ def _empty_data(stages: Sequence[Stage], book: Ledger, card: CardConfig) -> list
                 "export where the run folder is"
             )
         for source in stage.sources:
-            name = source.get("name")
+            name = title_of(source)
             for part in ("licences", "recordists"):
                 if not source.get(part):
                     empty.append(
@@ -249,6 +249,7 @@ def render(facts: CardFacts) -> dict[str, str]:
     environment.filters["cell"] = _cell
     environment.filters["hours"] = _hours
     environment.filters["link"] = _link
+    environment.filters["title_of"] = title_of
     long_credits = len(facts.ledger.recordists) > CREDITS_IN_CARD
     values = {
         "facts": facts,
@@ -308,9 +309,10 @@ def front_matter(facts: CardFacts) -> str:
 def describe(facts: CardFacts) -> str:
     """A sentence from the recipe, where the publisher gave none."""
     hours = _hours(facts.ledger.hours)
-    size = f"{facts.parameters / 1e6:.1f} M parameters"
+    count = facts.parameters
+    size = f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.0f} k"
     title = TITLES.get(facts.encoder["name"], facts.encoder["name"])
-    what = f"A {title} audio encoder ({size})"
+    what = f"A {title} audio encoder ({size} parameters)"
     if facts.labels:
         before = " after self-supervised pre-training" if len(facts.stages) > 1 else ""
         labels = f"{len(facts.labels)} labels{before}"

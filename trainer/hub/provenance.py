@@ -203,7 +203,7 @@ def ledger(stages: Sequence[Stage]) -> Ledger:
         for source in stage.sources:
             try:
                 key = _identity(source)
-                names.setdefault(key, str(source["name"]))
+                names.setdefault(key, title_of(source))
                 _largest(totals, key, source)
                 for row in source.get("licences") or ():
                     _largest(by_licence, (*key, str(row["licence_url"] or "")), row)
@@ -222,12 +222,17 @@ def ledger(stages: Sequence[Stage]) -> Ledger:
     return Ledger(licences, people, [(names[key], *totals[key]) for key in totals])
 
 
+def title_of(source: Mapping[str, Any]) -> str:
+    """What people call a source: its dataset; a recipe may call it `main`."""
+    return str(source.get("dataset") or source["name"])
+
+
 def _identity(source: Mapping[str, Any]) -> tuple[str, str]:
     """The dataset behind a source: recipes may call one dataset by several names, and several
     datasets by one. The ledger of a dataset is the same whichever fold of it was used.
     """
     rows = source.get("licences") or [source]
-    return str(source.get("dataset") or source["name"]), str(sum(int(r["clips"]) for r in rows))
+    return title_of(source), str(sum(int(r["clips"]) for r in rows))
 
 
 def _shares(table: Mapping[tuple[str, ...], tuple[int, float]]) -> list[Share]:

@@ -313,7 +313,7 @@ def test_pre_training_data_is_credited_too(
     header, body = card_of(tmp_path / "post", tmp_path / "out")
     assert header["license"] == "cc-by-nc-4.0"
     assert "| pre-training (pre) | xc | 9 | 7.00 |" in body
-    assert "| post-training (post) | mine | 300 | 2.50 |" in body
+    assert "| post-training (post) | garden | 300 | 2.50 |" in body
     assert "| Zoe | CC BY-NC 4.0 | 9 | 7.00 |" in body
     # One dataset under two names is one dataset.
     assert "9.50 h of sound in 309 clips" in body
