@@ -133,8 +133,9 @@ def decode(
 ) -> tuple[Pcm, Original]:
     """Decode a file to mono int16 at `sample_rate_hz`: mean of channels, soxr HQ, rounding.
 
-    Raises `UnusableAudio` with reason `missing`, `not_audio`, `corrupt`, `truncated`, `empty`,
-    `too_short`, `too_long`, `non_finite`, `silent`, `out_of_range` or `unsupported`.
+    Raises `UnusableAudio` with reason `missing`, `unreadable`, `not_audio`, `corrupt`,
+    `truncated`, `empty`, `too_short`, `too_long`, `non_finite`, `silent`, `out_of_range` or
+    `unsupported`.
     """
     try:
         size = path.stat().st_size
@@ -323,7 +324,7 @@ def _open_soundfile(path: Path, stack: ExitStack) -> _Blocks:
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError as err:
-        raise UnusableAudio("missing", f"{err.strerror or err}") from err
+        raise UnusableAudio("unreadable", f"{err.strerror or err}") from err
     try:
         file = soundfile.SoundFile(descriptor, closefd=True)
     except (RuntimeError, TypeError) as err:

@@ -9,12 +9,13 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from data_prep.audio import probe_duration_s
 from data_prep.errors import PrepError
+from data_prep.options import FREE_OPTIONS, BuildOptions
 from data_prep.plan import ShardPlan, key_stems, plan_shards
 from data_prep.pool import run_shards
 from data_prep.progress import Progress
@@ -24,55 +25,9 @@ from data_prep.tables import write_tables
 
 FORMAT = 1
 WORK = ".prep"  # folder within the dataset that exists only until it is finished
-CODECS = ("flac", "wav")
+_NAMED = 20  # recordings left out that are named on the screen; the table names all
 # Bytes of stored audio a second, relative to int16 PCM; FLAC measured on bird recordings.
 _SIZE_RATIO = {"flac": 0.55, "wav": 1.0}
-# Options that do not change the dataset, so they may differ when a run is continued.
-_FREE_OPTIONS = ("jobs", "max_broken", "allow_broken")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildOptions:
-    """How recordings become a dataset."""
-
-    name: str = ""
-    """Name of the dataset; default: that of its folder."""
-    codec: str = "flac"
-    """Of the stored clips: "flac" (half the size) or "wav" (decodes 30 times faster)."""
-    sample_rate_hz: int = 16000
-    """Of the stored clips."""
-    max_piece_s: float = 60.0
-    """Longer recordings are stored in equal pieces of at most this length."""
-    shard_size_mb: float = 256.0
-    """About the largest size of a tar."""
-    seed: int = 0
-    """Of the order of the clips."""
-    max_hours: float = 24.0
-    """Longer recordings are left out."""
-    max_broken: float = 0.01
-    """Share of recordings that may be unusable before the preparation stops."""
-    allow_broken: bool = False
-    """Go on however many recordings are unusable."""
-    jobs: int = 0
-    """Processes; 0: one for each CPU core this process may use."""
-
-    def __post_init__(self) -> None:
-        """Raise PrepError for values that make no dataset."""
-        rules = {
-            f"codec must be one of {', '.join(CODECS)}": self.codec in CODECS,
-            "sample_rate_hz must be 1000 to 655350 (the range of FLAC)": (
-                1000 <= self.sample_rate_hz <= 655350
-            ),
-            "max_piece_s must be 1 to 3600": 1 <= self.max_piece_s <= 3600,
-            "shard_size_mb must be at least 1": self.shard_size_mb >= 1,
-            "seed must not be negative": self.seed >= 0,
-            "max_hours must be positive": self.max_hours > 0,
-            "max_broken must be 0 to 1": 0 <= self.max_broken <= 1,
-            "jobs must not be negative": self.jobs >= 0,
-        }
-        broken = [rule for rule, kept in rules.items() if not kept]
-        if broken:
-            raise PrepError("Options: " + "; ".join(broken) + ".")
 
 
 def build_dataset(
@@ -94,22 +49,43 @@ def build_dataset(
         return stats
     _refuse_strangers(out)
     work = out / WORK
-    work.mkdir(parents=True, exist_ok=True)
-    with _only_one(work):
-        shards = _load_or_make_plan(recordings, root, work, options, fingerprint, settings)
-        _sweep(out)
-        tasks, done = _tasks(recordings, shards, root, out, options)
-        if done:
-            progress.say(f"Continuing: {len(done)} of {len(shards)} shards are there.")
-        results = done + run_shards(
-            tasks, done=done, total=len(recordings), recordings=recordings,
-            options=options, progress=progress,
-        )  # fmt: skip
-        results.sort(key=lambda result: result.shard)
-        stats = write_tables(recordings, results, out, settings, fingerprint)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with _only_one(work):
+            stats = _build(recordings, root, out, options, fingerprint, settings, progress)
+    except OSError as err:
+        raise PrepError(f"Writing {out} failed: {err}. The same command continues.") from err
     shutil.rmtree(work)
     progress.say(f"Wrote {out}: {_summary(stats)}.")
     return stats
+
+
+def _build(
+    recordings: Sequence[Recording],
+    root: Path,
+    out: Path,
+    options: BuildOptions,
+    fingerprint: str,
+    settings: dict[str, Any],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Plan or take up the plan, write the shards that are missing, then the tables."""
+    shards = _load_or_make_plan(recordings, root, out / WORK, options, fingerprint, settings)
+    _sweep(out)
+    tasks, done = _tasks(recordings, shards, root, out, options)
+    if done:
+        progress.say(f"Continuing: {len(done)} of {len(shards)} shards are there.")
+    results = done + run_shards(
+        tasks, done=done, recordings=recordings, options=options, progress=progress
+    )
+    results.sort(key=lambda result: result.shard)
+    rejected = [item for result in results for item in result.rejected]
+    for item in sorted(rejected, key=lambda item: int(item["recording"]))[:_NAMED]:
+        path = recordings[item["recording"]].path
+        progress.say(f"left out: {path}: {item['reason']}: {item['detail']}")
+    if len(rejected) > _NAMED:
+        progress.say(f"left out: {len(rejected) - _NAMED} more, see {out / 'rejected.parquet'}")
+    return write_tables(recordings, results, out, settings, fingerprint)
 
 
 def _summary(stats: dict[str, Any]) -> str:
@@ -122,7 +98,7 @@ def _summary(stats: dict[str, Any]) -> str:
 
 def _settings(options: BuildOptions, out: Path) -> dict[str, Any]:
     """Return the options that decide what is in the dataset."""
-    settings = {k: v for k, v in asdict(options).items() if k not in _FREE_OPTIONS}
+    settings = {k: v for k, v in asdict(options).items() if k not in FREE_OPTIONS}
     settings["name"] = options.name or out.resolve().name
     return settings
 
@@ -202,9 +178,8 @@ def _load_or_make_plan(
     if path.exists():
         state = json.loads(path.read_text())
         if state["fingerprint"] != fingerprint:
-            raise PrepError(
-                f"{work.parent} holds an unfinished dataset {_difference(state['options'], settings)}"
-            )
+            changed = _difference(state["options"], settings)
+            raise PrepError(f"{work.parent} holds an unfinished dataset {changed}")
         return [
             ShardPlan(**shard | {"members": tuple(shard["members"])}) for shard in state["shards"]
         ]

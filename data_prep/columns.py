@@ -15,51 +15,106 @@ class Field:
     """A field that a column may fill."""
 
     name: str
+    help: str
     usual: tuple[str, ...]
     absent: str  # what happens without a column, shown to the user
 
     @property
+    def parameter(self) -> str:
+        """The Python name of the option that names the column: "path_column"."""
+        return f"{self.name}_column"
+
+    @property
     def option(self) -> str:
-        """The command-line option that names the column."""
-        return f"--{self.name.replace('_', '-')}-column"
+        """The command-line option: "--path-column"."""
+        return f"--{self.parameter.replace('_', '-')}"
+
+    @property
+    def option_help(self) -> str:
+        """Help of the option, with the names that are looked for."""
+        shown = ", ".join(self.usual[:3]) + (" ..." if len(self.usual) > 3 else "")
+        return f"{self.help} ({shown})."
 
 
-def _field(name: str, usual: str, absent: str) -> Field:
-    return Field(name, tuple(usual.split()), absent)
+def _field(name: str, help_text: str, usual: str, absent: str) -> Field:
+    return Field(name, help_text, tuple(usual.split()), absent)
 
 
 # In the order in which they are shown; within a field, the first usual name that exists wins.
 FIELDS: tuple[Field, ...] = (
-    _field("path", "filename file_name file path filepath file_path audio wav_path", "needed"),
+    _field(
+        "path",
+        "Audio file, relative to DIR or to the table",
+        "filename file path file_name filepath file_path audio wav_path",
+        "needed",
+    ),
     _field(
         "label",
+        "What is heard; several labels with --label-separator between them",
         "label labels species scientific_name scientificname primary_label category class",
         "no labels: an unlabelled dataset",
     ),
-    _field("rank", "rank ranks label_rank taxon_rank taxonrank", "from --rank"),
+    _field(
+        "rank",
+        "Rank of each label, in parallel with the labels",
+        "rank ranks label_rank taxon_rank taxonrank",
+        "from --rank",
+    ),
     _field(
         "background",
+        "What else is heard, faintly",
         "background background_labels background_species secondary_labels also",
         "no background labels",
     ),
-    _field("group", "group group_id", "every recording is a group of its own"),
-    _field("fold", "fold", "no folds"),
-    _field("split", "split subset_split", "everything goes to --split"),
+    _field(
+        "group",
+        "What must stay together when the data is divided, such as the recordist or the site",
+        "group group_id",
+        "every recording is a group of its own",
+    ),
+    _field("fold", "Fold for cross-validation", "fold", "no folds (or --make-folds)"),
+    _field("split", "Part of the dataset: train, valid ...", "split", "all go to --split"),
     _field(
         "licence",
+        "Licence of the audio, URL or name",
         "licence_url license_url licence license lic rights",
         "--licence, or not stated",
     ),
-    _field("recordist", "recordist recorder author rec recorded_by recordedby creator", "unknown"),
-    _field("attribution", "attribution credit", "none"),
-    _field("id", "id recording_id source_id", "the file's path"),
-    _field("url", "url source_url source references link", "none"),
-    _field("datetime", "datetime date_time date event_date eventdate recorded_at", "none"),
-    _field("lat", "lat latitude decimal_latitude decimallatitude", "none"),
-    _field("lon", "lon lng long longitude decimal_longitude decimallongitude", "none"),
-    _field("quality", "quality q rating", "none"),
-    _field("sound_type", "sound_type soundtype type behavior", "none"),
-    _field("duration", "duration_s duration_seconds", "read from the file headers"),
+    _field(
+        "recordist",
+        "Who recorded it",
+        "recordist recorder author rec recorded_by recordedby creator",
+        "unknown",
+    ),
+    _field("attribution", "Credit line the licence asks for", "attribution credit", "none"),
+    _field(
+        "id",
+        "The archive's own number of the recording",
+        "id recording_id source_id",
+        "the file's path",
+    ),
+    _field("url", "Page of the recording", "url source_url source references link", "none"),
+    _field(
+        "datetime",
+        "When it was recorded",
+        "datetime date_time date event_date eventdate recorded_at",
+        "none",
+    ),
+    _field("lat", "Latitude in degrees", "lat latitude decimal_latitude decimallatitude", "none"),
+    _field(
+        "lon",
+        "Longitude in degrees",
+        "lon lng longitude long decimal_longitude decimallongitude",
+        "none",
+    ),
+    _field("quality", "The archive's rating", "quality q rating", "none"),
+    _field("sound_type", "Song, call ...", "sound_type soundtype type behavior", "none"),
+    _field(
+        "duration",
+        "Length in seconds, only to plan with",
+        "duration_s duration_seconds",
+        "read from the file headers",
+    ),
 )
 BY_NAME: Mapping[str, Field] = {field.name: field for field in FIELDS}
 

@@ -7,41 +7,20 @@ import dataclasses
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.columns import BY_NAME, Mapped, map_columns
+from data_prep.columns import BY_NAME, FIELDS, Mapped, map_columns
 from data_prep.errors import PrepError
 from data_prep.licences import licence_url
+from data_prep.options import BuildOptions, FolderOptions
 from data_prep.recordings import BACKGROUND, FOREGROUND, RANKS, Label, Recording, tidy_name
 
 EXAMPLE = """\
     filename,label,recordist,licence
     audio/a.wav,Parus major,Ann,CC BY 4.0
     audio/b.mp3,Parus major;Turdus merula,Ben,CC0"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderOptions:
-    """How to read the folder; see `chorus prep folder --help` for each."""
-
-    metadata: Path | None = None
-    """The table; default: metadata.csv in the folder."""
-    columns: Mapping[str, str | None] = field(default_factory=dict)
-    """Field -> column name, "none", or None to find it by its usual name."""
-    label_separator: str = ";"
-    """Between several labels (and their ranks) in one cell; empty: one label a cell."""
-    rank: str = ""
-    """Rank of labels that have none of their own."""
-    taxonomy: str = ""
-    """Name and version of the taxonomy of all names, such as "ebird-2021"."""
-    licence: str = ""
-    """Licence of recordings that state none."""
-    split: str = "train"
-    """Split of recordings without one."""
-    source: str = ""
-    """Name of the archive, the first part of every id; default: the folder's name."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +46,7 @@ def read_folder(directory: Path, options: FolderOptions) -> FolderTable:
     header, rows = _read_table(metadata, directory)
     mapped = map_columns(header, options.columns)
     base = _base(directory, metadata, [_get(row, mapped, "path") for row in rows])
-    source = options.source or tidy_name(directory.resolve().name) or "folder"
+    source = options.source_name or tidy_name(directory.resolve().name) or "folder"
     merged: dict[str, Recording] = {}
     repeated = 0
     for number, row in enumerate(rows, start=2):
@@ -84,10 +63,35 @@ def read_folder(directory: Path, options: FolderOptions) -> FolderTable:
             repeated += 1
             recording = _merge(merged[path], recording, f"{metadata}, row {number}")
         merged[path] = recording
+    recordings = list(merged.values())
+    notes = [f"{repeated} rows name a file that an earlier row names: labels merged"] * (
+        repeated > 0
+    )
+    if options.make_folds and "fold" not in mapped.columns:
+        from data_prep.folds import make_folds
+
+        recordings = make_folds(recordings, options.make_folds)
+        notes.append(f"{options.make_folds} folds were made, of whole groups")
+    return FolderTable(directory, metadata, recordings, mapped, notes + _warnings(recordings))
+
+
+def _warnings(recordings: Sequence[Recording]) -> list[str]:
+    """Return what a person should know about the table before it is used."""
     notes = []
-    if repeated:
-        notes.append(f"{repeated} rows name a file that an earlier row names: labels merged")
-    return FolderTable(directory, metadata, list(merged.values()), mapped, notes)
+    unlicensed = sum(not recording.licence_url for recording in recordings)
+    if unlicensed:
+        notes.append(f"{unlicensed} recordings state no licence (--licence sets one)")
+    for name in ("fold", "split"):
+        parts: dict[str, set[str | None]] = {}
+        for recording in recordings:
+            parts.setdefault(recording.group_id, set()).add(getattr(recording, name))
+        divided = sorted(group for group, places in parts.items() if len(places) > 1)
+        if divided:
+            notes.append(
+                f"{len(divided)} groups lie in more than one {name}, for example {divided[0]!r}: "
+                "a score on one of them is not a score on unknown sources"
+            )
+    return notes
 
 
 def _read_table(path: Path, directory: Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -284,26 +288,24 @@ def prepare_folder(directory: Path | str, out: Path | str, **options: Any) -> di
     starts processes, so a script needs the usual `if __name__ == "__main__":` guard. Raises
     PrepError, with nothing that looks finished left in `out`.
     """
-    from data_prep.build import BuildOptions, build_dataset
+    from data_prep.build import build_dataset
 
+    report = options.pop("report", None)
     columns = {
-        name.removesuffix("_column"): options.pop(name)
-        for name in list(options)
-        if name.removesuffix("_column") in BY_NAME and name.endswith("_column")
+        field.name: options.pop(field.parameter) for field in FIELDS if field.parameter in options
     }
     reading = {item.name for item in dataclasses.fields(FolderOptions)} - {"columns"}
     building = {item.name for item in dataclasses.fields(BuildOptions)}
-    report = options.pop("report", None)
     unknown = sorted(set(options) - reading - building)
     if unknown:
         raise PrepError(f"Unknown options: {', '.join(unknown)}.")
     if options.get("metadata") is not None:
         options["metadata"] = Path(options["metadata"])
+    build = BuildOptions(**{k: v for k, v in options.items() if k in building})
     table = read_folder(
         Path(directory),
         FolderOptions(columns=columns, **{k: v for k, v in options.items() if k in reading}),
     )
-    build = BuildOptions(**{k: v for k, v in options.items() if k in building})
     if report is not None:
         report(table)
     return build_dataset(table.recordings, table.root, Path(out), build)

@@ -15,7 +15,7 @@ from data_prep.errors import PrepError
 from data_prep.shards import ShardResult, ShardTask, write_shard
 
 if TYPE_CHECKING:
-    from data_prep.build import BuildOptions
+    from data_prep.options import BuildOptions
     from data_prep.progress import Bar, Progress
     from data_prep.recordings import Recording
 
@@ -27,36 +27,33 @@ def run_shards(
     tasks: Sequence[ShardTask],
     *,
     done: Sequence[ShardResult],
-    total: int,
     recordings: Sequence[Recording],
     options: BuildOptions,
     progress: Progress,
 ) -> list[ShardResult]:
     """Write the shards; return their results in any order.
 
-    Raises PrepError as soon as too many recordings are unusable (`done` ones included), when the
-    disk is full, or when a process died.
+    Raises PrepError as soon as too many recordings are unusable (`done` ones included), or when a
+    process died.
     """
-    gate = _Gate(total, recordings, options)
+    gate = _Gate(recordings, options)
     for result in done:
         gate.add(result)
     jobs = min(options.jobs or len(os.sched_getaffinity(0)), max(1, len(tasks)))
     seconds = sum(task.seconds for task in tasks)
     with progress.hours(seconds / 3600, "preparing") as bar:
-        try:
-            if jobs == 1:
-                return _run_here(tasks, gate, bar)
-            return _run_pool(tasks, gate, bar, jobs)
-        except OSError as err:
-            raise PrepError(f"Writing failed: {err}. The same command continues.") from err
+        if jobs == 1:
+            return _run_here(tasks, gate, bar)
+        return _run_pool(tasks, gate, bar, jobs)
 
 
 class _Gate:
     """Counts unusable recordings and stops when they are too many."""
 
-    def __init__(self, total: int, recordings: Sequence[Recording], options: BuildOptions) -> None:
-        self.total, self.recordings = total, recordings
-        self.limit = total if options.allow_broken else options.max_broken * total
+    def __init__(self, recordings: Sequence[Recording], options: BuildOptions) -> None:
+        self.recordings = recordings
+        share = 1.0 if options.allow_broken else options.max_broken
+        self.limit = share * len(recordings)
         self.rejected: list[dict[str, Any]] = []
 
     def add(self, result: ShardResult) -> None:
@@ -68,8 +65,8 @@ class _Gate:
                 for r in self.rejected[:10]
             )
             raise PrepError(
-                f"{len(self.rejected)} of {self.total} recordings are unusable so far, more than "
-                f"--max-broken allows ({self.limit / self.total:.1%}):\n  {shown}\n"
+                f"{len(self.rejected)} of {len(self.recordings)} recordings are unusable so far, "
+                f"more than --max-broken allows ({self.limit:g}):\n  {shown}\n"
                 "Mend or remove them, or go on without them by --allow-broken (what has been "
                 "prepared is kept)."
             )

@@ -1,0 +1,115 @@
+"""Every option of the preparation, once: the Python call and the command line are made from this.
+
+A column option exists for each field of `data_prep.columns`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import PrepError
+
+LABELS = "Labels and origin"
+AUDIO = "Audio and shards"
+RUNNING = "Running"
+
+CODECS = ("flac", "wav")
+# Options that do not change the dataset, so they may differ when a run is continued.
+FREE_OPTIONS = ("jobs", "max_broken", "allow_broken")
+
+
+# ruff: noqa: RUF009 (the defaults that `_option` makes are field descriptions, not shared values)
+def _option(default: Any, panel: str, text: str) -> Any:
+    """Declare a field with the group and the help it has on the command line."""
+    return dataclasses.field(default=default, metadata={"panel": panel, "help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderOptions:
+    """How a folder of audio and its table are read. `columns`: field -> column name or "none"."""
+
+    columns: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    metadata: Path | None = _option(
+        None,
+        LABELS,
+        "Table of the recordings: CSV (comma, semicolon or tab) or Parquet. "
+        "Default: DIR/metadata.csv.",
+    )
+    label_separator: str = _option(
+        ";",
+        LABELS,
+        "Between several labels in one cell; '' takes every cell as one label. Python lists "
+        "(\"['a', 'b']\") are understood as well.",
+    )
+    rank: str = _option(
+        "",
+        LABELS,
+        "Rank of labels without one (species, genus ...). A label can carry its own: "
+        "'species:Parus major;genus:Parus'.",
+    )
+    taxonomy: str = _option(
+        "", LABELS, "Name and version of the names' taxonomy, such as 'ebird-2021'."
+    )
+    licence: str = _option("", LABELS, "Licence of recordings that state none, URL or name.")
+    split: str = _option("train", LABELS, "Split of recordings without one.")
+    make_folds: int = _option(
+        0,
+        LABELS,
+        "Where the table has no folds: divide the groups into this many, each label evenly.",
+    )
+    source_name: str = _option(
+        "", LABELS, "Name of the archive, the first part of every id. Default: DIR's name."
+    )
+
+    def __post_init__(self) -> None:
+        """Raise PrepError for values that make no sense."""
+        if self.make_folds < 0 or self.make_folds == 1:
+            raise PrepError("make_folds must be 0 (none) or at least 2.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How recordings become a dataset."""
+
+    name: str = _option("", AUDIO, "Name of the dataset in its card. Default: DATASET's name.")
+    codec: str = _option(
+        "flac", AUDIO, "Of the stored clips: flac, or wav (twice the size, faster to decode)."
+    )
+    sample_rate_hz: int = _option(16000, AUDIO, "Sample rate of the stored clips.")
+    max_piece_s: float = _option(
+        60.0, AUDIO, "Longer recordings are stored in equal pieces of at most this many seconds."
+    )
+    max_hours: float = _option(24.0, AUDIO, "Recordings longer than this are left out.")
+    shard_size_mb: float = _option(256.0, AUDIO, "About the largest size of a tar.")
+    seed: int = _option(0, AUDIO, "Of the order of the clips.")
+    jobs: int = _option(0, RUNNING, "Processes; 0: one per CPU core.")
+    max_broken: float = _option(
+        0.01, RUNNING, "Stop when more than this share of the recordings is unusable."
+    )
+    allow_broken: bool = _option(
+        False,
+        RUNNING,
+        "Never stop for unusable recordings (rejected.parquet lists them with the reason).",
+    )
+
+    def __post_init__(self) -> None:
+        """Raise PrepError that names every value that makes no dataset."""
+        rules = {
+            f"codec must be one of {', '.join(CODECS)}": self.codec in CODECS,
+            "sample_rate_hz must be 1000 to 655350 (FLAC's limit)": (
+                1000 <= self.sample_rate_hz <= 655350
+            ),
+            "max_piece_s must be 1 to 3600": 1 <= self.max_piece_s <= 3600,
+            "shard_size_mb must be at least 1": self.shard_size_mb >= 1,
+            "seed must not be negative": self.seed >= 0,
+            "max_hours must be positive": self.max_hours > 0,
+            "max_broken must be 0 to 1": 0 <= self.max_broken <= 1,
+            "jobs must not be negative": self.jobs >= 0,
+        }
+        broken = [rule for rule, kept in rules.items() if not kept]
+        if broken:
+            raise PrepError("These options make no dataset: " + "; ".join(broken) + ".")
