@@ -182,9 +182,13 @@ def _sampled(series: Series, value: NDArray[np.float64]) -> Series:
     return Series(series.step[index], value[index])
 
 
-def _window(count: int, kind: str) -> int:
-    """Points that the smoothed curve averages over: a fortieth of the run."""
-    return 1 if kind == "valid" or count < 40 else max(3, count // 40) | 1
+def _window(count: int, line: Line) -> int:
+    """Points that the strong curve averages over: a fortieth of the run. Of a baseline half of it:
+    it differs from batch to batch, but stands for one number.
+    """
+    if line.dashed:
+        return max(1, count // 2) | 1
+    return 1 if line.kind == "valid" or count < 40 else max(3, count // 40) | 1
 
 
 # --------------------------------------------------------------------------- drawing
@@ -211,7 +215,7 @@ def _draw(
             value = series.value * chart.scale
             style = INK if line.dashed else SERIES[colour % len(SERIES)]
             limits += _plot(axes, line, Series(series.step, value), style)
-            shown = _sampled(series, smooth(value, _window(value.size, line.kind)))
+            shown = _sampled(Series(series.step, value), smooth(value, _window(value.size, line)))
             drawn.points.append(_points(shown))
             drawn.legend.append(
                 {"title": line.title, "value": readable(shown.last), "style": _swatch(line, colour)}
@@ -229,11 +233,11 @@ def _draw(
 def _plot(axes: Axes, line: Line, series: Series, colour: str) -> list[float]:
     """Draw raw and smoothed curve; returns values that the axis has to show."""
     step, value = series.step, series.value
+    window = _window(value.size, line)
     if line.dashed:
-        thin = _sampled(series, value)
-        axes.plot(thin.step, thin.value, color=colour, lw=1.1, ls=(0, (4, 3)), zorder=4)
-        return _extent(value)
-    window = _window(value.size, line.kind)
+        base = _sampled(series, smooth(value, window))
+        axes.plot(base.step, base.value, color=colour, lw=1.1, ls=(0, (4, 3)), zorder=4)
+        return _extent(base.value)
     curve = _sampled(series, smooth(value, window))
     if window > 1 and value.size > _BINS:
         at, low, high = envelope(step, value)

@@ -227,7 +227,8 @@ def hardware(environment: Mapping[str, Any]) -> str:
     threads = environment.get("cpu_threads")
     if not processor and not threads:
         return ""
-    return f"CPU {processor or ''}".strip() + (f", {threads} threads" if threads else "")
+    plural = "" if threads == 1 else "s"
+    return f"CPU {processor or ''}".strip() + (f", {threads} thread{plural}" if threads else "")
 
 
 def duration(seconds: float) -> str:

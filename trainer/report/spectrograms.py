@@ -92,7 +92,7 @@ def picture(run: Run, example: Example) -> Picture:
         axes = _panel(figure, top, _MEL_HEIGHT, height)
         _paint_mel(axes, example.mel_TF, scales)
         if grid is not None and grid.mask is not None:
-            _paint_squares(axes, grid.mask, grid, VEIL, "veil", shrink=0.0)
+            _paint_squares(axes, grid.mask, grid, VEIL, "veil", margin=(0.0, 0.0))
         for title, kind, values in maps:
             _bare_axis(axes)
             top += (_MEL_HEIGHT if axes is figure.axes[0] else _MAP_HEIGHT) + _GAP
@@ -151,7 +151,7 @@ def _maps(grid: _Grid) -> list[tuple[str, str, Any]]:
     if grid.predicted is not None:
         maps.append(("Predicted codes at masked places", "codes", (grid.predicted, grid.mask)))
     if grid.hits is not None:
-        maps.append(("Right (full square) and wrong (dot)", "hits", grid.hits))
+        maps.append(("Right (filled) and wrong (dot)", "hits", grid.hits))
     return maps
 
 
@@ -248,25 +248,37 @@ def _paint_map(
         axes.set_xlim(0, duration_s)
         axes.set_ylim(-0.5, scales.bins - 0.5)
         return
-    _paint_squares(axes, values == 1, grid, GOOD, "hit", shrink=0.08)
-    _paint_squares(axes, values == 0, grid, BAD, "miss", shrink=0.34)
+    # Margins as shares of a patch, so that marks look alike on clips of any length.
+    width_px = (_WIDTH - _LEFT - _RIGHT) * grid.patch * grid.hop_s / duration_s
+    height_px = _MAP_HEIGHT * grid.patch / scales.bins
+    dot_px = 0.36 * min(width_px, height_px)
+    gap = (0.4 / width_px, 0.4 / height_px)
+    around = (0.5 - 0.5 * dot_px / width_px, 0.5 - 0.5 * dot_px / height_px)
+    _paint_squares(axes, values == 1, grid, GOOD, "hit", margin=gap)
+    _paint_squares(axes, values == 0, grid, BAD, "miss", margin=around)
     axes.spines["bottom"].set_color(GRID)
 
 
 def _paint_squares(
-    axes: Axes, which: NDArray[np.bool_], grid: _Grid, colour: str, name: str, *, shrink: float
+    axes: Axes,
+    which: NDArray[np.bool_],
+    grid: _Grid,
+    colour: str,
+    name: str,
+    *,
+    margin: tuple[float, float],
 ) -> None:
-    """All marked patches as one path; `shrink` is the margin as a share of the patch."""
+    """All marked patches as one path; `margin` is left free around each, as shares of a patch."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
     vertices: list[tuple[float, float]] = []
-    for t, low, high in _runs(which, merge=shrink == 0.0):
+    for t, low, high in _runs(which, merge=margin == (0.0, 0.0)):
         x0, x1 = (
-            (t + shrink) * grid.patch * grid.hop_s,
-            (t + 1 - shrink) * grid.patch * grid.hop_s,
+            (t + margin[0]) * grid.patch * grid.hop_s,
+            (t + 1 - margin[0]) * grid.patch * grid.hop_s,
         )
-        y0, y1 = (low + shrink) * grid.patch - 0.5, (high - shrink) * grid.patch - 0.5
+        y0, y1 = (low + margin[1]) * grid.patch - 0.5, (high - margin[1]) * grid.patch - 0.5
         vertices += [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]
     if not vertices:
         return

@@ -53,7 +53,7 @@ def test_hits_are_counted_over_masked_valid_tokens_only() -> None:
                                             predicted_N=predicted_N))  # fmt: skip
     assert drawn.facts == "1.6 s; 4 of 80 tokens masked, 75% of them predicted right"
     assert 'class="veil"' in drawn.svg
-    for title in ("Target codes", "Predicted codes", "Right (full square)", "kHz", "time (s)"):
+    for title in ("Target codes", "Predicted codes", "Right (filled)", "kHz", "time (s)"):
         assert title in drawn.svg
 
 
