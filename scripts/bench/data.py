@@ -152,13 +152,7 @@ def bench_windows(root: Path, report: Report) -> None:
             paths[name] = write_dataset(root / name, wavs, codec)
             config = DataConfig(train={name: SourceConfig(path=str(paths[name]))}, workers=1)
             streams[name] = TrainStream(config, seed=1)
-    index = ShardIndex.open(paths["flac10"])
-    raw = []
-    for clip in range(CLIPS):
-        member = index.member(clip)
-        with Path(member.path).open("rb") as file:
-            file.seek(member.offset)
-            raw.append(file.read(member.size))
+    raw = _member_bytes(paths["flac10"])
 
     def bare() -> None:
         for data in raw:
@@ -198,6 +192,18 @@ def bench_windows(root: Path, report: Report) -> None:
         report(figure(f"  bytes read of a 60 s {whole} piece, for 10 s", [float(share)], ""))
     _bench_draws(report)
     _bench_loader(streams["flac10"], taken["bare"], report)
+
+
+def _member_bytes(dataset: Path) -> list[bytes]:
+    from trainer.data.index import ShardIndex
+
+    index, raw = ShardIndex.open(dataset), []
+    for clip in range(len(index)):
+        member = index.member(clip)
+        with Path(member.path).open("rb") as file:
+            file.seek(member.offset)
+            raw.append(file.read(member.size))
+    return raw
 
 
 def _bench_draws(report: Report) -> None:
