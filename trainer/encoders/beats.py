@@ -12,10 +12,11 @@ H heads, C channels per head.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
 PositionMode = Literal["true", "compact"]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +120,12 @@ class BeatsConfig:
     @property
     def alpha(self) -> float:
         """DeepNorm weight of the residual, (2 N)^(1/4) for N layers."""
-        return (2 * self.layers) ** 0.25
+        return math.sqrt(math.sqrt(2 * self.layers))
 
     @property
     def beta(self) -> float:
         """DeepNorm gain of the initial value, output and feed-forward weights, (8 N)^(-1/4)."""
-        return (8 * self.layers) ** -0.25
+        return 1 / math.sqrt(math.sqrt(8 * self.layers))
 
     @property
     def bands(self) -> int:
@@ -158,6 +160,154 @@ def relative_buckets(distance: Tensor, num_buckets: int, max_distance: int) -> T
     return torch.where(size < exact, size, far) + half * (distance > 0)
 
 
+def _eager_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+@functools.cache
+def _cpu_has(dtype: torch.dtype) -> bool:
+    checks = {
+        torch.bfloat16: "_is_mkldnn_bf16_supported",
+        torch.float16: "_is_mkldnn_fp16_supported",
+    }
+    check = getattr(torch.ops.mkldnn, checks.get(dtype, ""), None)
+    return check is None or bool(check())
+
+
+def _useful_autocast(method: Callable[..., Result]) -> Callable[..., Result]:
+    """No autocast for a method on a CPU without matrix kernels of the autocast dtype.
+
+    The plain loops that torch falls back to there take nine times as long as float32.
+    """
+
+    @functools.wraps(method)
+    def run(self: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Result:
+        if (
+            not _eager_cpu(x)
+            or not torch.is_autocast_enabled("cpu")
+            or _cpu_has(torch.get_autocast_dtype("cpu"))
+        ):
+            return method(self, x, *args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            return method(self, x.float(), *args, **kwargs)
+
+    return run
+
+
+def _call(module: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+    """The module's output, with its type (`Module.__call__` has none)."""
+    out: Tensor = module(*args, **kwargs)
+    return out
+
+
+def _gate(q_BHLC: Tensor, weight: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
+    """Factor of the position bias per query, [B, H, L, 1]; takes the un-scaled query."""
+    # The eight outputs are only ever summed in two groups of four: sum the weights instead.
+    weight, bias = weight.view(2, 4, -1).sum(1), bias.view(2, 4).sum(1)
+    a, u = F.linear(q_BHLC, weight, bias).sigmoid().chunk(2, dim=-1)
+    return a * (u * scale - 1.0) + 2.0
+
+
+class _CpuAttention(torch.autograd.Function):
+    """softmax(q k' / sqrt(C) + gate(q) position) v in float32, forward and backward.
+
+    torch's fused CPU kernel has no gradient for its mask, and what it falls back to streams some
+    twenty arrays of [B, H, L, L] through memory. Here one piece at a time stays in the cache and
+    only the attention weights are kept for the backward pass; in small arrays, because the C
+    library maps a large one anew at every step and pays a page fault for each 4 KiB of it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        qkv_BL3HC: Tensor,
+        gate_weight: Tensor,
+        gate_bias: Tensor,
+        gate_scale: Tensor,
+        position: Tensor,
+        key_mask: Tensor | None,
+        dropout: float,
+        keep: bool,
+    ) -> Tensor:
+        q, k, v = qkv_BL3HC.permute(2, 0, 3, 1, 4)
+        gate = _gate(q, gate_weight, gate_bias, gate_scale)
+        position = position.expand(len(q), -1, -1, -1)
+        out_BLHC = torch.empty_like(qkv_BL3HC[:, :, 0], memory_format=torch.contiguous_format)
+        kept: list[Tensor] = []
+        for at in _pieces(q):
+            weights = gate[at] * position[at]
+            if key_mask is not None:
+                weights += key_mask[at[0]]
+            weights = weights.flatten(0, 1)
+            weights.baddbmm_(_flat(q, at), _flat(k, at).mT, alpha=q.shape[3] ** -0.5)
+            torch.softmax(weights, -1, out=weights)
+            kept += [weights] if keep else []
+            if dropout:
+                drop = torch.empty_like(weights).bernoulli_(1 - dropout).div_(1 - dropout)
+                kept += [drop] if keep else []
+                weights = weights * drop
+            _matmul(weights, _flat(v, at), out_BLHC.transpose(1, 2)[at])
+        ctx.save_for_backward(qkv_BL3HC, gate_weight, gate_bias, gate_scale, gate, position, *kept)
+        ctx.dropout = dropout
+        return out_BLHC
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        qkv_BL3HC, *gate_parameters, gate, position = ctx.saved_tensors[:6]
+        kept = iter(ctx.saved_tensors[6:])
+        q, k, v = qkv_BL3HC.permute(2, 0, 3, 1, 4)
+        dqkv_BL3HC = torch.empty_like(qkv_BL3HC)
+        dq, dk, dv = dqkv_BL3HC.permute(2, 0, 3, 1, 4)
+        shared = position.stride(0) == 0
+        dposition = torch.zeros_like(position[:1] if shared else position)
+        dgate = torch.empty_like(gate)
+        for at in _pieces(q):
+            weights = next(kept)
+            drop = next(kept) if ctx.dropout else None
+            dout = _flat(grads[0].transpose(1, 2), at)
+            ds = torch.bmm(dout, _flat(v, at).mT)
+            _matmul((weights if drop is None else weights * drop).mT, dout, dv[at])
+            if drop is not None:
+                ds *= drop
+            torch._softmax_backward_data(ds, weights, -1, ds.dtype, grad_input=ds)
+            _matmul(ds, _flat(k, at), dq[at], q.shape[3] ** -0.5)
+            _matmul(ds.mT, _flat(q, at), dk[at], q.shape[3] ** -0.5)
+            ds = ds.view_as(position[at])
+            torch.sum(ds * position[at], -1, keepdim=True, out=dgate[at])
+            if shared:
+                for clip, ds_HLL in zip(range(at[0].start, at[0].stop), ds, strict=True):
+                    dposition[0, at[1]].addcmul_(ds_HLL, gate[clip, at[1]])
+            else:
+                torch.mul(ds, gate[at], out=dposition[at])
+        with torch.enable_grad():
+            inputs = [z.detach().requires_grad_() for z in (q, *gate_parameters)]
+            dq_gate, *dparameters = torch.autograd.grad(_gate(*inputs), inputs, dgate)
+        dq += dq_gate
+        return dqkv_BL3HC, *dparameters, dposition, None, None, None
+
+
+def _pieces(q_BHLC: Tensor, limit: int = 2**20) -> Iterator[tuple[slice, slice]]:
+    """Cut clips and heads so that the [L, L] arrays of a piece hold about `limit` numbers."""
+    clips, heads, length, _ = q_BHLC.shape
+    heads_each = max(1, min(heads, limit // length**2))
+    clips_each = max(1, limit // (heads * length**2))
+    for b in range(0, clips, clips_each):
+        for h in range(0, heads, heads_each):
+            yield slice(b, min(b + clips_each, clips)), slice(h, min(h + heads_each, heads))
+
+
+def _flat(x_BHLC: Tensor, at: tuple[slice, slice]) -> Tensor:
+    return x_BHLC[at].flatten(0, 1)
+
+
+def _matmul(a: Tensor, b: Tensor, out_BHLC: Tensor, alpha: float = 1.0) -> None:
+    """Batched product into a strided piece of a larger tensor, without a copy where it can."""
+    if len(out_BHLC) == 1:
+        torch.baddbmm(out_BHLC[0], a, b, beta=0, alpha=alpha, out=out_BHLC[0])
+    else:
+        out_BHLC.copy_(torch.bmm(a, b).mul_(alpha).view_as(out_BHLC))
+
+
 class Attention(nn.Module):
     """Self-attention with a relative position bias that each query gates (paper, section 3.2)."""
 
@@ -177,30 +327,30 @@ class Attention(nn.Module):
             buckets, self.max_distance = bias_table
             self.relative_attention_bias = nn.Embedding(buckets, heads)
 
-    def gate(self, q_BHLC: Tensor) -> Tensor:
-        """Factor of the position bias per query, [B, H, L, 1]; uses the un-scaled query."""
-        # The eight outputs are only ever summed in two groups of four: sum the weights instead.
-        weight = self.grep_linear.weight.unflatten(0, (2, 4)).sum(1)
-        bias = self.grep_linear.bias.unflatten(0, (2, 4)).sum(1)
-        a, u = F.linear(q_BHLC, weight, bias).sigmoid().chunk(2, dim=-1)
-        return a * (u * self.grep_a - 1.0) + 2.0
-
     def forward(self, x_BLD: Tensor, position: Tensor, key_mask: Tensor | None) -> Tensor:
-        """`position`: [H, L, L] or [B, H, L, L]; `key_mask`: [B, 1, 1, L], 0 or -inf."""
-        q, k, v = (
-            proj(x_BLD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        gate = self.gate(q).to(q.dtype)
-        position = position.to(q.dtype)
-        if key_mask is None:
-            bias = gate * position
+        """`position`: [1 or B, H, L, L]; `key_mask`: [B, 1, 1, L], 0 or -inf."""
+        proj = (self.q_proj, self.k_proj, self.v_proj)
+        weight, bias = torch.cat([p.weight for p in proj]), torch.cat([p.bias for p in proj])
+        qkv = F.linear(x_BLD, weight, bias).view(*x_BLD.shape[:2], 3, self.heads, -1)
+        gate = (self.grep_linear.weight, self.grep_linear.bias, self.grep_a)
+        dropout = self.dropout if self.training else 0.0
+        if _eager_cpu(x_BLD):
+            with torch.autocast("cpu", enabled=False):
+                mask = None if key_mask is None else key_mask.float()
+                fp32 = (qkv.float(), *gate, position.float())
+                keep = torch.is_grad_enabled() and any(z.requires_grad for z in fp32)
+                out_BLHC = _CpuAttention.apply(*fp32, mask, dropout, keep).to(qkv.dtype)  # type: ignore[no-untyped-call]
         else:
-            bias = torch.addcmul(key_mask.to(q.dtype), gate, position)
-        out_BHLC = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
-        )
-        return self.out_proj(out_BHLC.transpose(1, 2).flatten(2))
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)
+            factor, position = _gate(q, *gate).to(q.dtype), position.to(q.dtype)
+            if key_mask is None:
+                position = factor * position
+            else:
+                position = torch.addcmul(key_mask.to(q.dtype), factor, position)
+            out_BLHC = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=position, dropout_p=dropout
+            ).transpose(1, 2)
+        return _call(self.out_proj, out_BLHC.flatten(2))
 
 
 class Block(nn.Module):
@@ -232,7 +382,8 @@ class Block(nn.Module):
         y = self.dropout(self.self_attn(x_BLD, position, key_mask))
         x_BLD = self.self_attn_layer_norm(torch.add(y, x_BLD, alpha=self.alpha))
         y = self.fc2(self.activation_dropout(F.gelu(self.fc1(x_BLD))))
-        return self.final_layer_norm(torch.add(self.dropout(y), x_BLD, alpha=self.alpha))
+        y = torch.add(self.dropout(y), x_BLD, alpha=self.alpha)
+        return _call(self.final_layer_norm, y)
 
 
 class _Skipped(torch.autograd.Function):
@@ -273,7 +424,8 @@ class BeatsLayers(nn.Module):
         super().__init__()
         self.layer_drop = layer_drop
         self.grad_checkpoint = grad_checkpoint
-        self.beta = (8 * layers) ** -0.25
+        self.dim, self.ffn_dim = dim, ffn_dim
+        self.beta = 1 / math.sqrt(math.sqrt(8 * layers))
         # The trainer seeds it from the step, alike on all ranks, so that ranks skip alike.
         self.layer_rng = torch.Generator()
         self.layers = nn.ModuleList(
@@ -281,7 +433,7 @@ class BeatsLayers(nn.Module):
                 dim,
                 ffn_dim,
                 heads,
-                (2 * layers) ** 0.25,
+                math.sqrt(math.sqrt(2 * layers)),
                 dropout,
                 attention_dropout,
                 activation_dropout,
@@ -315,7 +467,7 @@ class BeatsLayers(nn.Module):
             yield block
 
     def position_bias(self, length: int, positions_BK: Tensor | None = None) -> Tensor:
-        """Ungated bias E[bucket(j - i)]: [H, L, L], or [B, H, K, K] at the given positions.
+        """Ungated bias E[bucket(j - i)]: [1, H, L, L], or [B, H, K, K] at the given positions.
 
         `length`: tokens L of the sequence, or of the grid that `positions_BK` points into.
         """
@@ -323,17 +475,20 @@ class BeatsLayers(nn.Module):
         table = attention.relative_attention_bias.weight
         distance = torch.arange(1 - length, length, device=table.device)
         bucket = relative_buckets(distance, len(table), attention.max_distance)
+        by_distance = F.embedding(bucket, table).t()
         if positions_BK is not None:
             offset_BKK = positions_BK[:, None, :] - positions_BK[:, :, None] + (length - 1)
-            return F.embedding(bucket[offset_BKK], table).permute(0, 3, 1, 2)
-        by_distance = F.embedding(bucket, table).t()
+            bias_HBKK = by_distance.index_select(1, offset_BKK.flatten())
+            return bias_HBKK.view(-1, *offset_BKK.shape).transpose(0, 1)
         # Row i of the answer is by_distance[L-1-i : 2L-1-i]. Repeating the vector L times and
         # re-cutting it into rows one shorter shifts each row by one: a gather without indices.
-        flat = by_distance[:, None, :].expand(-1, length, -1).flatten(1)
         if length == 1:
-            return flat[:, :, None]
-        return flat[:, length - 1 : -1].unflatten(1, (length, 2 * length - 2))[:, :, :length]
+            return by_distance[None, :, :, None]
+        flat = by_distance[None, :, None, :].expand(-1, -1, length, -1).flatten(2)
+        rows = flat[..., length - 1 : -1].view(1, -1, length, 2 * length - 2)
+        return rows[..., :length].contiguous()
 
+    @_useful_autocast
     def forward(
         self,
         x_BLD: Tensor,
@@ -349,15 +504,12 @@ class BeatsLayers(nn.Module):
         places of the tokens in a grid of that many tokens (None: contiguous). `collect`: takes
         the input and the output of every block.
         """
-        if positions_BL is None:
-            position = self.position_bias(x_BLD.shape[1])
-        else:
-            assert grid is not None
-            position = self.position_bias(grid, positions_BL)
+        position = self.position_bias(grid or x_BLD.shape[1], positions_BL)
         if torch.is_autocast_enabled(x_BLD.device.type):
             position = position.to(torch.get_autocast_dtype(x_BLD.device.type))
         key_mask = None
-        if valid_BL is not None:
+        # Where looking costs nothing, find that there is nothing to mask.
+        if valid_BL is not None and not (_eager_cpu(valid_BL) and bool(valid_BL.all())):
             key_mask = torch.zeros_like(valid_BL, dtype=position.dtype)
             key_mask = key_mask.masked_fill(~valid_BL, -math.inf)[:, None, None, :]
         skipped = self._draw_skipped()
@@ -374,26 +526,51 @@ class BeatsLayers(nn.Module):
                 collect.append(x_BLD)
         return x_BLD
 
+    def flops(self, tokens: int) -> int:
+        """Forward floating-point operations for a sequence of `tokens` (2 per multiply-add)."""
+        linear = 2 * tokens * (4 * self.dim**2 + 2 * self.dim * self.ffn_dim)
+        return len(self.layers) * (linear + 4 * tokens**2 * self.dim)
+
     def _draw_skipped(self) -> list[bool]:
         if not self.training or self.layer_drop == 0:
             return [False] * len(self.layers)
-        draws = torch.rand(len(self.layers), generator=self.layer_rng)
-        return (draws < self.layer_drop).tolist()
+        draws = torch.rand(len(self.layers), generator=self.layer_rng, device="cpu")
+        return [draw < self.layer_drop for draw in draws.tolist()]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> BeatsLayers:
-        # A torch.Generator cannot be copied by copy.deepcopy.
-        import copy
 
-        clone = self.__class__.__new__(self.__class__)
-        memo[id(self)] = clone
-        for name, value in self.__dict__.items():
-            if name == "layer_rng":
-                generator = torch.Generator()
-                generator.set_state(self.layer_rng.get_state())
-                clone.__dict__[name] = generator
-            else:
-                clone.__dict__[name] = copy.deepcopy(value, memo)
-        return clone
+def _overlap_save(x_BDL: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+    """What `conv1d(x, weight, bias, padding=kernel // 2, groups=groups)[..., :L]` gives, by FFT.
+
+    For kernels as long as the position embedding's it needs a tenth of the operations; exact to
+    about 1e-6 of the largest output.
+    """
+    (clips, dim, length), kernel = x_BDL.shape, weight.shape[2]
+    size = _fft_size(min(int(1.6 * kernel), length + kernel - 1))
+    hop = size - kernel + 1
+    blocks = -(-length // hop)
+    left = kernel // 2
+    x_BDL = F.pad(x_BDL, (left, (blocks - 1) * hop + size - length - left))
+    x_BDbs = torch.fft.rfft(x_BDL.unfold(2, size, hop))
+    bins, each = x_BDbs.shape[3], dim // groups
+    x = x_BDbs.view(clips, groups, each, blocks, bins).permute(1, 4, 0, 3, 2)
+    w = torch.fft.rfft(weight, n=size).conj().view(groups, each, each, bins).permute(0, 3, 2, 1)
+    y = torch.bmm(x.reshape(groups * bins, clips * blocks, each), w.reshape(-1, each, each))
+    y = y.view(groups, bins, clips, blocks, each).permute(2, 0, 4, 3, 1)
+    y_BDbh: Tensor = torch.fft.irfft(y, n=size)[..., :hop]
+    return y_BDbh.reshape(clips, dim, blocks * hop)[..., :length] + bias[:, None]
+
+
+def _fft_size(at_least: int) -> int:
+    """The next even number without prime factors above 5."""
+    size = at_least + at_least % 2
+    while True:
+        rest = size
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return size
+        size += 2
 
 
 class BeatsTransformer(BeatsLayers):
@@ -426,32 +603,43 @@ class BeatsTransformer(BeatsLayers):
         self._reset_position()
 
     def reset_parameters(self) -> None:
-        """See ssl spec: position weights ~ N(0, 4 / (kernel x width)), bias 0."""
+        """As `BeatsLayers`; position kernels N(0, 4 / (kernel x width)) (Microsoft's code)."""
         super().reset_parameters()
         self._reset_position()
 
     def _reset_position(self) -> None:
         self.layer_norm.reset_parameters()
+        length = self._conv.get_parameter("parametrizations.weight.original0")
+        direction = self._conv.get_parameter("parametrizations.weight.original1")
+        width, _, kernel = direction.shape
+        nn.init.normal_(direction, std=math.sqrt(4 / (kernel * width)))
+        with torch.no_grad():
+            length.copy_(direction.norm(dim=(0, 1), keepdim=True))
+        if self._conv.bias is not None:
+            nn.init.zeros_(self._conv.bias)
+
+    @property
+    def _conv(self) -> nn.Conv1d:
         conv = self.pos_conv[0]
         assert isinstance(conv, nn.Conv1d)
-        original = conv.parametrizations.weight  # type: ignore[union-attr]
-        width, _, kernel = original.original1.shape  # type: ignore[union-attr]
-        with torch.no_grad():
-            nn.init.normal_(original.original1, std=math.sqrt(4 / (kernel * width)))  # type: ignore
-            original.original0.copy_(original.original1.norm(dim=(0, 1), keepdim=True))  # type: ignore
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        return conv
 
     def add_position(self, x_BLD: Tensor, keep_BK: Tensor | None = None) -> Tensor:
         """Add the convolutional position embedding and normalise; keep only `keep_BK` if given.
 
         Tokens that are padding or masked must be zero in `x_BLD`.
         """
-        length = x_BLD.shape[1]
-        y_BLD = F.gelu(self.pos_conv(x_BLD.transpose(1, 2))[..., :length]).transpose(1, 2)
+        conv = self._conv
+        if _eager_cpu(x_BLD):
+            assert conv.bias is not None
+            y_BDL = _overlap_save(x_BLD.mT.float(), conv.weight, conv.bias, conv.groups)
+        else:
+            y_BDL = conv(x_BLD.mT)[..., : x_BLD.shape[1]]
+        y_BLD = F.gelu(y_BDL).mT
         if keep_BK is not None:
             index = keep_BK[..., None].expand(-1, -1, x_BLD.shape[-1])
             x_BLD, y_BLD = x_BLD.gather(1, index), y_BLD.gather(1, index)
-        return self.dropout(self.layer_norm(x_BLD + y_BLD))
+        return _call(self.dropout, self.layer_norm(x_BLD + y_BLD))
 
 
 class Beats(nn.Module):
@@ -488,9 +676,14 @@ class Beats(nn.Module):
             nn.init.normal_(self.post_extract_proj.weight, std=0.02)
             nn.init.zeros_(self.post_extract_proj.bias)
 
+    def compile_blocks(self, **options: Any) -> None:
+        """`torch.compile` every block in place: small graphs, of which all layers share one."""
+        for block in self.encoder.layers:
+            block.compile(**options)
+
     def tokens_for(self, frames_B: Tensor) -> Tensor:
         """Valid tokens of clips of so many frames: whole time columns, at least one."""
-        return (frames_B // self.config.patch).clamp(min=1) * self.config.bands
+        return (frames_B.long() // self.config.patch).clamp(min=1) * self.config.bands
 
     def patches(self, mel_BTF: Tensor) -> Tensor:
         """Patch convolution: [B, N, P] with n = bands x t + f; frames that fill no patch drop."""
@@ -499,16 +692,17 @@ class Beats(nn.Module):
                 f"log-mel of shape {tuple(mel_BTF.shape)}; expected [clips, at least "
                 f"{self.config.patch} frames, {self.config.mel_bins} mel bins]"
             )
-        return self.patch_embedding(mel_BTF[:, None]).flatten(2).transpose(1, 2)
+        return _call(self.patch_embedding, mel_BTF[:, None]).flatten(2).mT
 
     def _project(self, patch_BLP: Tensor, valid_BL: Tensor | None) -> Tensor:
-        x_BLD = self.layer_norm(patch_BLP)
+        x_BLD = _call(self.layer_norm, patch_BLP)
         if self.post_extract_proj is not None:
-            x_BLD = self.post_extract_proj(x_BLD)
-        x_BLD = self.input_dropout(x_BLD)
+            x_BLD = _call(self.post_extract_proj, x_BLD)
+        x_BLD = _call(self.input_dropout, x_BLD)
         # Zero, so that padding does not leak into its neighbours through the convolution.
         return x_BLD if valid_BL is None else x_BLD.masked_fill(~valid_BL[..., None], 0.0)
 
+    @_useful_autocast
     def forward(
         self,
         mel_BTF: Tensor,
@@ -539,6 +733,7 @@ class Beats(nn.Module):
             valid_BN = torch.ones(x_BND.shape[:2], dtype=torch.bool, device=x_BND.device)
         return EncoderOutput(x_BND, valid_BN, collected)
 
+    @_useful_autocast
     def encode_visible(
         self,
         mel_BTF: Tensor,
@@ -574,12 +769,12 @@ class Beats(nn.Module):
             keep_valid_MK = valid_BN.repeat_interleave(views, 0).gather(1, keep_MK)
         x_MKD = self._project(patch_MKP, keep_valid_MK)
         if position_mode == "compact":
-            return self.encoder(self.encoder.add_position(x_MKD), keep_valid_MK)
+            return _call(self.encoder, self.encoder.add_position(x_MKD), keep_valid_MK)
         grid = patch_BNP.shape[1]
         x_MND = x_MKD.new_zeros(x_MKD.shape[0], grid, x_MKD.shape[-1])
         x_MND = x_MND.scatter(1, index.expand_as(x_MKD), x_MKD)
         x_MKD = self.encoder.add_position(x_MND, keep_MK)
-        return self.encoder(x_MKD, keep_valid_MK, positions_BL=keep_MK, grid=grid)
+        return _call(self.encoder, x_MKD, keep_valid_MK, positions_BL=keep_MK, grid=grid)
 
     def flops(self, tokens: int, grid_tokens: int | None = None) -> int:
         """Forward floating-point operations for one clip (2 per multiply-add).
@@ -589,8 +784,7 @@ class Beats(nn.Module):
         """
         c = self.config
         grid = tokens if grid_tokens is None else grid_tokens
-        per_layer = 2 * tokens * (4 * c.dim**2 + 2 * c.dim * c.ffn_dim) + 4 * tokens**2 * c.dim
         position = 2 * grid * c.dim * (c.dim // c.conv_pos_groups) * c.conv_pos
         patch = 2 * grid * c.patch_dim * c.patch**2
         project = 2 * tokens * c.patch_dim * c.dim if self.post_extract_proj is not None else 0
-        return c.layers * per_layer + position + patch + project
+        return self.encoder.flops(tokens) + position + patch + project
