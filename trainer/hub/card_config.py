@@ -39,7 +39,7 @@ class CardConfig:
     licence. Needed when they are not a run or an export of this project."""
     datasets: tuple[str, ...] = ()
     """Ids of the training data on Hugging Face, for the card's header. Empty: the names of the
-    sources in the recipe."""
+    datasets in the recipe."""
     tags: tuple[str, ...] = ()
     """More tags for the card's header."""
     citation: str | None = None
