@@ -17,7 +17,7 @@ from lightning_fabric.plugins.environments import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from trainer.data.module import BrokenLedger, TrainStream, train_loader, valid_loader
-from trainer.errors import ChorusError, Preempted, RecipeError
+from trainer.errors import Preempted, RecipeError
 from trainer.examples import write_examples
 from trainer.model import BioEncoder
 from trainer.module import Topology, TrainingModule, mix_seed
@@ -360,13 +360,13 @@ def _epilogue(module: TrainingModule, stream: TrainStream) -> None:
         positions = _spread(len(valid), count) if len(valid) else list(range(count))
         with module.averaged():
             write_examples(folder, module, source, source[positions])
-    except (ChorusError, OSError, RuntimeError) as error:
+    except Exception as error:
         print(f"the examples of {folder} could not be written: {error}", file=sys.stderr)
     try:
         from trainer.report import write_report
 
         write_report(folder / "report.html", [folder])
-    except (ChorusError, OSError, ValueError) as error:
+    except Exception as error:
         print(f"the report of {folder} could not be written: {error}", file=sys.stderr)
 
 

@@ -29,6 +29,17 @@ def source_revision() -> str | None:
         return None
 
 
+def processor_name() -> str:
+    """Model of the CPU, as the kernel names it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
 def describe_environment() -> dict[str, Any]:
     """Plain facts for `environment.json`."""
     import torch
@@ -45,7 +56,7 @@ def describe_environment() -> dict[str, Any]:
         "versions": versions,
         "source_revision": source_revision(),
         "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor_name(),
         "cpu_threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "command": sys.argv,

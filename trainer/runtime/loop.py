@@ -98,15 +98,20 @@ class StepBoundary(pl.Callback):
         stop = self._check(module, last)
         if step % train.log_every == 0 or last or stop:
             self._log(module, step)
+        began = time.perf_counter()
         if self.validation is not None and (
             last or (train.validate_every and step % train.validate_every == 0)
         ):
             self._validate(trainer, module, step)
         if last or stop or step % train.checkpoint_every == 0:
             self._save(trainer, step)
+        self.throughput.exclude(time.perf_counter() - began)
         if self.progress is not None:
             self.progress.advance(step)
-        if stop and not last:
+        if last:
+            self._event(module, "finished", f"all {train.total_steps} steps are done")
+        elif stop:
+            self._event(module, "preempted", "asked to stop; saved, the same command continues")
             self.stopped = True
             trainer.should_stop = True
 
@@ -139,7 +144,9 @@ class StepBoundary(pl.Callback):
 
     def _log(self, module: TrainingModule, step: int) -> None:
         figures = module.window_figures()
-        figures |= self.throughput.figures(module.topology.ranks)
+        # A frozen encoder runs forward only: a third of a full step.
+        share = 1 / 3 if module.head_only else 1.0
+        figures |= self.throughput.figures(module.topology.ranks, share)
         figures["grad_norm"] = self._grad_norm
         figures["lr"] = max(g["lr"] for g in module.optimizers().param_groups)  # type: ignore[union-attr]
         if self.metrics is not None:
@@ -148,9 +155,7 @@ class StepBoundary(pl.Callback):
 
     def _validate(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
         assert self.validation is not None
-        start = time.perf_counter()
         figures = self.validation.run(module)
-        self.throughput.exclude(time.perf_counter() - start)
         if self.metrics is not None:
             self.metrics.write("valid", step, step * module.topology.global_batch, **figures)
         value, sign = self.validation.score(figures)
@@ -159,11 +164,9 @@ class StepBoundary(pl.Callback):
             self._write(trainer, self.checkpoints.best)
 
     def _save(self, trainer: pl.Trainer, step: int) -> None:
-        start = time.perf_counter()
         self._write(trainer, self.checkpoints.at_step(step))
         if trainer.is_global_zero:
             self.checkpoints.tidy()
-        self.throughput.exclude(time.perf_counter() - start)
 
     def _write(self, trainer: pl.Trainer, path: Any) -> None:
         trainer.save_checkpoint(path, weights_only=False)

@@ -84,16 +84,19 @@ class Throughput:
         self._start += seconds
         self._idle_since += seconds
 
-    def figures(self, world_size: int) -> dict[str, float]:
-        """Figures since `reset`; `clips_per_s` and `tokens_per_s` over all ranks."""
+    def figures(self, world_size: int, work: float = 1.0) -> dict[str, float]:
+        """Figures since `reset`; `clips_per_s` and `tokens_per_s` over all ranks.
+
+        `work`: share of the FLOPs of a full step that the steps of this window do.
+        """
         seconds = max(time.perf_counter() - self._start, 1e-9)
         rate = self._clips / seconds
         figures = {
             "clips_per_s": rate * world_size,
             "tokens_per_s": rate * world_size * self.tokens_per_clip,
-            "tflops_per_device": rate * self.flops_per_clip / 1e12,
+            "tflops_per_device": rate * work * self.flops_per_clip / 1e12,
             "data_wait": min(self._waited_s / seconds, 1.0),
         }
         if self.peak:
-            figures["mfu"] = rate * self.flops_per_clip / self.peak
+            figures["mfu"] = rate * work * self.flops_per_clip / self.peak
         return figures
