@@ -21,6 +21,7 @@ from trainer.errors import Preempted, RecipeError
 from trainer.examples import write_examples
 from trainer.model import BioEncoder
 from trainer.module import Topology, TrainingModule, mix_seed
+from trainer.runtime.allocation import keep_freed_memory
 from trainer.runtime.checkpoint import AtomicCheckpointIO, CheckpointFolder
 from trainer.runtime.folder import check_folder, write_folder
 from trainer.runtime.logging import MetricsFile, ProgressSink, WandbSink
@@ -287,7 +288,10 @@ def _fit(
 ) -> bool:
     """Run Lightning from the resume point; returns whether it was stopped before the last step."""
     recipe, layout = module.recipe, module.topology
-    pin = recipe.train.accelerator == "gpu"
+    gpu = recipe.train.accelerator == "gpu"
+    pin = gpu if recipe.data.pin_memory is None else recipe.data.pin_memory
+    if not gpu:
+        keep_freed_memory()
     first_step = checkpoints.step_of(resume) if resume else 0
     loader = train_loader(
         stream, first_position=first_step * layout.global_batch, micro_batch=layout.micro,
@@ -344,6 +348,7 @@ def _validation(
 ) -> Validation | None:
     loader = valid_loader(
         stream, micro_batch=layout.micro, rank=layout.rank, world_size=layout.ranks, pin_memory=pin,
+        workers=recipe.data.workers if pin else 0,
     )  # fmt: skip
     if loader is None:
         return None
