@@ -34,8 +34,9 @@ from trainer.evaluation.embed import (
 from trainer.evaluation.exposure import exposure
 from trainer.evaluation.probes import train_probes
 from trainer.evaluation.retrieval import evaluate_retrieval
+from trainer.evaluation.scores import accuracy, macro_average_precision
 from trainer.evaluation.tables import print_result
-from trainer.evaluation.task import Task, describe_task, prepare_task, warnings_for
+from trainer.evaluation.task import Task, describe_task, prepare_task, remarks
 from trainer.runtime.checkpoint import atomic_write
 
 if TYPE_CHECKING:
@@ -130,7 +131,10 @@ class _Bench:
         """
         if self.config.layer != "all":
             emb_ND = self.embed(model, name, self.config.layer)
-            return self.measure(emb_ND, name, self.config.layer), [], None
+            row = self.measure(emb_ND, name, self.config.layer)
+            if self.config.layer == "last":
+                row["head"] = self.head(emb_ND, model)
+            return row, [], None
         emb_NLD = self.embed(model, name, "all")
         layers = [
             self.measure(np.ascontiguousarray(emb_NLD[:, i]), f"{name} layer {i}", i)
@@ -139,7 +143,40 @@ class _Bench:
         mix = None
         if self.config.probe.layer_mix:
             mix = self.probe(emb_NLD, standardise=False, name=f"{name}, layer mix")
-        return layers[-1] | {"name": name, "layer": "last"}, layers, mix
+        row = layers[-1] | {"name": name, "layer": "last"}
+        row["head"] = self.head(emb_NLD[:, -1], model)
+        return row, layers, mix
+
+    def head(self, emb_ND: FloatArray, model: Any) -> dict[str, Any] | None:
+        """Score of a post-trained model's own head on the classes that it shares with the
+        dataset, without any probe; None where there are fewer than two.
+
+        The head is linear on the mean token, so the last layer's embeddings are all it needs.
+        """
+        clips, tested = self.task.clips, self.task.protocol.tested
+        names = {name: i for i, name in enumerate(model.labels or ())}
+        ours = [c for c, name in enumerate(clips.classes) if name in names]
+        if model.head is None or len(ours) < 2:
+            return None
+        columns = [names[clips.classes[c]] for c in ours]
+        hot_NC = torch.from_numpy(clips.label_NC[tested][:, ours])
+        with torch.inference_mode():
+            emb = torch.from_numpy(np.array(emb_ND[tested])).to(self.device)
+            logit_NC = model.head(emb)[:, columns].cpu()
+        if not self.task.multi_label:
+            known_N = hot_NC.any(1)
+            hot_NC, logit_NC = hot_NC[known_N], logit_NC[known_N]
+        real_1N = torch.ones(1, len(hot_NC), dtype=torch.bool)
+        if self.task.multi_label:
+            value = macro_average_precision(logit_NC[None], hot_NC[None].float(), real_1N)
+        else:
+            value = accuracy(logit_NC[None], hot_NC[None].int().argmax(-1), real_1N)
+        return {
+            "metric": "map" if self.task.multi_label else "accuracy",
+            "value": float(value),
+            "classes": len(ours),
+            "n": len(hot_NC),
+        }
 
 
 def _code_digest(model: nn.Module) -> str:
@@ -240,12 +277,14 @@ def evaluate(
     if loaded.kind == "checkpoint":
         rows[-1]["name"] = f"model ({Path(source).stem})"
     seen = exposure(loaded.recipe, task.clips.recordings(task.protocol.tested))
+    warnings, notes = remarks(task, seen)
     result = describe_task(task, config, loaded) | {
         "rows": rows,
         "layers": layers,
         "layer_mix": mixes,
         "exposure": seen,
-        "warnings": warnings_for(task, seen),
+        "warnings": warnings,
+        "notes": notes,
         "wall_s": round(time.monotonic() - started, 1),
     }
     plain: dict[str, Any] = _plain(result)

@@ -73,6 +73,14 @@ def facts(result: Mapping[str, Any]) -> str:
         division,
         f"{result['seeds']} probe seeds (± is their standard deviation)",
     ]
+    if any("same_group_excluded" in (r.get("retrieval") or {}) for r in result["rows"]):
+        parts.append("other groups: ROC-AUC without clips of the query's own group")
+    head = result["rows"][-1].get("head")
+    if head:
+        parts.append(
+            f"the model's own head, no probe: {METRIC_NAMES[head['metric']]} {head['value']:.3f} "
+            f"({head['classes']} shared classes, {head['n']} clips)"
+        )
     left_out = result["data"]["left_out"]
     if left_out["unlabelled"]:
         parts.append(f"{left_out['unlabelled']} clips without a label left out")
@@ -101,9 +109,11 @@ def result_table(result: Mapping[str, Any]) -> Table:
 def print_result(result: Mapping[str, Any], console: Console) -> None:
     """The table, what it was measured on, and warnings."""
     console.print(result_table(result))
-    console.print(facts(result), highlight=False)
+    console.print(facts(result), highlight=False, markup=False)
+    for note in result["notes"]:
+        console.print(f"Note: {note}", highlight=False, markup=False)
     for warning in result["warnings"]:
-        console.print(f"Warning: {warning}", style="bold", highlight=False)
+        console.print(f"Warning: {warning}", style="bold", highlight=False, markup=False)
 
 
 def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -59,28 +59,28 @@ def prepare_task(config: EvaluateConfig) -> Task:
     return Task(clips, protocol, multi, unlabelled, dropped, before - len(clips))
 
 
-def warnings_for(task: Task, seen: dict[str, Any]) -> list[str]:
-    """What a reader of the figures must know, given what `exposure` found."""
-    found = []
+def remarks(task: Task, seen: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Warnings (figures that do not mean what they seem to) and notes, given what `exposure`
+    found.
+    """
+    warnings, notes = [], []
+    tested = f"of the {seen['tested_recordings']} tested recordings"
     if seen["labelled"]:
-        found.append(
-            f"the model was trained with the labels of {seen['labelled']} of the "
-            f"{seen['tested_recordings']} tested recordings: its figures measure memory too. "
-            "Name the folds it has not seen with test_folds, or the split with test_split"
+        warnings.append(
+            f"the model was trained with the labels of {seen['labelled']} {tested}: its figures "
+            "measure memory too. Name the folds it has not seen with test_folds, or the split "
+            "with test_split"
         )
+    if task.protocol.valid == "none":
+        warnings.append("no validation part: the last epoch of the probe counts, not the best")
     if seen["unlabelled"]:
-        found.append(
-            f"the model was pre-trained, without labels, on {seen['unlabelled']} of the "
-            f"{seen['tested_recordings']} tested recordings"
-        )
+        notes.append(f"the model was pre-trained, without labels, on {seen['unlabelled']} {tested}")
     if seen["missing"]:
-        found.append(
+        notes.append(
             "whether the tested recordings were trained on could not be checked against: "
             + "; ".join(seen["missing"])
         )
-    if task.protocol.valid == "none":
-        found.append("no validation part: the last epoch of the probe counts, not the best")
-    return found
+    return warnings, notes
 
 
 def describe_task(task: Task, config: EvaluateConfig, loaded: LoadedModel) -> dict[str, Any]:

@@ -39,9 +39,9 @@ def write_run() -> Callable[..., Path]:
     """Write a run folder with one checkpoint, to the letter of the format."""
 
     def write(folder: Path, *, seed: int = 7, diverged: bool = False, **recipe: Any) -> Path:
-        encoder = recipe.pop("encoder", TINY)
+        encoder, labels = recipe.pop("encoder", TINY), recipe.pop("labels", None)
         torch.manual_seed(seed)
-        model = BioEncoder.from_config(encoder)
+        model = BioEncoder.from_config(encoder, labels)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.02 * torch.randn_like(parameter))
@@ -54,7 +54,7 @@ def write_run() -> Callable[..., Path]:
             {
                 "state_dict": {f"model.{k}": v for k, v in model.state_dict().items()},
                 "dawnchorus": {
-                    "format": 1, "recipe": full, "labels": None, "samples_seen": 64, "step": 2,
+                    "format": 1, "recipe": full, "labels": labels, "samples_seen": 64, "step": 2,
                     "ema": None,
                 },
             },

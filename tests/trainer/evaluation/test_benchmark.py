@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from trainer.errors import CheckpointError, ChorusError, DataError, RecipeError
@@ -24,6 +25,7 @@ from trainer.evaluation.config import (
 )
 from trainer.evaluation.tables import comparison_rows, comparison_table
 from trainer.evaluation.task import prepare_task
+from trainer.hub.importing import load_model
 
 QUICK = ProbeConfig(learning_rate=1e-2, epochs=20, schedule="cosine")
 
@@ -149,6 +151,39 @@ def test_test_folds_limit_everything_to_what_the_model_has_not_seen(
     assert seen["exposure"]["labelled"] == 36
     assert "labels of 36 of the 48 tested recordings" in seen["warnings"][0]
     assert "Warning: the model was trained with the labels" in console.file.getvalue()  # type: ignore[attr-defined]
+    pre = write_run(
+        tmp_path / "pre", objective={"name": "masked_tokens"}, data={"train": {"tones": source}}
+    )
+    unlabelled = evaluate(pre, config(tone_dataset))
+    assert unlabelled["warnings"] == []
+    assert "without labels, on 36 of the 48 tested recordings" in unlabelled["notes"][0]
+
+
+@pytest.mark.parametrize("layer", ["last", "all"])
+def test_the_models_own_head_is_scored_on_the_shared_classes(
+    tone_dataset: Path, tmp_path: Path, write_run: Callable[..., Path], layer: Any
+) -> None:
+    labels = ["tone_3", "a bird", "tone_1", "tone_0"]
+    run = write_run(tmp_path / "post", labels=labels)
+    options = {"baselines": BaselineConfig(logmel=False), "layer": layer}
+    result = evaluate(run, config(tone_dataset, **options))
+    clips = prepare_task(config(tone_dataset)).clips
+    model = load_model(run).model
+    right = total = 0
+    for i in range(len(clips)):
+        name = clips.classes[int(clips.label_NC[i].argmax())]
+        if name not in labels:
+            continue
+        wav = torch.from_numpy(clips.read(i, 0, int(clips.samples_N[i]))).float() / 32768
+        logit = model.logits(wav[None], torch.tensor([len(wav)]))[0]
+        logit[1] = -torch.inf
+        right += labels[int(logit.argmax())] == name
+        total += 1
+    head = result["rows"][-1]["head"]
+    assert (head["n"], head["classes"], head["metric"]) == (36, 3, "accuracy")
+    assert total == 36
+    assert head["value"] == pytest.approx(right / total)
+    assert result["rows"][0]["head"] is None
 
 
 def test_several_labels_per_clip(
