@@ -18,6 +18,8 @@ class SourceConfig:
     __pydantic_config__: ClassVar[dict[str, object]] = {
         "extra": "forbid",
         "use_attribute_docstrings": True,
+        # Folds are often called 0, 1, 2; nobody should have to quote them.
+        "coerce_numbers_to_str": True,
     }
 
     path: str
