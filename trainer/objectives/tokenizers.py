@@ -39,7 +39,9 @@ class RandomProjectionConfig:
 
     remove_patch_mean: bool = False
     """Subtract each patch's mean level before projecting it. As published (false) the level of a
-    patch outweighs its pattern, and the norm after the projection then leaves few directions."""
+    patch outweighs its pattern, and few codes are in use. Removing it spreads the codes over
+    several times as many, which are much harder to predict: a small model trained for 300 steps on
+    ESC-10 and birds learnt the published codes and, as yet, nothing from these."""
 
     def __post_init__(self) -> None:
         for name, least in (("codebook_size", 2), ("codebook_dim", 2), ("patch_dim", 2)):
