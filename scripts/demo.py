@@ -105,7 +105,8 @@ def evaluate() -> None:
 def publish(author: str) -> None:
     """Export and report."""
     say("6. Export as a Hugging Face repo, and a report of it all")
-    chorus("export", str(POSTTRAIN), "--out", str(EXPORT), "--author", author, "--overwrite")
+    chorus("export", str(POSTTRAIN), "--out", str(EXPORT), "--author", author,
+           "--repo-id", "dawnchorus/demo", "--overwrite")  # fmt: skip
     chorus("report", str(PRETRAIN), str(POSTTRAIN), "--out", str(DEMO / "report.html"))
 
 

@@ -96,6 +96,7 @@ def export(
     author: Annotated[str | None, typer.Option(help="Who publishes the model. Needed here or as card.author in the recipe.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights, e.g. cc-by-nc-sa-4.0. Default: the strictest that the data asks for.")] = None,
     repo_id: Annotated[str | None, typer.Option(help="organisation/name on Hugging Face, shown in the card. Default: the folder's name.")] = None,
+    card: Annotated[list[str] | None, typer.Option("--card", metavar="KEY=VALUE", help="Any other field of the recipe's `card` section, e.g. initial_weights='...' or accept_licence_conflict=true. May be repeated.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing folder.")] = False,
 ) -> None:
     """Write a run's encoder as a Hugging Face repo that loads without this package.
@@ -104,9 +105,24 @@ def export(
     """
     from trainer.hub.exporting import export as export_run
 
-    given = {"author": author, "licence": licence, "repo_id": repo_id}
-    folder = export_run(run, out, card={k: v for k, v in given.items() if v}, overwrite=overwrite)
+    given: dict[str, object] = {"author": author, "licence": licence, "repo_id": repo_id}
+    fields = {k: v for k, v in given.items() if v} | _card_fields(card or [])
+    folder = export_run(run, out, card=fields, overwrite=overwrite)
     typer.echo(f"exported: {folder}\n\n{loading_lines(folder)}")
+
+
+def _card_fields(pairs: list[str]) -> dict[str, object]:
+    import yaml
+
+    from trainer.errors import RecipeError
+
+    fields = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise RecipeError(f"--card {pair}: write KEY=VALUE")
+        fields[key] = yaml.safe_load(value)
+    return fields
 
 
 def loading_lines(folder: Path) -> str:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from trainer.runtime.checkpoint import atomic_write
-from trainer.runtime.folder import write_text
+from trainer.runtime.files import atomic_write, write_text
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -288,9 +288,8 @@ def _fit(
 ) -> bool:
     """Run Lightning from the resume point; returns whether it was stopped before the last step."""
     recipe, layout = module.recipe, module.topology
-    gpu = recipe.train.accelerator == "gpu"
-    pin = gpu if recipe.data.pin_memory is None else recipe.data.pin_memory
-    if not gpu:
+    pin = recipe.train.accelerator == "gpu"
+    if not pin:
         keep_freed_memory()
     first_step = checkpoints.step_of(resume) if resume else 0
     loader = train_loader(

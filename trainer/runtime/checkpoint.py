@@ -11,10 +11,7 @@ numbers, tensors), so that it loads with `weights_only=True`.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +19,10 @@ import torch
 from lightning_fabric.plugins import CheckpointIO
 
 from trainer.errors import CheckpointError
+from trainer.runtime.files import atomic_write
 
 _STEP = re.compile(r"step_(\d{9})\.ckpt$")
 FORMAT = 1
-
-
-def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place.
-
-    Raises:
-        OSError: as `write` raised it (no space left, say); nothing is left behind then.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from trainer.errors import RecipeError
-from trainer.runtime.checkpoint import atomic_write
+from trainer.hub.provenance import lineage
 from trainer.runtime.environment import describe_environment
+from trainer.runtime.files import write_text
 
 if TYPE_CHECKING:
     from trainer.data.module import TrainStream
@@ -21,7 +22,7 @@ _FREE_TO_CHANGE = {
     "runs", "log", "card", "train.max_steps", "train.max_clips", "train.micro_batch",
     "train.accelerator", "train.devices", "train.nodes", "train.compile", "train.log_every",
     "train.validate_every", "train.checkpoint_every", "train.keep_last", "train.keep_every",
-    "train.best_metric", "data.workers", "data.prefetch", "data.pin_memory", "data.max_broken",
+    "train.best_metric", "data.workers", "data.prefetch", "data.max_broken",
     "init_from",
 }  # fmt: skip
 
@@ -65,23 +66,18 @@ def check_folder(recipe: Recipe) -> None:
         )
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file whole or not at all."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    atomic_write(path, write)
-
-
 def write_folder(recipe: Recipe, stream: TrainStream) -> None:
     """Create the run folder with what is known before the first step. Rank 0 only."""
     folder = recipe.folder
     dump = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
     write_text(folder / "recipe.yaml", dump)
+    data: dict[str, Any] = {"sources": [_source(s) for s in stream.describe_sources()]}
+    if recipe.init_from is not None:
+        # What the starting weights learned from; the card needs it even if that run is gone later.
+        data["earlier"] = lineage(recipe.init_from)
     for name, content in (
         ("environment.json", describe_environment()),
-        ("data.json", {"sources": [_source(s) for s in stream.describe_sources()]}),
+        ("data.json", data),
         ("labels.json", {"labels": list(stream.labels.names)}),
     ):
         write_text(folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 import sys
 import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from trainer.runtime.checkpoint import atomic_write
+from trainer.runtime.files import write_text
 
 
 class Sink(Protocol):
@@ -101,7 +102,7 @@ def _mark_superseded(path: Path, resume_step: int) -> list[dict[str, Any]]:
         if not line.get("superseded"):
             kept.append(line)
     if changed:
-        atomic_write(path, lambda t: t.write_text("".join(f"{x}\n" for x in texts)) and None)
+        write_text(path, "".join(f"{x}\n" for x in texts))
     return kept
 
 
@@ -118,7 +119,7 @@ class WandbSink:
 
         id_file = run / "wandb_id.txt"
         if not id_file.is_file():
-            atomic_write(id_file, lambda t: t.write_text(wandb.util.generate_id()) and None)
+            write_text(id_file, secrets.token_hex(4))
         self._run = wandb.init(
             id=id_file.read_text().strip(), resume="allow", mode=mode, project=project, name=name,
             dir=str(run), config=config, settings=wandb.Settings(console="off", x_disable_stats=True),

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from trainer.errors import CheckpointError
-from trainer.runtime.checkpoint import CheckpointFolder, atomic_write, load, save
+from trainer.runtime.checkpoint import CheckpointFolder, load, save
+from trainer.runtime.files import atomic_write
 
 
 def state(step: int) -> dict[str, object]:
