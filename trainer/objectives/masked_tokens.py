@@ -32,7 +32,7 @@ _IGNORE = -100
 _LEAST_PERPLEXITY = 8.0
 """Fewer codes in effective use than this are a collapse. It hardly depends on the codebook's size:
 with the published projection, ESC-10 and Xeno-canto clips have a perplexity of 12 to 32 of 1024
-codes, by seed (84 to 163 with `remove_patch_mean`), and of 5 to 18 of 128."""
+codes, by seed (about 150 to 230 with `whiten: 0.75`), and of 5 to 18 of 128."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +239,8 @@ class MaskedTokens(nn.Module):
         Raises:
             RecipeError: the perplexity is below the recipe's threshold, or there are no batches.
         """
+        batches = list(batches)
+        self.tokenizer.fit((batch.mel_BTF, self._valid(batch)) for batch in batches)
         count_V = torch.zeros_like(self.unigram_V, dtype=torch.int64)
         for batch in batches:
             code_BN = self.tokenizer(batch.mel_BTF)
@@ -310,7 +312,7 @@ def _badly_used(usage: CodebookUsage, least: float, seed: int) -> str:
         f"{usage.tokens} tokens ({usage.unique} of {size} codes occur), at least {least:.0f} is "
         f"wanted (objective.min_perplexity). Most patches would share a few codes, and guessing "
         f"those would be learnt instead of sound. Change objective.tokenizer.seed (now {seed}), or "
-        f"set objective.tokenizer.remove_patch_mean to true; "
+        f"raise objective.tokenizer.whiten; "
         f"check that encoder.mel_mean and encoder.mel_std fit the data, and that the clips are not "
         f"mostly silence; or use fewer codes (objective.tokenizer.codebook_size)"
     )

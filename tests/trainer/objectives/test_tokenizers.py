@@ -55,18 +55,35 @@ def test_time_major_grid_and_leftover_frames() -> None:
     assert (tokenizer(changed) != code_BN).nonzero()[:, 1].unique().tolist() == [8 + 2]
 
 
-def test_patch_mean_can_be_removed() -> None:
-    level = RandomProjectionTokenizer(RandomProjectionConfig())
-    pattern = RandomProjectionTokenizer(RandomProjectionConfig(remove_patch_mean=True))
-    mel_BTF = mel()
-    louder = mel_BTF + 0.7
-    assert torch.equal(pattern(mel_BTF), pattern(louder))
-    assert not torch.equal(level(mel_BTF), level(louder))
+def test_whitening_spreads_the_codes_over_patterns() -> None:
     # Patches of varied level and little pattern, as sound has them: most share a few codes.
     steps = torch.randn(64, 7, 1, 8, 1, generator=torch.Generator().manual_seed(2))
     flat = (0.1 * mel(64, 112).view(64, 7, 16, 8, 16) + steps).view(64, 112, 128)
-    few, many = (codebook_usage(t(flat), None, 1024).perplexity for t in (level, pattern))
-    assert many > 5 * few
+    valid_BN = torch.ones(64, 56, dtype=torch.bool)
+    perplexity = []
+    for whiten in (0.0, 0.5, 1.0):
+        tokenizer = RandomProjectionTokenizer(RandomProjectionConfig(whiten=whiten))
+        tokenizer.fit([(flat[:32], valid_BN[:32])])
+        perplexity.append(codebook_usage(tokenizer(flat[32:]), None, 1024).perplexity)
+    assert perplexity[1] > 2 * perplexity[0]
+    assert perplexity[2] > 5 * perplexity[0]
+
+
+def test_what_was_fitted_travels_in_the_state() -> None:
+    config = RandomProjectionConfig(whiten=0.75)
+    fitted, loaded = RandomProjectionTokenizer(config), RandomProjectionTokenizer(config)
+    mel_BTF = mel(8, 112)
+    fitted.fit([(mel_BTF, torch.ones(8, 56, dtype=torch.bool))])
+    assert not torch.equal(fitted(mel_BTF), loaded(mel_BTF))
+    loaded.load_state_dict(fitted.state_dict())
+    assert torch.equal(fitted(mel_BTF), loaded(mel_BTF))
+
+
+def test_as_published_nothing_is_fitted() -> None:
+    tokenizer = RandomProjectionTokenizer(RandomProjectionConfig())
+    before = tokenizer(mel())
+    tokenizer.fit([(mel(8, 112), torch.ones(8, 56, dtype=torch.bool))])
+    assert torch.equal(before, tokenizer(mel()))
 
 
 def test_codes_do_not_depend_on_the_batch() -> None:
