@@ -53,7 +53,7 @@ def _table(title: str, first: Sequence[str], rows: Sequence[Sequence[str]]) -> T
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i, name in enumerate(first):
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
@@ -62,34 +62,33 @@ def _table(title: str, first: Sequence[str], rows: Sequence[Sequence[str]]) -> T
 
 
 def facts(result: Mapping[str, Any]) -> str:
-    """What was measured, in one line."""
+    """What was measured, a line for each fact."""
     division = {
         "folds": f"{len(result['folds'])} of the dataset's folds",
         "splits": "the dataset's splits",
         "groups": f"{len(result['folds'])} folds of whole groups",
     }[result["protocol"]["kind"]]
-    parts = [
-        f"{result['clips']} clips, {result['classes']} classes, {result['groups']} groups",
-        division,
-        f"{result['seeds']} probe seeds (± is their standard deviation)",
+    lines = [
+        f"{result['clips']} clips, {result['classes']} classes, {result['groups']} groups; "
+        f"{division}; {result['seeds']} probe seeds (± over seeds)"
     ]
     if any("same_group_excluded" in (r.get("retrieval") or {}) for r in result["rows"]):
-        parts.append("other groups: ROC-AUC without clips of the query's own group")
+        lines.append("other groups: ROC-AUC without the clips of the query's own group")
     head = result["rows"][-1].get("head")
     if head:
-        parts.append(
+        lines.append(
             f"the model's own head, no probe: {METRIC_NAMES[head['metric']]} {head['value']:.3f} "
             f"({head['classes']} shared classes, {head['n']} clips)"
         )
     left_out = result["data"]["left_out"]
     if left_out["unlabelled"]:
-        parts.append(f"{left_out['unlabelled']} clips without a label left out")
+        lines.append(f"left out: {left_out['unlabelled']} clips without a label")
     if left_out["classes"]:
-        parts.append(
-            f"{len(left_out['classes'])} classes with too few groups left out "
+        lines.append(
+            f"left out: {len(left_out['classes'])} classes with too few groups "
             f"({left_out['clips_of_dropped_classes']} clips)"
         )
-    return "; ".join(parts)
+    return "\n".join(lines)
 
 
 def _title(row: Mapping[str, Any]) -> str:
@@ -102,7 +101,8 @@ def result_table(result: Mapping[str, Any]) -> Table:
     for layer in result.get("layers") or []:
         rows.append([f"  layer {layer['layer']}", *_cells(layer)])
     for name, mix in (result.get("layer_mix") or {}).items():
-        rows.append([f"{name}, mix", _mean_std(mix), *["–"] * 5])
+        title = "  learned mix" if name == "model" else "  mix, random"
+        rows.append([title, _mean_std(mix), *["–"] * 5])
     return _table(result["dataset"], ["", *_columns(result)], rows)
 
 

@@ -23,7 +23,7 @@ from trainer.evaluation.config import (
     EvaluateConfig,
     ProbeConfig,
 )
-from trainer.evaluation.tables import comparison_rows, comparison_table
+from trainer.evaluation.tables import comparison_rows, comparison_table, result_table
 from trainer.evaluation.task import prepare_task
 from trainer.hub.importing import load_model
 
@@ -302,11 +302,13 @@ def test_the_printed_table_is_whole_without_colour(
     )
     shown = capsys.readouterr().out
     assert "\x1b[" not in shown
-    for word in ("log-mel", "random-init", "model", "layer 0", "model, mix",
+    for word in ("log-mel", "random-init", "model", "layer 0", "learned mix",
                  "48 clips, 4 classes, 12 groups", "3 probe seeds", "printed.json"):  # fmt: skip
         assert word in shown
     logmel = next(line for line in shown.splitlines() if line.strip().startswith("log-mel"))
     assert logmel.count("±") == 2
+    result = json.loads((tmp_path / "printed.json").read_text())
+    assert "…" not in text_of(result_table(result), width=80)
 
 
 def test_models_are_compared_in_one_table(
