@@ -37,7 +37,7 @@ from trainer.evaluation.retrieval import evaluate_retrieval
 from trainer.evaluation.scores import accuracy, macro_average_precision
 from trainer.evaluation.tables import print_result
 from trainer.evaluation.task import Task, describe_task, prepare_task, remarks
-from trainer.runtime.checkpoint import atomic_write
+from trainer.runtime.files import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -319,12 +319,8 @@ def _measure_all(
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
     try:
-        atomic_write(path, write)
+        write_text(path, text)
     except OSError as error:
         raise DataError(
             f"the result could not be written to {path} ({error}): make room or choose another "

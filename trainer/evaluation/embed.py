@@ -24,7 +24,7 @@ from trainer.errors import CheckpointError, DataError
 from trainer.evaluation.clips import Clips
 from trainer.evaluation.splits import some
 from trainer.frontend import LogMel
-from trainer.runtime.checkpoint import atomic_write
+from trainer.runtime.files import atomic_write
 
 IntArray = npt.NDArray[np.int64]
 Layer = int | Literal["last", "all"]
