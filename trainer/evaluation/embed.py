@@ -7,6 +7,7 @@ channels, L layers.
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -243,7 +244,11 @@ def cached(
 
         def write(temporary: Path) -> None:
             def make_store(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-                return np.lib.format.open_memmap(temporary, "w+", np.dtype(np.float32), shape)
+                store = np.lib.format.open_memmap(temporary, "w+", np.dtype(np.float32), shape)
+                # Reserve the space: a disk that fills up behind a memory map kills the process.
+                with temporary.open("rb+") as file:
+                    os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+                return store
 
             compute(make_store).flush()
 

@@ -173,6 +173,20 @@ def test_the_cache_is_used_and_holds_the_same_numbers(uneven: Clips, tmp_path: P
     assert [p.name for p in path.parent.iterdir()] == ["model.npy"]
 
 
+def test_a_full_disk_is_told_before_the_work(
+    uneven: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int, offset: int, length: int) -> None:
+        assert length >= 9 * 2 * 4
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    path = tmp_path / "cache" / "model.npy"
+    with pytest.raises(DataError, match=r"could not be written to .*cache=false"):
+        cached(path, lambda store: embed_clips(Sum(), uneven, window=160_000, make_store=store))
+    assert list(path.parent.iterdir()) == []
+
+
 def test_two_evaluations_can_fill_the_cache_at_once(uneven: Clips, tmp_path: Path) -> None:
     path = tmp_path / "cache" / "model.npy"
     fork = multiprocessing.get_context("fork")
