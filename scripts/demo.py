@@ -1,4 +1,4 @@
-"""The whole path in minutes: sound -> shards -> pre-training -> post-training -> evaluation -> export.
+"""The whole path in minutes: from sound to shards, two trainings, an evaluation and an export.
 
 Every stage is the `chorus` command that a person would type; it is printed before it runs.
 Run again, it continues: what is finished is passed over.
@@ -134,7 +134,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="make demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, help="folder with audio and metadata.csv; default: a synthesised one")  # fmt: skip
+    parser.add_argument(
+        "--data", type=Path, help="folder with audio and metadata.csv; default: a synthesised one"
+    )
     parser.add_argument("--author", default="dawnchorus demo", help="for the model card")
     arguments = parser.parse_args()
     if arguments.data is not None and not (arguments.data / "metadata.csv").is_file():

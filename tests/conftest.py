@@ -33,7 +33,7 @@ def write_dataset(
 ) -> Path:
     """Write a dataset to the letter of the format (docs/data.md) without using `data_prep`.
 
-    Each clip: `wav` (int16, mono 16 kHz), `labels` (names), and optionally `group`, `fold`, `split`.
+    Each clip: `wav` (int16, mono 16 kHz), `labels` (names), optionally `group`, `fold`, `split`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -93,7 +93,9 @@ def mixup(
     """Mix another clip of the batch into some of the clips, and unite their labels.
 
     Each clip is chosen by itself with `mixup_prob`; its partner is another clip of the batch, as it
-    was before mixing. x = s x_i + (1 - s) x_j with s ~ Beta(alpha, alpha).
+    was before mixing. x = s x_i + (1 - s) x_j with s ~ Beta(alpha, alpha). Partners are the batch
+    shifted by one random number of rows: every row is the partner of exactly one, which gives the
+    labels a fixed size and spares the device a wait for the host.
 
     Args:
         wav_BT: float waveform, zero behind a clip's end.
@@ -103,24 +105,26 @@ def mixup(
         generator: None for torch's own of the device.
 
     Returns:
-        Mixed waveforms, the longer of both lengths, and the united labels (each pair once).
+        Mixed waveforms, within the range of the inputs; the longer of both lengths; the united
+        labels [2 P, 2], in which pairs repeat (they are a set; rows not mixed repeat their own).
     """
-    count, device = len(wav_BT), wav_BT.device
+    wav_BT, count, device = wav_BT.float(), len(wav_BT), wav_BT.device
     if count < 2:
         return wav_BT, length_B, labels_P2
     chosen_B = torch.rand(count, device=device, generator=generator) < config.mixup_prob
     # A shift of 1 .. B-1 never pairs a clip with itself.
-    shift_B = torch.randint(1, count, (count,), device=device, generator=generator)
-    partner_B = (torch.arange(count, device=device) + shift_B) % count
+    shift = torch.randint(1, count, (1,), device=device, generator=generator)
+    partner_B = (torch.arange(count, device=device) + shift) % count
     # Beta(a, a) = X / (X + Y) with X, Y ~ Gamma(a).
     alpha_2B = torch.full((2, count), config.mixup_alpha, device=device)
     gamma_2B = torch._standard_gamma(alpha_2B, generator=generator).clamp(min=1e-30)
-    own_B = torch.where(chosen_B, gamma_2B[0] / gamma_2B.sum(0), 1.0)[:, None]
-    mixed_BT = own_B * wav_BT + (1.0 - own_B) * wav_BT[partner_B]
+    own_B = torch.where(chosen_B, gamma_2B[0] / gamma_2B.sum(0), 1.0)
+    mixed_BT = torch.lerp(wav_BT[partner_B], wav_BT, own_B[:, None])
+    # lerp(a, b, 1) is b only up to rounding.
+    mixed_BT = torch.where(chosen_B[:, None], mixed_BT, wav_BT)
     length_B = torch.where(chosen_B, torch.maximum(length_B, length_B[partner_B]), length_B)
-    # Row i takes over the labels of its partner: for each pair (j, c) and each i with partner j.
-    takes_BB = chosen_B[:, None] & (partner_B[:, None] == torch.arange(count, device=device))
-    pair_PB = takes_BB[:, labels_P2[:, 0]].t()
-    source_Q, row_Q = pair_PB.nonzero(as_tuple=True)
-    taken_Q2 = torch.stack([row_Q, labels_P2[source_Q, 1]], dim=1)
-    return mixed_BT, length_B, torch.unique(torch.cat([labels_P2, taken_Q2]), dim=0)
+    # A row's labels also go to the row whose partner it is.
+    taker_P = (labels_P2[:, 0] - shift) % count
+    row_P = torch.where(chosen_B[taker_P], taker_P, labels_P2[:, 0])
+    taken_P2 = torch.stack([row_P, labels_P2[:, 1]], dim=1)
+    return mixed_BT, length_B, torch.cat([labels_P2, taken_P2])

@@ -19,26 +19,32 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-recipe_app = typer.Typer(help="Look at recipes: what there is, what one resolves to, whether it is right.",
+recipe_app = typer.Typer(help="Recipes: what there is, what one resolves to, whether it is right.",
                          no_args_is_help=True)  # fmt: skip
 app.add_typer(recipe_app, name="recipe")
 
 RecipeArgument = Annotated[
     str,
-    typer.Argument(metavar="RECIPE", help="Name of a shipped recipe (see `chorus recipe list`) or path of a YAML file."),
+    typer.Argument(
+        metavar="RECIPE",
+        help="Name of a shipped recipe (see `chorus recipe list`) or path of a YAML file.",
+    ),
 ]
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[KEY=VALUE]...",
-        help="Overrides, e.g. [cyan]data.train.mine.path=DATASET optim.lr=1e-4 encoder=beats_large[/]. "
+        help="Overrides, e.g. [cyan]data.train.mine.path=DATASET optim.lr=1e-4[/]. "
         "A name without dots before `=` chooses one of a group's files.",
     ),
 ]
 
 
 def _keys_follow(command: str) -> str:
-    return f"{command}\n\nExit codes: 0 done, 2 wrong recipe or data (nothing started), 75 stopped and saved (the same command continues), 76 non-finite loss, 1 anything else."
+    return (
+        f"{command}\n\nExit codes: 0 done, 2 wrong recipe or data (nothing started), 75 stopped and "
+        "saved (the same command continues), 76 non-finite loss, 1 anything else."
+    )
 
 
 @app.command(help=_keys_follow(
@@ -49,6 +55,7 @@ def _keys_follow(command: str) -> str:
     "  chorus train my_recipe.yaml train.devices=2"
 ))  # fmt: skip
 def train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
+    """`chorus train`; its help is given to the decorator."""
     # Before torch starts threads: they inherit the blocked signals.
     from trainer.runtime.preemption import watch_signals
 
@@ -66,17 +73,26 @@ def train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
 def evaluate(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A run folder, a checkpoint file, an exported folder, or a Microsoft BEATs .pt."),
+        typer.Argument(
+            metavar="MODEL",
+            help="A run folder, a checkpoint file, an exported folder, or a Microsoft BEATs .pt.",
+        ),
     ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="data=DATASET [KEY=VALUE]...",
-            help="The dataset to evaluate on, and any key of recipes/evaluate/*.yaml, e.g. [cyan]layer=all probe.seeds=5[/].",
+            help="The dataset to evaluate on, and any key of recipes/evaluate/*.yaml, e.g. "
+            "[cyan]layer=all probe.seeds=5[/].",
         ),
     ] = None,
-    preset: Annotated[str, typer.Option(help="Which file of recipes/evaluate to start from.")] = "default",
-    out: Annotated[Path | None, typer.Option(help="Where the JSON goes. Default: evaluation/ in the run folder.")] = None,
+    preset: Annotated[
+        str, typer.Option(help="Which file of recipes/evaluate to start from.")
+    ] = "default",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where the JSON goes. Default: evaluation/ in the run folder."),
+    ] = None,
 ) -> None:
     """Linear probe, retrieval and clustering of a model's embeddings on a dataset.
 
@@ -92,11 +108,36 @@ def evaluate(
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or a checkpoint file.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to create: a complete Hugging Face model repo.")],
-    author: Annotated[str | None, typer.Option(help="Who publishes the model. Needed here or as card.author in the recipe.")] = None,
-    licence: Annotated[str | None, typer.Option(help="Licence of the weights, e.g. cc-by-nc-sa-4.0. Default: the strictest that the data asks for.")] = None,
-    repo_id: Annotated[str | None, typer.Option(help="organisation/name on Hugging Face, shown in the card. Default: the folder's name.")] = None,
-    card: Annotated[list[str] | None, typer.Option("--card", metavar="KEY=VALUE", help="Any other field of the recipe's `card` section, e.g. initial_weights='...' or accept_licence_conflict=true. May be repeated.")] = None,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder to create: a complete Hugging Face model repo."),
+    ],
+    author: Annotated[
+        str | None,
+        typer.Option(help="Who publishes the model. Needed here or as card.author in the recipe."),
+    ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option(
+            help="Licence of the weights, e.g. cc-by-nc-sa-4.0. Default: the strictest that the "
+            "data asks for."
+        ),
+    ] = None,
+    repo_id: Annotated[
+        str | None,
+        typer.Option(
+            help="organisation/name on Hugging Face, shown in the card. Default: the folder's name."
+        ),
+    ] = None,
+    card: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--card",
+            metavar="KEY=VALUE",
+            help="Any other field of the recipe's `card` section, e.g. initial_weights='...' or "
+            "accept_licence_conflict=true. May be repeated.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing folder.")] = False,
 ) -> None:
     """Write a run's encoder as a Hugging Face repo that loads without this package.
@@ -130,14 +171,22 @@ def loading_lines(folder: Path) -> str:
     return (
         "from transformers import AutoModel\n"
         f'model = AutoModel.from_pretrained("{folder}", trust_remote_code=True).eval()\n'
-        "embedding = model(waveform).pooler_output   # waveform: float tensor [clips, samples], 16 kHz, in [-1, 1]"
+        "embedding = model(waveform).pooler_output   # float [clips, samples], 16 kHz, in [-1, 1]"
     )
 
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, in the order they were trained.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML file. Default: report.html in the last run's folder.")] = None,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folders, in the order they were trained."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="The HTML file. Default: report.html in the last run's folder."
+        ),
+    ] = None,
 ) -> None:
     """Write one self-contained HTML page about runs: curves, spectrograms, evaluation, data."""
     from trainer.report import write_report
@@ -156,7 +205,9 @@ def recipe_list() -> None:
     names = shipped_recipes()
     for name in names:
         lines = (recipes_folder() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-        title = next((x.lstrip("# ") for x in lines if x.startswith("# ") and "@package" not in x), "")
+        title = next(
+            (x.lstrip("# ") for x in lines if x.startswith("# ") and "@package" not in x), ""
+        )
         typer.echo(f"{name:<{max(map(len, names)) + 2}}{title}")
 
 
@@ -182,12 +233,17 @@ def recipe_check(
     overrides = [a for a in arguments if "=" in a]
     for name in [a for a in arguments if "=" not in a] or shipped_recipes():
         loaded = load_recipe(name, overrides)
-        typer.echo(f"{name}: right ({loaded.stage}, {loaded.train.total_steps} steps of {loaded.train.global_batch} clips)")
+        typer.echo(
+            f"{name}: right ({loaded.stage}, {loaded.train.total_steps} steps of "
+            f"{loaded.train.global_batch} clips)"
+        )
 
 
 @recipe_app.command("schema")
 def recipe_schema(
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write. Default: print.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write. Default: print.")
+    ] = None,
 ) -> None:
     """Print the JSON Schema of a recipe: with it an editor completes and explains the keys."""
     import json
@@ -210,7 +266,9 @@ def _hang_other_packages() -> None:
     if not arguments or arguments[0] == "prep":
         from data_prep.cli import app as prep_app
 
-        app.add_typer(prep_app, name="prep", help="Make shards from sound: your own folder, or an archive.")
+        app.add_typer(
+            prep_app, name="prep", help="Make shards from sound: your own folder, or an archive."
+        )
 
 
 def main() -> None:

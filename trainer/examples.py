@@ -63,7 +63,9 @@ def write_examples(
     write_text(folder / "examples.json", json.dumps(records, ensure_ascii=False, indent=1) + "\n")
 
 
-def _names(stream: TrainStream | ValidStream, batch: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
+def _names(
+    stream: TrainStream | ValidStream, batch: dict[str, Any]
+) -> list[tuple[str, str, list[str]]]:
     labels_P2 = batch["labels_P2"].cpu().tolist()
     rows = []
     for row, (source, clip) in enumerate(

@@ -1,10 +1,10 @@
 """Waveform to normalised log-mel, batched, on the waveform's device.
 
-Exactly Kaldi's filter bank as `torchaudio.compliance.kaldi.fbank` computes it, in the two
+Kaldi's filter bank exactly as `torchaudio.compliance.kaldi.fbank` computes it, in the two
 variants that the encoders were trained with. Self-contained (torch only): it is shipped inside
 exported models.
 
-Shape legend: B clips, T samples or frames, F mel bins, W samples of a window, S spectrum bins.
+Shape legend: B clips, T samples or frames, W samples of a window, S spectrum bins, F mel bins.
 """
 
 from __future__ import annotations
@@ -16,29 +16,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EPSILON = 1.1920929e-07  # Kaldi floors mel energies at float32's epsilon
-MIN_FRAMES = 16
+WINDOW_S = 0.025
+HOP_S = 0.010
+PRE_EMPHASIS = 0.97
+LOW_HZ = 20.0
+FLOOR = 1.1920929e-07  # float32's epsilon: Kaldi's floor of a mel energy
+MIN_FRAMES = 16  # one column of patches
+# Frames at a time on a CPU: what they become (2 MB each) stays in the cache and in memory that
+# the C library hands out again. A whole batch at once is 65 MB per step, mapped anew each time:
+# four times slower, all of it cache misses and page faults.
+CPU_FRAMES = 1024
 
 
-def mel_filters(bins: int, n_fft: int, rate_hz: int, low_hz: float = 20.0) -> Tensor:
-    """Kaldi's triangular mel filters, [n_fft / 2 + 1, bins], float32; the Nyquist bin has none."""
-    spectrum_hz = torch.arange(n_fft // 2, dtype=torch.float64) * rate_hz / n_fft
-    mel_S = 1127.0 * torch.log1p(spectrum_hz / 700.0)
-    low = 1127.0 * math.log1p(low_hz / 700.0)
-    high = 1127.0 * math.log1p(rate_hz / 2 / 700.0)
-    edge = low + torch.arange(bins + 2, dtype=torch.float64) * (high - low) / (bins + 1)
-    left, centre, right = edge[:-2], edge[1:-1], edge[2:]
-    rise = (mel_S[:, None] - left) / (centre - left)
-    fall = (right - mel_S[:, None]) / (right - centre)
-    return F.pad(torch.minimum(rise, fall).clamp(min=0.0), (0, 0, 0, 1)).float()
+def mel_filters(bins: int, n_fft: int, sample_rate_hz: int) -> Tensor:
+    """Kaldi's triangular filters, [n_fft / 2 + 1, bins], from 20 Hz to half the sampling rate.
+
+    In float32 throughout, like Kaldi: the narrowest filters touch a single bin with a weight so
+    small that rounding decides it.
+    """
+    frequency_hz = torch.arange(n_fft // 2) * (sample_rate_hz / n_fft)
+    mel_S1 = (1127.0 * (1.0 + frequency_hz / 700.0).log())[:, None]
+    low = 1127.0 * math.log(1.0 + LOW_HZ / 700.0)
+    high = 1127.0 * math.log(1.0 + sample_rate_hz / 2 / 700.0)
+    step, index_F = (high - low) / (bins + 1), torch.arange(bins)
+    left, centre, right = (low + (index_F + edge) * step for edge in (0.0, 1.0, 2.0))
+    rise_SF = (mel_S1 - left) / (centre - left)
+    fall_SF = (right - mel_S1) / (right - centre)
+    # The bin at half the sampling rate belongs to no filter.
+    return F.pad(torch.minimum(rise_SF, fall_SF).clamp(min=0.0), (0, 0, 0, 1))
 
 
 class LogMel(nn.Module):
-    """Kaldi log-mel, normalised by (x - mean) / (2 std), as BEATs or EAT want it.
+    """Log-mel in windows of 25 ms every 10 ms, normalised by (x - mean) / (2 std).
 
-    `kind="beats"`: samples x 2^15, Povey window. `kind="eat"`: the clip's own mean subtracted,
-    Hann window, and padding frames are 0 in the log-mel domain before normalising.
-    Windows of 25 ms every 10 ms, whole windows only.
+    `kind="beats"` (BEATs, section 3.1 and released code): samples x 2^15, Povey window; padding is
+    silence, so padded frames have the value of silence.
+    `kind="eat"` (EAT's released code): the clip's own mean subtracted, Hann window; padded frames
+    are 0 before normalising, which lies above the floor and, with EAT's numbers, above the mean.
     """
 
     window_W: Tensor
@@ -55,22 +69,24 @@ class LogMel(nn.Module):
         super().__init__()
         if kind not in ("beats", "eat"):
             raise ValueError(f"kind is {kind!r}; allowed: 'beats', 'eat'")
+        if not mel_std > 0:
+            raise ValueError(f"mel_std is {mel_std}; it must be above 0")
         self.kind = kind
         self.sample_rate_hz = sample_rate_hz
-        self.mel_bins = mel_bins
-        self.mean = mel_mean
-        self.std = mel_std
-        self.window = int(sample_rate_hz * 0.025)
-        self.hop = int(sample_rate_hz * 0.010)
+        self.mean, self.std = mel_mean, mel_std
+        self.window = int(sample_rate_hz * WINDOW_S)
+        self.hop = int(sample_rate_hz * HOP_S)
         self.n_fft = 2 ** math.ceil(math.log2(self.window))
-        hann_W = torch.hann_window(self.window, periodic=False, dtype=torch.float64)
-        window_W = hann_W**0.85 if kind == "beats" else hann_W
-        self.register_buffer("window_W", window_W.float())
+        window_W = torch.hann_window(self.window, periodic=False)
+        if kind == "beats":
+            window_W = window_W.pow(0.85)
+        # Persistent: what a checkpoint does not hold, transformers may leave uninitialised.
+        self.register_buffer("window_W", window_W)
         self.register_buffer("mel_SF", mel_filters(mel_bins, self.n_fft, sample_rate_hz))
 
     @classmethod
     def for_encoder(cls, config: Any) -> LogMel:
-        """The front end that an encoder config asks for."""
+        """The front end whose numbers an encoder's config holds."""
         return cls(
             config.frontend,
             config.sample_rate_hz,
@@ -80,48 +96,108 @@ class LogMel(nn.Module):
         )
 
     def frames_for(self, length_B: Tensor) -> Tensor:
-        """Frames of clips of so many samples; shorter clips are padded to 16 frames."""
-        return ((length_B - self.window) // self.hop + 1).clamp(min=MIN_FRAMES).long()
+        """Frames of clips of so many samples, int64; short clips are padded to 16 frames."""
+        return self._own_frames(length_B).clamp(min=MIN_FRAMES)
 
     @torch.no_grad()
     def forward(self, wav_BT: Tensor, length_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Normalised log-mel and frames per clip.
+        """Normalised log-mel, and how many frames of each clip stand for sound.
+
+        In float32 whatever the autocast: bfloat16 would move the log-mel by 0.06.
 
         Args:
-            wav_BT: float32 in [-1, 1].
-            length_B: valid samples per clip (None: all). Samples beyond count as zeros.
+            wav_BT: float waveform in [-1, 1]; beyond that range nothing is clipped.
+            length_B: valid samples per clip (None: all); what lies behind them is ignored.
 
         Returns:
-            mel_BTF float32, frames_B int64. A clip's own frames are those it has alone.
-        """
-        with torch.autocast(wav_BT.device.type, enabled=False):
-            wav_BT = wav_BT.float()
-            if length_B is None:
-                length_B = torch.full(
-                    wav_BT.shape[:1], wav_BT.shape[1], device=wav_BT.device, dtype=torch.int64
-                )
-            valid_BT = torch.arange(wav_BT.shape[1], device=wav_BT.device) < length_B[:, None]
-            wav_BT = torch.where(valid_BT, wav_BT, 0.0)
-            if self.kind == "eat":
-                mean_B1 = wav_BT.sum(1, keepdim=True) / length_B.clamp(min=1)[:, None]
-                wav_BT = torch.where(valid_BT, wav_BT - mean_B1, 0.0)
-            else:
-                wav_BT = wav_BT * 32768.0
-            short = self.window + (MIN_FRAMES - 1) * self.hop - wav_BT.shape[1]
-            if short > 0:
-                wav_BT = F.pad(wav_BT, (0, short))
-            mel_BTF = self._log_mel(wav_BT)
-            if self.kind == "eat":
-                own_B = ((length_B - self.window) // self.hop + 1).clamp(min=1)
-                frame_T = torch.arange(mel_BTF.shape[1], device=wav_BT.device)
-                mel_BTF = torch.where((frame_T < own_B[:, None])[..., None], mel_BTF, 0.0)
-            return (mel_BTF - self.mean) / (2 * self.std), self.frames_for(length_B)
+            mel_BTF float32 and frames_B int64. A clip's own frames are those it has alone.
 
-    def _log_mel(self, wav_BT: Tensor) -> Tensor:
-        frame_BTW = wav_BT.unfold(-1, self.window, self.hop)
+        Raises:
+            ValueError: the waveform is not a floating-point [clips, samples].
+        """
+        if wav_BT.dim() != 2 or not wav_BT.is_floating_point():
+            raise ValueError(
+                f"waveform of shape {tuple(wav_BT.shape)} and {wav_BT.dtype}; expected floating "
+                "point in [-1, 1], shape [clips, samples]"
+            )
+        if length_B is None:
+            length_B = torch.full(wav_BT.shape[:1], wav_BT.shape[1], device=wav_BT.device)
+        with torch.autocast(wav_BT.device.type, enabled=False):
+            if _eager_cpu(wav_BT):
+                mel_BTF = self._in_pieces(wav_BT, length_B)
+            else:
+                mel_BTF = self._log_mel(self._frames(wav_BT, length_B))
+            if self.kind == "eat":
+                frame_T = torch.arange(mel_BTF.shape[1], device=mel_BTF.device)
+                padding_BT = frame_T >= self._own_frames(length_B).clamp(min=1)[:, None]
+                mel_BTF.masked_fill_(padding_BT[..., None], -self.mean / (2 * self.std))
+        return mel_BTF, self.frames_for(length_B)
+
+    def _own_frames(self, length_B: Tensor) -> Tensor:
+        return (length_B.long() - self.window) // self.hop + 1
+
+    def _frames(self, wav_BT: Tensor, length_B: Tensor) -> Tensor:
+        """Windows of the signal as the spectrum is taken of it, [B, T, W], a view."""
+        if self.kind == "beats":
+            wav_BT = _silence_padding(wav_BT.float() * 32768.0, length_B)
+        else:
+            mean_B = _means(wav_BT.float(), length_B)
+            wav_BT = _silence_padding(wav_BT.float() - mean_B[:, None], length_B)
+        missing = self.window + (MIN_FRAMES - 1) * self.hop - wav_BT.shape[1]
+        if missing > 0:
+            wav_BT = F.pad(wav_BT, (0, missing))
+        return wav_BT.unfold(1, self.window, self.hop)
+
+    def _in_pieces(self, wav_BT: Tensor, length_B: Tensor) -> Tensor:
+        clips, samples = wav_BT.shape
+        frames = max(MIN_FRAMES, (samples - self.window) // self.hop + 1)
+        mel_BTF = torch.empty(clips, frames, self.mel_SF.shape[1])
+        together = max(1, CPU_FRAMES // frames)
+        for b in range(0, clips, together):
+            group = slice(b, b + together)
+            frame_BTW = self._frames(wav_BT[group], length_B[group])
+            for t in range(0, frames, CPU_FRAMES):
+                piece = slice(t, t + CPU_FRAMES)
+                mel_BTF[group, piece] = self._log_mel(frame_BTW[:, piece])
+        return mel_BTF
+
+    def _log_mel(self, frame_BTW: Tensor) -> Tensor:
+        """Normalised log-mel of windows; each step rounds as Kaldi's does.
+
+        That matters where a tone leaves bins empty but for the rounding errors of these steps.
+        """
+        window_W, mel_SF = self.window_W.float(), self.mel_SF.float()
         frame_BTW = frame_BTW - frame_BTW.mean(-1, keepdim=True)
-        before_BTW = torch.cat([frame_BTW[..., :1], frame_BTW[..., :-1]], -1)
-        frame_BTW = (frame_BTW - 0.97 * before_BTW) * self.window_W
-        spectrum = torch.fft.rfft(frame_BTW, n=self.n_fft)
-        power_BTS = spectrum.real.square() + spectrum.imag.square()
-        return (power_BTS @ self.mel_SF).clamp(min=EPSILON).log()
+        # The first sample has no predecessor, but its window weight is 0.
+        emphasised = frame_BTW[..., 1:] - PRE_EMPHASIS * frame_BTW[..., :-1]
+        padded = frame_BTW.new_zeros(*frame_BTW.shape[:-1], self.n_fft)
+        padded[..., 1 : self.window] = emphasised.mul_(window_W[1:])
+        spectrum = torch.fft.rfft(padded)
+        power_BTS = torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
+        mel_BTF = (power_BTS @ mel_SF).clamp_(min=FLOOR).log_()
+        return mel_BTF.sub_(self.mean).div_(2 * self.std)
+
+
+def _eager_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _silence_padding(wav_BT: Tensor, length_B: Tensor) -> Tensor:
+    """Zero, in place, what lies behind a clip's end."""
+    if _eager_cpu(wav_BT):
+        for wav_T, length in zip(wav_BT, length_B.tolist(), strict=True):
+            wav_T[length:].zero_()
+        return wav_BT
+    padding_BT = torch.arange(wav_BT.shape[1], device=wav_BT.device) >= length_B[:, None]
+    return wav_BT.masked_fill_(padding_BT, 0.0)
+
+
+def _means(wav_BT: Tensor, length_B: Tensor) -> Tensor:
+    """Mean of each clip's own samples."""
+    if _eager_cpu(wav_BT):
+        # Over a slice, so that it rounds as it does for the clip alone.
+        lengths = [max(1, length) for length in length_B.tolist()]
+        means = [wav_T[:length].mean() for wav_T, length in zip(wav_BT, lengths, strict=True)]
+        return torch.stack(means)
+    wav_BT = _silence_padding(wav_BT.clone(), length_B)
+    return (wav_BT.sum(1, dtype=torch.float64) / length_B.clamp(min=1)).float()

@@ -3,8 +3,8 @@
 Shape legend: B clips, T samples, A micro-steps of a rank, W ranks, G parameter groups.
 
 Three promises are kept here, whatever the topology:
-* the loss is a mean over the *global* batch: micro-steps return sums, and the gradient is divided once by
-  the number of terms that all ranks and micro-steps had;
+* the loss is a mean over the *global* batch: micro-steps return sums, and the gradient is divided
+  once by the number of terms that all ranks and micro-steps had;
 * every random draw follows from (seed, position), so no generator state has to be saved;
 * a step with a non-finite loss or gradient never reaches the optimiser.
 """
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 class Topology:
     """How the global batch is laid over ranks and micro-steps.
 
-    Optimiser step s uses positions [sG, (s+1)G) with G = ranks x accumulate x micro; micro-step a of
-    rank r takes the `micro` positions from sG + (a W + r) micro on.
+    Optimiser step s uses positions [sG, (s+1)G) with G = ranks x accumulate x micro; micro-step a
+    of rank r takes the `micro` positions from sG + (a W + r) micro on.
     """
 
     rank: int
@@ -184,9 +184,11 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over the parameter groups of the recipe."""
-        # With a gradient scaler, fused AdamW unscales by itself and nothing could be clipped before.
+        # With a gradient scaler, fused AdamW unscales by itself, too late for clipping.
         fused = None if self.recipe.train.precision != "fp16" else False
-        return build_optimizer(param_groups(self, self.recipe.optim), self.recipe.optim, fused=fused)
+        return build_optimizer(
+            param_groups(self, self.recipe.optim), self.recipe.optim, fused=fused
+        )
 
     def start_ema(self) -> None:
         """Begin the moving average of the weights, if the recipe has one."""
@@ -210,8 +212,8 @@ class TrainingModule(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Gradients are complete and summed over ranks: normalise, check, clip, set the rate.
 
-        One all-reduce a step; on a GPU nothing waits for it on the host, which reads the figures one
-        step later (`health`).
+        One all-reduce a step; on a GPU nothing waits for it on the host, which reads the figures
+        one step later (`health`).
         """
         layout = self.topology
         if self.head_only:
@@ -230,12 +232,15 @@ class TrainingModule(pl.LightningModule):
             [p.grad for p in group["params"] if p.grad is not None]
             for group in optimizer.param_groups
         ]
-        norm_G = torch.stack(
-            [
-                torch.nn.utils.get_total_norm(g) if g else torch.zeros((), device=self.device)
-                for g in grads
-            ]
-        ) * scale
+        norm_G = (
+            torch.stack(
+                [
+                    torch.nn.utils.get_total_norm(g) if g else torch.zeros((), device=self.device)
+                    for g in grads
+                ]
+            )
+            * scale
+        )
         norm = torch.linalg.vector_norm(norm_G)
         clip = self.recipe.optim.clip_norm
         factor = scale if clip is None else scale * (clip / (norm + 1e-6)).clamp(max=1.0)

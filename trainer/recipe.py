@@ -233,7 +233,8 @@ def shipped_recipes() -> list[str]:
 
 def _as_hydra_overrides(overrides: Sequence[str], folder: Path) -> list[str]:
     """`group=choice` stays; `a.b=value` becomes a forced set, so that a misspelt key reaches the
-    validation, which reports all of them at once and says what was meant."""
+    validation, which reports all of them at once and says what was meant.
+    """
     result = []
     for override in overrides:
         key, equals, _ = override.partition("=")
@@ -245,7 +246,9 @@ def _as_hydra_overrides(overrides: Sequence[str], folder: Path) -> list[str]:
         is_group = "." not in bare and any(
             (root / bare.split("@")[0]).is_dir() for root in {folder, recipes_folder()}
         )
-        result.append(override if is_group or override.startswith("~") else f"++{bare}{override[len(key):]}")
+        result.append(
+            override if is_group or override.startswith("~") else f"++{bare}{override[len(key) :]}"
+        )
     return result
 
 

@@ -42,7 +42,7 @@ _PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
 
 def early_rank() -> int:
-    """This process's global rank, from the launcher's environment, before torch.distributed runs."""
+    """The global rank, from the launcher's environment, before torch.distributed runs."""
     for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
         if os.environ.get(name, "").isdigit():
             if name == "SLURM_PROCID" and not SLURMEnvironment.detect():
@@ -133,7 +133,9 @@ def _codebook_gate(recipe: Recipe, module: TrainingModule, stream: TrainStream) 
     return dict(module.objective.check_codebook(batches))  # type: ignore[operator]
 
 
-def _lightning(recipe: Recipe, ranks: int, callback: StepBoundary, io: AtomicCheckpointIO) -> pl.Trainer:
+def _lightning(
+    recipe: Recipe, ranks: int, callback: StepBoundary, io: AtomicCheckpointIO
+) -> pl.Trainer:
     train = recipe.train
     plugins: list[Any] = [io]
     if SLURMEnvironment.detect():
@@ -175,8 +177,13 @@ def _sinks(recipe: Recipe, first_step: int) -> tuple[MetricsFile, ProgressSink]:
     sinks: list[Any] = [progress]
     if recipe.log.wandb != "disabled":
         sinks.append(
-            WandbSink(recipe.folder, name=recipe.name, project=recipe.log.wandb_project,
-                      mode=recipe.log.wandb, config=recipe.resolved())  # fmt: skip
+            WandbSink(
+                recipe.folder,
+                name=recipe.name,
+                project=recipe.log.wandb_project,
+                mode=recipe.log.wandb,
+                config=recipe.resolved(),
+            )
         )
     path = recipe.folder / "metrics.jsonl"
     return MetricsFile(path, resume_step=first_step, sinks=tuple(sinks)), progress
@@ -271,10 +278,8 @@ def _opening_lines(
         micro_batch=layout.micro,
     )  # fmt: skip
     if gate is not None:
-        metrics.write(
-            "event", first_step, seen, event="codebook", **gate,
-            message=", ".join(f"{k} {v:.4g}" for k, v in gate.items() if isinstance(v, int | float)),
-        )  # fmt: skip
+        message = ", ".join(f"{k} {v:.4g}" for k, v in gate.items())
+        metrics.write("event", first_step, seen, event="codebook", message=message, **gate)
 
 
 def _fit(

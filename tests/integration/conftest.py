@@ -61,7 +61,7 @@ class Outcome:
 
 @pytest.fixture
 def chorus_train(tmp_path: Path, tone_dataset: Path):
-    """Run `chorus train` in a process of its own: chorus_train(name, recipe, *overrides, **driver)."""
+    """Run `chorus train` in a process of its own: chorus_train(name, *overrides, **driver)."""
 
     def run(
         name: str,
@@ -85,7 +85,12 @@ def chorus_train(tmp_path: Path, tone_dataset: Path):
             f"runs={tmp_path / 'runs'}", f"name={name}", *overrides,
         ]  # fmt: skip
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=timeout_s, cwd=tmp_path
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            cwd=tmp_path,
         )
         return Outcome(done.returncode, done.stderr, tmp_path / "runs" / name, ledger)
 

@@ -1,7 +1,7 @@
 """Runs `chorus …` while writing down every clip that is trained on, and hurting itself on demand.
 
 Environment:
-    DRIVER_LEDGER   file prefix; each rank appends {"step", "micro_step", "positions", "clips"} lines
+    DRIVER_LEDGER   file prefix; each rank appends step, micro_step, positions, clips as JSON lines
     DRIVER_HURT     JSON {"signal": "SIGTERM", "step": 3, "micro_step": 1, "rank": 0 or null}
     DRIVER_NAN      JSON {"steps": [2], "rank": 0}: that rank's loss is NaN in those steps
     DRIVER_SLOW_S   seconds that rank 1 sleeps in every micro-step
@@ -36,9 +36,9 @@ def _step(self: TrainingModule, batch: dict, batch_idx: int) -> object:
         clips = list(zip(batch["source_B"].tolist(), batch["clip_B"].tolist(), strict=True))
         line = {"step": step, "micro_step": micro_step, "clips": clips}
         file.write(json.dumps(line | {"positions": batch["position_B"].tolist()}) + "\n")
-    if _hurt and (step, micro_step) == (_hurt["step"], _hurt["micro_step"]):
-        if _hurt["rank"] in (None, layout.rank):
-            os.kill(os.getpid(), getattr(signal, _hurt["signal"]))
+    here = _hurt and (step, micro_step) == (_hurt["step"], _hurt["micro_step"])
+    if here and _hurt["rank"] in (None, layout.rank):
+        os.kill(os.getpid(), getattr(signal, _hurt["signal"]))
     if _slow_s and layout.rank == 1:
         time.sleep(_slow_s)
     loss = _real_step(self, batch, batch_idx)

@@ -46,7 +46,9 @@ def assert_same_run(a, b) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "recipe"), [(0, "sl_beats_tiny"), (1, "ssl_beats_tiny"), (2, "sl_beats_tiny")])
+@pytest.mark.parametrize(
+    ("workers", "recipe"), [(0, "sl_beats_tiny"), (1, "ssl_beats_tiny"), (2, "sl_beats_tiny")]
+)
 def test_stopped_and_killed_runs_end_bit_identical_on_one_rank(chorus_train, workers, recipe):
     layout = [*COMMON, "train.micro_batch=4", f"data.workers={workers}", "train.devices=1"]
     if recipe == "ssl_beats_tiny":
@@ -54,9 +56,9 @@ def test_stopped_and_killed_runs_end_bit_identical_on_one_rank(chorus_train, wor
     straight = chorus_train("straight", *layout, recipe=recipe)
     assert straight.code == 0, straight.stderr
 
-    # SIGTERM between the two micro-steps of a step: the step is finished, saved, and the run ends with 75.
-    stopped = chorus_train("stopped", *layout, recipe=recipe,
-                           hurt={"signal": "SIGTERM", "step": 4, "micro_step": 0, "rank": None})  # fmt: skip
+    # SIGTERM between the two micro-steps of a step: that step is finished and saved.
+    hurt = {"signal": "SIGTERM", "step": 4, "micro_step": 0, "rank": None}
+    stopped = chorus_train("stopped", *layout, recipe=recipe, hurt=hurt)
     assert stopped.code == 75, stopped.stderr
     assert stopped.checkpoint()["dawnchorus"]["step"] == 5
     resumed = chorus_train("stopped", *layout, recipe=recipe)
@@ -64,14 +66,16 @@ def test_stopped_and_killed_runs_end_bit_identical_on_one_rank(chorus_train, wor
     assert_same_run(straight, resumed)
 
     step = random.randrange(1, STEPS)
-    killed = chorus_train("killed", *layout, recipe=recipe,
-                          hurt={"signal": "SIGKILL", "step": step, "micro_step": 1, "rank": None})  # fmt: skip
+    hurt = {"signal": "SIGKILL", "step": step, "micro_step": 1, "rank": None}
+    killed = chorus_train("killed", *layout, recipe=recipe, hurt=hurt)
     assert killed.code == -9
     resumed = chorus_train("killed", *layout, recipe=recipe)
     assert resumed.code == 0, resumed.stderr
     assert_same_run(straight, resumed)
     # Lines after the checkpoint that the run came back from are marked, so each step stands once.
-    standing = [x["step"] for x in resumed.metrics() if x["kind"] == "train" and not x.get("superseded")]
+    standing = [
+        x["step"] for x in resumed.metrics() if x["kind"] == "train" and not x.get("superseded")
+    ]
     assert standing == list(range(1, STEPS + 1))
 
 
@@ -82,14 +86,14 @@ def test_stopped_and_killed_runs_end_bit_identical_on_two_ranks(chorus_train):
     straight = chorus_train("straight", *layout)
     assert straight.code == 0, straight.stderr
     # Only rank 1 is asked to stop, and it is the slow one: all ranks must agree on the same step.
-    stopped = chorus_train("stopped", *layout, slow_s=0.05,
-                           hurt={"signal": "SIGTERM", "step": 4, "micro_step": 0, "rank": 1})  # fmt: skip
+    hurt = {"signal": "SIGTERM", "step": 4, "micro_step": 0, "rank": 1}
+    stopped = chorus_train("stopped", *layout, slow_s=0.05, hurt=hurt)
     assert stopped.code == 75, stopped.stderr
     resumed = chorus_train("stopped", *layout)
     assert resumed.code == 0, resumed.stderr
     assert_same_run(straight, resumed)
-    killed = chorus_train("killed", *layout,
-                          hurt={"signal": "SIGKILL", "step": 5, "micro_step": 1, "rank": None})  # fmt: skip
+    hurt = {"signal": "SIGKILL", "step": 5, "micro_step": 1, "rank": None}
+    killed = chorus_train("killed", *layout, hurt=hurt)
     assert killed.code != 0
     resumed = chorus_train("killed", *layout)
     assert resumed.code == 0, resumed.stderr

@@ -7,8 +7,12 @@ import pytest
 from trainer.module import Topology, mix_seed
 
 
-@pytest.mark.parametrize(("ranks", "accumulate", "micro"), [(1, 1, 12), (2, 3, 2), (4, 1, 3), (3, 4, 1)])
-def test_ranks_and_micro_steps_cover_each_position_once(ranks: int, accumulate: int, micro: int) -> None:
+@pytest.mark.parametrize(
+    ("ranks", "accumulate", "micro"), [(1, 1, 12), (2, 3, 2), (4, 1, 3), (3, 4, 1)]
+)
+def test_ranks_and_micro_steps_cover_each_position_once(
+    ranks: int, accumulate: int, micro: int
+) -> None:
     seen = []
     for step in range(3):
         for rank in range(ranks):

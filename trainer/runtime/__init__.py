@@ -1,0 +1,1 @@
+"""What surrounds the training step: signals, checkpoints, metrics, throughput, run folders."""

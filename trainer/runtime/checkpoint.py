@@ -1,12 +1,12 @@
 """Checkpoints that appear whole or not at all, and which of them stay.
 
-    <run>/checkpoints/step_000001000.ckpt   every `checkpoint_every` steps, at the end, on pre-emption
+    <run>/checkpoints/step_000001000.ckpt   every `checkpoint_every` steps, at the end, when stopped
     <run>/checkpoints/best.ckpt             best validation metric so far
     <run>/checkpoints/last.ckpt             symbolic link to the newest step checkpoint
 
-A file is written beside its place, flushed to the disk, and renamed; the temporary file lies in the
-same folder, because a rename across file systems is a copy. Everything in it is plain (dicts, lists,
-numbers, tensors), so that it loads with `weights_only=True`.
+A file is written beside its place, flushed to the disk, and renamed; the temporary file lies in
+the same folder, because a rename across file systems is a copy. Everything in it is plain (dicts,
+lists, numbers, tensors), so that it loads with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ class AtomicCheckpointIO(CheckpointIO):
     def __init__(self) -> None:
         self.error: CheckpointError | None = None
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         """Write atomically; a failure is kept in `error`."""
         self.error = None
         try:
@@ -80,7 +82,9 @@ class AtomicCheckpointIO(CheckpointIO):
         except CheckpointError as error:
             self.error = error
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: Any = None
+    ) -> dict[str, Any]:
         """Read to the CPU; raises CheckpointError."""
         return load(Path(path))
 

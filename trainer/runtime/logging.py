@@ -1,8 +1,8 @@
 """`metrics.jsonl` is the truth; Weights & Biases and the progress bar show the same figures.
 
-Each line is one flat JSON object: `kind` ("train", "valid" or "event"), `step` (optimiser steps done),
-`samples_seen` (clips consumed by all ranks), `wall_s` (seconds of training up to here, all sessions
-of the run together), then the figures.
+Each line is one flat JSON object: `kind` ("train", "valid" or "event"), `step` (optimiser steps
+done), `samples_seen` (clips consumed by all ranks), `wall_s` (seconds of training up to here, all
+sessions of the run together), then the figures.
 """
 
 from __future__ import annotations
@@ -113,16 +113,19 @@ class WandbSink:
     our step is a figure of its own and the axis of all charts.
     """
 
-    def __init__(self, run: Path, *, name: str, project: str, mode: str, config: dict[str, Any]) -> None:
+    def __init__(
+        self, run: Path, *, name: str, project: str, mode: str, config: dict[str, Any]
+    ) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
         id_file = run / "wandb_id.txt"
         if not id_file.is_file():
             write_text(id_file, secrets.token_hex(4))
+        settings = wandb.Settings(console="off", x_disable_stats=True)
         self._run = wandb.init(
             id=id_file.read_text().strip(), resume="allow", mode=mode, project=project, name=name,
-            dir=str(run), config=config, settings=wandb.Settings(console="off", x_disable_stats=True),
+            dir=str(run), config=config, settings=settings,
         )  # fmt: skip
         self._run.define_metric("trainer/global_step")
         self._run.define_metric("*", step_metric="trainer/global_step")

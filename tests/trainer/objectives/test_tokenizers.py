@@ -108,7 +108,9 @@ def test_seed_alone_decides_and_the_global_generator_is_left_alone() -> None:
 def test_nothing_trains_and_everything_is_saved() -> None:
     tokenizer = RandomProjectionTokenizer(RandomProjectionConfig(seed=3))
     assert not list(tokenizer.parameters())
-    assert set(tokenizer.state_dict()) == {"patch_PK", "project_DP", "codebook_VD"}
+    assert set(tokenizer.state_dict()) == {
+        "patch_PK", "project_DP", "codebook_VD", "mean_K", "whiten_KK",
+    }  # fmt: skip
     other = RandomProjectionTokenizer(RandomProjectionConfig(seed=4))
     other.load_state_dict(tokenizer.state_dict())
     assert torch.equal(other(mel()), tokenizer(mel()))
