@@ -42,8 +42,8 @@ OverridesArgument = Annotated[
 
 def _keys_follow(command: str) -> str:
     return (
-        f"{command}\n\nExit codes: 0 done, 2 wrong recipe or data (nothing started), 75 stopped and "
-        "saved (the same command continues), 76 non-finite loss, 1 anything else."
+        f"{command}\n\nExit codes: 0 done, 2 wrong recipe or data (nothing started), 75 stopped "
+        "and saved (the same command continues), 76 non-finite loss, 1 anything else."
     )
 
 

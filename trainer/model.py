@@ -16,7 +16,7 @@ from trainer.frontend import LogMel
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trainer.encoders.beats import EncoderOutput
+    from trainer.encoders.beats import Beats, EncoderOutput
 
 
 def masked_mean(tok_BND: Tensor, valid_BN: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class BioEncoder(nn.Module):
     The front end's numbers come from the encoder's config: they travel with the checkpoint.
     """
 
-    def __init__(self, encoder: nn.Module, labels: tuple[str, ...] | None = None) -> None:
+    def __init__(self, encoder: Beats, labels: tuple[str, ...] | None = None) -> None:
         super().__init__()
         self.frontend = LogMel.for_encoder(encoder.config)
         self.encoder = encoder

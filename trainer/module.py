@@ -268,7 +268,7 @@ class TrainingModule(pl.LightningModule):
         if figures.is_cuda:
             host = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
             host.copy_(figures, non_blocking=True)
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
             figures = host
         self._pending.append((self.global_step, figures, event))

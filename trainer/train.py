@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from trainer.data.module import BrokenLedger, TrainStream, train_loader, valid_loader
@@ -32,6 +32,8 @@ from trainer.validation import Validation
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from trainer.encoders.beats import Beats
 
     from trainer.recipe import Recipe
 
@@ -92,14 +94,14 @@ def resolve(recipe: Recipe) -> tuple[Recipe, int]:
 # --------------------------------------------------------------------------- the parts
 
 
-def build_objective(recipe: Recipe, encoder: nn.Module, classes: int) -> nn.Module:
+def build_objective(recipe: Recipe, encoder: Beats, classes: int) -> nn.Module:
     """The objective that the recipe names."""
     from trainer.objectives.masked_tokens import MaskedTokens, MaskedTokensConfig
     from trainer.objectives.multilabel import MultiLabel
 
     if isinstance(recipe.objective, MaskedTokensConfig):
         return MaskedTokens(recipe.objective, encoder)
-    return MultiLabel(recipe.objective, encoder.config.dim, classes)  # type: ignore[union-attr, arg-type]
+    return MultiLabel(recipe.objective, encoder.config.dim, classes)
 
 
 def build_model(recipe: Recipe, stream: TrainStream) -> tuple[BioEncoder, nn.Module]:
@@ -342,7 +344,7 @@ def _throughput(module: TrainingModule) -> Throughput:
         flops = module.objective.flops(encoder, tokens)  # type: ignore[operator]
     else:
         # Backward costs twice the forward (Kaplan et al. 2020, section 2.1).
-        flops = 3 * encoder.flops(tokens)  # type: ignore[operator]
+        flops = 3 * encoder.flops(tokens)
     device = torch.device("cuda" if recipe.train.accelerator == "gpu" else "cpu")
     return Throughput(float(flops), tokens, peak_flops(device, recipe.train.precision))
 

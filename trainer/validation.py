@@ -71,6 +71,7 @@ class Validation:
                 output = module._objective_step(features)
                 if histogram is not None:
                     logit_BC = output_logits(module, features)
+                    assert features.labels_P2 is not None
                     histogram.update(logit_BC.float(), features.labels_P2)
             for name, (total, count) in output.logs.items():
                 pair = torch.stack([total.double(), count.double()])

@@ -14,9 +14,12 @@ import secrets
 import sys
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from trainer.runtime.files import write_text
+
+
+Mode = Literal["disabled", "offline", "online"]
 
 
 class Sink(Protocol):
@@ -114,7 +117,7 @@ class WandbSink:
     """
 
     def __init__(
-        self, run: Path, *, name: str, project: str, mode: str, config: dict[str, Any]
+        self, run: Path, *, name: str, project: str, mode: Mode, config: dict[str, Any]
     ) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb

@@ -67,8 +67,8 @@ class StepBoundary(pl.Callback):
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         self.throughput.reset()
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
+    def on_train_batch_start(  # type: ignore[override]
+        self, trainer: pl.Trainer, module: TrainingModule, batch: Any, batch_idx: int
     ) -> None:
         """Note when the batch was there, and which clips of it could not be read."""
         if "fatal" in batch:
@@ -179,10 +179,10 @@ class StepBoundary(pl.Callback):
         if error is not None:
             raise error
 
-    def _event(self, module: pl.LightningModule, event: str, message: str) -> None:
+    def _event(self, module: TrainingModule, event: str, message: str) -> None:
         if self.metrics is not None:
             step = module.global_step
-            seen = step * module.topology.global_batch  # type: ignore[union-attr, operator]
+            seen = step * module.topology.global_batch
             self.metrics.write("event", step, seen, event=event, message=message)
 
     def state_dict(self) -> dict[str, Any]:
