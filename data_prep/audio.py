@@ -9,7 +9,6 @@ hours, costs no more memory than a short one.
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -322,29 +321,36 @@ def _open_soundfile(path: Path, stack: ExitStack) -> _Blocks:
     import soundfile
 
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        opened = stack.enter_context(path.open("rb"))
     except OSError as err:
         raise UnusableAudio("unreadable", f"{err.strerror or err}") from err
     try:
-        file = soundfile.SoundFile(descriptor, closefd=True)
+        # libsndfile must not own the descriptor: it closes it when it fails, too.
+        file = soundfile.SoundFile(opened.fileno(), closefd=False)
     except (RuntimeError, TypeError) as err:
-        os.close(descriptor)
         raise _CannotRead(_brief(err)) from err
     stack.enter_context(file)
     name = (file.subtype if file.format == "OGG" else file.format).lower()
 
+    # An MP3 without a frame count: libsndfile guesses the length and reads no further than that.
+    guessed = name == "mp3" and not _counts_frames(path)
+
     def blocks() -> Iterator[NDArray[np.float32]]:
         count = max(1, BLOCK_VALUES // file.channels)
+        decoded = 0
         while True:
             try:
                 block_TC = file.read(count, dtype="float32", always_2d=True)
             except RuntimeError as err:
                 raise _CannotRead(_brief(err)) from err
             if not len(block_TC):
-                return
+                break
+            decoded += len(block_TC)
             yield block_TC
+        if guessed and decoded == file.frames:
+            raise _CannotRead("an MP3 without a frame count, longer than it seems")
 
-    claimed = file.frames if name != "mp3" or _counts_frames(path) else 0
+    claimed = 0 if guessed else file.frames
     return _Blocks(name, file.samplerate, file.channels, claimed, blocks())
 
 
@@ -366,7 +372,7 @@ def _open_ffmpeg(path: Path, stack: ExitStack) -> _Blocks:
             raise _CannotRead("no audio stream")
         stream = container.streams.audio[0]
         context = stream.codec_context
-        rate, channels, codec = context.sample_rate, context.channels, context.name
+        rate, channels, codec = context.sample_rate, context.channels, context.codec.canonical_name
     except (av.error.FFmpegError, OSError, ValueError) as err:
         raise _CannotRead(_brief(err)) from err
     claimed = 0

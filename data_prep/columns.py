@@ -116,7 +116,6 @@ FIELDS: tuple[Field, ...] = (
         "read from the file headers",
     ),
 )
-BY_NAME: Mapping[str, Field] = {field.name: field for field in FIELDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +150,7 @@ def map_columns(header: Sequence[str], options: Mapping[str, str | None]) -> Map
     """
     columns: dict[str, str] = {}
     problems = []
-    lowered = {_plain(name): name for name in reversed(header)}
+    lowered = {plain_name(name): name for name in reversed(header)}
     for field in FIELDS:
         wanted = options.get(field.name)
         if wanted == NOT_USED:
@@ -183,5 +182,6 @@ def map_columns(header: Sequence[str], options: Mapping[str, str | None]) -> Map
     return Mapped(columns, given, tuple(name for name in header if name not in used))
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a column's name as the usual names are written: "File Name" -> "file_name"."""
     return name.strip().lower().replace(" ", "_").replace("-", "_")

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.columns import BY_NAME, FIELDS, Mapped, map_columns
+from data_prep.columns import FIELDS, Mapped, map_columns, plain_name
 from data_prep.errors import PrepError
 from data_prep.licences import licence_url
 from data_prep.options import BuildOptions, FolderOptions
 from data_prep.recordings import BACKGROUND, FOREGROUND, RANKS, Label, Recording, tidy_name
 
+# Columns whose name says what rank their labels have.
+SPECIES_COLUMNS = ("species", "scientific_name", "scientificname")
 EXAMPLE = """\
     filename,label,recordist,licence
     audio/a.wav,Parus major,Ann,CC BY 4.0
@@ -223,8 +225,8 @@ def _labels(
             f"they must go in parallel, divided by {options.label_separator!r}."
         )
     default = options.rank
-    if not default and mapped.columns.get("label") in BY_NAME["label"].usual[2:5]:
-        default = "species"  # the column itself says so: species, scientific_name
+    if not default and plain_name(mapped.columns.get("label", "")) in SPECIES_COLUMNS:
+        default = "species"
     found: dict[str, Label] = {}
     for i, text in enumerate(name_list):
         rank, name = _ranked(text, rank_list[i].lower() if rank_list else default)

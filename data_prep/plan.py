@@ -63,11 +63,8 @@ def plan_shards(
         ordered = [members[k] for k in order]
         weight_R = np.array([max(seconds[i], 0.1) for i in ordered])
         total_bytes = float(weight_R.sum()) * bytes_per_second
-        count = max(
-            int(np.ceil(total_bytes / shard_bytes)),
-            min(MIN_SHARDS, len(ordered) // MIN_RECORDINGS_PER_SHARD),
-            1,
-        )
+        fewest = max(1, min(MIN_SHARDS, len(ordered) // MIN_RECORDINGS_PER_SHARD))
+        count = min(max(int(np.ceil(total_bytes / shard_bytes)), fewest), len(ordered))
         middle_R = np.cumsum(weight_R) - weight_R / 2
         shard_R = np.minimum((middle_R / weight_R.sum() * count).astype(int), count - 1)
         filled = 0

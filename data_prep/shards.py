@@ -123,7 +123,8 @@ def write_shard(task: ShardTask, advance: Callable[[float], None]) -> ShardResul
             with pcm:
                 new = list(_encode(pcm, i, task, spool))
                 pieces.extend(new)
-                result.originals.append(_original(task.members[i], original, pcm, len(new)))
+                silent = new[0].pieces - len(new)
+                result.originals.append(_original(task.members[i], original, pcm, len(new), silent))
             advance(original.duration_s)
         if pieces:
             _write_tar(task, pieces, spool, result)
@@ -136,7 +137,9 @@ def result_name(shard: str) -> str:
     return shard.removesuffix(".tar").replace("/", "-") + ".json"
 
 
-def _original(number: int, original: Original, pcm: Pcm, clips: int) -> dict[str, Any]:
+def _original(
+    number: int, original: Original, pcm: Pcm, clips: int, silent_pieces: int
+) -> dict[str, Any]:
     return {
         "recording": number,
         "sample_rate_hz": original.sample_rate_hz,
@@ -144,6 +147,7 @@ def _original(number: int, original: Original, pcm: Pcm, clips: int) -> dict[str
         "codec": original.codec,
         "duration_s": round(original.duration_s, 6),
         "clips": clips,
+        "silent_pieces": silent_pieces,
         "saturated": round(pcm.saturated / pcm.samples, 6),
         "pcm_sha1": pcm.sha1,
     }

@@ -35,6 +35,7 @@ class _Kept:
 
     recording: Recording
     clips: int
+    silent_pieces: int
     saturated: float
     pcm_sha1: str
 
@@ -85,7 +86,11 @@ def _kept(recordings: Sequence[Recording], results: Sequence[ShardResult]) -> di
                 duration_s=original["duration_s"],
             )
             found[number] = _Kept(
-                recording, original["clips"], original["saturated"], original["pcm_sha1"]
+                recording,
+                original["clips"],
+                original["silent_pieces"],
+                original["saturated"],
+                original["pcm_sha1"],
             )
     return dict(sorted(found.items()))
 
@@ -301,7 +306,7 @@ def _stats(
         "clips_per_label": dict(sorted(per_label.items())),
         "rejected": sum(reasons.values()),
         "rejected_reasons": dict(sorted(reasons.items())),
-        "silent_pieces": sum(item.clips for item in kept.values()) - len(clips),
+        "silent_pieces": sum(item.silent_pieces for item in kept.values()),
         "saturated_recordings": sum(item.saturated > 1e-3 for item in kept.values()),
         "same_audio_recordings": sum(count - 1 for count in shas.values()),
         "original_codecs": dict(sorted(Counter(r.codec for r in records).items())),
