@@ -253,8 +253,9 @@ class _CpuAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        qkv_BL3HC, *gate_parameters, gate, position = ctx.saved_tensors[:6]
-        kept = iter(ctx.saved_tensors[6:])
+        # Once only: recomputed layers (`checkpoint`) allow no second look.
+        qkv_BL3HC, weight, bias, scale, gate, position, *arrays = ctx.saved_tensors
+        kept = iter(arrays)
         q, k, v = qkv_BL3HC.permute(2, 0, 3, 1, 4)
         dqkv_BL3HC = torch.empty_like(qkv_BL3HC)
         dq, dk, dv = dqkv_BL3HC.permute(2, 0, 3, 1, 4)
@@ -280,7 +281,7 @@ class _CpuAttention(torch.autograd.Function):
             else:
                 torch.mul(ds, gate[at], out=dposition[at])
         with torch.enable_grad():
-            inputs = [z.detach().requires_grad_() for z in (q, *gate_parameters)]
+            inputs = [z.detach().requires_grad_() for z in (q, weight, bias, scale)]
             dq_gate, *dparameters = torch.autograd.grad(_gate(*inputs), inputs, dgate)
         dq += dq_gate
         return dqkv_BL3HC, *dparameters, dposition, None, None, None

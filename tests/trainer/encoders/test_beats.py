@@ -1,0 +1,483 @@
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainer.encoders import beats as beats_file
+from trainer.encoders import build_encoder
+from trainer.encoders.beats import Beats, BeatsConfig, BeatsLayers, relative_buckets
+
+TINY = BeatsConfig(
+    layers=2,
+    dim=32,
+    ffn_dim=48,
+    heads=4,
+    patch_dim=24,
+    conv_pos=24,
+    conv_pos_groups=4,
+    num_buckets=32,
+    max_distance=100,
+    dropout=0.0,
+    attention_dropout=0.0,
+    input_dropout=0.0,
+    layer_drop=0.0,
+)
+
+
+def tiny(seed: int = 0, **changes: Any) -> Beats:
+    """A small encoder in which position, gate and every bias matter."""
+    torch.manual_seed(seed)
+    encoder = Beats(replace(TINY, **changes))
+    with torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            if parameter.dim() == 1 or "grep" in name or "relative" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return encoder
+
+
+def mels(clips: int = 3, frames: int = 90, seed: int = 0) -> Tensor:
+    return torch.randn(clips, frames, 128, generator=torch.Generator().manual_seed(seed))
+
+
+def random_keep(rows: int, tokens: int, kept: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    order_RN = torch.rand(rows, tokens, generator=generator).argsort(1)
+    return order_RN[:, :kept].sort(1).values
+
+
+@pytest.fixture(params=["cpu kernel", "sdpa"])
+def attention(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to compute attention and position convolution, on the CPU."""
+    if request.param == "sdpa":
+        monkeypatch.setattr(beats_file, "_eager_cpu", lambda x: False)
+    return str(request.param)
+
+
+# --- padding ---------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("attention")
+def test_a_padded_clip_gives_what_it_gives_alone() -> None:
+    encoder = tiny().eval()
+    frames_B = torch.tensor([200, 16, 95, 17, 160, 33])
+    mel_BTF = mels(6, 200)
+    out = encoder(mel_BTF, frames_B, layers=True)
+    assert out.valid_BN.sum(1).tolist() == [96, 8, 40, 8, 80, 16]
+    assert out.layers is not None
+    for row, frames in enumerate(frames_B):
+        alone = encoder(mel_BTF[row : row + 1, :frames], layers=True)
+        valid = alone.tokens_BND.shape[1]
+        assert valid == out.valid_BN[row].sum()
+        for padded_BND, alone_BND in zip(out.layers, alone.layers, strict=True):
+            difference = padded_BND[row, :valid] - alone_BND[0]
+            assert difference.abs().max() <= 1e-5
+
+
+@pytest.mark.usefixtures("attention")
+def test_nothing_of_the_padding_reaches_the_clip() -> None:
+    encoder = tiny().eval()
+    mel_BTF, frames_B = mels(2, 96), torch.tensor([96, 48])
+    loud_BTF = mel_BTF.clone()
+    loud_BTF[1, 48:] = 1000.0
+    quiet, loud = encoder(mel_BTF, frames_B), encoder(loud_BTF, frames_B)
+    assert torch.equal(quiet.tokens_BND[quiet.valid_BN], loud.tokens_BND[quiet.valid_BN])
+
+
+def test_too_few_frames_still_make_one_column() -> None:
+    assert tiny().tokens_for(torch.tensor([0, 15, 16, 31, 32, 998])).tolist() == [
+        8, 8, 8, 8, 16, 496,
+    ]  # fmt: skip
+
+
+# --- relative positions ----------------------------------------------------------------------
+
+
+def test_buckets_follow_the_released_formula() -> None:
+    """In float32, as the released models were trained (BEATs' code; ssl.md 1.5)."""
+    distance = torch.arange(-20000, 20001)
+    far = 80 + ((distance.abs().clamp(min=1).float() / 80).log() / math.log(800 / 80) * 80).long()
+    expected = torch.where(distance.abs() < 80, distance.abs(), far.clamp(max=159))
+    expected += 160 * (distance > 0)
+    assert torch.equal(relative_buckets(distance, 320, 800), expected)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 24])
+def test_position_bias(length: int) -> None:
+    layers = BeatsLayers(1, 8, 8, 2, num_buckets=16, max_distance=20)
+    attention = next(layers.blocks()).self_attn
+    table = attention.relative_attention_bias.weight
+    index = torch.arange(length)
+    bucket = relative_buckets(index[None, :] - index[:, None], 16, 20)
+    expected_HLL = table[bucket].permute(2, 0, 1)
+    assert torch.equal(layers.position_bias(length)[0], expected_HLL)
+    keep_BK = random_keep(3, length, (length + 1) // 2)
+    chosen = layers.position_bias(length, keep_BK)
+    for row, keep in enumerate(keep_BK):
+        assert torch.equal(chosen[row], expected_HLL[:, keep][:, :, keep])
+
+
+# --- attention -------------------------------------------------------------------------------
+
+
+def written_out(block: nn.Module, x_BLD: Tensor, position: Tensor, key_mask: Tensor | None) -> Any:
+    """Attention term by term from the formula (ssl.md 1.5)."""
+    a: Any = block.self_attn
+    clips, length, dim = x_BLD.shape
+    each = dim // a.heads
+    split = (clips, length, a.heads, each)
+    q, k, v = (p(x_BLD).view(split).permute(0, 2, 1, 3) for p in (a.q_proj, a.k_proj, a.v_proj))
+    g = q @ a.grep_linear.weight.t() + a.grep_linear.bias
+    gate, update = torch.sigmoid(g[..., :4].sum(-1)), torch.sigmoid(g[..., 4:].sum(-1))
+    r_BHL = gate * (update * a.grep_a[..., 0] - 1) + 2
+    logits = torch.einsum("bhic,bhjc->bhij", q, k) / math.sqrt(each)
+    logits = logits + r_BHL[..., None] * position
+    if key_mask is not None:
+        logits = logits + key_mask
+    out = torch.einsum("bhij,bhjc->bihc", logits.softmax(-1), v)
+    return a.out_proj(out.reshape(clips, length, dim))
+
+
+@pytest.mark.usefixtures("attention")
+@pytest.mark.parametrize("piece", [1, 1500, 2**20])
+@pytest.mark.parametrize("own_positions", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_and_its_gradients(
+    piece: int, own_positions: bool, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For x (hence q, k, v), all weights, E, W_g, b_g and w_h; cut into pieces of any size."""
+    pieces = beats_file._pieces
+    monkeypatch.setattr(beats_file, "_pieces", lambda q: pieces(q, piece))
+    encoder = tiny()
+    block, layers = encoder.encoder.layers[0], encoder.encoder
+    x_BLD = torch.randn(3, 20, 32)
+    keep_BL = random_keep(3, 60, 20) if own_positions else None
+    key_mask = None
+    if masked:
+        key_mask = torch.zeros(3, 1, 1, 20)
+        key_mask[1, ..., 11:] = -math.inf
+    weight = torch.randn(3, 20, 32)
+    results = []
+    for function in (written_out, lambda block, *args: block.self_attn(*args)):
+        encoder.zero_grad()
+        leaf = x_BLD.clone().requires_grad_()
+        position = layers.position_bias(60 if own_positions else 20, keep_BL)
+        out = function(block, leaf, position, key_mask)
+        (out * weight).sum().backward()
+        grads = {n: p.grad.clone() for n, p in encoder.named_parameters() if p.grad is not None}
+        results.append((out.detach(), grads | {"x": leaf.grad}))
+    (expected, expected_grads), (out, grads) = results
+    torch.testing.assert_close(out, expected, atol=2e-6, rtol=1e-5)
+    assert grads.keys() == expected_grads.keys()
+    assert {"grep_a", "weight"} <= {name.split(".")[-1] for name in grads}
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected_grads[name], atol=2e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("clips_share", [True, False])
+def test_cpu_kernel_against_finite_differences(dropout: float, clips_share: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 5, 3, 2, 4), (8, 4), (8,), (1, 2, 1, 1), (1 if clips_share else 2, 2, 5, 5)]
+    inputs = [
+        torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes
+    ]
+
+    def run(*tensors: Tensor) -> Any:
+        torch.manual_seed(7)  # the same weights drop at every evaluation
+        return beats_file._CpuAttention.apply(*tensors, None, dropout, True)  # type: ignore[no-untyped-call]
+
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+def test_attention_dropout_keeps_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = tiny(attention_dropout=0.5).encoder.layers[0]
+    x_BLD, position = torch.randn(2, 12, 32), torch.zeros(1, 4, 12, 12)
+    with torch.no_grad():
+        draws = torch.stack([block.self_attn(x_BLD, position, None) for _ in range(4000)])
+        block.eval()
+        expected = block.self_attn(x_BLD, position, None)
+    error = (draws.mean(0) - expected) / (draws.std(0) / math.sqrt(4000))
+    assert float(error.square().mean()) == pytest.approx(1.0, abs=0.25)
+
+
+# --- position convolution --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [1, 8, 24, 100, 496])
+@pytest.mark.parametrize("kernel", [16, 128, 25])
+def test_convolution_by_fft(length: int, kernel: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 12, length, generator=generator).requires_grad_()
+    weight = (0.1 * torch.randn(12, 3, kernel, generator=generator)).requires_grad_()
+    bias = torch.randn(12, generator=generator).requires_grad_()
+    expected = F.conv1d(x, weight, bias, padding=kernel // 2, groups=4)[..., :length]
+    ours = beats_file._overlap_save(x, weight, bias, 4)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
+    toward = torch.randn_like(expected)
+    for a, b in zip(
+        torch.autograd.grad(expected, (x, weight, bias), toward),
+        torch.autograd.grad(ours, (x, weight, bias), toward),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, atol=1e-5 * float(a.abs().max()), rtol=1e-4)
+
+
+# --- visible tokens only ---------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("attention")
+def test_true_positions_equal_hiding_the_masked_tokens() -> None:
+    """Masked tokens as padding in the full grid is the same thing, only slower."""
+    encoder = tiny().eval()
+    mel_BTF, keep_BK = mels(), random_keep(3, 40, 16)
+    keep_BN = torch.zeros(3, 40, dtype=torch.bool).scatter(1, keep_BK, True)
+    full_BND = encoder(mel_BTF, valid_BN=keep_BN).tokens_BND
+    visible_BKD = encoder.encode_visible(mel_BTF, keep_BK, position_mode="true")
+    expected_BKD = full_BND.gather(1, keep_BK[..., None].expand(-1, -1, 32))
+    torch.testing.assert_close(visible_BKD, expected_BKD, atol=1e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("attention")
+def test_compact_positions_equal_a_shorter_clip() -> None:
+    encoder = tiny().eval()
+    mel_BTF, keep_BK = mels(), random_keep(3, 40, 16)
+    # Move the kept patches (16 x 16 of the log-mel) together.
+    patch_BNtf = mel_BTF[:, :80].unflatten(1, (5, 16)).unflatten(3, (8, 16)).permute(0, 1, 3, 2, 4)
+    patch_BNtf = patch_BNtf.flatten(1, 2)
+    kept = torch.stack([patches[keep] for patches, keep in zip(patch_BNtf, keep_BK, strict=True)])
+    short_BTF = kept.unflatten(1, (2, 8)).permute(0, 1, 3, 2, 4).reshape(3, 32, 128)
+    compact_BKD = encoder.encode_visible(mel_BTF, keep_BK, position_mode="compact")
+    torch.testing.assert_close(compact_BKD, encoder(short_BTF).tokens_BND, atol=1e-5, rtol=0)
+    assert (compact_BKD - encoder.encode_visible(mel_BTF, keep_BK)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("mode", ["true", "compact"])
+def test_kept_padding_changes_nothing(mode: Any) -> None:
+    encoder = tiny().eval()
+    mel_BTF = mels(2, 96)
+    valid_BN = torch.arange(48) < torch.tensor([48, 24])[:, None]
+    # Eight tokens of sound, then (as an objective fills up to a fixed count) eight of padding.
+    sound = random_keep(1, 24, 8)[0]
+    keep_BK = torch.stack([random_keep(1, 48, 16)[0], torch.cat([sound, torch.arange(30, 38)])])
+    visible_BKD = encoder.encode_visible(mel_BTF, keep_BK, valid_BN, mode)
+    alone_BKD = encoder.encode_visible(mel_BTF[1:, :48], sound[None], None, mode)
+    torch.testing.assert_close(visible_BKD[1:, :8], alone_BKD, atol=1e-5, rtol=0)
+
+
+def test_several_views_of_a_clip() -> None:
+    encoder = tiny().eval()
+    mel_BTF, keep_MK = mels(2), random_keep(6, 40, 16)
+    valid_BN = torch.arange(40) < torch.tensor([40, 32])[:, None]
+    together = encoder.encode_visible(mel_BTF, keep_MK, valid_BN)
+    for row in range(6):
+        clip = slice(row // 3, row // 3 + 1)
+        alone = encoder.encode_visible(mel_BTF[clip], keep_MK[row : row + 1], valid_BN[clip])
+        seen = valid_BN[clip].gather(1, keep_MK[row : row + 1])
+        torch.testing.assert_close(together[row][seen[0]], alone[0][seen[0]], atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="whole number of views"):
+        encoder.encode_visible(mel_BTF, keep_MK[:5])
+
+
+# --- training --------------------------------------------------------------------------------
+
+
+def test_every_parameter_is_initialised() -> None:
+    torch.manual_seed(0)
+    encoder = Beats(replace(TINY, layers=12, dim=768, ffn_dim=96, heads=12, conv_pos_groups=16))
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.fill_(math.nan)
+    encoder.reset_parameters()
+    for name, parameter in encoder.named_parameters():
+        assert bool(parameter.isfinite().all()), name
+    attention: Any = encoder.encoder.layers[5].self_attn
+    # ssl.md 1.6: at width 768 and 12 layers; and the position kernels' sqrt(4 / (24 x 768)).
+    assert attention.q_proj.weight.std().item() == pytest.approx(0.0361, rel=0.02)
+    assert attention.out_proj.weight.std().item() == pytest.approx(0.0115, rel=0.02)
+    assert attention.grep_linear.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert bool((attention.grep_a == 1).all())
+    conv: Any = encoder.encoder.pos_conv[0]
+    assert conv.weight.std().item() == pytest.approx(math.sqrt(4 / (24 * 768)), rel=0.02)
+
+
+def test_layer_drop_follows_its_generator() -> None:
+    encoder = tiny(layers=6, layer_drop=0.5)
+    mel_BTF = mels(1, 16)
+
+    def outputs(seed: int) -> Tensor:
+        encoder.layer_rng.manual_seed(seed)
+        layers = encoder(mel_BTF, layers=True).layers
+        assert layers is not None
+        return torch.tensor([float(torch.equal(a, b)) for a, b in itertools.pairwise(layers)])
+
+    torch.manual_seed(1)
+    first = outputs(3)
+    torch.manual_seed(2)
+    assert torch.equal(outputs(3), first), "a rank with another global seed skips alike"
+    skipped = torch.stack([outputs(seed) for seed in range(200)])
+    assert float(skipped.mean()) == pytest.approx(0.5, abs=0.06)
+    assert not torch.equal(skipped[0], skipped[1])
+    encoder.eval()
+    assert not outputs(3).any()
+
+
+@pytest.mark.parametrize("layer_drop", [0.5, 0.999])
+def test_skipped_layers_get_zero_gradients(layer_drop: float) -> None:
+    encoder = tiny(layers=4, layer_drop=layer_drop)
+    encoder.layer_rng.manual_seed(0)
+    encoder(mels()).tokens_BND.square().sum().backward()
+    blocks: Any = encoder.encoder.layers
+    empty = [not bool(block.fc1.weight.grad.any()) for block in blocks]
+    assert any(empty)
+    for parameter in encoder.parameters():
+        assert parameter.grad is not None
+
+
+def test_recomputing_layers_changes_no_gradient() -> None:
+    grads = []
+    for grad_checkpoint in (False, True):
+        encoder = tiny(grad_checkpoint=grad_checkpoint, attention_dropout=0.2, dropout=0.2)
+        torch.manual_seed(5)
+        encoder(mels()).tokens_BND.square().sum().backward()
+        grads.append([p.grad for p in encoder.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_autocast(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU without bfloat16 kernels autocast changes nothing; elsewhere, little."""
+    monkeypatch.setattr(beats_file, "_cpu_has", lambda dtype: native)
+    encoder = tiny().eval()
+    mel_BTF, frames_B, keep_BK = mels(), torch.tensor([90, 40, 16]), random_keep(3, 16, 8)
+    plain = encoder(mel_BTF, frames_B)
+    valid = plain.valid_BN
+    plain_BKD = encoder.encode_visible(mel_BTF, keep_BK)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast_BND = encoder(mel_BTF, frames_B).tokens_BND
+        cast_BKD = encoder.encode_visible(mel_BTF, keep_BK)
+    for ours, expected in ((cast_BND[valid], plain.tokens_BND[valid]), (cast_BKD, plain_BKD)):
+        assert torch.equal(ours, expected) is not native
+        torch.testing.assert_close(ours.float(), expected, atol=0.1, rtol=0.05)
+
+
+def test_blocks_compile_into_whole_graphs() -> None:
+    encoder = tiny().eval()
+    mel_BTF, frames_B = mels(), torch.tensor([90, 40, 16])
+    expected = encoder(mel_BTF, frames_B)
+    encoder.compile_blocks(backend="aot_eager", fullgraph=True)
+    out = encoder(mel_BTF, frames_B)
+    valid = out.valid_BN
+    torch.testing.assert_close(out.tokens_BND[valid], expected.tokens_BND[valid], atol=1e-5, rtol=0)
+    whole = torch.compile(tiny().eval(), backend="aot_eager", fullgraph=True)
+    tokens_BND = whole(mel_BTF, frames_B).tokens_BND
+    torch.testing.assert_close(tokens_BND[valid], expected.tokens_BND[valid], atol=1e-5, rtol=0)
+
+
+def test_copies_are_independent() -> None:
+    encoder = tiny(layer_drop=0.5)
+    clone = copy.deepcopy(encoder)
+    clone.layer_rng.manual_seed(1)
+    encoder.layer_rng.manual_seed(2)
+    assert not torch.equal(clone.layer_rng.get_state(), encoder.layer_rng.get_state())
+    assert torch.equal(clone.patch_embedding.weight, encoder.patch_embedding.weight)
+
+
+# --- sizes, names, numbers -------------------------------------------------------------------
+
+
+def test_sizes() -> None:
+    with torch.device("meta"):
+        base, large = Beats(BeatsConfig.base()), Beats(BeatsConfig.large())
+    assert sum(p.numel() for p in base.parameters()) == 90_311_792  # avex.md 3.2
+    assert sum(p.numel() for p in large.parameters()) == pytest.approx(310e6, rel=0.02)
+    assert BeatsConfig.base().alpha == pytest.approx(2.2134, abs=1e-4)
+    assert BeatsConfig.large().beta == pytest.approx(0.2686, abs=1e-4)
+
+
+def test_names_are_microsofts() -> None:
+    names = set(tiny().state_dict())
+    layer = {
+        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj",
+        "self_attn.grep_linear", "self_attn_layer_norm", "fc1", "fc2", "final_layer_norm",
+    }  # fmt: skip
+    expected = {
+        f"encoder.layers.{i}.{part}.{kind}"
+        for i in range(2)
+        for part in layer
+        for kind in ("weight", "bias")
+    }
+    expected |= {f"encoder.layers.{i}.self_attn.grep_a" for i in range(2)}
+    expected |= {
+        f"{part}.{kind}"
+        for part in ("layer_norm", "post_extract_proj", "encoder.layer_norm")
+        for kind in ("weight", "bias")
+    }
+    expected |= {
+        "patch_embedding.weight",
+        "encoder.pos_conv.0.bias",
+        "encoder.pos_conv.0.parametrizations.weight.original0",
+        "encoder.pos_conv.0.parametrizations.weight.original1",
+        "encoder.layers.0.self_attn.relative_attention_bias.weight",
+    }
+    assert names == expected
+    assert "post_extract_proj.weight" not in tiny(patch_dim=32).state_dict()
+
+
+def test_flops_are_what_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beats_file, "_eager_cpu", lambda x: False)
+    encoder = tiny().eval()
+    # The fused kernel has no formula in torch's counter; the products it stands for have.
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        encoder(mels(1, 160))
+    # Ours leaves out the gates (and torch the softmax and everything elementwise).
+    assert encoder.flops(80) == pytest.approx(counter.get_total_flops(), rel=0.01)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        encoder.encode_visible(mels(1, 160), random_keep(1, 80, 24))
+    assert encoder.flops(24, grid_tokens=80) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_flops_of_base() -> None:
+    with torch.device("meta"):
+        base = Beats(BeatsConfig.base())
+    # 98 GF per clip of 10 s; 21.6 GF for 124 visible tokens, and the position convolution's
+    # 9.4 MF for each of the 496 places of the grid.
+    assert base.flops(496) == pytest.approx(98e9, rel=0.02)
+    assert base.flops(124, 496) == pytest.approx(21.6e9 + 496 * 9.4e6, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"dim": 100, "heads": 12},
+        {"mel_bins": 100},
+        {"dropout": 1.0},
+        {"layer_drop": -0.1},
+        {"layers": 0},
+        {"num_buckets": 30},
+        {"max_distance": 80},
+        {"frontend": "mfcc"},
+    ],
+)
+def test_impossible_configs_are_named(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        BeatsConfig(**fields)
+
+
+def test_wrong_input_and_wrong_name() -> None:
+    with pytest.raises(ValueError, match="128 mel bins"):
+        tiny()(torch.zeros(1, 100, 64))
+    with pytest.raises(ValueError, match="at least 16 frames"):
+        tiny()(torch.zeros(1, 15, 128))
+    assert isinstance(build_encoder("beats", {"layers": 1, "dim": 32, "heads": 2}), Beats)
+    with pytest.raises(ValueError, match="there are: beats"):
+        build_encoder("bets", TINY)
