@@ -35,7 +35,8 @@ def train_step(autocast: bool, fused: bool) -> Callable[[], None]:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             tokens, _ = encoder(wav)
             logits = head(tokens.mean(1))
-        nn.functional.binary_cross_entropy_with_logits(logits.float(), target).backward()
+        loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), target)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         optimiser.zero_grad()
 

@@ -1,23 +1,20 @@
-"""Comparing two programs on a busy machine: in turn, in one run, by the ratio of neighbours.
-
-A ratio of two measurements taken seconds apart survives what a table of seconds does not: other
-jobs, frequency changes, another machine.
-"""
+"""Our programs and avex's in turn, in one run: a ratio of neighbours survives a busy machine."""
 
 from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.bench import Report, figure
+
 REPO = Path(__file__).resolve().parents[2]
 AVEX_PYTHON = REPO / ".venv-avex" / "bin" / "python"
-NO_AVEX = f"skipped: no {AVEX_PYTHON.parent.parent.name} here (scripts/avex_env.sh makes it)"
+NO_AVEX = "(comparison with avex skipped: no .venv-avex; scripts/avex_env.sh makes it)"
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ def measure(work: Callable[[], object]) -> Sample:
 
 
 class AvexWorker:
-    """avex in its own environment, asked over a pipe so that its runs alternate with ours."""
+    """avex in an environment of its own, asked over a pipe so that its runs alternate with ours."""
 
     def __init__(self, threads: int) -> None:
         self._process = subprocess.Popen(
@@ -47,6 +44,9 @@ class AvexWorker:
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": str(threads)},
         )
+
+    def __enter__(self) -> AvexWorker:
+        return self
 
     def run(self, task: str) -> Sample:
         """Let it do a task of `avex_worker.TASKS` once."""
@@ -58,19 +58,18 @@ class AvexWorker:
             raise RuntimeError(f"the avex worker ended while it ran {task!r}")
         return Sample(**json.loads(answer))
 
-    def close(self) -> None:
-        """End the process."""
+    def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
 
 
 def interleave(
-    sides: Sequence[Callable[[], Sample]], repeats: int, warm_ups: int = 1
+    sides: Sequence[Callable[[], Sample]], rounds: int, warm_ups: int = 1
 ) -> list[list[Sample]]:
-    """`repeats` samples of each side, taken in turn; the order within a turn alternates."""
+    """`rounds` samples of each side, taken in turn; every other round runs backwards."""
     samples: list[list[Sample]] = [[] for _ in sides]
-    for turn in range(-warm_ups, repeats):
+    for turn in range(-warm_ups, rounds):
         order = range(len(sides)) if turn % 2 == 0 else reversed(range(len(sides)))
         for side in order:
             sample = sides[side]()
@@ -79,17 +78,10 @@ def interleave(
     return samples
 
 
-def print_ratio(name: str, ours: Sequence[Sample], theirs: Sequence[Sample], target: float) -> bool:
-    """Print one comparison; true where the median ratio of wall times meets the target."""
-    wall = sorted(a.wall_s / b.wall_s for a, b in zip(ours, theirs, strict=True))
-    cpu = statistics.median(a.cpu_s / b.cpu_s for a, b in zip(ours, theirs, strict=True))
-    best = min(s.wall_s for s in ours), min(s.wall_s for s in theirs)
-    median = statistics.median(wall)
-    passed = median <= target
-    print(
-        f"{name:44s} ratio {median:.3f} (min {wall[0]:.3f}, max {wall[-1]:.3f}; of processor "
-        f"time {cpu:.3f}; of best times {best[0] / best[1]:.3f} = {best[0]:.3f} s / "
-        f"{best[1]:.3f} s)  target <= {target:.2f}  {'pass' if passed else 'FAIL'}",
-        flush=True,
-    )
-    return passed
+def report_ratio(
+    report: Report, name: str, ours: Sequence[Sample], theirs: Sequence[Sample], target: str
+) -> None:
+    """Report time over time, round by round, and the same for processor time."""
+    pairs = list(zip(ours, theirs, strict=True))
+    report(figure(f"{name}: time", [a.wall_s / b.wall_s for a, b in pairs], "", target))
+    report(figure(f"{name}: processor time", [a.cpu_s / b.cpu_s for a, b in pairs], ""))

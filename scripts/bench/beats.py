@@ -1,0 +1,196 @@
+"""Training steps of BEATs base: `python -m scripts.bench.beats`.
+
+On the CPU: 4 clips of 10 s with a head of 1000 classes, forward, backward and fused AdamW, no
+dropout, beside avex's BEATs with the same optimiser (needs `.venv-avex`; `scripts/avex_env.sh`).
+
+On a CUDA device: clips/s, TFLOP/s and share of a measured bf16 matrix product, supervised (496
+tokens) and masked-token pre-training (128 visible, predictor on 496), eager and compiled, with the
+clips already in the device's memory.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scripts.bench import Report, figure, print_table
+from scripts.bench.paired import (
+    AVEX_PYTHON,
+    NO_AVEX,
+    AvexWorker,
+    Sample,
+    interleave,
+    measure,
+    report_ratio,
+)
+from trainer.encoders.beats import Beats, BeatsConfig, BeatsLayers
+from trainer.frontend import LogMel
+from trainer.objectives.base import FeatureBatch
+from trainer.objectives.masked_tokens import MaskedTokens, MaskedTokensConfig
+from trainer.runtime.allocation import keep_freed_memory
+
+SAMPLES, CLASSES = 160000, 1000
+GRID = 496
+ROUNDS = 5
+NO_DROPOUT = {
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "input_dropout": 0.0,
+    "layer_drop": 0.0,
+}
+GPU_CLIPS = {"supervised": 128, "masked": 256}
+GPU_TARGETS = {"supervised": ">= 0.50", "masked": ">= 0.40"}
+
+
+def optimiser_for(*modules: nn.Module) -> torch.optim.Optimizer:
+    """Fused AdamW over all parameters."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    return torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+
+
+def sound(clips: int, device: str) -> Tensor:
+    """Seeded noise."""
+    generator = torch.Generator().manual_seed(0)
+    return (0.1 * torch.randn(clips, SAMPLES, generator=generator)).to(device)
+
+
+def supervised_step(clips: int, device: str, *, autocast: bool) -> tuple[Callable[[], None], Beats]:
+    """One step of supervised training, and its encoder."""
+    torch.manual_seed(0)
+    encoder = Beats(BeatsConfig.base(**NO_DROPOUT)).to(device)
+    head = nn.Linear(encoder.config.dim, CLASSES).to(device)
+    front_end = LogMel.for_encoder(encoder.config).to(device)
+    optimiser = optimiser_for(encoder, head)
+    wav_BT = sound(clips, device)
+    target_BC = (torch.rand(clips, CLASSES, device=device) < 0.01).float()
+
+    def step() -> None:
+        mel_BTF, _ = front_end(wav_BT)
+        with torch.autocast(device, torch.bfloat16, enabled=autocast):
+            logits_BC = head(encoder(mel_BTF).tokens_BND.mean(1))
+        loss = F.binary_cross_entropy_with_logits(logits_BC.float(), target_BC)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return step, encoder
+
+
+def masked_step(clips: int, device: str) -> tuple[Callable[[], None], Beats, MaskedTokens]:
+    """One step of masked-token pre-training in bf16, its encoder and its objective."""
+    torch.manual_seed(0)
+    encoder = Beats(BeatsConfig.base(**NO_DROPOUT)).to(device)
+    objective = MaskedTokens(MaskedTokensConfig(), encoder).to(device)
+    front_end = LogMel.for_encoder(encoder.config).to(device)
+    optimiser = optimiser_for(encoder, objective)
+    wav_BT = sound(clips, device)
+    length_B = torch.full((clips,), SAMPLES, device=device)
+    batch = FeatureBatch(*front_end(wav_BT, length_B))
+    objective.tokenizer.fit([(batch.mel_BTF, objective._valid(batch))])
+
+    def step() -> None:
+        batch = FeatureBatch(*front_end(wav_BT, length_B))
+        with torch.autocast(device, torch.bfloat16):
+            out = objective.step(batch, encoder)
+            loss = out.loss_sum / out.count
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return step, encoder, objective
+
+
+def on_cpu(report: Report, rounds: int = ROUNDS) -> None:
+    """Time over avex's time, in float32 and under bf16 autocast."""
+    keep_freed_memory()  # as `chorus train` does on a CPU
+    if not AVEX_PYTHON.exists():
+        print(NO_AVEX)
+    for precision in ("fp32", "bf16"):
+        step, _ = supervised_step(4, "cpu", autocast=precision == "bf16")
+        if not AVEX_PYTHON.exists():
+            samples = interleave([lambda step=step: measure(step)], rounds)[0]  # type: ignore[misc]
+            report(figure(f"BEATs step, {precision}", [s.wall_s for s in samples], "s"))
+            continue
+        if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            print("(no bf16 kernels on this CPU: avex uses plain loops, our encoder float32)")
+            rounds = min(rounds, 2)
+        with AvexWorker(torch.get_num_threads()) as avex:
+
+            def ours(step: Callable[[], None] = step) -> Sample:
+                return measure(step)
+
+            def theirs(avex: AvexWorker = avex, task: str = f"step {precision}") -> Sample:
+                return avex.run(task)
+
+            mine, other = interleave([ours, theirs], rounds)
+        report_ratio(report, f"BEATs step / avex, {precision}", mine, other, "<= 0.80")
+        report(figure(f"BEATs step, {precision}", [s.wall_s for s in mine], "s"))
+
+
+def on_gpu(report: Report) -> None:
+    """Speed and share of the measured matrix rate, supervised and masked, eager and compiled."""
+    torch.set_float32_matmul_precision("high")
+    rate = matrix_rate()
+    report(figure("bf16 matrix product 8192^3", [rate / 1e12], "TFLOP/s"))
+    for compiled in (False, True):
+        for name, clips in GPU_CLIPS.items():
+            if name == "supervised":
+                step, encoder = supervised_step(clips, "cuda", autocast=True)
+                flops = 3 * encoder.flops(GRID)
+                stacks: list[BeatsLayers] = [encoder.encoder]
+            else:
+                step, encoder, objective = masked_step(clips, "cuda")
+                flops = objective.flops(encoder, GRID)
+                stacks = [encoder.encoder, objective.predictor]
+            if compiled:
+                for stack in stacks:
+                    for block in stack.layers:
+                        block.compile(dynamic=False)
+            speeds = [clips / s for s in gpu_seconds(step)]
+            memory_gb = torch.cuda.max_memory_allocated() / 1e9
+            how = f"{name}, {'compiled' if compiled else 'eager'}, {clips} clips"
+            report(figure(f"{how}: speed", speeds, "clips/s"))
+            report(figure(f"{how}: rate", [s * flops / 1e12 for s in speeds], "TFLOP/s"))
+            share = [s * flops / rate for s in speeds]
+            report(figure(f"{how}: share of the matrix product", share, "", GPU_TARGETS[name]))
+            report(figure(f"{how}: memory", [memory_gb], "GB"))
+            del step, encoder, stacks
+            torch.cuda.empty_cache()
+
+
+def matrix_rate() -> float:
+    """FLOP/s of a large bf16 matrix product."""
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    return 2 * 8192**3 / min(gpu_seconds(lambda: a @ a))
+
+
+def gpu_seconds(work: Callable[[], object], rounds: int = 5, steps: int = 10) -> list[float]:
+    """Seconds per call, of `rounds` rounds of `steps` calls."""
+    for _ in range(5):
+        work()
+    torch.cuda.reset_peak_memory_stats()
+    seconds = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(steps):
+            work()
+        torch.cuda.synchronize()
+        seconds.append((time.perf_counter() - start) / steps)
+    return seconds
+
+
+def run(report: Report) -> None:
+    """Report the CPU's ratios, or on a machine with a CUDA device that device's speeds as well."""
+    if torch.cuda.is_available():
+        on_gpu(report)
+    on_cpu(report)
+
+
+if __name__ == "__main__":
+    sys.exit(0 if print_table(run) else 1)
