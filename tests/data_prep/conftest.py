@@ -74,3 +74,13 @@ def make_call() -> Callable[..., np.ndarray]:
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 recordings of 1 s in four formats."""
     return write_folder(tmp_path_factory.mktemp("archive") / "birds", simple_rows(24))
+
+
+@pytest.fixture(scope="session")
+def dataset(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small archive, prepared."""
+    from data_prep.folder import prepare_folder
+
+    out = tmp_path_factory.mktemp("prepared") / "birds"
+    prepare_folder(archive, out, jobs=1)
+    return out

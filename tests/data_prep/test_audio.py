@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import soxr
 
-from data_prep import audio
+from data_prep import audio, decoders
 from data_prep.audio import decode, probe_duration_s
 from data_prep.errors import UnusableAudio
 
@@ -68,7 +68,7 @@ def test_blocks_leave_no_seams(
 ) -> None:
     path = tmp_path / "a.flac"
     soundfile.write(path, make_call(4.0, 44100), 44100)
-    monkeypatch.setattr(audio, "BLOCK_VALUES", 1000)
+    monkeypatch.setattr(decoders, "BLOCK_VALUES", 1000)
     monkeypatch.setattr(audio, "SPOOL_BYTES", 5000)  # so that the samples go through a file
     pcm, _ = decode(path, 16000, spool_dir=tmp_path)
     expected_T = reference(path)
@@ -174,6 +174,24 @@ def test_truncated_files_are_refused(
     # the frame that was cut is what the decoders stumble over.
     expected = {"m4a": "not_audio", "flac": "corrupt"}.get(extension, "truncated")
     assert reason_of(path).reason in (expected, "truncated")
+
+
+def test_damage_within_a_file(tmp_path: Path, make_call: Callable) -> None:
+    """A few lost frames of an MP3 are got over; a lost stretch is not passed off as whole."""
+    rng = np.random.default_rng(0)
+
+    def damaged(extension: str, size: int) -> Path:
+        path = tmp_path / f"a.{extension}"
+        soundfile.write(path, make_call(30.0, 44100), 44100)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2 : len(data) // 2 + size] = rng.bytes(size)
+        path.write_bytes(data)
+        return path
+
+    pcm, _ = decode(damaged("mp3", 200), 16000)
+    assert pcm.duration_s == pytest.approx(30.0, abs=0.3)
+    for extension in ("mp3", "flac"):
+        assert reason_of(damaged(extension, 100_000)).reason in ("corrupt", "truncated")
 
 
 def test_an_mp3_without_a_frame_count_is_as_long_as_it_is(

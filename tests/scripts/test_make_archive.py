@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from scripts import make_archive
 from scripts.make_archive import RATES_HZ, Row, plan, record, recordists, write_archive
 from scripts.synthetic_calls import SPECIES
 
@@ -70,9 +71,12 @@ def test_direction_and_tempo_are_what_tells_pairs_apart() -> None:
 
 
 @pytest.mark.slow
-def test_the_archive_is_written_and_can_be_prepared(tmp_path: Path) -> None:
+def test_the_archive_is_written_and_can_be_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from data_prep.folder import prepare_folder
 
+    monkeypatch.setattr(make_archive, "LONGEST_S", 6.0)
     write_archive(tmp_path / "archive", seed=3, per_species=5, jobs=2)
     with (tmp_path / "archive" / "metadata.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

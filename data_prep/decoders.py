@@ -1,0 +1,184 @@
+"""Opening audio files: by content, never by name, block by block.
+
+libsndfile first (it is the faster one and gives the same samples everywhere), FFmpeg through PyAV
+for what libsndfile cannot read (AAC, WMA, some MP3s).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data_prep.errors import UnusableAudio
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BLOCK_VALUES = 1 << 20  # samples x channels decoded at a time: 4 MB of float32
+# A decoder may lose a little at the ends; a file that lacks more of what it claims was cut off.
+MISSING_FRACTION = 0.01
+# Containers FFmpeg may open. Play lists are not among them: they would open other files and URLs.
+FFMPEG_FORMATS = (
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
+)
+
+
+@dataclass(slots=True)
+class Blocks:
+    """An opened file: its format, what its header claims (0: nothing), and its blocks [T, C]."""
+
+    codec: str
+    sample_rate_hz: int
+    channels: int
+    claimed_frames: int
+    blocks: Iterator[NDArray[np.float32]]
+
+
+class CannotRead(Exception):
+    """The file is not for this decoder; another may read it.
+
+    `opened`: it failed half-way. `claimed_s`: it ended before this length that its header claims.
+    """
+
+    def __init__(self, message: str, *, claimed_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.claimed_s = claimed_s
+        self.opened = False
+
+
+def container_cut(path: Path) -> str:
+    """Return how a RIFF, AIFF or Ogg container shows that its end is missing, or ''.
+
+    libsndfile adapts the length of these to the bytes that are there, so it cannot tell.
+    Sources: RIFF/AIFF chunk size at byte 4; RFC 3533 §6, header flag 0x04 = last page.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        if head[:4] in (b"RIFF", b"FORM"):
+            claimed = int.from_bytes(head[4:8], "little" if head[:4] == b"RIFF" else "big")
+            # 0, 2^31 - 1 and more are what recorders and pipes write when they do not know yet.
+            known = 0 < claimed < 0x7FFFFFFF
+            if known and claimed + 8 - size > max(16, MISSING_FRACTION * claimed):
+                return f"the header says {claimed + 8} bytes, the file has {size}"
+        elif head[:4] == b"OggS":
+            file.seek(max(0, size - 2 * 65307))  # a page has at most 65,307 bytes
+            tail = file.read()
+            last = tail.rfind(b"OggS")
+            if last < 0 or len(tail) < last + 6 or not tail[last + 5] & 0x04:
+                return "the last Ogg page is missing"
+    return ""
+
+
+def _counts_frames(path: Path) -> bool:
+    """Return whether an MP3 carries a frame count (a Xing or Info header).
+
+    Without one libsndfile estimates the length from size and bit rate, tags and cover included.
+    """
+    with path.open("rb") as file:
+        head = file.read(10)
+        if head[:3] == b"ID3":
+            # ID3v2 §3.1: the size of the tag, 7 bits a byte.
+            file.seek(10 + sum((byte & 0x7F) << (7 * (3 - i)) for i, byte in enumerate(head[6:10])))
+        else:
+            file.seek(0)
+        frame = file.read(2048)
+    return b"Xing" in frame or b"Info" in frame
+
+
+def open_soundfile(path: Path, stack: ExitStack) -> Blocks:
+    """Open with libsndfile, through a descriptor so that the file name plays no part."""
+    import soundfile
+
+    try:
+        opened = stack.enter_context(path.open("rb"))
+    except OSError as err:
+        raise UnusableAudio("unreadable", f"{err.strerror or err}") from err
+    try:
+        # libsndfile must not own the descriptor: it closes it when it fails, too.
+        file = soundfile.SoundFile(opened.fileno(), closefd=False)
+    except (RuntimeError, TypeError) as err:
+        raise CannotRead(_brief(err)) from err
+    stack.enter_context(file)
+    name = (file.subtype if file.format == "OGG" else file.format).lower()
+
+    # An MP3 without a frame count: libsndfile guesses the length and reads no further than that.
+    guessed = name == "mp3" and not _counts_frames(path)
+
+    def blocks() -> Iterator[NDArray[np.float32]]:
+        count = max(1, BLOCK_VALUES // file.channels)
+        decoded = 0
+        while True:
+            try:
+                block_TC = file.read(count, dtype="float32", always_2d=True)
+            except RuntimeError as err:
+                raise CannotRead(_brief(err)) from err
+            if not len(block_TC):
+                break
+            decoded += len(block_TC)
+            yield block_TC
+        if guessed and decoded == file.frames:
+            raise CannotRead("an MP3 without a frame count, longer than it seems")
+
+    claimed = 0 if guessed else file.frames
+    return Blocks(name, file.samplerate, file.channels, claimed, blocks())
+
+
+# Containers whose duration is a count in the header, not FFmpeg's estimate from the bit rate.
+_EXACT_DURATION = {"flac", "wav", "aiff", "w64", "caf", "mov", "mp4", "m4a"}
+
+
+def open_ffmpeg(path: Path, stack: ExitStack) -> Blocks:
+    """Open with FFmpeg, again by content (it gets an open file, no name)."""
+    import av
+
+    av.logging.set_level(None)
+    try:
+        file = stack.enter_context(path.open("rb"))
+        container = stack.enter_context(
+            av.open(file, options={"format_whitelist": FFMPEG_FORMATS}, metadata_errors="ignore")
+        )
+        if not container.streams.audio:
+            raise CannotRead("no audio stream")
+        stream = container.streams.audio[0]
+        context = stream.codec_context
+        rate, channels, codec = context.sample_rate, context.channels, context.codec.canonical_name
+    except (av.error.FFmpegError, OSError, ValueError) as err:
+        raise CannotRead(_brief(err)) from err
+    claimed = 0
+    if stream.duration and _EXACT_DURATION & set(container.format.name.split(",")):
+        claimed = int(stream.duration * stream.time_base * rate)
+
+    def blocks() -> Iterator[NDArray[np.float32]]:
+        to_float = av.AudioResampler(format="fltp")
+        packets = broken = 0
+        try:
+            for packet in container.demux(stream):
+                packets += 1
+                try:
+                    frames = packet.decode()
+                except av.error.InvalidDataError as err:
+                    broken += 1
+                    last = err
+                    continue
+                for frame in frames:
+                    if frame.sample_rate != rate or frame.layout.nb_channels != channels:
+                        raise CannotRead("sample rate or channels change within the file")
+                    for part in to_float.resample(frame):
+                        yield part.to_ndarray().T
+        except (av.error.FFmpegError, ValueError) as err:
+            raise CannotRead(_brief(err)) from err
+        if broken > max(1, MISSING_FRACTION * packets):
+            raise CannotRead(f"{broken} of {packets} packets: {_brief(last)}")
+
+    return Blocks(codec, rate, channels, claimed, blocks())
+
+
+def _brief(err: BaseException) -> str:
+    text = " ".join(str(err).split()) or type(err).__name__
+    return text[:160]
