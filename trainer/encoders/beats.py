@@ -479,8 +479,10 @@ class BeatsLayers(nn.Module):
         by_distance = F.embedding(bucket, table).t()
         if positions_BK is not None:
             offset_BKK = positions_BK[:, None, :] - positions_BK[:, :, None] + (length - 1)
-            bias_HBKK = by_distance.index_select(1, offset_BKK.flatten())
-            return bias_HBKK.view(-1, *offset_BKK.shape).transpose(0, 1)
+            # A copy of the vector per clip, so that its gradient collects in as many places.
+            by_distance = by_distance.expand(len(offset_BKK), -1, -1)
+            index = offset_BKK.flatten(1)[:, None].expand(-1, by_distance.shape[1], -1)
+            return by_distance.gather(2, index).view(*index.shape[:2], *offset_BKK.shape[1:])
         # Row i of the answer is by_distance[L-1-i : 2L-1-i]. Repeating the vector L times and
         # re-cutting it into rows one shorter shifts each row by one: a gather without indices.
         if length == 1:
