@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from trainer.encoders.beats import Beats
-
     from trainer.recipe import Recipe
 
 EXAMPLES = 8

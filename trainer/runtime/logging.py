@@ -18,7 +18,6 @@ from typing import Any, Literal, Protocol
 
 from trainer.runtime.files import write_text
 
-
 Mode = Literal["disabled", "offline", "online"]
 
 
