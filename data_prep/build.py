@@ -25,6 +25,7 @@ from data_prep.tables import write_tables
 
 FORMAT = 1
 WORK = ".prep"  # folder within the dataset that exists only until it is finished
+_PROBED = 2000  # headers that are read to plan with
 _NAMED = 20  # recordings left out that are named on the screen; the table names all
 # Bytes of stored audio a second, relative to int16 PCM; FLAC measured on bird recordings.
 _SIZE_RATIO = {"flac": 0.55, "wav": 1.0}
@@ -190,10 +191,7 @@ def _load_or_make_plan(
             f"{len(missing)} of {len(recordings)} files do not exist below {root}:\n  {some}\n"
             "Is --path-column right? --allow-broken goes on without them."
         )
-    with ThreadPoolExecutor(options.jobs or 8) as threads:
-        seconds = list(
-            threads.map(lambda r: r.duration_s or probe_duration_s(root / r.path), recordings)
-        )
+    seconds = _lengths_s(recordings, root)
     ratio = _SIZE_RATIO[options.codec]
     shards = plan_shards(
         recordings,
@@ -209,6 +207,38 @@ def _load_or_make_plan(
     }
     write_whole(path, json.dumps(state).encode())
     return shards
+
+
+def _lengths_s(recordings: Sequence[Recording], root: Path) -> list[float]:
+    """Estimate the length of every recording: what the table says, or the headers.
+
+    Of many files only a sample is opened, evenly over the table; the others are taken to have
+    their format's seconds per byte. It is only for shards of about one size.
+    """
+    unknown = [i for i, recording in enumerate(recordings) if not recording.duration_s]
+    seconds = [recording.duration_s for recording in recordings]
+    sample = unknown[:: -(-len(unknown) // _PROBED) or 1]
+    with ThreadPoolExecutor(8) as threads:
+        probed = threads.map(lambda i: probe_duration_s(root / recordings[i].path), sample)
+        for i, found in zip(sample, probed, strict=True):
+            seconds[i] = found
+        rest = sorted(set(unknown) - set(sample))
+        sizes = dict(
+            zip(
+                [*sample, *rest],
+                threads.map(lambda i: _size(root / recordings[i].path), [*sample, *rest]),
+                strict=True,
+            )
+        )
+    by_format: dict[str, list[float]] = {}
+    for i in sample:
+        total = by_format.setdefault(Path(recordings[i].path).suffix.lower(), [0.0, 0.0])
+        total[0] += seconds[i]
+        total[1] += max(sizes[i], 0)
+    for i in rest:
+        found, size = by_format.get(Path(recordings[i].path).suffix.lower(), [1.0, 16000.0])
+        seconds[i] = max(sizes[i], 0) * found / max(size, 1.0)
+    return seconds
 
 
 def _sweep(out: Path) -> None:

@@ -17,7 +17,7 @@ class Field:
     name: str
     help: str
     usual: tuple[str, ...]
-    absent: str  # what happens without a column, shown to the user
+    absent: str  # what happens without a column, where that is worth saying
 
     @property
     def parameter(self) -> str:
@@ -64,7 +64,7 @@ FIELDS: tuple[Field, ...] = (
         "background",
         "What else is heard, faintly",
         "background background_labels background_species secondary_labels also",
-        "no background labels",
+        "",
     ),
     _field(
         "group",
@@ -86,29 +86,29 @@ FIELDS: tuple[Field, ...] = (
         "recordist recorder author rec recorded_by recordedby creator",
         "unknown",
     ),
-    _field("attribution", "Credit line the licence asks for", "attribution credit", "none"),
+    _field("attribution", "Credit line the licence asks for", "attribution credit", ""),
     _field(
         "id",
         "The archive's own number of the recording",
         "id recording_id source_id",
         "the file's path",
     ),
-    _field("url", "Page of the recording", "url source_url source references link", "none"),
+    _field("url", "Page of the recording", "url source_url source references link", ""),
     _field(
         "datetime",
         "When it was recorded",
         "datetime date_time date event_date eventdate recorded_at",
-        "none",
+        "",
     ),
-    _field("lat", "Latitude in degrees", "lat latitude decimal_latitude decimallatitude", "none"),
+    _field("lat", "Latitude in degrees", "lat latitude decimal_latitude decimallatitude", ""),
     _field(
         "lon",
         "Longitude in degrees",
         "lon lng longitude long decimal_longitude decimallongitude",
-        "none",
+        "",
     ),
-    _field("quality", "The archive's rating", "quality q rating", "none"),
-    _field("sound_type", "Song, call ...", "sound_type soundtype type behavior", "none"),
+    _field("quality", "The archive's rating", "quality q rating", ""),
+    _field("sound_type", "Song, call ...", "sound_type soundtype type behavior", ""),
     _field(
         "duration",
         "Length in seconds, only to plan with",
@@ -127,15 +127,20 @@ class Mapped:
     unused: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """Return one readable line per field, saying where its values come from."""
+        """Return readable lines that say where the values of every field come from."""
         lines = []
+        nothing = []
         for field in FIELDS:
             column = self.columns.get(field.name)
-            if column is None:
-                lines.append(f"{field.name:<12} {'-':<20} {field.absent}  ({field.option})")
-            else:
+            if column is not None:
                 how = "as given" if field.name in self.given else "by its usual name"
                 lines.append(f"{field.name:<12} {column:<20} {how}")
+            elif field.absent:
+                lines.append(f"{field.name:<12} {'-':<20} {field.absent} ({field.option})")
+            else:
+                nothing.append(field.option)
+        if nothing:
+            lines.append(f"no column for {', '.join(nothing)}")
         if self.unused:
             lines.append(f"{'not used':<12} {', '.join(self.unused)}")
         return lines

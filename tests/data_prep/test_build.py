@@ -139,6 +139,22 @@ def test_two_runs_at_once_are_refused(archive: Path, tmp_path: Path) -> None:
     assert prepare_folder(archive, tmp_path / "out", jobs=1)["clips"] == 24
 
 
+def test_many_files_are_planned_from_a_sample(
+    make_folder: Callable, make_rows: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from data_prep import build
+    from data_prep.folder import read_folder
+    from data_prep.options import FolderOptions
+
+    root = make_folder(tmp_path / "a", make_rows(40, ["wav", "mp3"]), seconds=2.0)
+    recordings = read_folder(root, FolderOptions()).recordings
+    exact_s = build._lengths_s(recordings, root)
+    assert exact_s == pytest.approx([2.0] * 40, abs=0.06)
+    monkeypatch.setattr(build, "_PROBED", 13)
+    guessed_s = build._lengths_s(recordings, root)
+    assert sum(guessed_s) == pytest.approx(80, rel=0.25) and min(guessed_s) > 0.5
+
+
 # --- broken recordings -----------------------------------------------------------------------
 
 

@@ -124,6 +124,25 @@ def test_the_card(dataset: Path) -> None:
     assert done.stdout.startswith("16000 ['"), done.stderr
 
 
+def test_the_code_of_the_guide_runs(archive: Path, dataset: Path, tmp_path: Path) -> None:
+    """Every Python block of docs/data.md, in a folder where the names it uses exist."""
+    blocks = (REPO / "docs" / "data.md").read_text().split("```python\n")[1:]
+    code = [block.split("```")[0] for block in blocks]
+    assert len(code) == 4
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "my_birds").symlink_to(archive)
+    prepare_folder(tmp_path / "my_birds", tmp_path / "datasets" / "my_birds", jobs=1)
+    checks = "\nassert len(clips) == stats['clips'] == 24 and len(wav) and sample_rate_hz == 16000"
+    program = tmp_path / "guide.py"
+    program.write_text("\n".join(code) + "    " + checks.strip())
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", program],
+        cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(REPO), "HF_HOME": str(tmp_path / "cache")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_webdataset_reads_it(dataset: Path) -> None:
     import webdataset
 
