@@ -23,6 +23,17 @@ def real_sound() -> Path:
     return REAL_SOUND
 
 
+@pytest.fixture(scope="session")
+def avex_python() -> Path:
+    """Python of the environment that holds avex; tests are skipped where it was not made."""
+    python = REPO / ".venv-avex" / "bin" / "python"
+    if not python.is_file():
+        if os.environ.get("REQUIRE_AVEX"):
+            pytest.fail(f"REQUIRE_AVEX is set, but there is no {python}")
+        pytest.skip("no .venv-avex: `make test-avex` makes it (scripts/avex_env.sh)")
+    return python
+
+
 def write_dataset(
     root: Path,
     clips: Sequence[dict[str, object]],

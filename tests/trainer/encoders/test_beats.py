@@ -167,7 +167,7 @@ def test_every_parameter_is_initialised() -> None:
     for name, parameter in encoder.named_parameters():
         assert bool(parameter.isfinite().all()), name
     attention: Any = encoder.encoder.layers[5].self_attn
-    # ssl.md 1.6: at width 768 and 12 layers; and the position kernels' sqrt(4 / (24 x 768)).
+    # At width 768 and 12 layers (Xavier, DeepNorm's gain); the position kernels' sqrt(4 / (24 x 768)).
     assert attention.q_proj.weight.std().item() == pytest.approx(0.0361, rel=0.02)
     assert attention.out_proj.weight.std().item() == pytest.approx(0.0115, rel=0.02)
     assert attention.grep_linear.weight.std().item() == pytest.approx(0.02, rel=0.1)
@@ -264,7 +264,7 @@ def test_copies_are_independent() -> None:
 def test_sizes() -> None:
     with torch.device("meta"):
         base, large = Beats(BeatsConfig.base()), Beats(BeatsConfig.large())
-    assert sum(p.numel() for p in base.parameters()) == 90_311_792  # avex.md 3.2
+    assert sum(p.numel() for p in base.parameters()) == 90_311_792  # as avex's port has it
     assert sum(p.numel() for p in large.parameters()) == pytest.approx(310e6, rel=0.02)
     assert BeatsConfig.base().alpha == pytest.approx(2.2134, abs=1e-4)
     assert BeatsConfig.large().beta == pytest.approx(0.2686, abs=1e-4)

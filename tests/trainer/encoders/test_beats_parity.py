@@ -99,11 +99,9 @@ def test_microsoft_state_dict(fixture: dict[str, Tensor], model: Beats) -> None:
 
 
 @pytest.mark.slow
-def test_base_size_live() -> None:
-    python = REPO / ".venv-avex" / "bin" / "python"
-    if not python.exists():
-        pytest.skip("no .venv-avex: `scripts/avex_env.sh` makes it")
-    command = [str(python), "-m", "scripts.make_beats_fixture", "--compare"]
+@pytest.mark.avex
+def test_base_size_live(avex_python: Path) -> None:
+    command = [str(avex_python), "-m", "scripts.make_beats_fixture", "--compare"]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     difference = json.loads(done.stdout.splitlines()[-1])

@@ -43,7 +43,7 @@ def attention(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_buckets_follow_the_released_formula() -> None:
-    """In float32, as the released models were trained (BEATs' code; ssl.md 1.5)."""
+    """In float32, as the released models were trained (BEATs' code)."""
     distance = torch.arange(-20000, 20001)
     far = 80 + ((distance.abs().clamp(min=1).float() / 80).log() / math.log(800 / 80) * 80).long()
     expected = torch.where(distance.abs() < 80, distance.abs(), far.clamp(max=159))
@@ -70,7 +70,7 @@ def test_position_bias(length: int) -> None:
 
 
 def written_out(block: Any, x_BLD: Tensor, position: Tensor, key_mask: Tensor | None) -> Any:
-    """Attention term by term from the formula (ssl.md 1.5)."""
+    """Attention term by term from the formula (BEATs' code)."""
     a: Any = block.self_attn
     clips, length, dim = x_BLD.shape
     each = dim // a.heads

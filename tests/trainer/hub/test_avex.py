@@ -18,7 +18,7 @@ from trainer.hub.importing import load_model
 from trainer.model import BioEncoder
 
 REPO = Path(__file__).resolve().parents[3]
-PYTHON = REPO / ".venv-avex" / "bin" / "python"
+pytestmark = pytest.mark.avex
 USER = Path(__file__).with_name("avex_user.py")
 # avex builds its classifier for width 768 whatever the encoder is.
 WIDE: dict[str, Any] = {"dim": 768, "heads": 12, "ffn_dim": 128, "patch_dim": 64}
@@ -44,11 +44,11 @@ class Answers:
 
 @pytest.fixture(scope="module")
 def all_answers(
-    tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., BioEncoder]
+    avex_python: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_run: Callable[..., BioEncoder],
 ) -> dict[str, Answers]:
     """Export both shapes, let avex load them and answer (in one process: it is slow to import)."""
-    if not PYTHON.is_file():
-        pytest.skip(f"no {PYTHON.parents[1]}: make it with scripts/avex_env.sh")
     root = tmp_path_factory.mktemp("avex")
     generator = torch.Generator().manual_seed(11)
     sound = {
@@ -72,7 +72,7 @@ def all_answers(
     job = {"home": str(root / "home"), "sound": str(root / "sound.safetensors"), "jobs": jobs}
     (root / "jobs.json").write_text(json.dumps(job))
     done = subprocess.run(
-        [str(PYTHON), "-I", str(USER), str(root / "jobs.json")],
+        [str(avex_python), "-I", str(USER), str(root / "jobs.json")],
         cwd=root, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
