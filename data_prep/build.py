@@ -16,7 +16,7 @@ from typing import Any
 from data_prep.audio import probe_duration_s
 from data_prep.errors import PrepError
 from data_prep.options import FREE_OPTIONS, BuildOptions
-from data_prep.plan import ShardPlan, key_stems, plan_shards
+from data_prep.plan import ShardPlan, generator, key_stems, plan_shards
 from data_prep.pool import run_shards
 from data_prep.progress import Progress
 from data_prep.recordings import Recording, canonical_json, validate
@@ -212,12 +212,13 @@ def _load_or_make_plan(
 def _lengths_s(recordings: Sequence[Recording], root: Path) -> list[float]:
     """Estimate the length of every recording: what the table says, or the headers.
 
-    Of many files only a sample is opened, evenly over the table; the others are taken to have
-    their format's seconds per byte. It is only for shards of about one size.
+    Of many files only a random sample is opened; the others are taken to have their format's
+    seconds per byte. It is only for shards of about one size.
     """
     unknown = [i for i, recording in enumerate(recordings) if not recording.duration_s]
     seconds = [recording.duration_s for recording in recordings]
-    sample = unknown[:: -(-len(unknown) // _PROBED) or 1]
+    order = generator(0, "sample").permutation(len(unknown))[:_PROBED]
+    sample = sorted(unknown[k] for k in order)
     with ThreadPoolExecutor(8) as threads:
         probed = threads.map(lambda i: probe_duration_s(root / recordings[i].path), sample)
         for i, found in zip(sample, probed, strict=True):
