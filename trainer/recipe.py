@@ -359,6 +359,10 @@ def _keys_at(root: Any, location: Sequence[Any]) -> list[str]:
 def json_schema() -> dict[str, Any]:
     """JSON Schema of a recipe, so that an editor completes and explains its keys."""
     schema = Recipe.model_json_schema()
+    # pydantic reads the docstrings of a class's own fields only, not of inherited ones.
+    inherited = TypeAdapter(BeatsConfig).json_schema()["properties"]
+    for key, field in schema["$defs"]["BeatsSection"]["properties"].items():
+        field.setdefault("description", inherited.get(key, {}).get("description", "Which encoder."))
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "dawnchorus recipe"
     # Hydra's own key; a recipe file has it at its top.

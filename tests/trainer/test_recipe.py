@@ -14,7 +14,7 @@ from trainer.recipe import compose, json_schema, load_recipe, recipes_folder, sh
 DATA = ["data.train.mine.path=somewhere"]
 
 
-def test_the_issue_s_recipes_are_shipped() -> None:
+def test_the_paper_s_recipes_and_small_ones_are_shipped() -> None:
     assert {
         "ssl_beats_base",
         "sl_beats_all",

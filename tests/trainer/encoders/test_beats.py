@@ -167,7 +167,8 @@ def test_every_parameter_is_initialised() -> None:
     for name, parameter in encoder.named_parameters():
         assert bool(parameter.isfinite().all()), name
     attention: Any = encoder.encoder.layers[5].self_attn
-    # At width 768 and 12 layers (Xavier, DeepNorm's gain); the position kernels' sqrt(4 / (24 x 768)).
+    # At width 768 and 12 layers (Xavier, DeepNorm's gain); the position kernels' is
+    # sqrt(4 / (24 x 768)).
     assert attention.q_proj.weight.std().item() == pytest.approx(0.0361, rel=0.02)
     assert attention.out_proj.weight.std().item() == pytest.approx(0.0115, rel=0.02)
     assert attention.grep_linear.weight.std().item() == pytest.approx(0.02, rel=0.1)
