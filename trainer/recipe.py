@@ -155,10 +155,6 @@ class Recipe(BaseModel):
     @_model_validator(mode="after")
     def _choices_fit(self) -> Recipe:
         problems = []
-        if not self.data.train:
-            problems.append(
-                "data.train is empty: name at least one dataset, e.g. data.train.mine.path=DATASET"
-            )
         if self.objective.name == "masked_tokens" and self.augment.mixup_prob > 0:
             problems.append(
                 "augment.mixup_prob must be 0 when pre-training (objective masked_tokens): "
