@@ -28,7 +28,7 @@ from scripts.bench.paired import (
     measure,
     report_ratio,
 )
-from trainer.encoders.beats import Beats, BeatsConfig, BeatsLayers
+from trainer.encoders.beats import Beats, BeatsConfig, BeatsLayers, _overlap_save
 from trainer.frontend import LogMel
 from trainer.objectives.base import FeatureBatch
 from trainer.objectives.masked_tokens import MaskedTokens, MaskedTokensConfig
@@ -137,6 +137,7 @@ def on_gpu(report: Report) -> None:
     torch.set_float32_matmul_precision("high")
     rate = matrix_rate()
     report(figure("bf16 matrix product 8192^3", [rate / 1e12], "TFLOP/s"))
+    position_convolution(report)
     for compiled in (False, True):
         for name, clips in GPU_CLIPS.items():
             if name == "supervised":
@@ -161,6 +162,28 @@ def on_gpu(report: Report) -> None:
             report(figure(f"{how}: memory", [memory_gb], "GB"))
             del step, encoder, stacks
             torch.cuda.empty_cache()
+
+
+def position_convolution(report: Report) -> None:
+    """The position convolution of 128 clips, forward and backward: by FFT over cuDNN's."""
+    conv = Beats(BeatsConfig.base()).encoder.pos_conv[0].cuda()
+    assert isinstance(conv, nn.Conv1d) and conv.bias is not None
+    bias = conv.bias
+    x_BDN = torch.randn(128, conv.in_channels, GRID, device="cuda", requires_grad=True)
+
+    def direct() -> None:
+        with torch.autocast("cuda", torch.bfloat16):
+            y_BDN = conv(x_BDN)
+        y_BDN.float().sum().backward()
+
+    def by_fft() -> None:
+        y_BDN = _overlap_save(x_BDN, conv.weight, bias, conv.groups)
+        y_BDN.sum().backward()  # type: ignore[no-untyped-call]
+
+    direct_s, fft_s = gpu_seconds(direct), gpu_seconds(by_fft)
+    report(figure("position convolution by cuDNN", [1e3 * s for s in direct_s], "ms"))
+    ratio = [a / b for a, b in zip(fft_s, direct_s, strict=True)]
+    report(figure("position convolution by FFT / cuDNN", ratio, ""))
 
 
 def matrix_rate() -> float:

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainer.encoders import beats as beats_file
 from trainer.encoders import build_encoder
 from trainer.encoders.beats import Beats, BeatsConfig
+from trainer.frontend import LogMel
 
 TINY = BeatsConfig(
     layers=2,
@@ -80,6 +81,21 @@ def test_a_padded_clip_gives_what_it_gives_alone() -> None:
         for padded_BND, alone_BND in zip(out.layers, alone.layers, strict=True):
             difference = padded_BND[row, :valid] - alone_BND[0]
             assert difference.abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("frontend", ["beats", "eat"])
+def test_from_the_waveform_too(frontend: Any) -> None:
+    encoder = tiny(frontend=frontend).eval()
+    front_end = LogMel.for_encoder(encoder.config)
+    length_B = torch.tensor([48000, 300, 31111, 2959])
+    wav_BT = 0.1 * torch.randn(4, 48000, generator=torch.Generator().manual_seed(0))
+    out = encoder(*front_end(wav_BT, length_B))
+    for row, length in enumerate(length_B):
+        alone = encoder(*front_end(wav_BT[row : row + 1, :length]))
+        tokens_ND = out.tokens_BND[row][out.valid_BN[row]]
+        torch.testing.assert_close(
+            tokens_ND, alone.tokens_BND[0][alone.valid_BN[0]], atol=1e-5, rtol=0
+        )
 
 
 @pytest.mark.usefixtures("attention")

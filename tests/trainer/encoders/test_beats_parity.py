@@ -98,8 +98,8 @@ def test_microsoft_state_dict(fixture: dict[str, Tensor], model: Beats) -> None:
     close(fresh(fixture["mel"]).tokens_BND, fixture["whole.tokens"])
 
 
-@pytest.mark.slow
 @pytest.mark.avex
+@pytest.mark.slow
 def test_base_size_live(avex_python: Path) -> None:
     command = [str(avex_python), "-m", "scripts.make_beats_fixture", "--compare"]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
