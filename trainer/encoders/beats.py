@@ -338,7 +338,7 @@ class Attention(nn.Module):
         if _eager_cpu(x_BLD):
             with torch.autocast("cpu", enabled=False):
                 mask = None if key_mask is None else key_mask.float()
-                fp32 = (qkv.float(), *gate, position.float())
+                fp32 = [z.float() for z in (qkv, *gate, position)]
                 keep = torch.is_grad_enabled() and any(z.requires_grad for z in fp32)
                 out_BLHC = _CpuAttention.apply(*fp32, mask, dropout, keep).to(qkv.dtype)  # type: ignore[no-untyped-call]
         else:
@@ -635,7 +635,9 @@ class BeatsTransformer(BeatsLayers):
         conv = self._conv
         if _eager_cpu(x_BLD):
             assert conv.bias is not None
-            y_BDL = _overlap_save(x_BLD.mT.float(), conv.weight, conv.bias, conv.groups)
+            weight, bias = conv.weight.float(), conv.bias.float()
+            y_BDL = _overlap_save(x_BLD.mT.float(), weight, bias, conv.groups)
+            y_BDL = y_BDL.to(conv.weight.dtype)
         else:
             y_BDL = conv(x_BLD.mT)[..., : x_BLD.shape[1]]
         y_BLD = F.gelu(y_BDL).mT
@@ -695,6 +697,7 @@ class Beats(nn.Module):
                 f"log-mel of shape {tuple(mel_BTF.shape)}; expected [clips, at least "
                 f"{self.config.patch} frames, {self.config.mel_bins} mel bins]"
             )
+        mel_BTF = mel_BTF.to(self.patch_embedding.weight.dtype)
         return _call(self.patch_embedding, mel_BTF[:, None]).flatten(2).mT
 
     def _project(self, patch_BLP: Tensor, valid_BL: Tensor | None) -> Tensor:

@@ -253,6 +253,20 @@ def test_autocast(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(ours.float(), expected, atol=0.1, rtol=0.05)
 
 
+@pytest.mark.usefixtures("attention")
+def test_weights_in_bfloat16() -> None:
+    """As `from_pretrained(..., dtype=torch.bfloat16)` makes them."""
+    encoder = tiny().eval()
+    mel_BTF, frames_B, keep_BK = mels(), torch.tensor([90, 40, 16]), random_keep(3, 16, 8)
+    plain, plain_BKD = encoder(mel_BTF, frames_B), encoder.encode_visible(mel_BTF, keep_BK)
+    encoder.bfloat16()
+    out, out_BKD = encoder(mel_BTF, frames_B), encoder.encode_visible(mel_BTF, keep_BK)
+    assert out.tokens_BND.dtype == out_BKD.dtype == torch.bfloat16
+    error_BND = (out.tokens_BND.float() - plain.tokens_BND)[plain.valid_BN]
+    assert error_BND.abs().mean() < 0.03
+    assert (out_BKD.float() - plain_BKD).abs().mean() < 0.03
+
+
 def test_blocks_compile_into_whole_graphs() -> None:
     encoder = tiny().eval()
     mel_BTF, frames_B = mels(), torch.tensor([90, 40, 16])
