@@ -23,7 +23,6 @@ from scripts.bench.paired import (
     AVEX_PYTHON,
     NO_AVEX,
     AvexWorker,
-    Sample,
     interleave,
     measure,
     report_ratio,
@@ -105,31 +104,18 @@ def masked_step(clips: int, device: str) -> tuple[Callable[[], None], Beats, Mas
     return step, encoder, objective
 
 
-def on_cpu(report: Report, rounds: int = ROUNDS) -> None:
-    """Time over avex's time, in float32 and under bf16 autocast."""
-    keep_freed_memory()  # as `chorus train` does on a CPU
+def on_cpu(report: Report, precision: str, rounds: int = ROUNDS) -> None:
+    """Time over avex's time, in "fp32" or, under autocast, "bf16"."""
+    step, _ = supervised_step(4, "cpu", autocast=precision == "bf16")
     if not AVEX_PYTHON.exists():
-        print(NO_AVEX)
-    for precision in ("fp32", "bf16"):
-        step, _ = supervised_step(4, "cpu", autocast=precision == "bf16")
-        if not AVEX_PYTHON.exists():
-            samples = interleave([lambda step=step: measure(step)], rounds)[0]  # type: ignore[misc]
-            report(figure(f"BEATs step, {precision}", [s.wall_s for s in samples], "s"))
-            continue
-        if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            print("(no bf16 kernels on this CPU: avex uses plain loops, our encoder float32)")
-            rounds = min(rounds, 2)
-        with AvexWorker(torch.get_num_threads()) as avex:
-
-            def ours(step: Callable[[], None] = step) -> Sample:
-                return measure(step)
-
-            def theirs(avex: AvexWorker = avex, task: str = f"step {precision}") -> Sample:
-                return avex.run(task)
-
-            mine, other = interleave([ours, theirs], rounds)
-        report_ratio(report, f"BEATs step / avex, {precision}", mine, other, "<= 0.80")
-        report(figure(f"BEATs step, {precision}", [s.wall_s for s in mine], "s"))
+        alone = interleave([lambda: measure(step)], rounds)[0]
+        report(figure(f"BEATs step, {precision}", [s.wall_s for s in alone], "s"))
+        return
+    with AvexWorker(torch.get_num_threads()) as avex:
+        sides = [lambda: measure(step), lambda: avex.run(f"step {precision}")]
+        ours, theirs = interleave(sides, rounds)
+    report_ratio(report, f"BEATs step / avex, {precision}", ours, theirs, "<= 0.80")
+    report(figure(f"BEATs step, {precision}", [s.wall_s for s in ours], "s"))
 
 
 def on_gpu(report: Report) -> None:
@@ -209,10 +195,18 @@ def gpu_seconds(work: Callable[[], object], rounds: int = 5, steps: int = 10) ->
 
 
 def run(report: Report) -> None:
-    """Report the CPU's ratios, or on a machine with a CUDA device that device's speeds as well."""
+    """Report the CPU's ratios, and on a machine with a CUDA device first that device's speeds."""
     if torch.cuda.is_available():
         on_gpu(report)
-    on_cpu(report)
+    keep_freed_memory()  # as `chorus train` does on a CPU
+    if not AVEX_PYTHON.exists():
+        print(NO_AVEX)
+    on_cpu(report, "fp32")
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        on_cpu(report, "bf16")
+    else:
+        print("(no bf16 kernels on this CPU: avex runs torch's plain loops, our encoder float32)")
+        on_cpu(report, "bf16", rounds=1)
 
 
 if __name__ == "__main__":
