@@ -174,7 +174,7 @@ def record(row: Row, seed: int) -> NDArray[np.float32]:
         bird_T += sing(row.background, samples, rng, rate_hz, rest_s=5.0) * amplitude(level_db)
     kind = who.background if rng.random() < 0.6 else str(rng.choice(PLACES))
     noise_T = background(kind, samples, rng, rate_hz)
-    noise_db = who.noise_db + rng.uniform(-6, 6)
+    noise_db = who.noise_db + rng.uniform(-3, 3)
     wav_T = microphone(bird_T + noise_T * amplitude(noise_db), who, rate_hz)
     wav_T *= amplitude(who.gain_db)
     peak = float(np.abs(wav_T).max())
@@ -205,12 +205,12 @@ def recordists(rng: np.random.Generator) -> list[Recordist]:
                 format=FORMATS[i % 4],
                 licence=LICENCES[int(rng.integers(len(LICENCES)))],
                 background=PLACES[(i + i // FOLDS) % 5],
-                gain_db=float(rng.uniform(-18, -3)),
-                tilt_db=float(rng.uniform(-2, 1.5)),
+                gain_db=float(rng.uniform(-12, -6)),
+                tilt_db=float(rng.uniform(-1, 0.8)),
                 low_cut_hz=float(rng.choice([40.0, 80.0, 150.0, 300.0])),
                 peak_hz=float(rng.uniform(1500, 6000)),
-                peak_db=float(rng.uniform(-4, 5)),
-                noise_db=float(rng.uniform(-34, -20)),
+                peak_db=float(rng.uniform(-2, 2.5)),
+                noise_db=float(rng.uniform(-31, -25)),
                 favourites=tuple(float(p) for p in rng.dirichlet(np.full(len(SPECIES), 1.5))),
             )
         )

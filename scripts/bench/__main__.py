@@ -1,6 +1,6 @@
 """All benchmarks, one after the other: `python -m scripts.bench [data] [frontend] [beats]`.
 
-Exits with 1 when a target was missed. With a CUDA device the model's figures are those of the device.
+Exits with 1 when a target was missed. With a CUDA device the model runs there.
 """
 
 from __future__ import annotations
