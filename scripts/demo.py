@@ -98,7 +98,8 @@ def evaluate() -> None:
     say("5. Evaluation on held-out folds: log-mel statistics, random weights, and both models")
     for run in (PRETRAIN, POSTTRAIN):
         chorus("evaluate", str(run), f"data={DATASET}", f"test_folds={listed(test)}",
-               "rare_classes=drop", "window_s=5", "long_clips=mean", "--preset", "fast")  # fmt: skip
+               "rare_classes=drop", "window_s=5", "long_clips=mean",
+               "--preset", "fast")  # fmt: skip
 
 
 def publish(author: str) -> None:
