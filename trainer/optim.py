@@ -234,36 +234,6 @@ def _progress(config: OptimConfig, step: int, max_steps: int) -> float:
     return math.sqrt(time) if config.schedule == "wsd" else time
 
 
-class LearningRateSchedule(torch.optim.lr_scheduler.LRScheduler):
-    """`learning_rate` as a torch scheduler, for loops that step one.
-
-    Its state is the step alone: it loads with `weights_only=True`, and the rates follow.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, config: OptimConfig, max_steps: int):
-        self.config = config
-        self.max_steps = max_steps
-        super().__init__(optimizer)
-
-    def get_lr(self) -> list[float | Tensor]:
-        """Rates of the groups at the current step."""
-        return [
-            learning_rate(self.config, self.last_epoch, self.max_steps, group)
-            for group in self.optimizer.param_groups
-        ]
-
-    def state_dict(self) -> dict[str, Any]:
-        """The step."""
-        return {"last_epoch": self.last_epoch}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the step and set the rates that belong to it."""
-        self.last_epoch = state_dict["last_epoch"]
-        for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
-            group["lr"] = lr
-        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
-
-
 # --------------------------------------------------------------------------- moving average
 
 

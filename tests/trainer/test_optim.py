@@ -11,7 +11,6 @@ from torch import nn
 
 from trainer.encoders.beats import Beats, BeatsConfig
 from trainer.optim import (
-    LearningRateSchedule,
     OptimConfig,
     ParameterEma,
     build_optimizer,
@@ -180,34 +179,6 @@ def test_head_only_phase_then_a_warm_up_of_its_own() -> None:
 def test_head_uses_lr_where_it_has_none_of_its_own() -> None:
     config = OptimConfig(lr=2e-4, head_only_steps=5)
     assert learning_rate(config, 3, 100, HEAD) == 2e-4
-
-
-def test_scheduler_resumes_at_the_same_rates() -> None:
-    config = OptimConfig(lr=1e-3, warmup_steps=5, head_only_steps=3, layer_decay=0.7)
-
-    def build() -> tuple[torch.optim.Optimizer, LearningRateSchedule]:
-        torch.manual_seed(0)
-        optimizer = build_optimizer(param_groups(Whole(), config), config)
-        return optimizer, LearningRateSchedule(optimizer, config, 40)
-
-    def rates(optimizer: torch.optim.Optimizer) -> list[float]:
-        return [group["lr"] for group in optimizer.param_groups]
-
-    optimizer, schedule = build()
-    for step in range(17):
-        expected = [learning_rate(config, step, 40, g) for g in optimizer.param_groups]
-        assert rates(optimizer) == expected
-        optimizer.step()
-        schedule.step()
-    file = io.BytesIO()
-    torch.save(schedule.state_dict(), file)
-    file.seek(0)
-    other, resumed = build()
-    resumed.load_state_dict(torch.load(file, weights_only=True))
-    assert rates(other) == rates(optimizer) == resumed.get_last_lr()
-    other.step()
-    resumed.step()
-    assert rates(other) == [learning_rate(config, 18, 40, g) for g in other.param_groups]
 
 
 @pytest.mark.parametrize(
