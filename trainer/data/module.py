@@ -82,8 +82,8 @@ class TrainStream(_Stream):
     ) -> None:
         if not config.train:
             raise DataError(
-                "data.train names no dataset: there is nothing to train on. Give one a name of your "
-                "choice, e.g. data.train.mine.path=DATASET"
+                "data.train names no dataset: there is nothing to train on. Give one a name of "
+                "your choice, e.g. data.train.mine.path=DATASET"
             )
         opened = {
             kind: open_indexes(sources, kind, sample_rate_hz)
