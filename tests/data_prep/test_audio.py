@@ -244,14 +244,22 @@ def claim_samples(path: Path, samples: int) -> None:
 
 def peak_mb(path: Path) -> float:
     """Peak memory of a process that decodes `path`, minus that of one that only imports."""
-    program = (
-        "import resource, sys; from pathlib import Path; from data_prep.audio import decode\n"
-        "import soundfile, soxr\n"
-        "start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try: decode(Path(sys.argv[1]), 16000)\n"
-        "except Exception as err: print(getattr(err, 'reason', repr(err)), file=sys.stderr)\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start) / 1024)"
-    )
+    # ru_maxrss would start at the parent's: it is inherited over fork and exec.
+    program = """
+import sys
+from pathlib import Path
+import soundfile, soxr
+from data_prep.audio import decode
+def peak_kb():
+    with open("/proc/self/status") as status:
+        return next(int(x.split()[1]) for x in status if x.startswith("VmHWM"))
+start = peak_kb()
+try:
+    decode(Path(sys.argv[1]), 16000)
+except Exception as err:
+    print(getattr(err, "reason", repr(err)), file=sys.stderr)
+print((peak_kb() - start) / 1024)
+"""
     done = subprocess.run(
         [sys.executable, "-c", program, str(path)], capture_output=True, text=True, cwd=REPO
     )
