@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -275,6 +276,9 @@ def main() -> None:
     """The `chorus` command."""
     from trainer.errors import ChorusError
 
+    # Threads that spin while they wait take the cores from whatever else runs: with other jobs on a
+    # two-core machine a training step took three times as long. Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _hang_other_packages()
     try:
         app()
