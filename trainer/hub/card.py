@@ -133,14 +133,8 @@ def gather(
     for sentence in others:
         logger.warning("%s: not in the card", sentence)
     conflicts = licences.contradictions(chosen, known)
-    if conflicts and not card.accept_licence_conflict:
-        lines = "\n".join(f"  {line}" for line in conflicts)
-        raise CheckpointError(
-            f"the licence of the weights contradicts that of the data:\n{lines}\n"
-            f"Take {suggested or 'one that passes these terms on'} (card.licence), leave out that "
-            "data, or, if you are sure that you may, set card.accept_licence_conflict=true; the "
-            "card then says so"
-        )
+    if not card.accept_licence_conflict:
+        _refuse_conflicts(conflicts, suggested)
     return CardFacts(
         card=filled,
         recipe=dict(weights.recipe or {}),
@@ -156,6 +150,18 @@ def gather(
         avex=avex,
         conflicts=conflicts,
     )
+
+
+def _refuse_conflicts(conflicts: Sequence[str], suggested: str | None) -> None:
+    """Raise CheckpointError where the licence of the weights contradicts that of the data."""
+    if conflicts:
+        lines = "\n".join(f"  {line}" for line in conflicts)
+        raise CheckpointError(
+            f"the licence of the weights contradicts that of the data:\n{lines}\n"
+            f"Take {suggested or 'one that passes these terms on'} (card.licence), leave out that "
+            "data, or, if you are sure that you may, set card.accept_licence_conflict=true; the "
+            "card then says so"
+        )
 
 
 def _empty_card(card: CardConfig, data: Sequence[licences.Licence]) -> list[str]:

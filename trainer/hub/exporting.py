@@ -88,6 +88,12 @@ def export(
         model,
         avex=avex_support(weights.encoder, head=model.head is not None),
     )
+    _write_whole(out, model, facts)
+    return out
+
+
+def _write_whole(out: Path, model: BioEncoder, facts: CardFacts) -> None:
+    """Write the repository beside its place, read it back, and move it there."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
@@ -104,7 +110,6 @@ def export(
         ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return out
 
 
 def avex_support(encoder: Mapping[str, Any], *, head: bool) -> str:
