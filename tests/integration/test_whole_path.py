@@ -73,7 +73,7 @@ def test_the_whole_path(folder: Path, tmp_path: Path) -> None:
     out = chorus("export", "runs/post", "--out", "mine", "--author", "A. Tester")
     assert "AutoModel.from_pretrained" in out
     card = (tmp_path / "mine" / "README.md").read_text()
-    assert "person 3" in card and "by-nc" in card and "random-init" in card
+    assert "person 3" in card and "by-nc" in card and "Untrained encoder" in card
     again = chorus("evaluate", "mine", "data=data", "test_folds=[4]", "--preset", "fast",
                    "probe.epochs=5", "--out", "again.json")  # fmt: skip
     assert "model" in again
