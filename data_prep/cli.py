@@ -1,126 +1,24 @@
-"""`chorus prep …`: from archives to shards. Heavy modules are imported only when a command runs."""
+"""`chorus prep …` and `chorus data …`. Heavy modules are imported only when a command runs."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import inspect
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
-
-import typer
-
-from data_prep.columns import FIELDS, NOT_USED
-from data_prep.options import BuildOptions, FolderOptions
-
-if TYPE_CHECKING:
-    from data_prep.folder import FolderTable
-
-app = typer.Typer(
-    name="prep",
-    help="Prepare recordings as a dataset of shards that the trainer reads.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+from data_prep.commands import (  # noqa: F401 (each hangs its commands on the apps)
+    audioset,
+    collections,
+    download,
+    folder,
+    inaturalist,
+    labels,
+    report,
+    select,
+    shards,
+    xeno_canto,
 )
-COLUMNS = f"Columns of the table, where they have unusual names ('{NOT_USED}': do not use one)"
+from data_prep.commands.apps import data_app, prep_app
 
+app = prep_app
 
-@app.callback()
-def main() -> None:
-    """Prepare recordings as a dataset of shards that the trainer reads."""
-
-
-def _with_options(*kinds: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command one option per column and per field of the option classes.
-
-    `data_prep.columns` and `data_prep.options` stay the only lists of them; the command receives
-    all in its `**options`.
-    """
-    added = [
-        _parameter(field.parameter, str | None, None, COLUMNS, field.option_help, "COLUMN")
-        for field in FIELDS
-    ]
-    for kind in kinds:
-        hints = get_type_hints(kind)
-        added += [
-            _parameter(
-                item.name,
-                hints[item.name],
-                item.default,
-                item.metadata["panel"],
-                item.metadata["help"],
-            )
-            for item in dataclasses.fields(kind)
-            if item.metadata
-        ]
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.signature(command, eval_str=True)
-        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-
-        @functools.wraps(command)
-        def with_options(**options: Any) -> None:
-            command(**options)
-
-        with_options.__dict__["__signature__"] = signature.replace(parameters=own + added)
-        with_options.__annotations__ = {p.name: p.annotation for p in [*own, *added]}
-        return with_options
-
-    return decorate
-
-
-def _parameter(
-    name: str, kind: Any, default: Any, panel: str, text: str, metavar: str | None = None
-) -> inspect.Parameter:
-    flag = [f"--{name.replace('_', '-')}"]  # without it typer adds a --no-… twin to switches
-    option = typer.Option(*flag, help=text, rich_help_panel=panel, metavar=metavar)
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
-    )
-
-
-@app.command()
-@_with_options(FolderOptions, BuildOptions)
-def folder(
-    *,
-    directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder with audio files of any format.")
-    ],
-    out: Annotated[Path, typer.Option(metavar="DATASET", help="Folder to write the dataset to.")],
-    **options: Any,
-) -> None:
-    """Prepare a folder of audio and a table (metadata.csv) as a dataset.
-
-    The audio becomes mono 16-bit FLAC at 16 kHz in tar files (WebDataset), in pieces of at most a
-    minute, with an index, labels, licences and a dataset card beside them. Columns of the table
-    are found by their usual names; what was taken for what is shown before anything starts. A run
-    that was stopped is continued by the same command.
-
-    Example: chorus prep folder my_birds --out datasets/my_birds --group-column recordist
-    """
-    from data_prep.errors import PrepError
-    from data_prep.folder import prepare_folder
-
-    try:
-        prepare_folder(directory, out, report=_report, **options)
-    except PrepError as err:
-        typer.echo(f"error: {err}", err=True)
-        raise typer.Exit(err.exit_code) from err
-    except KeyboardInterrupt as err:
-        typer.echo("stopped; the same command continues", err=True)
-        raise typer.Exit(130) from err
-
-
-def _report(table: FolderTable) -> None:
-    """Show what was taken for what before anything starts."""
-    recordings = table.recordings
-    labels = {label.name for recording in recordings for label in recording.labels}
-    typer.echo(f"{table.metadata}: {len(recordings)} recordings, {len(labels)} labels", err=True)
-    for line in [*table.mapped.lines(), *(f"note: {note}" for note in table.notes)]:
-        typer.echo(f"  {line}", err=True)
-
+__all__ = ["app", "data_app", "prep_app"]
 
 if __name__ == "__main__":
     app()

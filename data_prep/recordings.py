@@ -13,7 +13,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,8 @@ class Label:
 class Recording:
     """One recording of an archive. Text that is not known is the empty string.
 
-    `path` is where the audio lies, absolute or relative to the folder given to the builder.
+    `path` is where the audio lies, absolute or relative to the folder given to the builder; empty
+    where it has not been downloaded from `url` (the audio file, where the archive names one).
     `sample_rate_hz`, `channels`, `codec` and `duration_s` describe the original file; a reader may
     leave them 0 or empty, the decoder fills them in.
     """
@@ -71,6 +72,7 @@ class Recording:
     datetime: str = ""
     lat: float | None = None
     lon: float | None = None
+    country: str = ""
     sample_rate_hz: int = 0
     channels: int = 0
     codec: str = ""
@@ -120,6 +122,7 @@ def recording_schema() -> pa.Schema:
             ("datetime", text),
             ("lat", pa.float64()),
             ("lon", pa.float64()),
+            ("country", text),
             ("sample_rate_hz", pa.int32()),
             ("channels", pa.int32()),
             ("codec", text),
@@ -150,6 +153,30 @@ def to_row(recording: Recording) -> dict[str, Any]:
     ]
     row["audioset_mids"] = list(recording.audioset_mids)
     return row
+
+
+def from_row(row: Mapping[str, Any]) -> Recording:
+    """Return the recording of a row of `recordings.parquet`; columns it does not know are ignored.
+
+    Columns that are missing or null have the field's default.
+    """
+    known = {
+        field.name: row[field.name]
+        for field in dataclasses.fields(Recording)
+        if row.get(field.name) is not None
+    }
+    known["audioset_mids"] = tuple(row.get("audioset_mids") or ())
+    known["labels"] = tuple(
+        Label(
+            label["name"],
+            label["rank"] or "",
+            label["role"] or FOREGROUND,
+            label["taxonomy"] or "",
+            tuple((key, value) for key, value in label["ids"] or ()),
+        )
+        for label in row.get("labels") or ()
+    )
+    return Recording(**known)
 
 
 def canonical_json(recordings: Iterable[Recording]) -> Iterable[bytes]:

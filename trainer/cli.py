@@ -262,14 +262,15 @@ def recipe_schema(
 
 
 def _hang_other_packages() -> None:
-    """`chorus prep …`, read only when it is what was called (or for the overview)."""
+    """`chorus prep …` and `data …`, read only when one was called (or for the overview)."""
     arguments = [a for a in sys.argv[1:] if not a.startswith("-")]
-    if not arguments or arguments[0] == "prep":
-        from data_prep.cli import app as prep_app
+    if not arguments or arguments[0] in ("prep", "data"):
+        from data_prep.cli import data_app, prep_app
 
         app.add_typer(
-            prep_app, name="prep", help="Make shards from sound: your own folder, or an archive."
+            prep_app, name="prep", help="Make shards from sound: a public archive, or your own."
         )
+        app.add_typer(data_app, name="data", help="Check a dataset, describe it, credit people.")
 
 
 def main() -> None:

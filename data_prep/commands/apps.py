@@ -1,0 +1,60 @@
+"""The `prep` and `data` apps that the command modules hang on, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+prep_app = typer.Typer(
+    name="prep",
+    help="From archives to shards: read an archive's metadata as a table of recordings, download, "
+    "name the labels, select, write shards. Or `folder`: all at once from a folder of your own.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(
+    name="data",
+    help="Look at a dataset: check it, describe it, credit the people in it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+ARCHIVES = "Archives: metadata -> recordings.parquet"
+STEPS = "Steps: recordings.parquet -> shards"
+
+TableOut = Annotated[
+    Path,
+    typer.Option(
+        "--out", metavar="DIR", help="Folder for the table: recordings.parquet, rejected.parquet."
+    ),
+]
+
+
+@prep_app.callback()
+def _prep() -> None:
+    """Prepare recordings as a dataset of shards that the trainer reads."""
+
+
+@data_app.callback()
+def _data() -> None:
+    """Look at a dataset."""
+
+
+@contextmanager
+def friendly_errors(stopped: str = "stopped; the same command continues") -> Iterator[None]:
+    """Turn what the user can mend into one line and exit code 2, Ctrl-C into 130."""
+    from data_prep.errors import PrepError
+
+    try:
+        yield
+    except PrepError as err:
+        typer.echo(f"error: {err}", err=True)
+        raise typer.Exit(err.exit_code) from err
+    except KeyboardInterrupt as err:
+        typer.echo(stopped, err=True)
+        raise typer.Exit(130) from err

@@ -1,0 +1,1 @@
+"""`chorus prep watkins` and `birdset`."""

@@ -1,0 +1,1 @@
+"""`chorus prep labels`."""

@@ -1,0 +1,1 @@
+"""`chorus data report` and `credits`."""

@@ -1,0 +1,1 @@
+"""`chorus prep shards`, `chorus data verify` and `describe`."""

@@ -1,0 +1,1 @@
+"""`chorus prep xeno-canto`, `gbif` and `animal-sound-archive`."""
