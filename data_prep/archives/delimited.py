@@ -83,7 +83,7 @@ def read_rows(
 
 def _quoted(source: _Lines, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
     """Yield (line, fields) of rows whose fields may be quoted and hold line ends."""
-    reader = csv.reader(source, delimiter=dialect.separator, quotechar=dialect.quote)
+    reader = csv.reader(source, delimiter=dialect.separator, quotechar=dialect.quote, strict=True)
     while True:
         first = source.number + 1
         try:
