@@ -79,10 +79,9 @@ def _names(
 def _add_predictions(
     records: list[dict[str, Any]], module: TrainingModule, features: FeatureBatch
 ) -> None:
-    from trainer.validation import output_logits
-
     assert module.model.labels is not None
-    score_KC = output_logits(module, features).float().sigmoid()
+    out = module.model.encoder(features.mel_BTF, features.frames_B)
+    score_KC = module.objective.logits(out.tokens_BND, out.valid_BN).sigmoid()  # type: ignore[operator]
     top = score_KC.topk(min(TOP, score_KC.shape[1]), dim=1)
     for record, scores, classes in zip(
         records, top.values.tolist(), top.indices.tolist(), strict=True

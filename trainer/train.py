@@ -332,8 +332,7 @@ def _compile(module: TrainingModule) -> None:
 
     for part in module.modules():
         if isinstance(part, BeatsLayers):
-            for block in part.blocks():
-                block.compile()
+            part.compile_blocks()
 
 
 def _throughput(module: TrainingModule) -> Throughput:

@@ -70,9 +70,8 @@ class Validation:
                 features = module.features(batch, augment=False)
                 output = module._objective_step(features)
                 if histogram is not None:
-                    logit_BC = output_logits(module, features)
-                    assert features.labels_P2 is not None
-                    histogram.update(logit_BC.float(), features.labels_P2)
+                    assert output.logits_BC is not None and features.labels_P2 is not None
+                    histogram.update(output.logits_BC, features.labels_P2)
             for name, (total, count) in output.logs.items():
                 pair = torch.stack([total.double(), count.double()])
                 sums[name] = sums.get(name, torch.zeros_like(pair)) + pair
@@ -93,12 +92,6 @@ class Validation:
             histogram.sync()
             figures |= histogram.compute()
         return figures
-
-
-def output_logits(module: TrainingModule, features: Any) -> torch.Tensor:
-    """Class logits [B, C] of a validation batch."""
-    out = module.model.encoder(features.mel_BTF, features.frames_B)
-    return module.objective.logits(out.tokens_BND, out.valid_BN)  # type: ignore[operator, no-any-return]
 
 
 def _drop_padding(batch: dict[str, Any], keep_B: torch.Tensor) -> dict[str, Any]:

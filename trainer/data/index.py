@@ -87,15 +87,10 @@ class Member(NamedTuple):
     samples: int
 
 
-@dataclass(frozen=True)
-class ShardIndex:
-    """The chosen clips of one dataset. Make it with `ShardIndex.open`."""
+@dataclass(frozen=True, kw_only=True)
+class ClipColumns:
+    """The chosen rows of an index file, one entry per clip."""
 
-    root: Path
-    labels: LabelSpace
-    """The dataset's own classes."""
-    shards: tuple[str, ...]
-    """Tar files, relative to `root`."""
     row_N: npt.NDArray[np.int32]
     """Row of each clip in `index.parquet`."""
     shard_N: npt.NDArray[np.int32]
@@ -109,6 +104,17 @@ class ShardIndex:
     """Labels of clip i are `label_P[label_start_N1[i] : label_start_N1[i + 1]]`."""
     label_P: npt.NDArray[np.int32]
     """Foreground class ids, in the numbers of `labels`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardIndex(ClipColumns):
+    """The chosen clips of one dataset. Make it with `ShardIndex.open`."""
+
+    root: Path
+    labels: LabelSpace
+    """The dataset's own classes."""
+    shards: tuple[str, ...]
+    """Tar files, relative to `root`."""
     sample_rate_hz: int
     """One rate for all clips."""
 
@@ -147,15 +153,8 @@ class ShardIndex:
             root=root,
             labels=labels,
             shards=tuple(choice.shards),
-            row_N=table.row_N,
-            shard_N=table.shard_N,
-            codec_N=table.codec_N,
-            offset_N=table.offset_N,
-            size_N=table.size_N,
-            samples_N=table.samples_N,
-            label_start_N1=table.label_start_N1,
-            label_P=table.label_P,
-            sample_rate_hz=_one_rate(root, table.rates),
+            sample_rate_hz=_one_rate(root, sorted(choice.rates)),
+            **vars(table),
         )
         index._check_shards()
         return index
@@ -240,21 +239,6 @@ class ShardIndex:
 
 
 @dataclass
-class _Table:
-    """The chosen rows of the index file."""
-
-    row_N: npt.NDArray[np.int32]
-    shard_N: npt.NDArray[np.int32]
-    codec_N: npt.NDArray[np.uint8]
-    offset_N: IntArray
-    size_N: IntArray
-    samples_N: IntArray
-    label_start_N1: IntArray
-    label_P: npt.NDArray[np.int32]
-    rates: list[int]
-
-
-@dataclass
 class _Choice:
     """Reads an index file piece by piece and keeps the chosen rows, as arrays."""
 
@@ -267,7 +251,7 @@ class _Choice:
     seen_folds: set[str] = field(default_factory=set)
     rates: set[int] = field(default_factory=set)
 
-    def read(self) -> _Table:
+    def read(self) -> ClipColumns:
         pieces = [self._piece(batch, first) for batch, first in self._batches()]
         self._check_names()
         if not pieces or not sum(len(piece["row"]) for piece in pieces):
@@ -279,7 +263,7 @@ class _Choice:
         joined = {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
         start_N1 = np.zeros(len(joined["row"]) + 1, dtype=np.int64)
         np.cumsum(joined["labels_of"], out=start_N1[1:])
-        return _Table(
+        return ClipColumns(
             row_N=joined["row"],
             shard_N=joined["shard"],
             codec_N=joined["codec"],
@@ -288,7 +272,6 @@ class _Choice:
             samples_N=joined["samples"],
             label_start_N1=start_N1,
             label_P=joined["label"],
-            rates=sorted(self.rates),
         )
 
     def _batches(self) -> Iterator[tuple[Any, int]]:

@@ -467,6 +467,11 @@ class BeatsLayers(nn.Module):
             assert isinstance(block, Block)
             yield block
 
+    def compile_blocks(self, **options: Any) -> None:
+        """`torch.compile` every block in place: small graphs, of which all layers share one."""
+        for block in self.layers:
+            block.compile(**options)
+
     def position_bias(self, length: int, positions_BK: Tensor | None = None) -> Tensor:
         """Ungated bias E[bucket(j - i)]: [1, H, L, L], or [B, H, K, K] at the given positions.
 
@@ -680,11 +685,6 @@ class Beats(nn.Module):
         if self.post_extract_proj is not None:
             nn.init.normal_(self.post_extract_proj.weight, std=0.02)
             nn.init.zeros_(self.post_extract_proj.bias)
-
-    def compile_blocks(self, **options: Any) -> None:
-        """`torch.compile` every block in place: small graphs, of which all layers share one."""
-        for block in self.encoder.layers:
-            block.compile(**options)
 
     def tokens_for(self, frames_B: Tensor) -> Tensor:
         """Valid tokens of clips of so many frames: whole time columns, at least one."""

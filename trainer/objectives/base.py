@@ -1,6 +1,6 @@
 """What an objective gets and what it gives back.
 
-Shape legend: B clips, T frames, F mel bins, P label pairs.
+Shape legend: B clips, T frames, F mel bins, P label pairs, C classes.
 """
 
 from __future__ import annotations
@@ -38,3 +38,5 @@ class StepOutput:
     """Scalar: how many terms `loss_sum` adds up."""
     logs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Name -> (sum, count), detached scalars; the logger reduces both, then divides."""
+    logits_BC: Tensor | None = None
+    """Class logits where the objective has classes, detached: what validation ranks clips by."""

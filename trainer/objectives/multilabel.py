@@ -173,7 +173,7 @@ class MultiLabel(nn.Module):
         }
         if frozen_encoder and dist.is_available() and dist.is_initialized():
             loss_sum = loss_sum + touch(encoder.parameters())
-        return StepOutput(loss_sum, count, logs)
+        return StepOutput(loss_sum, count, logs, logit_BC.detach())
 
     def _bce(self, logit_BC: Tensor, target_BC: Tensor, source_B: Tensor | None) -> Tensor:
         weight = self.active_C.to(logit_BC.dtype) / self.active_C.sum()

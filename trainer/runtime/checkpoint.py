@@ -12,6 +12,7 @@ lists, numbers, tensors), so that it loads with `weights_only=True`.
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,30 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing, truncated, or not a checkpoint of this format.
     """
+    return _read(path)
+
+
+def check(path: Path) -> None:
+    """Raise CheckpointError, as `load` does, without taking the memory that the tensors need.
+
+    Every byte is read once: the zip file's own checksums find what was changed as well as what was
+    cut off.
+    """
+    _read(path, mmap=True)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise CheckpointError(
+            f"the checkpoint {path} cannot be read (damaged at {damaged}): use another one"
+        )
+
+
+def _read(path: Path, **how: Any) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, **how)
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}") from None
     except Exception as error:  # torch raises whatever its unpickler or zip reader met
@@ -144,7 +167,7 @@ class CheckpointFolder:
         for step in reversed(self.steps()):
             path = self.at_step(step)
             try:
-                load(path)
+                check(path)
             except CheckpointError as error:
                 complaints.append(str(error))
                 continue

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -47,20 +48,6 @@ def tiny(seed: int = 0, **changes: Any) -> Beats:
 
 def mels(clips: int = 3, frames: int = 90, seed: int = 0) -> Tensor:
     return torch.randn(clips, frames, 128, generator=torch.Generator().manual_seed(seed))
-
-
-def random_keep(rows: int, tokens: int, kept: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    order_RN = torch.rand(rows, tokens, generator=generator).argsort(1)
-    return order_RN[:, :kept].sort(1).values
-
-
-@pytest.fixture(params=["cpu kernel", "sdpa"])
-def attention(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to compute attention and position convolution, on the CPU."""
-    if request.param == "sdpa":
-        monkeypatch.setattr(beats_file, "_eager_cpu", lambda x: False)
-    return str(request.param)
 
 
 # --- padding ---------------------------------------------------------------------------------
@@ -118,7 +105,7 @@ def test_too_few_frames_still_make_one_column() -> None:
 
 
 @pytest.mark.usefixtures("attention")
-def test_true_positions_equal_hiding_the_masked_tokens() -> None:
+def test_true_positions_equal_hiding_the_masked_tokens(random_keep: Callable[..., Tensor]) -> None:
     """Masked tokens as padding in the full grid is the same thing, only slower."""
     encoder = tiny().eval()
     mel_BTF, keep_BK = mels(), random_keep(3, 40, 16)
@@ -130,7 +117,7 @@ def test_true_positions_equal_hiding_the_masked_tokens() -> None:
 
 
 @pytest.mark.usefixtures("attention")
-def test_compact_positions_equal_a_shorter_clip() -> None:
+def test_compact_positions_equal_a_shorter_clip(random_keep: Callable[..., Tensor]) -> None:
     encoder = tiny().eval()
     mel_BTF, keep_BK = mels(), random_keep(3, 40, 16)
     # Move the kept patches (16 x 16 of the log-mel) together.
@@ -144,7 +131,10 @@ def test_compact_positions_equal_a_shorter_clip() -> None:
 
 
 @pytest.mark.parametrize("mode", ["true", "compact"])
-def test_kept_padding_changes_nothing(mode: Any) -> None:
+def test_kept_padding_changes_nothing(
+    mode: Any,
+    random_keep: Callable[..., Tensor],
+) -> None:
     encoder = tiny().eval()
     mel_BTF = mels(2, 96)
     valid_BN = torch.arange(48) < torch.tensor([48, 24])[:, None]
@@ -156,7 +146,7 @@ def test_kept_padding_changes_nothing(mode: Any) -> None:
     torch.testing.assert_close(visible_BKD[1:, :8], alone_BKD, atol=1e-5, rtol=0)
 
 
-def test_several_views_of_a_clip() -> None:
+def test_several_views_of_a_clip(random_keep: Callable[..., Tensor]) -> None:
     encoder = tiny().eval()
     mel_BTF, keep_MK = mels(2), random_keep(6, 40, 16)
     valid_BN = torch.arange(40) < torch.tensor([40, 32])[:, None]
@@ -237,7 +227,9 @@ def test_recomputing_layers_changes_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_autocast(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_autocast(
+    native: bool, monkeypatch: pytest.MonkeyPatch, random_keep: Callable[..., Tensor]
+) -> None:
     """On a CPU without bfloat16 kernels autocast changes nothing; elsewhere, little."""
     monkeypatch.setattr(beats_file, "_cpu_has", lambda dtype: native)
     encoder = tiny().eval()
@@ -254,7 +246,7 @@ def test_autocast(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("attention")
-def test_weights_in_bfloat16() -> None:
+def test_weights_in_bfloat16(random_keep: Callable[..., Tensor]) -> None:
     """As `from_pretrained(..., dtype=torch.bfloat16)` makes them."""
     encoder = tiny().eval()
     mel_BTF, frames_B, keep_BK = mels(), torch.tensor([90, 40, 16]), random_keep(3, 16, 8)
@@ -271,7 +263,7 @@ def test_blocks_compile_into_whole_graphs() -> None:
     encoder = tiny().eval()
     mel_BTF, frames_B = mels(), torch.tensor([90, 40, 16])
     expected = encoder(mel_BTF, frames_B)
-    encoder.compile_blocks(backend="aot_eager", fullgraph=True)
+    encoder.encoder.compile_blocks(backend="aot_eager", fullgraph=True)
     out = encoder(mel_BTF, frames_B)
     valid = out.valid_BN
     torch.testing.assert_close(out.tokens_BND[valid], expected.tokens_BND[valid], atol=1e-5, rtol=0)
@@ -330,7 +322,9 @@ def test_names_are_microsofts() -> None:
     assert "post_extract_proj.weight" not in tiny(patch_dim=32).state_dict()
 
 
-def test_flops_are_what_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flops_are_what_torch_counts(
+    monkeypatch: pytest.MonkeyPatch, random_keep: Callable[..., Tensor]
+) -> None:
     monkeypatch.setattr(beats_file, "_eager_cpu", lambda x: False)
     encoder = tiny().eval()
     # The fused kernel has no formula in torch's counter; the products it stands for have.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,20 +26,6 @@ def some_layers(seed: int = 0, **options: Any) -> BeatsLayers:
     return layers
 
 
-def random_keep(rows: int, tokens: int, kept: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    order_RN = torch.rand(rows, tokens, generator=generator).argsort(1)
-    return order_RN[:, :kept].sort(1).values
-
-
-@pytest.fixture(params=["cpu kernel", "sdpa"])
-def attention(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to compute attention and position convolution, on the CPU."""
-    if request.param == "sdpa":
-        monkeypatch.setattr(beats_file, "_eager_cpu", lambda x: False)
-    return str(request.param)
-
-
 # --- relative positions ----------------------------------------------------------------------
 
 
@@ -52,7 +39,10 @@ def test_buckets_follow_the_released_formula() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 24])
-def test_position_bias(length: int) -> None:
+def test_position_bias(
+    length: int,
+    random_keep: Callable[..., Tensor],
+) -> None:
     layers = BeatsLayers(1, 8, 8, 2, num_buckets=16, max_distance=20)
     attention = next(layers.blocks()).self_attn
     table = attention.relative_attention_bias.weight
@@ -92,7 +82,11 @@ def written_out(block: Any, x_BLD: Tensor, position: Tensor, key_mask: Tensor | 
 @pytest.mark.parametrize("own_positions", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_and_its_gradients(
-    piece: int, own_positions: bool, masked: bool, monkeypatch: pytest.MonkeyPatch
+    piece: int,
+    own_positions: bool,
+    masked: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    random_keep: Callable[..., Tensor],
 ) -> None:
     """For x (hence q, k, v), all weights, E, W_g, b_g and w_h; cut into pieces of any size."""
     pieces = beats_file._pieces

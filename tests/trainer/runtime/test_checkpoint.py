@@ -79,6 +79,18 @@ def test_a_torn_newest_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -
     assert len(complaints) == 1 and "step_000000002" in complaints[0]
 
 
+def test_a_changed_byte_in_the_weights_is_found(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    for step in (1, 2):
+        save(folder.at_step(step), {"w": torch.full((100_000,), float(step))} | state(step))
+    data = bytearray(folder.at_step(2).read_bytes())
+    data[len(data) // 2] ^= 1
+    folder.at_step(2).write_bytes(data)
+    path, complaints = folder.newest_readable()
+    assert path == folder.at_step(1)
+    assert len(complaints) == 1 and "damaged" in complaints[0]
+
+
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     (tmp_path / "text.ckpt").write_text("hello")
