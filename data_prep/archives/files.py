@@ -115,12 +115,13 @@ class FileIndex:
                 path = f"{relative}/{name}" if relative else name
                 if is_dir:
                     below.append(path)
-                elif is_file and os.path.splitext(name)[1].lower() not in _NOT_AUDIO:  # noqa: PTH122
-                    if self._can_be_written(path):
-                        yield path
+                elif is_file and self._is_wanted(path):
+                    yield path
             waiting.extend(reversed(below))
 
-    def _can_be_written(self, path: str) -> bool:
+    def _is_wanted(self, path: str) -> bool:
+        if os.path.splitext(path)[1].lower() in _NOT_AUDIO:  # noqa: PTH122
+            return False
         try:
             path.encode()
         except UnicodeEncodeError:
