@@ -6,6 +6,7 @@ for what libsndfile cannot read (AAC, WMA, some MP3s).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ MISSING_FRACTION = 0.01
 FFMPEG_FORMATS = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,matroska,mov,mp3,mpeg,mpegts,ogg,tta,w64,wav,wv"
 )
+# libsndfile reports damage in MIDI sample dumps on standard output, where our results go.
+SAMPLE_DUMP = b"\xf0\x7e"
 
 
 @dataclass(slots=True)
@@ -99,6 +102,8 @@ def open_soundfile(path: Path, stack: ExitStack) -> Blocks:
         opened = stack.enter_context(path.open("rb"))
     except OSError as err:
         raise UnusableAudio("unreadable", f"{err.strerror or err}") from err
+    if os.pread(opened.fileno(), 2, 0) == SAMPLE_DUMP:
+        raise CannotRead("a MIDI sample dump")
     try:
         # libsndfile must not own the descriptor: it closes it when it fails, too.
         file = soundfile.SoundFile(opened.fileno(), closefd=False)
@@ -147,6 +152,8 @@ def open_ffmpeg(path: Path, stack: ExitStack) -> Blocks:
             raise CannotRead("no audio stream")
         stream = container.streams.audio[0]
         context = stream.codec_context
+        if context is None:
+            raise CannotRead("a codec that FFmpeg has no decoder for")
         rate, channels, codec = context.sample_rate, context.channels, context.codec.canonical_name
     except (av.error.FFmpegError, OSError, ValueError) as err:
         raise CannotRead(_brief(err)) from err
@@ -155,7 +162,8 @@ def open_ffmpeg(path: Path, stack: ExitStack) -> Blocks:
         claimed = int(stream.duration * stream.time_base * rate)
 
     def blocks() -> Iterator[NDArray[np.float32]]:
-        to_float = av.AudioResampler(format="fltp")
+        # Interleaved: planar frames of eight channels and more crash in PyAV (found by fuzzing).
+        to_float = av.AudioResampler(format="flt")
         packets = broken = 0
         try:
             for packet in container.demux(stream):
@@ -170,7 +178,7 @@ def open_ffmpeg(path: Path, stack: ExitStack) -> Blocks:
                     if frame.sample_rate != rate or frame.layout.nb_channels != channels:
                         raise CannotRead("sample rate or channels change within the file")
                     for part in to_float.resample(frame):
-                        yield part.to_ndarray().T
+                        yield part.to_ndarray().reshape(-1, channels)
         except (av.error.FFmpegError, ValueError) as err:
             raise CannotRead(_brief(err)) from err
         if broken > max(1, MISSING_FRACTION * packets):
