@@ -1,0 +1,1 @@
+"""One label space: scientific names read, resolved against taxonomies, and counted."""
