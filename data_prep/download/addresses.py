@@ -1,0 +1,107 @@
+"""Addresses: which may be asked, what may be shown of them, and the file names made from ids."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from urllib.parse import urljoin, urlsplit
+
+# Names of query parameters whose values are secrets (API keys, signed addresses of object stores).
+_SECRET = re.compile(
+    r"((?:^|[?&;])[^=&;#\s]*(?:key|token|secret|sig|passw|pwd|auth|credential|session)[^=&;#\s]*=)"
+    r"[^&;#\s\"'<>]+",
+    re.IGNORECASE,
+)
+_USER = re.compile(r"(\w+://)[^/@\s]+@")
+_PORTS = {"http": 80, "https": 443}
+# An id like this is its own file name: equal on file systems that ignore case, no dots, and no
+# end that looks like the digest that all other names carry, so two ids never share a name.
+_PLAIN = re.compile(r"[a-z0-9]+:[a-z0-9][a-z0-9_-]{0,99}")
+_DIGEST = re.compile(r".*-[0-9a-f]{16}")
+
+
+class BadAddress(ValueError):
+    """An address that is not asked; the message says why."""
+
+
+def redact(text: str) -> str:
+    """Return `text` without the secrets in addresses: keys, tokens, signatures, passwords."""
+    return _USER.sub(r"\1***@", _SECRET.sub(r"\1***", text))
+
+
+def host_of(url: str) -> str:
+    """Return the host that `url` names, lower case, with its port where that is unusual.
+
+    Raises BadAddress for anything but http and https, user names in the address, no host.
+    """
+    if any(ord(c) < 33 for c in url) or len(url) > 4096:
+        raise BadAddress("white space, control characters or more than 4,096 letters")
+    try:
+        parts = urlsplit(url)
+        port, name = parts.port, parts.hostname
+    except ValueError as err:
+        raise BadAddress(str(err)) from err
+    if parts.scheme not in _PORTS:
+        raise BadAddress(f"only http and https are asked, not {parts.scheme[:20]!r}")
+    if parts.username is not None or parts.password is not None:
+        raise BadAddress("a user name or password in the address")
+    if not name:
+        raise BadAddress("no host")
+    shown = f"[{name}]" if ":" in name else name.rstrip(".")
+    return shown if port in (None, _PORTS[parts.scheme]) else f"{shown}:{port}"
+
+
+def ending_of(url: str) -> str:
+    """Return the ending of the file that `url` seems to name ("mp3"), or ''."""
+    last = url.partition("?")[0].partition("#")[0].rpartition("/")[2]
+    ending = last.rpartition(".")[2].lower() if "." in last else ""
+    return ending if ending.isalnum() and len(ending) <= 5 else ""
+
+
+def follow(url: str, location: str) -> str:
+    """Return the address that a redirect from `url` leads to.
+
+    Raises BadAddress where it must not be followed: from https to http, to other schemes, from
+    the open network to an address of this machine or its network.
+    """
+    target = urljoin(url, location.strip())
+    host_of(target)
+    if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
+        raise BadAddress("a redirect from https to http")
+    if _is_local(target) and not _is_local(url):
+        raise BadAddress("a redirect into a private network")
+    return target
+
+
+def _is_local(url: str) -> bool:
+    name = urlsplit(url).hostname or ""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return not ipaddress.ip_address(name).is_global
+    except ValueError:
+        return False
+
+
+def file_stem(recording_id: str) -> str:
+    """Return a file name without ending, made from the id alone: "xc:254462" -> "xc_254462".
+
+    Ids with anything but lower-case letters, digits, "_" and "-" get a digest of the id, so that
+    names differ where ids do, on every file system.
+    """
+    if _PLAIN.fullmatch(recording_id) and not _DIGEST.fullmatch(recording_id):
+        return recording_id.replace(":", "_", 1)
+    safe = re.sub(r"[^a-z0-9_-]+", "_", recording_id.lower())[:80].strip("_") or "id"
+    digest = hashlib.blake2b(recording_id.encode("utf-8", "surrogatepass"), digest_size=8)
+    return f"{safe}-{digest.hexdigest()}"
+
+
+def file_folder(recording_id: str) -> str:
+    """Return the folder of a recording's file: "audio/xc/3f", 256 folders a source.
+
+    A million recordings then lie 4,000 to a folder, which every file system lists quickly.
+    """
+    source = re.sub(r"[^a-z0-9_-]+", "_", recording_id.partition(":")[0].lower())[:40] or "_"
+    digest = hashlib.blake2b(recording_id.encode("utf-8", "surrogatepass"), digest_size=1)
+    return f"audio/{source}/{digest.hexdigest()}"
