@@ -1,99 +1,288 @@
-"""Recordings in, dataset out: check, plan, write shards in parallel, finish; or take up again."""
+"""Recordings in, dataset out: check, plan, write shards in parallel, finish; or take up again.
+
+One run does it all (`build_dataset`), or several runs share the shards of one plan, on one machine
+or many that see one file system (`build_part`), and a last one writes the tables (`merge_parts`).
+"""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
-import shutil
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data_prep.audio import probe_duration_s
-from data_prep.errors import PrepError
-from data_prep.options import FREE_OPTIONS, BuildOptions
-from data_prep.plan import ShardPlan, generator, key_stems, plan_shards
-from data_prep.pool import run_shards
-from data_prep.progress import Progress
-from data_prep.recordings import Recording, canonical_json, validate
-from data_prep.shards import ShardResult, ShardTask, result_name, write_whole
-from data_prep.tables import write_tables
+import numpy as np
 
-FORMAT = 1
-WORK = ".prep"  # folder within the dataset that exists only until it is finished
-_PROBED = 2000  # headers that are read to plan with
+from data_prep.errors import PrepError
+from data_prep.lengths import lengths_s
+from data_prep.options import FREE_OPTIONS, BuildOptions, Part
+from data_prep.plan import PLAN, Plan, ShardPlan, plan_shards, write_plan
+from data_prep.pool import Gate, run_shards
+from data_prep.progress import Progress
+from data_prep.recordings import Recording
+from data_prep.rows import RowStore, scan, shared_keys
+from data_prep.shards import ShardSummary, ShardTask, read_summary, result_name
+from data_prep.tables import write_tables
+from data_prep.workplace import (
+    WORK,
+    counts_of_parts,
+    disk_errors,
+    is_finished,
+    leave,
+    made_otherwise,
+    only_one,
+    refuse_strangers,
+    sharing,
+    sweep,
+)
+
+FORMAT = 2  # of the work folder and what the fingerprint covers
 _NAMED = 20  # recordings left out that are named on the screen; the table names all
 # Bytes of stored audio a second, relative to int16 PCM; FLAC measured on bird recordings.
 _SIZE_RATIO = {"flac": 0.55, "wav": 1.0}
 
 
 def build_dataset(
-    recordings: Sequence[Recording], root: Path, out: Path, options: BuildOptions
+    recordings: Iterable[Recording], root: Path, out: Path, options: BuildOptions
 ) -> dict[str, Any]:
     """Write the dataset `out` from `recordings` (paths relative to `root`); return its stats.
 
-    A finished dataset of the same recordings and options is left as it is; an unfinished one is
-    continued. Raises PrepError where `out` belongs to something else, when more than
-    `max_broken` of the recordings are unusable, or nothing usable is left.
+    `recordings` are gone through twice and never held: a list, or an object such as
+    `data_prep.recording_table.Table` that reads them anew. A finished dataset of the same
+    recordings and options is left as it is; an unfinished one is continued. Raises PrepError where
+    `out` belongs to something else, when more than `max_broken` of the recordings are unusable, or
+    nothing usable is left.
     """
-    validate(recordings)
+    builder = _Builder(recordings, root, out, options)
+    if builder.finished:
+        return builder.stats()
+    with builder.work(), only_one(out):
+        plan = builder.plan()
+        sweep(out)
+        builder.write(plan, plan.shards)
+        stats = _finish(plan, out, builder.progress)
+    leave(out)
+    builder.progress.say(f"Wrote {out}: {_summary(stats)}.")
+    return stats
+
+
+def build_part(
+    recordings: Iterable[Recording], root: Path, out: Path, options: BuildOptions, part: Part
+) -> int:
+    """Write one part's shards of the dataset; return how many shards of all are still to write.
+
+    Any number of parts may run at once, start at the same second, be killed and run again. The
+    plan is the same for all: the first to have made it puts it in its place whole. `merge_parts`
+    finishes the dataset.
+    """
+    builder = _Builder(recordings, root, out, options)
+    if builder.finished:
+        builder.stats()
+        return 0
+    with builder.work(), sharing(out, part):
+        plan = builder.plan()
+        mine = plan.shards[part.number - 1 :: part.count]
+        sweep(out, [shard.path for shard in mine])
+        builder.write(plan, mine)
+        left = len(_missing(plan, out))
+    rest = f"{left} of {len(plan.shards)} shards are still to write" if left else "all are there"
+    last = f": `chorus prep merge {out}` finishes the dataset" if not left else ""
+    builder.progress.say(f"Part {part} is done, {len(mine)} shards; {rest}{last}.")
+    return left
+
+
+def merge_parts(
+    out: Path, *, max_broken: float = 0.01, allow_broken: bool = False
+) -> dict[str, Any]:
+    """Write the tables of a dataset whose parts are all done; return its stats.
+
+    Raises PrepError that says which parts are missing, or when too many recordings are unusable.
+    """
     progress = Progress()
-    settings = _settings(options, out)
-    fingerprint = _fingerprint(recordings, root, settings)
-    if _is_finished(out, fingerprint, settings):
+    if (out / "index.parquet").exists():
         stats: dict[str, Any] = json.loads((out / "stats.json").read_text())
+        leave(out)
         progress.say(f"{out} is finished: {_summary(stats)}. Nothing to do.")
         return stats
-    _refuse_strangers(out)
-    work = out / WORK
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        with _only_one(work):
-            stats = _build(recordings, root, out, options, fingerprint, settings, progress)
-    except OSError as err:
-        raise PrepError(f"Writing {out} failed: {err}. The same command continues.") from err
-    shutil.rmtree(work)
+    if not (out / WORK / PLAN / "plan.json").exists():
+        raise PrepError(
+            f"There is nothing to merge in {out}: no part has started. `chorus prep shards TABLE "
+            f"--out {out} --part 1/4` writes the first of four."
+        )
+    with disk_errors(out), only_one(out):
+        plan = Plan.read(out / WORK / PLAN)
+        missing = _missing(plan, out)
+        if missing:
+            raise PrepError(_what_is_missing(plan, out, missing))
+        sweep(out)
+        gate = Gate(plan.folder, plan.recordings, 1.0 if allow_broken else max_broken)
+        for shard in plan.shards:
+            gate.add(_summary_of(shard, out) or ShardSummary(shard.path))
+        stats = _finish(plan, out, progress)
+    leave(out)
     progress.say(f"Wrote {out}: {_summary(stats)}.")
     return stats
 
 
-def _build(
-    recordings: Sequence[Recording],
-    root: Path,
-    out: Path,
-    options: BuildOptions,
-    fingerprint: str,
-    settings: dict[str, Any],
-    progress: Progress,
-) -> dict[str, Any]:
-    """Plan or take up the plan, write the shards that are missing, then the tables."""
-    shards = _load_or_make_plan(recordings, root, out / WORK, options, fingerprint, settings)
-    _sweep(out)
-    tasks, done = _tasks(recordings, shards, root, out, options)
-    if done:
-        progress.say(f"Continuing: {len(done)} of {len(shards)} shards are there.")
-    results = done + run_shards(
-        tasks, done=done, recordings=recordings, options=options, progress=progress
-    )
-    results.sort(key=lambda result: result.shard)
-    rejected = [item for result in results for item in result.rejected]
-    for item in sorted(rejected, key=lambda item: int(item["recording"]))[:_NAMED]:
-        path = recordings[item["recording"]].path
-        progress.say(f"left out: {path}: {item['reason']}: {item['detail']}")
+class _Builder:
+    """What runs over all recordings or a part have in common."""
+
+    def __init__(
+        self, recordings: Iterable[Recording], root: Path, out: Path, options: BuildOptions
+    ) -> None:
+        if isinstance(recordings, Iterator):
+            recordings = list(recordings)
+        self.recordings, self.root, self.out, self.options = recordings, root, out, options
+        self.progress = Progress()
+        self.settings = _settings(options, out)
+        start = json.dumps([FORMAT, self.settings], sort_keys=True).encode()
+        self.scan = scan(recordings, root, start, self.progress)
+        self.finished = is_finished(out, self.scan.digest, self.settings)
+        if not self.finished:
+            refuse_strangers(out)
+
+    def stats(self) -> dict[str, Any]:
+        """Say that there is nothing to do."""
+        stats: dict[str, Any] = json.loads((self.out / "stats.json").read_text())
+        self.progress.say(f"{self.out} is finished: {_summary(stats)}. Nothing to do.")
+        return stats
+
+    def work(self) -> AbstractContextManager[None]:
+        """Make the work folder; what the disk refuses becomes a PrepError."""
+        return disk_errors(self.out, make=True)
+
+    def plan(self) -> Plan:
+        """Return the plan of an earlier run over the same input, or make one and keep it."""
+        folder = self.out / WORK / PLAN
+        if not (folder / "plan.json").exists():
+            self._refuse_missing()
+            seconds_R = lengths_s(self.scan, self.recordings, self.root)
+            options = self.options
+            ratio = _SIZE_RATIO[options.codec]
+            shards, members_R = plan_shards(
+                self.scan.splits,
+                np.frombuffer(self.scan.split, np.int32),
+                np.frombuffer(self.scan.group, np.uint64),
+                seconds_R,
+                bytes_per_second=2 * options.sample_rate_hz * ratio,
+                shard_bytes=options.shard_size_mb * 1e6,
+                seed=options.seed,
+            )
+            write_plan(
+                self.recordings,
+                self.out / WORK,
+                fingerprint=self.scan.digest,
+                options=self.settings,
+                shards=shards,
+                members_R=members_R,
+                shared_R=shared_keys(self.scan),
+            )
+        plan = Plan.read(folder)
+        if plan.fingerprint != self.scan.digest:
+            changed = made_otherwise(plan.options, self.settings)
+            raise PrepError(f"{self.out} holds an unfinished dataset {changed}")
+        return plan
+
+    def _refuse_missing(self) -> None:
+        """Raise PrepError before any work where too many files are not there."""
+        total = len(self.scan)
+        missing = int(np.count_nonzero(np.frombuffer(self.scan.size, np.int64) < 0))
+        if missing <= self.options.max_broken * total or self.options.allow_broken:
+            return
+        if self.scan.not_downloaded > missing / 2:
+            raise PrepError(
+                f"{self.scan.not_downloaded} of {total} recordings have no file yet: `chorus prep "
+                "download` fetches them and writes a table with their paths. --allow-broken goes "
+                "on without them."
+            )
+        some = "\n  ".join(self.scan.some_missing)
+        raise PrepError(
+            f"{missing} of {total} files do not exist below {self.root}:\n  {some}\n"
+            "Is --path-column right (or --audio)? --allow-broken goes on without them."
+        )
+
+    def write(self, plan: Plan, shards: Sequence[ShardPlan]) -> None:
+        """Write those of the shards that are not there yet."""
+        share = 1.0 if self.options.allow_broken else self.options.max_broken
+        gate = Gate(plan.folder, plan.recordings, share)
+        work = self.out / WORK
+        tasks = []
+        for shard in shards:
+            done = _summary_of(shard, self.out)
+            if done is not None:
+                gate.add(done)
+                continue
+            (work / result_name(shard.path)).unlink(missing_ok=True)
+            tasks.append(
+                ShardTask(
+                    out=self.out, root=self.root, work=work, plan=plan.folder, shard=shard,
+                    options=self.options,
+                )
+            )  # fmt: skip
+        if len(tasks) < len(shards):
+            there = len(shards) - len(tasks)
+            self.progress.say(f"Continuing: {there} of {len(shards)} shards are there.")
+        run_shards(tasks, gate=gate, jobs=self.options.jobs, progress=self.progress)
+
+
+def _summary_of(shard: ShardPlan, out: Path) -> ShardSummary | None:
+    """Return what was written of a shard; None where it, or its tar, is not there."""
+    summary = read_summary(out / WORK / result_name(shard.path))
+    if summary is None or not summary.clips:
+        return summary
+    try:
+        return summary if (out / shard.path).stat().st_size == summary.bytes else None
+    except FileNotFoundError:
+        return None
+
+
+def _missing(plan: Plan, out: Path) -> list[int]:
+    """Return the places of the shards that are still to write."""
+    return [k for k, shard in enumerate(plan.shards) if _summary_of(shard, out) is None]
+
+
+def _what_is_missing(plan: Plan, out: Path, missing: Sequence[int]) -> str:
+    """Say which shards are missing, and by which parts."""
+    counts = counts_of_parts(out)
+    names = ", ".join(plan.shards[k].path for k in missing[:_NAMED])
+    more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    text = f"{len(missing)} of {len(plan.shards)} shards of {out} are not written: {names}{more}.\n"
+    if len(counts) == 1:
+        (count,) = counts
+        parts = sorted({k % count + 1 for k in missing})
+        return text + (
+            f"Parts that have not finished: {', '.join(f'{n}/{count}' for n in parts)}. Run them "
+            "(again), then merge."
+        )
+    return text + "`chorus prep shards` with the same table and options, without --part, ends it."
+
+
+def _finish(plan: Plan, out: Path, progress: Progress) -> dict[str, Any]:
+    """Name what was left out, and write the tables."""
+    rejected = [
+        item
+        for shard in plan.shards
+        for item in (_summary_of(shard, out) or ShardSummary(shard.path)).rejected
+    ]
+    with RowStore(plan.folder) as rows:
+        for item in sorted(rejected, key=lambda item: int(item["recording"]))[:_NAMED]:
+            recording = rows[item["recording"]]
+            name = recording.path or recording.id
+            progress.say(f"left out: {name}: {item['reason']}: {item['detail']}")
     if len(rejected) > _NAMED:
         progress.say(f"left out: {len(rejected) - _NAMED} more, see {out / 'rejected.parquet'}")
-    return write_tables(recordings, results, out, settings, fingerprint)
+    return write_tables(plan, out)
 
 
 def _summary(stats: dict[str, Any]) -> str:
     rejected = f", {stats['rejected']} left out" if stats["rejected"] else ""
+    trimmed = stats.get("trimmed_hours", 0)
+    silence = f", {trimmed:.2f} h of silence cut" if trimmed else ""
     return (
         f"{stats['clips']} clips of {stats['recordings']} recordings, {stats['hours']:.2f} h, "
-        f"{stats['labels']} labels, {stats['shards']} shards{rejected}"
+        f"{stats['labels']} labels, {stats['shards']} shards{rejected}{silence}"
     )
 
 
@@ -102,183 +291,3 @@ def _settings(options: BuildOptions, out: Path) -> dict[str, Any]:
     settings = {k: v for k, v in asdict(options).items() if k not in FREE_OPTIONS}
     settings["name"] = options.name or out.resolve().name
     return settings
-
-
-def _fingerprint(recordings: Sequence[Recording], root: Path, settings: dict[str, Any]) -> str:
-    """Digest of everything the dataset is made from: format, options, table, file sizes."""
-    digest = hashlib.sha256(json.dumps([FORMAT, settings], sort_keys=True).encode())
-    with ThreadPoolExecutor(16) as threads:
-        sizes = threads.map(lambda r: _size(root / r.path), recordings)
-        for line, size in zip(canonical_json(recordings), sizes, strict=True):
-            digest.update(line)
-            digest.update(f"{size}\n".encode())
-    return digest.hexdigest()
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
-
-
-def _is_finished(out: Path, fingerprint: str, settings: dict[str, Any]) -> bool:
-    """Return whether `out` is this dataset, finished; PrepError where it is another one."""
-    if not (out / "index.parquet").exists():
-        return False
-    try:
-        stats = json.loads((out / "stats.json").read_text())
-        known, theirs = stats["fingerprint"], stats["options"]
-    except (OSError, ValueError, KeyError) as err:
-        raise PrepError(f"{out} holds a dataset that this program did not write.") from err
-    if known == fingerprint:
-        shutil.rmtree(out / WORK, ignore_errors=True)
-        return True
-    raise PrepError(f"{out} holds a finished dataset {_difference(theirs, settings)}")
-
-
-def _difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    changed = [
-        f"{name} was {theirs.get(name)!r}, is {ours.get(name)!r}"
-        for name in sorted(set(theirs) | set(ours))
-        if theirs.get(name) != ours.get(name)
-    ]
-    what = "; ".join(changed) or "the metadata, the columns used, or the audio files changed"
-    return f"made otherwise: {what}. Choose another --out, or delete the folder to make it anew."
-
-
-def _refuse_strangers(out: Path) -> None:
-    """Refuse to write into a folder that holds anything this program did not put there."""
-    if out.exists() and not out.is_dir():
-        raise PrepError(f"{out} is a file; --out must be a folder.")
-    if out.is_dir() and any(out.iterdir()) and not (out / WORK).is_dir():
-        raise PrepError(f"{out} is not empty and not a dataset. Choose another --out.")
-
-
-@contextmanager
-def _only_one(work: Path) -> Iterator[None]:
-    """Hold the folder; a second run on it is told so. The lock goes with the process."""
-    with (work / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
-            raise PrepError(f"Another run is preparing {work.parent} right now.") from err
-        yield
-
-
-def _load_or_make_plan(
-    recordings: Sequence[Recording],
-    root: Path,
-    work: Path,
-    options: BuildOptions,
-    fingerprint: str,
-    settings: dict[str, Any],
-) -> list[ShardPlan]:
-    """Return the plan of an earlier run over the same input, or make one and keep it."""
-    path = work / "plan.json"
-    if path.exists():
-        state = json.loads(path.read_text())
-        if state["fingerprint"] != fingerprint:
-            changed = _difference(state["options"], settings)
-            raise PrepError(f"{work.parent} holds an unfinished dataset {changed}")
-        return [
-            ShardPlan(**shard | {"members": tuple(shard["members"])}) for shard in state["shards"]
-        ]
-    missing = [r for r in recordings if not (root / r.path).is_file()]
-    if len(missing) > options.max_broken * len(recordings) and not options.allow_broken:
-        some = "\n  ".join(r.path for r in missing[:5])
-        raise PrepError(
-            f"{len(missing)} of {len(recordings)} files do not exist below {root}:\n  {some}\n"
-            "Is --path-column right? --allow-broken goes on without them."
-        )
-    seconds = _lengths_s(recordings, root)
-    ratio = _SIZE_RATIO[options.codec]
-    shards = plan_shards(
-        recordings,
-        seconds,
-        bytes_per_second=2 * options.sample_rate_hz * ratio,
-        shard_bytes=options.shard_size_mb * 1e6,
-        seed=options.seed,
-    )
-    state = {
-        "fingerprint": fingerprint,
-        "options": settings,
-        "shards": [asdict(shard) for shard in shards],
-    }
-    write_whole(path, json.dumps(state).encode())
-    return shards
-
-
-def _lengths_s(recordings: Sequence[Recording], root: Path) -> list[float]:
-    """Estimate the length of every recording: what the table says, or the headers.
-
-    Of many files only a random sample is opened; the others are taken to have their format's
-    seconds per byte. It is only for shards of about one size.
-    """
-    unknown = [i for i, recording in enumerate(recordings) if not recording.duration_s]
-    seconds = [recording.duration_s for recording in recordings]
-    order = generator(0, "sample").permutation(len(unknown))[:_PROBED]
-    sample = sorted(unknown[k] for k in order)
-    with ThreadPoolExecutor(8) as threads:
-        probed = threads.map(lambda i: probe_duration_s(root / recordings[i].path), sample)
-        for i, found in zip(sample, probed, strict=True):
-            seconds[i] = found
-        rest = sorted(set(unknown) - set(sample))
-        sizes = dict(
-            zip(
-                [*sample, *rest],
-                threads.map(lambda i: _size(root / recordings[i].path), [*sample, *rest]),
-                strict=True,
-            )
-        )
-    by_format: dict[str, list[float]] = {}
-    for i in sample:
-        total = by_format.setdefault(Path(recordings[i].path).suffix.lower(), [0.0, 0.0])
-        total[0] += seconds[i]
-        total[1] += max(sizes[i], 0)
-    for i in rest:
-        found, size = by_format.get(Path(recordings[i].path).suffix.lower(), [1.0, 16000.0])
-        seconds[i] = max(sizes[i], 0) * found / max(size, 1.0)
-    return seconds
-
-
-def _sweep(out: Path) -> None:
-    """Remove what a killed run left half-written."""
-    for path in [*out.glob("*/.*.tmp"), *out.glob(".*.tmp")]:
-        path.unlink(missing_ok=True)
-
-
-def _tasks(
-    recordings: Sequence[Recording],
-    shards: Sequence[ShardPlan],
-    root: Path,
-    out: Path,
-    options: BuildOptions,
-) -> tuple[list[ShardTask], list[ShardResult]]:
-    """Return the shards that are still to write, and the results of those that are done."""
-    work = out / WORK
-    stems = key_stems(recordings)
-    tasks, done = [], []
-    for shard in shards:
-        result = work / result_name(shard.path)
-        if result.exists():
-            done.append(ShardResult.from_json(result.read_bytes()))
-            continue
-        tasks.append(
-            ShardTask(
-                out=out,
-                root=root,
-                work=work,
-                shard=shard.path,
-                seed=options.seed,
-                codec=options.codec,
-                sample_rate_hz=options.sample_rate_hz,
-                max_piece_s=options.max_piece_s,
-                max_hours=options.max_hours,
-                recordings=tuple(recordings[i] for i in shard.members),
-                members=shard.members,
-                stems=tuple(stems[i] for i in shard.members),
-                seconds=shard.seconds,
-            )
-        )
-    return tasks, done

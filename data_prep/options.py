@@ -6,6 +6,7 @@ A column option exists for each field of `data_prep.columns`.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,23 @@ class BuildOptions:
     max_hours: float = _option(24.0, AUDIO, "Recordings longer than this are left out.")
     shard_size_mb: float = _option(256.0, AUDIO, "About the largest size of a tar.")
     seed: int = _option(0, AUDIO, "Of the order of the clips.")
+    trim_silence_s: float = _option(
+        0.0,
+        AUDIO,
+        "Cut out silences that last this many seconds or more (but a quarter of a second beside a "
+        "sound); 0 cuts nothing.",
+    )
+    trim_below_db: float = _option(
+        60.0,
+        AUDIO,
+        "What counts as silence: 0.1 s whose level is this far below the recording's loudest.",
+    )
+    peak_dbfs: float | None = _option(
+        None,
+        AUDIO,
+        "Bring the largest sample of every recording to this level (such as -1). Default: levels "
+        "are not touched.",
+    )
     jobs: int = _option(0, RUNNING, "Processes; 0: one per CPU core.")
     max_broken: float = _option(
         0.01, RUNNING, "Stop when more than this share of the recordings is unusable."
@@ -109,7 +127,31 @@ class BuildOptions:
             "max_hours must be positive": self.max_hours > 0,
             "max_broken must be 0 to 1": 0 <= self.max_broken <= 1,
             "jobs must not be negative": self.jobs >= 0,
+            "trim_silence_s must be 0 (cut nothing) or at least 1": (
+                self.trim_silence_s == 0 or self.trim_silence_s >= 1
+            ),
+            "trim_below_db must be 20 to 120": 20 <= self.trim_below_db <= 120,
+            "peak_dbfs must be -60 to 0": self.peak_dbfs is None or -60 <= self.peak_dbfs <= 0,
         }
         broken = [rule for rule, kept in rules.items() if not kept]
         if broken:
             raise PrepError("These options make no dataset: " + "; ".join(broken) + ".")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several runs that share the work: every `count`-th shard, from the `number`-th on."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Read "3/16"; parts count from 1. Raises PrepError."""
+        found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        if not found or not 1 <= int(found.group(1)) <= int(found.group(2)):
+            raise PrepError(f"--part {text} is no part: write i/n, from 1/n to n/n (such as 3/16).")
+        return cls(int(found.group(1)), int(found.group(2)))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"

@@ -1,38 +1,51 @@
-"""Which recording goes to which shard, in which order, under which key: decided before any work.
+"""Which recording goes to which shard, in which order: decided before any work, and kept on disk.
 
 The plan is a pure function of the recordings and the options. Shards can therefore be written by
-any number of processes, in any order, by a run that was killed and started again, and come out
-byte for byte the same.
+any number of processes, on any machines, in any order, by a run that was killed and started again,
+and come out byte for byte the same.
+
+Shape legend: R recordings.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-import unicodedata
+import json
+import os
+import shutil
+import socket
+import tempfile
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_prep.recordings import Recording
+from data_prep.rows import write_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from data_prep.recordings import Recording
 
 # A small dataset still gets this many shards where it has 8 recordings for each, so that several
 # processes can write it and several workers can read it.
 MIN_SHARDS = 16
 MIN_RECORDINGS_PER_SHARD = 8
-_KEY_LENGTH = 72  # with piece number and extension below the 100 characters of a plain tar header
+PLAN = "plan"  # folder within the work folder
+_SHORTEST_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """One shard to write: its place in the dataset and the recordings in it, in order."""
+    """One shard to write: its place in the dataset, and its stretch of the plan's members."""
 
     split: str
     number: int
-    members: tuple[int, ...]
+    start: int
+    stop: int
     seconds: float
 
     @property
@@ -41,41 +54,124 @@ class ShardPlan:
         return f"{self.split}/{self.number:06d}.tar"
 
 
+@dataclass(frozen=True)
+class Plan:
+    """The plan of a dataset. `members_R` are recording numbers in the order of the shards."""
+
+    folder: Path
+    fingerprint: str
+    options: dict[str, Any]
+    recordings: int
+    shards: tuple[ShardPlan, ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> Plan:
+        """Read what `write_plan` wrote."""
+        state = json.loads((folder / "plan.json").read_text())
+        shards = tuple(ShardPlan(*shard) for shard in state.pop("shards"))
+        return cls(folder=folder, shards=shards, **state)
+
+
+def members(folder: Path) -> NDArray[np.int64]:
+    """Recording numbers in the order of the shards, mapped from the file."""
+    found: NDArray[np.int64] = np.load(folder / "members.npy", mmap_mode="r")
+    return found
+
+
+def shared_keys_of(folder: Path) -> NDArray[np.bool_]:
+    """For each recording: whether its key needs a digest to be unique; mapped from the file."""
+    found: NDArray[np.bool_] = np.load(folder / "shared_keys.npy", mmap_mode="r")
+    return found
+
+
+def write_plan(
+    recordings: Iterable[Recording],
+    work: Path,
+    *,
+    fingerprint: str,
+    options: dict[str, Any],
+    shards: Sequence[ShardPlan],
+    members_R: NDArray[np.int64],
+    shared_R: NDArray[np.bool_],
+) -> None:
+    """Put the plan and all rows into `work`, all at once.
+
+    Several processes may do this at one time, on several machines: each writes a folder of its
+    own, the first to rename it wins, and what the others made was the same.
+    """
+    mine = Path(tempfile.mkdtemp(prefix=f".plan-{socket.gethostname()}-", dir=work))
+    try:
+        write_rows(recordings, mine)
+        for name, array in (("members", members_R), ("shared_keys", shared_R)):
+            with (mine / f"{name}.npy").open("wb") as file:
+                np.save(file, array)
+                file.flush()
+                os.fsync(file.fileno())
+        state = {
+            "fingerprint": fingerprint,
+            "options": options,
+            "recordings": len(members_R),
+            "shards": [list(asdict(shard).values()) for shard in shards],
+        }
+        with (mine / "plan.json").open("w") as text:
+            json.dump(state, text)
+            text.flush()
+            os.fsync(text.fileno())
+        mine.chmod(0o755)  # mkdtemp's folders are for one user; a group may share the work
+        try:
+            mine.rename(work / PLAN)
+        except OSError:
+            if not (work / PLAN / "plan.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(mine, ignore_errors=True)
+
+
 def plan_shards(
-    recordings: Sequence[Recording],
-    seconds: Sequence[float],
+    splits: Sequence[str],
+    split_R: NDArray[np.integer[Any]],
+    group_R: NDArray[np.uint64],
+    seconds_R: NDArray[np.float64],
     *,
     bytes_per_second: float,
     shard_bytes: float,
     seed: int,
-) -> list[ShardPlan]:
+) -> tuple[list[ShardPlan], NDArray[np.int64]]:
     """Cut every split into shards of about equal size, at most about `shard_bytes` each.
 
-    `seconds` are estimates; a recording is never divided between shards.
+    Args:
+        splits: their names; `split_R` counts them.
+        split_R: the split of each recording.
+        group_R: equal numbers for recordings of one group.
+        seconds_R: estimates; a recording is never divided between shards.
+        bytes_per_second: of the stored audio.
+        shard_bytes: the size to aim at.
+        seed: of the order.
+
+    Returns:
+        The shards, and the recording numbers in their order.
     """
-    by_split: dict[str, list[int]] = {}
-    for i, recording in enumerate(recordings):
-        by_split.setdefault(recording.split, []).append(i)
-    shards = []
-    for split in sorted(by_split):
-        members = by_split[split]
-        order = spread([recordings[i].group_id for i in members], generator(seed, split))
-        ordered = [members[k] for k in order]
-        weight_R = np.array([max(seconds[i], 0.1) for i in ordered])
-        total_bytes = float(weight_R.sum()) * bytes_per_second
-        fewest = max(1, min(MIN_SHARDS, len(ordered) // MIN_RECORDINGS_PER_SHARD))
-        count = min(max(int(np.ceil(total_bytes / shard_bytes)), fewest), len(ordered))
-        middle_R = np.cumsum(weight_R) - weight_R / 2
-        shard_R = np.minimum((middle_R / weight_R.sum() * count).astype(int), count - 1)
-        filled = 0
-        for s in range(count):
-            chosen_K = np.flatnonzero(shard_R == s)
-            if len(chosen_K):
-                members_of_shard = tuple(ordered[k] for k in chosen_K)
-                estimate_s = float(weight_R[chosen_K].sum())
-                shards.append(ShardPlan(split, filled, members_of_shard, estimate_s))
-                filled += 1
-    return shards
+    shards: list[ShardPlan] = []
+    parts: list[NDArray[np.int64]] = []
+    at = 0
+    for name in sorted(splits):
+        here_M = np.flatnonzero(split_R == splits.index(name))
+        order_M = spread(group_R[here_M], generator(seed, name))
+        ordered_M = here_M[order_M]
+        weight_M = np.maximum(seconds_R[ordered_M], _SHORTEST_S)
+        total_bytes = float(weight_M.sum()) * bytes_per_second
+        fewest = max(1, min(MIN_SHARDS, len(ordered_M) // MIN_RECORDINGS_PER_SHARD))
+        count = min(max(int(np.ceil(total_bytes / shard_bytes)), fewest), len(ordered_M))
+        middle_M = np.cumsum(weight_M) - weight_M / 2
+        shard_M = np.minimum((middle_M / weight_M.sum() * count).astype(int), count - 1)
+        bounds = np.searchsorted(shard_M, np.arange(count + 1)).tolist()
+        filled = [(a, b) for a, b in pairwise(bounds) if b > a]
+        for number, (start, stop) in enumerate(filled):
+            estimate_s = float(weight_M[start:stop].sum())
+            shards.append(ShardPlan(name, number, at + start, at + stop, estimate_s))
+        parts.append(ordered_M)
+        at += len(ordered_M)
+    return shards, np.concatenate(parts)
 
 
 def generator(seed: int, *where: str | int) -> np.random.Generator:
@@ -84,44 +180,20 @@ def generator(seed: int, *where: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *words])))
 
 
-def spread(groups: Sequence[str], rng: np.random.Generator) -> list[int]:
+def spread(
+    groups: Sequence[str] | NDArray[np.uint64], rng: np.random.Generator
+) -> NDArray[np.int64]:
     """Return a random order in which the members of each group lie evenly apart.
 
     Member k of the n of a group falls at a random place in the k-th n-th of the order. A plain
     shuffle leaves runs of one recordist; keeping groups together would leave nothing but runs.
     """
-    by_group: dict[str, list[int]] = {}
-    for i, group in enumerate(groups):
-        by_group.setdefault(group, []).append(i)
-    place_N = np.empty(len(groups))
-    for members in by_group.values():
-        count = len(members)
-        place_N[rng.permutation(members)] = (np.arange(count) + rng.random(count)) / count
-    return [int(i) for i in np.argsort(place_N, kind="stable")]
-
-
-def key_stems(recordings: Sequence[Recording]) -> list[str]:
-    """Return a key for every recording: letters, digits, '-' and '_' only, unique ignoring case.
-
-    From the archive's id, or the file's name where that is the id. WebDataset takes the name up
-    to its first dot as the key, so dots go; a key that would occur twice gets a digest of the
-    recording's id.
-    """
-    plain = [_plain(recording) for recording in recordings]
-    count: dict[str, int] = {}
-    for stem in plain:
-        count[stem.lower()] = count.get(stem.lower(), 0) + 1
-    return [
-        stem
-        if count[stem.lower()] == 1
-        else f"{stem}-{hashlib.sha256(recording.id.encode()).hexdigest()[:10]}"
-        for stem, recording in zip(plain, recordings, strict=True)
-    ]
-
-
-def _plain(recording: Recording) -> str:
-    text = recording.source_id
-    if text == recording.path:
-        text = PurePosixPath(text).with_suffix("").name
-    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", ascii_text).strip("_-")[:_KEY_LENGTH] or "recording"
+    _, first_G, group_N = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+    order_N = np.argsort(group_N, kind="stable")
+    bounds_G1 = np.append(0, np.cumsum(np.bincount(group_N)))
+    place_N = np.empty(len(group_N))
+    for g in np.argsort(first_G).tolist():
+        members_K = order_N[bounds_G1[g] : bounds_G1[g + 1]]
+        count = len(members_K)
+        place_N[rng.permutation(members_K)] = (np.arange(count) + rng.random(count)) / count
+    return np.argsort(place_N, kind="stable")

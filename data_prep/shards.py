@@ -2,88 +2,108 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from data_prep.audio import Original, Pcm, decode
 from data_prep.errors import UnusableAudio
-from data_prep.plan import generator, spread
-from data_prep.recordings import FOREGROUND, Recording
+from data_prep.files import whole_file
+from data_prep.plan import ShardPlan, generator, members, shared_keys_of, spread
+from data_prep.recordings import BACKGROUND, FOREGROUND, Recording
+from data_prep.rows import RowStore, hash64, key_stem
+from data_prep.trim import sounding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
+    from data_prep.options import BuildOptions
+
+FULL_SCALE = 32768.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardTask:
-    """All that a process needs to write one shard."""
+    """All that a process needs to write one shard; the recordings it reads from the plan."""
 
     out: Path
     root: Path
     work: Path
+    plan: Path
+    shard: ShardPlan
+    options: BuildOptions
+
+
+@dataclass(slots=True)
+class ShardSummary:
+    """The first line of a shard's result: what a run must know that takes up the work."""
+
     shard: str
-    seed: int
-    codec: str
-    sample_rate_hz: int
-    max_piece_s: float
-    max_hours: float
-    recordings: tuple[Recording, ...]
-    members: tuple[int, ...]
-    stems: tuple[str, ...]
-    seconds: float
+    sha256: str = ""
+    bytes: int = 0
+    clips: int = 0
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    """Of each: `recording` (its number in the table), `reason`, `detail`."""
 
 
 @dataclass(slots=True)
 class ShardResult:
-    """What a shard holds. `recording` numbers are places in the recording table."""
+    """What a shard holds. `recording` numbers are places in the recording table.
 
-    shard: str
+    `kept`: a dict per usable recording, with all that the index, the ledger and the stats need of
+    it. `clips`: a dict per clip in the order of the tar.
+    """
+
+    summary: ShardSummary
+    kept: list[dict[str, Any]] = field(default_factory=list)
     clips: list[dict[str, Any]] = field(default_factory=list)
-    originals: list[dict[str, Any]] = field(default_factory=list)
-    rejected: list[dict[str, Any]] = field(default_factory=list)
 
-    def to_json(self) -> bytes:
-        """Serialise, in a fixed form."""
-        return json.dumps(
-            {
-                "shard": self.shard,
-                "clips": self.clips,
-                "originals": self.originals,
-                "rejected": self.rejected,
-            },
-            ensure_ascii=False,
-        ).encode()
+    def write(self, path: Path) -> None:
+        """Write the result file; a shard counts as done when it is there."""
+        summary = {name: getattr(self.summary, name) for name in ShardSummary.__slots__}
+        with whole_file(path) as file:
+            for part in (summary, self.kept, self.clips):
+                file.write(json.dumps(part, ensure_ascii=False).encode() + b"\n")
 
     @classmethod
-    def from_json(cls, data: bytes) -> ShardResult:
-        """Read what `to_json` wrote."""
-        return cls(**json.loads(data))
+    def read(cls, path: Path) -> ShardResult:
+        """Read what `write` wrote."""
+        summary, kept, clips = (json.loads(line) for line in path.read_bytes().splitlines())
+        return cls(ShardSummary(**summary), kept, clips)
 
 
-@dataclass(slots=True)
-class _Piece:
-    """An encoded piece that lies in the spool until its turn in the tar comes."""
+def read_summary(path: Path) -> ShardSummary | None:
+    """Return the first line of a result, or None where there is no result."""
+    try:
+        with path.open("rb") as file:
+            return ShardSummary(**json.loads(file.readline()))
+    except FileNotFoundError:
+        return None
 
-    member: int
-    number: int
-    pieces: int
+
+class _Piece(NamedTuple):
+    """An encoded piece that lies in the spool, its record behind it, until its turn comes."""
+
+    recording: int
+    group: int
+    labelled: bool
+    key: str
     start: int
     samples: int
     spool_at: int
     size: int
+    record_size: int
 
 
 def piece_bounds(samples: int, max_samples: int) -> list[int]:
@@ -96,40 +116,48 @@ def piece_bounds(samples: int, max_samples: int) -> list[int]:
     return [round(i * samples / count) for i in range(count + 1)]
 
 
-def write_shard(task: ShardTask, advance: Callable[[float], None]) -> ShardResult:
-    """Write one shard and the file that says what is in it; return the latter.
+def write_shard(task: ShardTask, advance: Callable[[float], None]) -> ShardSummary:
+    """Write one shard and the file that says what is in it; return the latter's first line.
 
     `advance` is called with the seconds of original audio after every recording. The tar is
     renamed into place when it is complete and on disk; the result file follows, so a shard
     counts as done exactly when its result file exists.
     """
-    result = ShardResult(task.shard)
+    result = ShardResult(ShardSummary(task.shard.path))
     pieces: list[_Piece] = []
-    with tempfile.TemporaryFile(dir=task.work) as spool:
-        for i, recording in enumerate(task.recordings):
-            path = task.root / recording.path
+    numbers = members(task.plan)[task.shard.start : task.shard.stop].tolist()
+    shared_R = shared_keys_of(task.plan)
+    with RowStore(task.plan) as rows, tempfile.TemporaryFile(dir=task.work) as spool:
+        for number in numbers:
+            recording = rows[number]
             try:
-                pcm, original = decode(
-                    path,
-                    task.sample_rate_hz,
-                    spool_dir=task.work,
-                    max_hours=task.max_hours,
-                )
+                pcm, original = _decode(recording, task)
             except UnusableAudio as err:
-                result.rejected.append(
-                    {"recording": task.members[i], "reason": err.reason, "detail": err.detail}
+                result.summary.rejected.append(
+                    {"recording": number, "reason": err.reason, "detail": err.detail}
                 )
                 continue
             with pcm:
-                new = list(_encode(pcm, i, task, spool))
-                pieces.extend(new)
-                silent = new[0].pieces - len(new)
-                result.originals.append(_original(task.members[i], original, pcm, len(new), silent))
+                stem = key_stem(recording, bool(shared_R[number]))
+                new, facts = _encode(pcm, number, recording, stem, task.options, spool)
+            pieces.extend(new)
+            result.kept.append(_kept(number, recording, original, pcm) | facts)
             advance(original.duration_s)
         if pieces:
             _write_tar(task, pieces, spool, result)
-    write_whole(task.work / result_name(task.shard), result.to_json())
-    return result
+    result.write(task.work / result_name(task.shard.path))
+    return result.summary
+
+
+def _decode(recording: Recording, task: ShardTask) -> tuple[Pcm, Original]:
+    if not recording.path:
+        raise UnusableAudio("missing", f"not downloaded (`chorus prep download`): {recording.url}")
+    return decode(
+        task.root / recording.path,
+        task.options.sample_rate_hz,
+        spool_dir=task.work,
+        max_hours=task.options.max_hours,
+    )
 
 
 def result_name(shard: str) -> str:
@@ -137,34 +165,84 @@ def result_name(shard: str) -> str:
     return shard.removesuffix(".tar").replace("/", "-") + ".json"
 
 
-def _original(
-    number: int, original: Original, pcm: Pcm, clips: int, silent_pieces: int
-) -> dict[str, Any]:
+def _kept(number: int, recording: Recording, original: Original, pcm: Pcm) -> dict[str, Any]:
+    """Return what the tables say of a recording, but for its pieces."""
     return {
         "recording": number,
+        "id": recording.id,
+        "group_id": recording.group_id,
+        "fold": recording.fold,
+        "foreground": recording.names(FOREGROUND),
+        "background": recording.names(BACKGROUND),
+        "licence_url": recording.licence_url,
+        "recordist": recording.recordist,
+        "attribution": recording.attribution,
         "sample_rate_hz": original.sample_rate_hz,
         "channels": original.channels,
         "codec": original.codec,
         "duration_s": round(original.duration_s, 6),
-        "clips": clips,
-        "silent_pieces": silent_pieces,
         "saturated": round(pcm.saturated / pcm.samples, 6),
         "pcm_sha1": pcm.sha1,
     }
 
 
-def _encode(pcm: Pcm, member: int, task: ShardTask, spool: IO[bytes]) -> Iterator[_Piece]:
-    """Cut a recording, encode its pieces into the spool."""
-    bounds = piece_bounds(pcm.samples, int(task.max_piece_s * task.sample_rate_hz))
-    for number, (start, stop) in enumerate(pairwise(bounds)):
+def _encode(
+    pcm: Pcm,
+    number: int,
+    recording: Recording,
+    stem: str,
+    options: BuildOptions,
+    spool: IO[bytes],
+) -> tuple[list[_Piece], dict[str, Any]]:
+    """Cut a recording, encode its pieces into the spool; return them, and what was left out."""
+    rate_hz = options.sample_rate_hz
+    stretches = sounding(pcm, options.trim_silence_s, options.trim_below_db)
+    spans: list[tuple[int, int]] = []
+    for first, last in stretches:
+        bounds = piece_bounds(last - first, int(options.max_piece_s * rate_hz))
+        spans += [(first + a, first + b) for a, b in pairwise(bounds)]
+    gain = _gain(pcm, options.peak_dbfs)
+    group = hash64(recording.group_id)
+    pieces = []
+    for place, (start, stop) in enumerate(spans):
         pcm_T = pcm.read(start, stop)
         # A stretch of digital silence (a paused recorder) has nothing of what the labels promise.
         if not pcm_T.any():
             continue
-        data = encode(pcm_T, task.sample_rate_hz, task.codec)
+        if gain != 1.0:
+            louder_T = np.rint(pcm_T.astype(np.float32) * np.float32(gain))
+            pcm_T = louder_T.clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+        data = encode(pcm_T, rate_hz, options.codec)
+        key = f"{stem}_{place:04d}"
+        place_in_recording = {
+            "piece": place,
+            "pieces": len(spans),
+            "start_s": start / rate_hz,
+            "duration_s": (stop - start) / rate_hz,
+            "sample_rate_hz": rate_hz,
+        }
+        record = clip_record(recording, key) | place_in_recording
+        text = json.dumps(record, ensure_ascii=False).encode()
         at = spool.seek(0, os.SEEK_END)
         spool.write(data)
-        yield _Piece(member, number, len(bounds) - 1, start, stop - start, at, len(data))
+        spool.write(text)
+        labelled = bool(recording.labels)
+        pieces.append(
+            _Piece(number, group, labelled, key, start, stop - start, at, len(data), len(text))
+        )
+    return pieces, {
+        "clips": len(pieces),
+        "silent_pieces": len(spans) - len(pieces),
+        "trimmed_s": round((pcm.samples - sum(b - a for a, b in stretches)) / rate_hz, 6),
+        "gain_db": round(20 * float(np.log10(gain)), 3),
+    }
+
+
+def _gain(pcm: Pcm, peak_dbfs: float | None) -> float:
+    """Return the factor that brings the stored samples' peak to a level; 1 where none is asked."""
+    if peak_dbfs is None:
+        return 1.0
+    return float(10 ** (peak_dbfs / 20) * FULL_SCALE / min(max(pcm.peak, 1.0), FULL_SCALE))
 
 
 def encode(pcm_T: NDArray[np.int16], sample_rate_hz: int, codec: str) -> bytes:
@@ -176,45 +254,63 @@ def encode(pcm_T: NDArray[np.int16], sample_rate_hz: int, codec: str) -> bytes:
     return buffer.getvalue()
 
 
+class _Hashed:
+    """A file that keeps the digest of what is written to it, front to back."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self.file.write(data)
+
+    def tell(self) -> int:
+        return self.size
+
+
 def _write_tar(
     task: ShardTask, pieces: list[_Piece], spool: IO[bytes], result: ShardResult
 ) -> None:
     """Write the pieces to the tar, those of one group and one recording far apart."""
-    rng = generator(task.seed, task.shard)
-    order = spread([task.recordings[piece.member].group_id for piece in pieces], rng)
-    ordered = _labelled_first([pieces[k] for k in order], task)
-    target = task.out / task.shard
+    rng = generator(task.options.seed, task.shard.path)
+    order_N = spread(np.array([piece.group for piece in pieces], np.uint64), rng)
+    target = task.out / task.shard.path
     target.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        whole_file(target) as file,
-        tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
-    ):
-        for piece in ordered:
-            key = f"{task.stems[piece.member]}_{piece.number:04d}"
-            spool.seek(piece.spool_at)
-            offset = _add(tar, f"{key}.{task.codec}", spool.read(piece.size))
-            record = clip_record(task.recordings[piece.member], key, piece, task.sample_rate_hz)
-            _add(tar, f"{key}.json", json.dumps(record, ensure_ascii=False).encode())
-            result.clips.append(
-                {
-                    "recording": task.members[piece.member],
-                    "key": key,
-                    "offset": offset,
-                    "size": piece.size,
-                    "samples": piece.samples,
-                    "start_s": piece.start / task.sample_rate_hz,
-                }
-            )
+    codec, rate_hz = task.options.codec, task.options.sample_rate_hz
+    with whole_file(target) as file:
+        hashed = _Hashed(file)
+        with tarfile.open(fileobj=hashed, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
+            for piece in _labelled_first([pieces[k] for k in order_N.tolist()]):
+                spool.seek(piece.spool_at)
+                offset = _add(tar, f"{piece.key}.{codec}", spool.read(piece.size))
+                _add(tar, f"{piece.key}.json", spool.read(piece.record_size))
+                tar.members.clear()  # tarfile remembers every header it wrote
+                result.clips.append(
+                    {
+                        "recording": piece.recording,
+                        "key": piece.key,
+                        "offset": offset,
+                        "size": piece.size,
+                        "samples": piece.samples,
+                        "start_s": piece.start / rate_hz,
+                    }
+                )
+    result.summary.sha256 = hashed.digest.hexdigest()
+    result.summary.bytes = hashed.size
+    result.summary.clips = len(result.clips)
 
 
-def _labelled_first(pieces: list[_Piece], task: ShardTask) -> list[_Piece]:
+def _labelled_first(pieces: list[_Piece]) -> list[_Piece]:
     """Move one labelled piece to the front where the first has no labels.
 
     `datasets` takes the types of all columns from the first members it sees, and an empty list
     tells it nothing about labels that come later.
     """
     for k, piece in enumerate(pieces):
-        if task.recordings[piece.member].labels:
+        if piece.labelled:
             return [piece, *pieces[:k], *pieces[k + 1 :]]
     return pieces
 
@@ -228,10 +324,8 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
     return tar.offset - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
-def clip_record(
-    recording: Recording, key: str, piece: _Piece, sample_rate_hz: int
-) -> dict[str, Any]:
-    """Return the JSON member of a clip.
+def clip_record(recording: Recording, key: str) -> dict[str, Any]:
+    """Return what the JSON member of a clip says of its recording.
 
     Every value has one type throughout a dataset ("" where nothing is known, never null), because
     readers that build a table guess the types from the first few clips.
@@ -259,45 +353,8 @@ def clip_record(
         "datetime": recording.datetime,
         "lat": "" if recording.lat is None else str(recording.lat),
         "lon": "" if recording.lon is None else str(recording.lon),
+        "country": recording.country,
         "group_id": recording.group_id,
         "split": recording.split,
         "fold": recording.fold or "",
-        "piece": piece.number,
-        "pieces": piece.pieces,
-        "start_s": piece.start / sample_rate_hz,
-        "duration_s": piece.samples / sample_rate_hz,
-        "sample_rate_hz": sample_rate_hz,
     }
-
-
-@contextmanager
-def whole_file(target: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name only when it is complete and on disk."""
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(target)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    sync_folder(target.parent)
-
-
-def write_whole(target: Path, data: bytes) -> None:
-    """Write bytes to a file that is there whole or not at all."""
-    with whole_file(target) as file:
-        file.write(data)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut, where the file system can."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass  # some network file systems refuse this; the data itself is on disk
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,8 @@
-"""The files beside the shards: index, labels, licences, recordings, rejects, stats, card."""
+"""The files beside the shards: index, labels, licences, recordings, rejects, stats, card.
+
+Every table is written as its rows come. Pass 1 (`data_prep.gather`) goes over the shards' results,
+pass 2 over the recordings, pass 3 over the results again, for the index.
+"""
 
 from __future__ import annotations
 
@@ -6,98 +10,57 @@ import dataclasses
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
 
 from data_prep.card import card
 from data_prep.errors import PrepError
-from data_prep.recordings import (
-    BACKGROUND,
-    FOREGROUND,
-    Recording,
-    label_ranks,
-    recording_schema,
-    to_row,
-)
-from data_prep.shards import ShardResult, write_whole
+from data_prep.files import whole_file, write_whole
+from data_prep.gather import Gathered, LicenceKey, gather, licence_key, results, same_audio
+from data_prep.plan import Plan
+from data_prep.recordings import Recording, label_ranks, recording_schema, to_row
+from data_prep.rows import RowStore
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_ROWS = 1 << 16  # rows written at a time
+INDEX_ROWS = 1 << 16  # in a row group of the index
+RECORDING_ROWS = 1 << 13
+SHARD_SUMS = "shards.sha256"
+# More than 0.1 % of the samples at full scale.
+SATURATED = 1e-3
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """A recording that made it, with what the decoder found."""
-
-    recording: Recording
-    clips: int
-    silent_pieces: int
-    saturated: float
-    pcm_sha1: str
-
-
-def write_tables(
-    recordings: Sequence[Recording],
-    results: Sequence[ShardResult],
-    out: Path,
-    settings: dict[str, Any],
-    fingerprint: str,
-) -> dict[str, Any]:
+def write_tables(plan: Plan, out: Path) -> dict[str, Any]:
     """Write every table, `index.parquet` last: its presence means that the dataset is finished.
 
     Returns the stats. Raises PrepError when no recording was usable.
     """
-    kept = _kept(recordings, results)
-    if not kept:
+    found = gather(plan, out)
+    if not found.kept_R.any():
         raise PrepError("None of the recordings is usable; see the reasons with --jobs 1.")
-    labels = label_ranks(item.recording for item in kept.values())
+    settings = plan.options
+    with RowStore(plan.folder) as rows:
+        labels = _write_recordings(rows, found, out)
     label_ids = {name: i for i, name in enumerate(labels)}
-    licence_ids = {key: i for i, key in enumerate(sorted({_licence(k) for k in kept.values()}))}
-    stats = _stats(kept, results, settings, label_ids) | {
+    licence_ids = {key: i for i, key in enumerate(sorted(found.ledger))}
+    stats = _stats(found, settings, labels) | {
         "options": settings,
-        "fingerprint": fingerprint,
+        "fingerprint": plan.fingerprint,
     }
-    licences = _licences(kept, results, licence_ids, settings["sample_rate_hz"])
+    licences = _licences(found, licence_ids, settings["sample_rate_hz"])
     write_whole(out / "labels.json", _labels_json(labels))
     write_whole(out / "licences.parquet", _parquet(licences))
-    write_whole(out / "recordings.parquet", _parquet(_recordings(kept)))
-    write_whole(out / "rejected.parquet", _parquet(_rejected(recordings, results)))
+    sums = [f"{s.sha256}  {s.shard}\n" for s in found.summaries if s.clips]
+    write_whole(out / SHARD_SUMS, "".join(sums).encode())
     write_whole(out / "stats.json", _json(stats))
     write_whole(out / "README.md", card(stats, licences.to_pylist()).encode())
-    write_whole(out / "index.parquet", _index(kept, results, settings, label_ids, licence_ids))
+    with whole_file(out / "index.parquet") as file:
+        _write_index(file, plan, out, settings, label_ids, licence_ids)
     return stats
-
-
-def _kept(recordings: Sequence[Recording], results: Sequence[ShardResult]) -> dict[int, _Kept]:
-    """Return the usable recordings by their number, with the facts of the original files."""
-    found = {}
-    for result in results:
-        for original in result.originals:
-            number = original["recording"]
-            recording = dataclasses.replace(
-                recordings[number],
-                sample_rate_hz=original["sample_rate_hz"],
-                channels=original["channels"],
-                codec=original["codec"],
-                duration_s=original["duration_s"],
-            )
-            found[number] = _Kept(
-                recording,
-                original["clips"],
-                original["silent_pieces"],
-                original["saturated"],
-                original["pcm_sha1"],
-            )
-    return dict(sorted(found.items()))
-
-
-def _licence(item: _Kept) -> tuple[str, str, str]:
-    recording = item.recording
-    return recording.licence_url, recording.recordist, recording.attribution
 
 
 def _json(value: object) -> bytes:
@@ -112,6 +75,89 @@ def _parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
+class _Rows:
+    """Writes rows to a parquet file, a group of them at a time."""
+
+    def __init__(self, file: IO[bytes], schema: pa.Schema, group: int) -> None:
+        import pyarrow.parquet as pq
+
+        self.schema, self.group = schema, group
+        self.writer = pq.ParquetWriter(file, schema, compression="zstd")
+        self.columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+        self.count = 0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        for name, column in self.columns.items():
+            column.append(row[name])
+        self.count += 1
+        if self.count == self.group:
+            self._write()
+
+    def _write(self) -> None:
+        import pyarrow as pa
+
+        arrays = [pa.array(self.columns[field.name], field.type) for field in self.schema]
+        self.writer.write_table(pa.Table.from_arrays(arrays, schema=self.schema))
+        for column in self.columns.values():
+            column.clear()
+        self.count = 0
+
+    def close(self) -> None:
+        if self.count:
+            self._write()
+        self.writer.close()
+
+
+# --- recordings, rejects, labels -------------------------------------------------------------
+
+
+def _write_recordings(rows: RowStore, found: Gathered, out: Path) -> dict[str, tuple[str, str]]:
+    """Write `recordings.parquet` and `rejected.parquet`; return the labels of what was kept."""
+    import pyarrow as pa
+
+    from data_prep.recording_table import rejected_schema
+
+    schema = recording_schema()
+    for name, kind in (("clips", pa.int32()), ("saturated", pa.float64()),
+                       ("trimmed_s", pa.float64()), ("gain_db", pa.float64()),
+                       ("pcm_sha1", pa.string())):  # fmt: skip
+        schema = schema.append(pa.field(name, kind))
+    with (
+        whole_file(out / "recordings.parquet") as kept_file,
+        whole_file(out / "rejected.parquet") as rejected_file,
+    ):
+        kept = _Rows(kept_file, schema, RECORDING_ROWS)
+        rejected = _Rows(rejected_file, rejected_schema(), RECORDING_ROWS)
+        labels = label_ranks(_split_rows(rows, found, kept, rejected))
+        kept.close()
+        rejected.close()
+    return labels
+
+
+def _split_rows(
+    rows: RowStore, found: Gathered, kept: _Rows, rejected: _Rows
+) -> Iterator[Recording]:
+    """Add every recording to one of the two tables; yield those that were kept."""
+    rejects = found.rejected.to_reader(max_chunksize=RECORDING_ROWS)
+    reasons = (row for batch in rejects for row in batch.to_pylist())
+    for number, recording in enumerate(rows):
+        if not found.kept_R[number]:
+            reason = next(reasons)
+            rejected.add(reason | {"recording_id": recording.id, "path": recording.path})
+            continue
+        facts = {name: column[number].item() for name, column in found.facts.items()}
+        # Kept in 32 bits, where 6 digits are all there were.
+        facts["saturated"] = round(facts["saturated"], 6)
+        facts["gain_db"] = round(facts["gain_db"], 3)
+        recording = dataclasses.replace(
+            recording,
+            codec=found.codecs[found.codec_R[number]],
+            **{name: facts[name] for name in ("sample_rate_hz", "channels", "duration_s")},
+        )
+        kept.add(to_row(recording) | facts | {"pcm_sha1": found.sha1_R[number].tobytes().hex()})
+        yield recording
+
+
 def _labels_json(labels: dict[str, tuple[str, str]]) -> bytes:
     rows = [
         {"id": i, "name": name, "rank": rank, "taxonomy": taxonomy}
@@ -120,69 +166,25 @@ def _labels_json(labels: dict[str, tuple[str, str]]) -> bytes:
     return _json({"version": 1, "labels": rows})
 
 
-def _licences(
-    kept: dict[int, _Kept],
-    results: Sequence[ShardResult],
-    licence_ids: dict[tuple[str, str, str], int],
-    sample_rate_hz: int,
-) -> pa.Table:
+# --- licences, index, stats ------------------------------------------------------------------
+
+
+def _licences(found: Gathered, licence_ids: dict[LicenceKey, int], sample_rate_hz: int) -> pa.Table:
     """Return the ledger: who recorded how much under which licence."""
     import pyarrow as pa
 
-    clips: Counter[int] = Counter()
-    samples: Counter[int] = Counter()
-    for result in results:
-        for clip in result.clips:
-            number = licence_ids[_licence(kept[clip["recording"]])]
-            clips[number] += 1
-            samples[number] += clip["samples"]
     keys = list(licence_ids)
-    ids = range(len(keys))
+    rows = [found.ledger[key] for key in keys]
+    hours = [row.samples / sample_rate_hz / 3600 for row in rows]
     return pa.table(
         {
-            "licence_id": pa.array(ids, pa.int32()),
+            "licence_id": pa.array(range(len(keys)), pa.int32()),
             "licence_url": pa.array([key[0] for key in keys], pa.string()),
             "recordist": pa.array([key[1] for key in keys], pa.string()),
-            "attribution": pa.array([key[2] for key in keys], pa.string()),
-            "clips": pa.array([clips[i] for i in ids], pa.int64()),
-            "hours": pa.array([samples[i] / sample_rate_hz / 3600 for i in ids], pa.float64()),
+            "attribution": pa.array([row.attribution or "" for row in rows], pa.string()),
+            "clips": pa.array([row.clips for row in rows], pa.int64()),
+            "hours": pa.array(hours, pa.float64()),
         }
-    )
-
-
-def _recordings(kept: dict[int, _Kept]) -> pa.Table:
-    import pyarrow as pa
-
-    schema = recording_schema().append(pa.field("clips", pa.int32()))
-    schema = schema.append(pa.field("saturated", pa.float64()))
-    schema = schema.append(pa.field("pcm_sha1", pa.string()))
-    rows = [
-        to_row(item.recording)
-        | {"clips": item.clips, "saturated": item.saturated, "pcm_sha1": item.pcm_sha1}
-        for item in kept.values()
-    ]
-    return pa.Table.from_pylist(rows, schema=schema)
-
-
-def _rejected(recordings: Sequence[Recording], results: Sequence[ShardResult]) -> pa.Table:
-    import pyarrow as pa
-
-    rows = sorted(
-        (item for result in results for item in result.rejected),
-        key=lambda item: int(item["recording"]),
-    )
-    text = pa.string()
-    return pa.Table.from_pylist(
-        [
-            {
-                "recording_id": recordings[row["recording"]].id,
-                "path": recordings[row["recording"]].path,
-                "reason": row["reason"],
-                "detail": row["detail"],
-            }
-            for row in rows
-        ],
-        schema=pa.schema([(n, text) for n in ("recording_id", "path", "reason", "detail")]),
     )
 
 
@@ -211,109 +213,82 @@ def index_schema() -> pa.Schema:
     )
 
 
-def _index(
-    kept: dict[int, _Kept],
-    results: Sequence[ShardResult],
+def _write_index(
+    file: IO[bytes],
+    plan: Plan,
+    out: Path,
     settings: dict[str, Any],
     label_ids: dict[str, int],
-    licence_ids: dict[tuple[str, str, str], int],
-) -> bytes:
-    """Return the bytes of `index.parquet`, rows in the order of the tars."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = index_schema()
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
-        rows: list[dict[str, Any]] = []
-        for row in _index_rows(kept, results, settings, label_ids, licence_ids):
-            rows.append(row)
-            if len(rows) == _ROWS:
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-                rows = []
-        if rows:
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-    return buffer.getvalue()
-
-
-def _index_rows(
-    kept: dict[int, _Kept],
-    results: Sequence[ShardResult],
-    settings: dict[str, Any],
-    label_ids: dict[str, int],
-    licence_ids: dict[tuple[str, str, str], int],
-) -> Iterator[dict[str, Any]]:
-    for result in results:
-        for clip in result.clips:
-            item = kept[clip["recording"]]
-            recording = item.recording
-            yield {
-                "key": clip["key"],
-                "split": recording.split,
-                "shard": result.shard,
-                "offset": clip["offset"],
-                "size": clip["size"],
-                "codec": settings["codec"],
-                "sample_rate_hz": settings["sample_rate_hz"],
-                "samples": clip["samples"],
-                "label_ids": sorted(label_ids[n] for n in recording.names(FOREGROUND)),
-                "background_ids": sorted(label_ids[n] for n in recording.names(BACKGROUND)),
-                "recording_id": recording.id,
-                "start_s": clip["start_s"],
-                "group_id": recording.group_id,
-                "fold": recording.fold,
-                "licence_id": licence_ids[_licence(item)],
+    licence_ids: dict[LicenceKey, int],
+) -> None:
+    """Write the rows of `index.parquet` in the order of the tars."""
+    index = _Rows(file, index_schema(), INDEX_ROWS)
+    for split, result in results(plan, out):
+        shared = {
+            "split": split,
+            "shard": result.summary.shard,
+            "codec": settings["codec"],
+            "sample_rate_hz": settings["sample_rate_hz"],
+        }
+        of_recording = {
+            item["recording"]: {
+                "label_ids": sorted(label_ids[name] for name in item["foreground"]),
+                "background_ids": sorted(label_ids[name] for name in item["background"]),
+                "recording_id": item["id"],
+                "group_id": item["group_id"],
+                "fold": item["fold"],
+                "licence_id": licence_ids[licence_key(item)],
             }
+            for item in result.kept
+        }
+        for clip in result.clips:
+            index.add(shared | of_recording[clip["recording"]] | clip)
+    index.close()
 
 
 def _stats(
-    kept: dict[int, _Kept],
-    results: Sequence[ShardResult],
-    settings: dict[str, Any],
-    label_ids: dict[str, int],
+    found: Gathered, settings: dict[str, Any], labels: dict[str, tuple[str, str]]
 ) -> dict[str, Any]:
     """Count what there is. Nothing here depends on the machine or the time."""
     rate = settings["sample_rate_hz"]
-    clips = [clip for result in results for clip in result.clips]
-    per_label: Counter[str] = Counter(dict.fromkeys(label_ids, 0))
-    split_clips: Counter[str] = Counter()
-    split_samples: Counter[str] = Counter()
-    for clip in clips:
-        recording = kept[clip["recording"]].recording
-        per_label.update(recording.names(FOREGROUND))
-        split_clips[recording.split] += 1
-        split_samples[recording.split] += clip["samples"]
-    shas = Counter(item.pcm_sha1 for item in kept.values())
-    reasons = Counter(item["reason"] for result in results for item in result.rejected)
-    records = [item.recording for item in kept.values()]
+    kept, facts = found.kept_R, found.facts
+    per_label: Counter[str] = Counter(dict.fromkeys(labels, 0))
+    per_label.update(found.clips_per_label)
+    codecs = np.bincount(found.codec_R[kept], minlength=len(found.codecs)).tolist()
     return {
         "format": 1,
         "name": settings["name"],
-        "clips": len(clips),
-        "recordings": len(kept),
-        "hours": sum(split_samples.values()) / rate / 3600,
+        "clips": sum(found.split_clips.values()),
+        "recordings": int(kept.sum()),
+        "hours": sum(found.split_samples.values()) / rate / 3600,
         "sample_rate_hz": rate,
         "codec": settings["codec"],
-        "labels": len(label_ids),
+        "labels": len(labels),
         "splits": {
-            split: {"clips": split_clips[split], "hours": split_samples[split] / rate / 3600}
-            for split in sorted(split_clips)
+            split: {"clips": clips, "hours": found.split_samples[split] / rate / 3600}
+            for split, clips in sorted(found.split_clips.items())
+            if clips
         },
-        "folds": dict(sorted(Counter(r.fold for r in records if r.fold is not None).items())),
-        "groups": len({r.group_id for r in records}),
-        "recordists": len({r.recordist for r in records if r.recordist}),
-        "shards": sum(bool(result.clips) for result in results),
+        "folds": dict(sorted(found.folds.items())),
+        "groups": found.groups,
+        "recordists": found.recordists,
+        "shards": sum(bool(summary.clips) for summary in found.summaries),
+        "bytes": sum(summary.bytes for summary in found.summaries),
         "clips_per_label": dict(sorted(per_label.items())),
-        "rejected": sum(reasons.values()),
-        "rejected_reasons": dict(sorted(reasons.items())),
-        "silent_pieces": sum(item.silent_pieces for item in kept.values()),
-        "saturated_recordings": sum(item.saturated > 1e-3 for item in kept.values()),
-        "same_audio_recordings": sum(count - 1 for count in shas.values()),
-        "original_codecs": dict(sorted(Counter(r.codec for r in records).items())),
-        "original_sample_rates_hz": {
-            str(k): v for k, v in sorted(Counter(r.sample_rate_hz for r in records).items())
-        },
-        "original_channels": {
-            str(k): v for k, v in sorted(Counter(r.channels for r in records).items())
-        },
+        "rejected": sum(found.reasons.values()),
+        "rejected_reasons": dict(sorted(found.reasons.items())),
+        "silent_pieces": int(facts["silent_pieces"].sum()),
+        "trimmed_hours": float(facts["trimmed_s"].sum()) / 3600,
+        "trimmed_recordings": int((facts["trimmed_s"] > 0).sum()),
+        "saturated_recordings": int((facts["saturated"] > SATURATED).sum()),
+        "same_audio_recordings": same_audio(found),
+        "original_codecs": dict(sorted(zip(found.codecs, codecs, strict=True))),
+        "original_sample_rates_hz": _counts(facts["sample_rate_hz"][kept]),
+        "original_channels": _counts(facts["channels"][kept]),
     }
+
+
+def _counts(values: Any) -> dict[str, int]:
+    """Return {value: how often}, in ascending order."""
+    found, counts = np.unique(values, return_counts=True)
+    return {str(value): count for value, count in zip(found.tolist(), counts.tolist(), strict=True)}

@@ -142,16 +142,19 @@ def test_two_runs_at_once_are_refused(archive: Path, tmp_path: Path) -> None:
 def test_many_files_are_planned_from_a_sample(
     make_folder: Callable, make_rows: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from data_prep import build
+    from data_prep import lengths
     from data_prep.folder import read_folder
     from data_prep.options import FolderOptions
+    from data_prep.progress import Progress
+    from data_prep.rows import scan
 
     root = make_folder(tmp_path / "a", make_rows(40, ["wav", "mp3"]), seconds=2.0)
     recordings = read_folder(root, FolderOptions()).recordings
-    exact_s = build._lengths_s(recordings, root)
+    found = scan(recordings, root, b"", Progress())
+    exact_s = lengths.lengths_s(found, recordings, root)
     assert exact_s == pytest.approx([2.0] * 40, abs=0.06)
-    monkeypatch.setattr(build, "_PROBED", 13)
-    guessed_s = build._lengths_s(recordings, root)
+    monkeypatch.setattr(lengths, "PROBED", 13)
+    guessed_s = lengths.lengths_s(found, recordings, root)
     assert sum(guessed_s) == pytest.approx(80, rel=0.25) and min(guessed_s) > 0.5
 
 
@@ -221,18 +224,22 @@ def test_a_full_disk_leaves_nothing_that_looks_finished(
 ) -> None:
     out = tmp_path / "birds"
     synced = 0
+    for full_from in (1, 3, 6, 9, 14, 18, 22):  # in the plan, a tar, a result, a table
+        synced = 0
 
-    def fsync_until_full(descriptor: int) -> None:
-        nonlocal synced
-        synced += 1
-        if synced == 7:  # the second shard's tar: before it the plan, a tar and what is in it
-            raise OSError(errno.ENOSPC, "No space left on device")
+        def fsync_until_full(descriptor: int, last: int = full_from) -> None:
+            nonlocal synced
+            synced += 1
+            if synced >= last:
+                raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fsync_until_full)
-        with pytest.raises(PrepError, match=r"No space left on device.*same command continues"):
-            prepare_folder(archive, out, jobs=1)
-    assert not (out / "index.parquet").exists() and not list(out.rglob("*.tmp"))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fsync_until_full)
+            with pytest.raises(PrepError, match=r"No space left on device.*same command continues"):
+                prepare_folder(archive, out, jobs=1)
+        assert not (out / "index.parquet").exists() and not list(out.rglob("*.tmp"))
+        if full_from % 2:
+            shutil.rmtree(out)
     prepare_folder(archive, out, jobs=1)
     assert digests(out) == digests(dataset)
 
