@@ -5,9 +5,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from data_prep.citations import citation, source_name
+from data_prep.credits import permissions
+from data_prep.errors import PrepError
 from data_prep.licences import hugging_face_id, short_name
+
+if TYPE_CHECKING:
+    from data_prep.report.gather import Facts, Share
 
 _SIZES = (
     (1_000, "n<1K"),
@@ -15,40 +22,171 @@ _SIZES = (
     (100_000, "10K<n<100K"),
     (1_000_000, "100K<n<1M"),
     (10_000_000, "1M<n<10M"),
+    (100_000_000, "10M<n<100M"),
 )
 _SHOWN_LABELS = 50
+_SHOWN_ORDERS = 5
+_SHOWN_SETTINGS = 60
 
 
-def card(stats: Mapping[str, Any], licences: Sequence[Mapping[str, Any]]) -> str:
-    """Return the card's text from the dataset's stats and its licence ledger."""
-    parts = [
-        _front_matter(stats, licences),
-        f"# {stats['name']}\n",
-        _summary(stats),
-        _licence_table(licences),
-        _label_table(stats),
-        _loading(stats),
-        _making(stats),
-    ]
-    return "\n".join(parts)
+def card(
+    stats: Mapping[str, Any], licences: Sequence[Mapping[str, Any]], facts: Facts | None = None
+) -> str:
+    """Return the card's text from the dataset's stats and its licence ledger.
+
+    `facts` (`data_prep.report.gather.gather`) adds what only the recordings tell: sources, taxa,
+    countries, ranks, and how they were selected.
+    """
+    parts = [_front_matter(stats, licences), f"# {stats['name']}\n", _summary(stats)]
+    if facts is not None:
+        parts += [_sources(facts), _taxa(facts)]
+    parts += [_licence_table(licences), _label_table(stats)]
+    if facts is not None:
+        parts += [_selection(facts)]
+    parts += [_limits(stats, facts), _loading(stats), _making(stats)]
+    return "\n".join(part for part in parts if part)
+
+
+def card_of(folder: Path, selection: Path | None = None) -> str:
+    """Return the card of a dataset folder from the tables in it (`index.parquet` may be missing).
+
+    `selection` is the folder of `chorus prep select`, where its files do not lie in `folder`.
+    Raises PrepError where stats, ledger or recordings are missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from data_prep.report.gather import gather
+
+    facts = gather(folder, selection)
+    if "clips" not in facts.stats:
+        raise PrepError(f"{folder} is no dataset: it has no stats.json. A table has no card yet.")
+    try:
+        licences = pq.read_table(
+            folder / "licences.parquet", columns=["licence_url", "recordist", "clips", "hours"]
+        )
+    except (OSError, pa.ArrowInvalid) as err:
+        raise PrepError(f"{folder}/licences.parquet cannot be read: {err}.") from err
+    return card(facts.stats, licences.to_pylist(), facts)
+
+
+def write_card(folder: Path, selection: Path | None = None) -> Path:
+    """Write the README.md of a dataset anew, whole or not at all; return its path."""
+    from data_prep.report.writing import write_lines
+
+    write_lines(folder / "README.md", [card_of(folder, selection).rstrip("\n")])
+    return folder / "README.md"
 
 
 def _front_matter(stats: Mapping[str, Any], licences: Sequence[Mapping[str, Any]]) -> str:
     urls = {row["licence_url"] for row in licences}
     licence = hugging_face_id(next(iter(urls))) if len(urls) == 1 else "other"
-    size = next((name for limit, name in _SIZES if stats["clips"] < limit), "n>10M")
+    size = next((name for limit, name in _SIZES if stats["clips"] < limit), "100M<n<1B")
     lines = ["---", f"pretty_name: {json.dumps(stats['name'], ensure_ascii=False)}"]
     lines.append(f"license: {licence}")
     if licence == "other":
-        lines.append("license_name: see-the-licence-table")
-        lines.append("license_link: README.md")
+        # A link would have to be a LICENSE file or an address; the table below is neither.
+        lines.append("license_name: several-see-licences")
     lines += ["task_categories:", "- audio-classification"]
-    lines += ["tags:", "- bioacoustics", "- webdataset"]
+    lines += ["tags:", "- bioacoustics", "- audio", "- webdataset"]
     lines += ["size_categories:", f"- {size}"]
     lines += ["configs:", "- config_name: default", "  data_files:"]
     for split in stats["splits"]:
         lines += [f"  - split: {json.dumps(split)}", f"    path: {json.dumps(split + '/*.tar')}"]
     return "\n".join([*lines, "---", ""])
+
+
+def _sources(facts: Facts) -> str:
+    rows = [(source_name(share.name), *_numbers(share, people=True)) for share in facts.sources]
+    cited = [citation(share.name) for share in facts.sources]
+    lines = [f"* {text.rstrip('.')}." for text in cited if text]
+    table = _table(("source", "recordings", "hours", "species", "recordists"), rows)
+    return "## Sources\n\n" + table + ("\n" + "\n".join(lines) + "\n" if lines else "")
+
+
+def _taxa(facts: Facts) -> str:
+    rows = []
+    for share in facts.classes:
+        rows.append((_cell(share.name), *_numbers(share)))
+        rows += [("– " + _cell(p.name), *_numbers(p)) for p in share.parts[:_SHOWN_ORDERS]]
+        if len(share.parts) > _SHOWN_ORDERS:
+            rows.append((f"– {len(share.parts) - _SHOWN_ORDERS} more orders", "", "", ""))
+    table = _table(("class, order", "recordings", "hours", "species"), rows)
+    known = [share for share in facts.countries if share.name]
+    where = ", ".join(f"{_cell(s.name)} {s.recordings:,}" for s in known[:8])
+    more = f", and {len(known) - 8:,} more" if len(known) > 8 else ""
+    note = f"\nCountries by recordings: {where}{more}.\n" if known else ""
+    return (
+        "## Taxa\n\nBy the labels in the foreground; a recording of two classes counts in both.\n\n"
+        + table
+        + note
+    )
+
+
+def _numbers(share: Share, people: bool = False) -> tuple[str, ...]:
+    row = (f"{share.recordings:,}", f"{share.hours:,.2f}", f"{share.species:,}")
+    return (*row, f"{share.recordists:,}") if people else row
+
+
+def _selection(facts: Facts) -> str:
+    from data_prep.report.findings import flat
+
+    found = facts.findings
+    if not found.selection and found.duplicates is None and found.leakage is None:
+        return ""
+    lines = ["## How the recordings were selected\n"]
+    if found.duplicates is not None:
+        kinds = ", ".join(f"{_cell(k)} {n:,}" for k, n in found.duplicates.most_common())
+        lines.append(f"* Duplicates dropped: {found.duplicates.total():,}" + _in_brackets(kinds))
+    if found.leakage is not None:
+        sets: Counter[str] = Counter()
+        for (name, _), count in found.leakage.items():
+            sets[name] += count
+        names = ", ".join(f"{_cell(name)} {count:,}" for name, count in sets.most_common())
+        lines.append(
+            f"* Removed because they occur in evaluation sets: {sets.total():,}"
+            + _in_brackets(names)
+        )
+    settings = flat(found.selection)
+    rows = [(_cell(name), _cell(value)) for name, value in settings[:_SHOWN_SETTINGS]]
+    text = "\n".join(lines) + "\n"
+    if rows:
+        text += "\n" + _table(("", ""), rows)
+    more = len(settings) - len(rows)
+    return text + (f"\nand {more:,} more in `selection.json`.\n" if more else "")
+
+
+def _in_brackets(text: str) -> str:
+    return f" ({text})." if text else "."
+
+
+def _limits(stats: Mapping[str, Any], facts: Facts | None) -> str:
+    lines = []
+    if facts is not None and facts.labels:
+        ranks = Counter(label.rank or "no rank stated" for label in facts.labels)
+        text = ", ".join(f"{_cell(rank)} {count:,}" for rank, count in ranks.most_common())
+        lines.append(f"* Labels are of several ranks: {text}." if len(ranks) > 1 else
+                     f"* All labels are of one rank: {text}.")  # fmt: skip
+        rare = sum(label.recordings < 10 for label in facts.labels)
+        lines.append(f"* {rare:,} of {len(facts.labels):,} labels have fewer than 10 recordings.")
+    if facts is not None and facts.background[0]:
+        lines.append(
+            f"* {facts.background[1]:,} mentions of {facts.background[0]:,} labels are in the "
+            "background (`background_ids`); most archives name what else is heard only now and "
+            "then, so a label that is missing does not say that the animal is silent."
+        )
+    else:
+        lines.append(
+            "* No background species are labelled: a label that is missing does not say that the "
+            "animal is silent."
+        )
+    lines.append(
+        "* Labels hold for a recording, not for a moment: a piece of a long one may lack the sound "
+        "that its label names."
+    )
+    if stats["rejected"]:
+        lines.append(f"* Recordings left out: {stats['rejected']:,}{_reasons(stats)}.")
+    return "## Known limits\n\n" + "\n".join(lines) + "\n"
 
 
 def _summary(stats: Mapping[str, Any]) -> str:
@@ -88,18 +226,21 @@ def _licence_table(licences: Sequence[Mapping[str, Any]]) -> str:
         people.setdefault(url, set()).add(row["recordist"])
     rows = [
         (
-            f"[{short_name(url)}]({url})" if url.startswith("http") else short_name(url),
+            f"[{short_name(url)}]({url})" if url.startswith("http") else _cell(short_name(url)),
             f"{count:,}",
             f"{hours[url]:.2f}",
             f"{len(people[url] - {''}):,}",
         )
         for url, count in sorted(clips.items(), key=lambda item: (-item[1], item[0]))
     ]
+    whole = "\n".join(f"* {text}" for text in permissions(hours))
     return (
         "## Licences\n\nEvery recording keeps the licence and the recordist it came with: "
         "`licences.parquet` says who recorded how much under which licence, the JSON beside every "
-        "clip says it for that clip. Where a licence asks for credit, give it per recordist.\n\n"
+        "clip says it for that clip. Where a licence asks for credit, give it per recordist: "
+        "`chorus data credits` prints the text.\n\n"
         + _table(("licence", "clips", "hours", "recordists"), rows)
+        + f"\nWhat the mixture as a whole permits, the strictest part deciding:\n\n{whole}\n"
     )
 
 
@@ -108,7 +249,7 @@ def _label_table(stats: Mapping[str, Any]) -> str:
     if not counts:
         return "## Labels\n\nThe clips have no labels.\n"
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    rows = [(name.replace("|", "\\|"), f"{count:,}") for name, count in ranked[:_SHOWN_LABELS]]
+    rows = [(_cell(name), f"{count:,}") for name, count in ranked[:_SHOWN_LABELS]]
     more = len(ranked) - len(rows)
     note = f"\nand {more:,} more in `labels.json`.\n" if more else ""
     return "## Labels\n\n" + _table(("label", "clips (foreground)"), rows) + note
@@ -164,6 +305,11 @@ apart.
 * recordings with the same audio as another: {stats["same_audio_recordings"]:,}
 * recordings with more than 0.1 % of samples at full scale: {stats["saturated_recordings"]:,}
 """
+
+
+def _cell(text: str) -> str:
+    """One line that cannot leave its cell."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

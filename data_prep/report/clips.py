@@ -1,0 +1,290 @@
+"""A few clips to listen to: chosen by licence and variety, cut, compressed, with spectrograms."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data_prep.credits import recording_link, terms
+from data_prep.errors import UnusableAudio
+from data_prep.recordings import BACKGROUND
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CLIP_S = 8.0
+MOST_BYTES = 3_000_000  # of sound and pictures on one page, before base64 adds a third
+_CANDIDATES = 48  # of each source, of which the page takes a few
+_ROWS = 1 << 15
+_TABLE_RATE_HZ = 24_000
+_MP3_RATES_HZ = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+_LONGEST_S, _LARGEST = 900.0, 60_000_000  # what is decoded whole for eight seconds of it
+_COLUMNS = ("id", "source", "source_id", "path", "url", "licence_url", "attribution", "recordist",
+            "labels", "duration_s")  # fmt: skip
+_PICTURE = (640, 160)
+_KEPT_BACK = frozenset(
+    {"inatsounds"}
+)  # its terms forbid passing recordings on, whatever a licence says
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A clip as the page shows it."""
+
+    title: str
+    rank: str
+    source: str
+    credit: str
+    link: str
+    licence_url: str
+    seconds: float
+    top_khz: float
+    audio: str
+    """data: URL, MP3."""
+    picture: str
+    """data: URL, WebP."""
+
+
+def clips(
+    table: Path, *, index: Path | None, audio_root: Path, count: int, problems: list[str]
+) -> list[Clip]:
+    """Return up to `count` clips of different sources, labels and recordists.
+
+    From the shards of a dataset (`index` is its index.parquet), else from the recordings' own files
+    below `audio_root`. Only recordings whose licence lets a changed copy be passed on: public
+    domain and Creative Commons without ND. What hinders is told in `problems`.
+    """
+    if count <= 0:
+        return []
+    candidates = _candidates(table)
+    if not candidates:
+        problems.append("No clip to listen to: no recording has a licence that lets one be shown.")
+        return []
+    members = _members(index, {str(row["id"]) for row in candidates}) if index else {}
+    found: list[Clip] = []
+    size = 0
+    failed = 0
+    for row in _varied(candidates):
+        if len(found) == count or size > MOST_BYTES or failed > 10 * count:
+            break
+        try:
+            if index:
+                wav_T, rate_hz = _from_shard(index.parent, members[str(row["id"])])
+            else:
+                wav_T, rate_hz = _from_file(audio_root, row)
+            clip = _clip(row, wav_T, rate_hz)
+        except (OSError, KeyError, RuntimeError, UnusableAudio):
+            failed += 1
+            continue
+        size += 3 * (len(clip.audio) + len(clip.picture)) // 4
+        found.append(clip)
+    if not found:
+        where = f"in the shards beside {index}" if index else f"below {audio_root} (--audio DIR)"
+        problems.append(f"No clip to listen to: none of {failed} recordings could be read {where}.")
+    return found
+
+
+def _candidates(table: Path) -> list[dict[str, Any]]:
+    """Some recordings of every source, drawn by a hash of the id: the same ones every time."""
+    import polars as pl
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kept: pl.DataFrame | None = None
+    with pq.ParquetFile(table) as file:
+        columns = [n for n in _COLUMNS if n in file.schema_arrow.names]
+        if not {"id", "source", "licence_url", "labels"} <= set(columns):
+            return []
+        keys = [n for n in columns if n != "labels"]
+        for batch in file.iter_batches(_ROWS, columns=columns):
+            part = pa.Table.from_batches([batch])
+            frame = pl.from_arrow(part.select(keys))
+            assert isinstance(frame, pl.DataFrame)
+            urls = frame.get_column("licence_url").unique().to_list()
+            allowed = [url for url in urls if url and _may_be_shown(url)]
+            frame = frame.with_row_index("row").with_columns(draw=pl.col("id").hash(seed=7))
+            frame = frame.filter(
+                pl.col("licence_url").is_in(allowed) & ~pl.col("source").is_in(list(_KEPT_BACK))
+            )
+            frame = frame.sort("draw").group_by("source").head(_CANDIDATES)
+            if frame.height:
+                rows = frame.get_column("row").to_list()
+                labels = [_front(v) for v in part["labels"].take(pa.array(rows)).to_pylist()]
+                frame = frame.with_columns(
+                    title=pl.Series([n for n, _ in labels], dtype=pl.String),
+                    rank=pl.Series([r for _, r in labels], dtype=pl.String),
+                )
+                frame = frame.filter(pl.col("title") != "")
+                kept = frame if kept is None else pl.concat([kept, frame])
+                kept = kept.sort("draw").group_by("source").head(_CANDIDATES)
+    return [] if kept is None else kept.sort("source", "draw").to_dicts()
+
+
+def _may_be_shown(licence_url: str) -> bool:
+    asked = terms(licence_url)
+    return asked.known and not asked.no_derivatives
+
+
+def _front(labels: Sequence[dict[str, Any]] | None) -> tuple[str, str]:
+    """(name, rank) of the first label in the foreground."""
+    front = [label for label in labels or () if label.get("role") != BACKGROUND]
+    if not front:
+        return "", ""
+    return str(front[0].get("name") or ""), str(front[0].get("rank") or "")
+
+
+def _varied(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The sources in turn; first those with a label and a recordist that were not yet there."""
+    queues: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        queues.setdefault(str(row["source"]), []).append(row)
+    labels: set[str] = set()
+    people: set[str] = set()
+    later: list[dict[str, Any]] = []
+    while any(queues.values()):
+        for queue in queues.values():
+            while queue:
+                row = queue.pop(0)
+                person = str(row.get("recordist") or row["id"])
+                if row["title"] in labels or person in people:
+                    later.append(row)
+                    continue
+                labels.add(row["title"])
+                people.add(person)
+                yield row
+                break
+    yield from later
+
+
+def _members(index: Path, ids: set[str]) -> dict[str, dict[str, Any]]:
+    """The first clip of each of the recordings in the index."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    wanted = pa.array(sorted(ids))
+    found: dict[str, dict[str, Any]] = {}
+    with pq.ParquetFile(index) as file:
+        columns = ["recording_id", "shard", "offset", "size"]
+        for batch in file.iter_batches(1 << 17, columns=columns):
+            for row in batch.filter(pc.is_in(batch["recording_id"], wanted)).to_pylist():
+                found.setdefault(row["recording_id"], row)
+    return found
+
+
+def _from_shard(folder: Path, member: dict[str, Any]) -> tuple[NDArray[np.float32], int]:
+    import soundfile
+
+    path = (folder / member["shard"]).resolve()
+    if folder.resolve() not in path.parents:
+        raise OSError(f"{path} is outside the dataset")
+    with path.open("rb") as tar:
+        data = os.pread(tar.fileno(), member["size"], member["offset"])
+    wav_T, rate_hz = soundfile.read(io.BytesIO(data), dtype="float32")
+    return (wav_T if wav_T.ndim == 1 else wav_T.mean(axis=1)), int(rate_hz)
+
+
+def _from_file(root: Path, row: dict[str, Any]) -> tuple[NDArray[np.float32], int]:
+    from data_prep.audio import decode
+
+    if not row.get("path"):
+        raise OSError("not downloaded")
+    path = root / str(row["path"])
+    if (row.get("duration_s") or 0) > _LONGEST_S or path.stat().st_size > _LARGEST:
+        raise OSError("too long for a few seconds of it")
+    pcm, _ = decode(path, _TABLE_RATE_HZ, max_hours=_LONGEST_S / 3600)
+    with pcm:
+        return pcm.read(0, pcm.samples).astype(np.float32) / np.float32(32768), _TABLE_RATE_HZ
+
+
+def _clip(row: dict[str, Any], wav_T: NDArray[np.float32], rate_hz: int) -> Clip:
+    if rate_hz not in _MP3_RATES_HZ:
+        import soxr
+
+        lower = [rate for rate in _MP3_RATES_HZ if rate <= rate_hz] or [_MP3_RATES_HZ[0]]
+        wav_T = soxr.resample(wav_T, rate_hz, lower[-1], quality="HQ").astype(np.float32)
+        rate_hz = lower[-1]
+    wav_T = _loudest(wav_T, rate_hz)
+    wav_T = wav_T * np.float32(0.7 / max(float(np.abs(wav_T).max(initial=0.0)), 1e-4))
+    fade = min(len(wav_T) // 2, rate_hz // 50)
+    ramp_T = np.linspace(0, 1, fade, dtype=np.float32)
+    wav_T[:fade] *= ramp_T
+    wav_T[len(wav_T) - fade :] *= ramp_T[::-1]
+    credit = str(row.get("attribution") or row.get("recordist") or row["id"])
+    return Clip(
+        title=str(row["title"]),
+        rank=str(row["rank"]),
+        source=str(row["source"]),
+        credit=credit,
+        link=recording_link(
+            str(row["source"]), str(row.get("source_id") or ""), str(row.get("url") or "")
+        ),
+        licence_url=str(row["licence_url"]),
+        seconds=len(wav_T) / rate_hz,
+        top_khz=rate_hz / 2000,
+        audio=_data_url("audio/mpeg", _mp3(wav_T, rate_hz)),
+        picture=_data_url("image/webp", _spectrogram(wav_T, rate_hz)),
+    )
+
+
+def _loudest(wav_T: NDArray[np.float32], rate_hz: int) -> NDArray[np.float32]:
+    """The eight seconds with the most energy in high frequencies: wind and traffic are low."""
+    want = int(CLIP_S * rate_hz)
+    if len(wav_T) <= want:
+        return wav_T.copy()
+    energy_T = np.cumsum(np.square(np.diff(wav_T, prepend=wav_T[:1])), dtype=np.float64)
+    step = rate_hz // 4
+    starts = np.arange(0, len(wav_T) - want + 1, step)
+    start = int(starts[np.argmax(energy_T[starts + want - 1] - energy_T[starts])])
+    return wav_T[start : start + want].copy()
+
+
+def _mp3(wav_T: NDArray[np.float32], rate_hz: int) -> bytes:
+    """MP3: the one compressed format that every browser of a phone decodes."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(
+        buffer,
+        wav_T,
+        rate_hz,
+        format="MP3",
+        subtype="MPEG_LAYER_III",
+        bitrate_mode="VARIABLE",
+        compression_level=0.45,
+    )
+    return buffer.getvalue()
+
+
+def _spectrogram(wav_T: NDArray[np.float32], rate_hz: int) -> bytes:
+    """WebP, time to the right, 0 Hz to half the rate upwards, the loudest 60 dB at most."""
+    import matplotlib as mpl
+    from PIL import Image
+
+    width, height = _PICTURE
+    size = 512
+    if len(wav_T) < size:
+        wav_T = np.pad(wav_T, (0, size - len(wav_T)))
+    starts = np.linspace(0, len(wav_T) - size, width).astype(int)
+    frames_XT = wav_T[starts[:, None] + np.arange(size)] * np.hanning(size).astype(np.float32)
+    power_XF = np.square(np.abs(np.fft.rfft(frames_XT, axis=1)))[:, 1:]
+    level_XF = 10 * np.log10(power_XF + 1e-12)
+    high = float(np.percentile(level_XF, 99.95))
+    low = max(high - 60.0, min(float(np.percentile(level_XF, 25)), high - 30.0))
+    shade_XF = np.clip((level_XF - low) / (high - low), 0, 1)
+    pixels = (mpl.colormaps["magma"](shade_XF.T[::-1])[..., :3] * 255).astype(np.uint8)
+    picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="WEBP", quality=62, method=6)
+    return buffer.getvalue()
+
+
+def _data_url(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,164 @@
+"""What was left out and why: rejected rows, duplicates, overlap with evaluation sets."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import PrepError
+
+_EXAMPLES = 3
+_SHOWN = 12
+_ROWS = 1 << 16
+SELECTION = "selection.json"
+
+# What a reason means, in the words of a person who does not know the code.
+REASONS = {
+    "missing": "the file is not there",
+    "unreadable": "no permission to read the file",
+    "empty": "no bytes or no samples",
+    "too_short": "shorter than 0.1 s",
+    "too_long": "longer than the limit",
+    "not_audio": "no decoder opens it, e.g. a web page saved as .mp3",
+    "corrupt": "no decoder gets through it",
+    "truncated": "ends before its own header says so",
+    "non_finite": "holds NaN or infinite samples",
+    "silent": "all samples are zero",
+    "out_of_range": "samples far beyond full scale",
+    "unsupported": "sample rate or channel count beyond what is read",
+    "repeated_id": "the id occurred before",
+    "no_audio": "neither a file nor an address of the audio",
+    "restricted": "the archive keeps the sound of sensitive species back",
+    "restricted_species": "the archive keeps the sound of sensitive species back",
+    "unidentified": "nobody knows what it is",
+    "soundscape": "a soundscape, no single species",
+    "licence": "the licence was not allowed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """A reason for which recordings were left out, with a few of them."""
+
+    name: str
+    count: int
+    meaning: str
+    examples: tuple[tuple[str, str], ...]
+    """(recording id or path, what was said of it)."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """What stands beside the table on what is not, or should not be, in it."""
+
+    rejected: list[Reason] = field(default_factory=list)
+    duplicates: Counter[str] | None = None
+    """Recordings dropped, by kind; None where nobody looked."""
+    duplicate_examples: list[tuple[str, str, str, str]] = field(default_factory=list)
+    """(kept, dropped, kind, score)."""
+    leakage: Counter[tuple[str, str]] | None = None
+    """Recordings by (evaluation set, rule); None where nobody looked."""
+    leakage_examples: list[tuple[str, str, str]] = field(default_factory=list)
+    """(recording, evaluation set, rule)."""
+    selection: dict[str, Any] = field(default_factory=dict)
+
+
+def read_findings(folder: Path, selection: Path | None = None) -> Findings:
+    """Read what is there of rejected, duplicates, leakage and selection.
+
+    `selection`, the folder of `chorus prep select`, is looked into first, then `folder`. Columns
+    that are missing count as unknown. Raises PrepError where a file is damaged, or `selection`
+    is no such folder.
+    """
+    places = [folder] if selection is None else [selection, folder]
+    if selection is not None and not selection.is_dir():
+        raise PrepError(f"There is no folder {selection}; --selection takes that of `prep select`.")
+    found = Findings(rejected=_rejected(folder / "rejected.parquet"))
+    for place in places:
+        duplicates, leakage = place / "duplicates.parquet", place / "leakage.parquet"
+        if found.duplicates is None and duplicates.is_file():
+            found.duplicates = Counter()
+            for row in _rows(duplicates, ("kept_id", "dropped_id", "kind", "score")):
+                found.duplicates[row["kind"] or "not stated"] += 1
+                if len(found.duplicate_examples) < _SHOWN:
+                    found.duplicate_examples.append(
+                        (row["kept_id"], row["dropped_id"], row["kind"], _score(row["score"]))
+                    )
+        if found.leakage is None and leakage.is_file():
+            found.leakage = Counter()
+            for row in _rows(leakage, ("recording_id", "rule", "evaluation_set")):
+                name, rule = row["evaluation_set"] or "not stated", row["rule"] or "not stated"
+                found.leakage[name, rule] += 1
+                if len(found.leakage_examples) < _SHOWN:
+                    found.leakage_examples.append((row["recording_id"], name, rule))
+        if not found.selection and (place / SELECTION).is_file():
+            found.selection = _selection(place / SELECTION)
+    return found
+
+
+def _selection(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as err:
+        raise PrepError(f"{path} cannot be read: {err}. Run `chorus prep select` again.") from err
+    return content if isinstance(content, dict) else {"selection": content}
+
+
+def _rejected(path: Path) -> list[Reason]:
+    if not path.is_file():
+        return []
+    counts: Counter[str] = Counter()
+    examples: dict[str, list[tuple[str, str]]] = {}
+    for row in _rows(path, ("recording_id", "path", "reason", "detail")):
+        reason = row["reason"] or "not stated"
+        counts[reason] += 1
+        some = examples.setdefault(reason, [])
+        if len(some) < _EXAMPLES:
+            some.append((row["recording_id"] or row["path"], row["detail"][:200]))
+    order = sorted(counts, key=lambda name: (-counts[name], name))
+    return [Reason(n, counts[n], REASONS.get(n, ""), tuple(examples[n])) for n in order]
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    """Yield the rows of a parquet file with every one of `columns` as text, "" where it is not."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            there = [name for name in columns if name in file.schema_arrow.names]
+            if not there:
+                for _ in range(file.metadata.num_rows):
+                    yield dict.fromkeys(columns, "")
+                return
+            for batch in file.iter_batches(_ROWS, columns=there):
+                for row in batch.to_pylist():
+                    yield {n: "" if row.get(n) is None else str(row[n]) for n in columns}
+    except (pa.ArrowInvalid, OSError) as err:
+        raise PrepError(f"{path} cannot be read: {err}. Make it again.") from err
+
+
+def _score(text: str) -> str:
+    try:
+        return f"{float(text):.3f}"
+    except ValueError:
+        return text
+
+
+def flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """(path, value) of everything in nested JSON, as text."""
+    rows: list[tuple[str, str]] = []
+    for key, value in content.items():
+        name = f"{prefix}{str(key).replace('_', ' ')}"
+        if isinstance(value, Mapping) and value:
+            rows += flat(value, f"{name} › ")
+        elif isinstance(value, list):
+            rows.append((name, ", ".join(map(str, value)) or "–"))
+        else:
+            text = f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)
+            rows.append((name, f"{value:.4g}" if isinstance(value, float) else text))
+    return rows

@@ -1,0 +1,28 @@
+"""A text file appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from data_prep.errors import PrepError
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines (their ends added) as UTF-8, beside the file and then in its place.
+
+    Raises PrepError where the disk refuses; what `lines` raises goes on, and no file is left.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            for line in lines:
+                file.write(line)
+                file.write("\n")
+        temporary.replace(path)
+    except OSError as err:
+        raise PrepError(f"{path} cannot be written: {err}. Choose another place.") from err
+    finally:
+        temporary.unlink(missing_ok=True)
