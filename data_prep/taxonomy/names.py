@@ -31,10 +31,11 @@ _GROUP = re.compile(
 )
 # "sp", "ssp." and the like in the place of an epithet; "cf" and "aff" before one.
 _NO_EPITHET = frozenset(
-    "sp spp spec species ssp subsp subspecies indet indeterminate undet undetermined undefined "
-    "unknown unidentified incertae gen genus nov var complex group agg superspecies".split()
-)
-_DOUBT = frozenset("cf aff nr near prope conf".split())
+    ("sp", "spp", "spec", "species", "ssp", "subsp", "subspecies", "indet", "indeterminate",
+     "undet", "undetermined", "undefined", "unknown", "unidentified", "incertae", "gen", "genus",
+     "nov", "var", "complex", "group", "agg", "superspecies")
+)  # fmt: skip
+_DOUBT = frozenset(("cf", "aff", "nr", "near", "prope", "conf"))
 # Words between the parts that say nothing about the name: the klepton of edible frogs, "s. l.".
 _SILENT = re.compile(r"\b(?:kl|klepton|synklepton)\.?\s+(?=[^\W\d_])")
 _HYBRID = re.compile(r"\s[×xX]\s")
@@ -131,19 +132,20 @@ def _marked(text: str) -> ScientificName:
     """Read a name with marks: hybrids, alternatives, "cf.", authors."""
     text = _SILENT.sub("", text)
     if "/" in text:
-        return _what_both_share(*text.split("/", 1), SEVERAL)
+        return _what_both_share(text.split("/", 1), SEVERAL)
     if parts := _HYBRID.split(text, maxsplit=1):
         named = len(parts) == 2 and _simple(parts[0])
         if named and named.words == 1 and parts[1].split(" ")[0].islower():
             text = " ".join(parts)  # "Passer × italiae", a hybrid with a name of its own
         elif len(parts) == 2:
-            return _what_both_share(*parts, HYBRID)
+            return _what_both_share(parts, HYBRID)
     text = text.replace("×", "")
     return _simple(text) or _parsed(text)
 
 
-def _what_both_share(left: str, right: str, doubt: str) -> ScientificName:
+def _what_both_share(parts: list[str], doubt: str) -> ScientificName:
     """Return the species of two subspecies, the genus of two species, nothing of two genera."""
+    left, right = parts
     words = [word.strip("?.,") for word in left.split(" ")]
     other = _simple(right.strip().split(" ")[0].strip("?.,"))
     genus = _simple(words[0])

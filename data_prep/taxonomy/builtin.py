@@ -1,0 +1,52 @@
+"""The table that comes with the program, so that names resolve without any file, and the user's.
+
+`builtin.csv` (dawnchorus-builtin-1) holds a few hundred species that the tests and the first steps
+meet, common higher taxa, and genus moves. It is no taxonomy to publish with: give one for that.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from data_prep.errors import PrepError
+from data_prep.recordings import tidy_name
+from data_prep.taxonomy.tables import Source, find_source
+
+BUILTIN = "dawnchorus-builtin-1"
+_FILE = Path(__file__).with_name("builtin.csv")
+_MOST_OVERRIDES = 1_000_000
+
+
+def builtin_source() -> Source:
+    """Return the shipped table."""
+    return find_source(f"{BUILTIN}={_FILE}")
+
+
+def read_overrides(path: Path) -> dict[str, str]:
+    """Read the user's own table, a CSV with the columns `name` and `use`: {name as given: name}.
+
+    Raises PrepError for a file that is none, an empty cell, or one name with two meanings.
+    """
+    found: dict[str, str] = {}
+    problems = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file)
+            missing = {"name", "use"} - set(table.fieldnames or ())
+            if missing:
+                raise PrepError(f"{path} needs the columns name and use: no {sorted(missing)}.")
+            for row in table:
+                name, use = tidy_name(row["name"] or ""), tidy_name(row["use"] or "")
+                if not name or not use:
+                    problems.append(f"line {table.line_num}: an empty cell")
+                elif found.setdefault(name, use) != use:
+                    problems.append(f"line {table.line_num}: {name!r} has another meaning above")
+                if len(found) > _MOST_OVERRIDES:
+                    raise PrepError(f"{path} has more than {_MOST_OVERRIDES:,} rows.")
+    except (OSError, UnicodeDecodeError, csv.Error) as err:
+        raise PrepError(f"{path} cannot be read: {err}. It must be a CSV in UTF-8.") from err
+    if problems:
+        shown = "\n  ".join(problems[:10])
+        raise PrepError(f"{path} has {len(problems)} mistakes.\n  {shown}")
+    return found
