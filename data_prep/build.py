@@ -49,11 +49,11 @@ def build_dataset(
 ) -> dict[str, Any]:
     """Write the dataset `out` from `recordings` (paths relative to `root`); return its stats.
 
-    `recordings` are gone through twice and never held: a list, or an object such as
-    `data_prep.recording_table.Table` that reads them anew. A finished dataset of the same
-    recordings and options is left as it is; an unfinished one is continued. Raises PrepError where
-    `out` belongs to something else, when more than `max_broken` of the recordings are unusable, or
-    nothing usable is left.
+    `recordings` are gone through a few times and never held: a list, or an object that reads them
+    anew each time (`data_prep.prepare.StoredTable`). A finished dataset of the same recordings and
+    options is left as it is; an unfinished one is continued. Raises PrepError where `out` belongs
+    to something else, when more than `max_broken` of the recordings are unusable, or nothing
+    usable is left.
     """
     builder = _Builder(recordings, root, out, options)
     if builder.finished:

@@ -118,7 +118,8 @@ def _write_recordings(rows: RowStore, found: Gathered, out: Path) -> dict[str, t
     from data_prep.recording_table import rejected_schema
 
     schema = recording_schema()
-    for name, kind in (("clips", pa.int32()), ("saturated", pa.float64()),
+    for name, kind in (("clips", pa.int32()), ("silent_pieces", pa.int32()),
+                       ("saturated", pa.float64()),
                        ("trimmed_s", pa.float64()), ("gain_db", pa.float64()),
                        ("pcm_sha1", pa.string())):  # fmt: skip
         schema = schema.append(pa.field(name, kind))

@@ -1,1 +1,120 @@
-"""`chorus prep shards`, `chorus data verify` and `describe`."""
+"""`chorus prep shards` and `merge`, `chorus data verify` and `describe`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from data_prep.commands.apps import STEPS, data_app, friendly_errors, prep_app
+from data_prep.commands.made import with_options
+from data_prep.options import BuildOptions
+
+Dataset = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a dataset.")]
+
+
+@prep_app.command("shards", rich_help_panel=STEPS)
+@with_options(BuildOptions)
+def shards(
+    *,
+    table: Annotated[
+        Path,
+        typer.Argument(metavar="TABLE", help="recordings.parquet, or the folder that holds it."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DATASET", help="Folder to write the dataset to.")
+    ],
+    audio: Annotated[
+        Path | None,
+        typer.Option(
+            "--audio",
+            metavar="ROOT",
+            help="What the table's paths are relative to. Default: the table's folder.",
+        ),
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--part",
+            metavar="I/N",
+            help="Write only the I-th of N parts (1/N to N/N), for job arrays; `chorus prep merge` "
+            "finishes the dataset when all are done.",
+        ),
+    ] = None,
+    **options: Any,
+) -> None:
+    """Write the recordings of a table as a dataset of shards.
+
+    The audio becomes mono 16-bit FLAC at 16 kHz in tar files (WebDataset), in pieces of at most a
+    minute, with an index, labels, licences and a dataset card beside them. A run that was stopped
+    is continued by the same command. Recordings whose path is empty are left out:
+    `chorus prep download` fetches them.
+
+    Example: chorus prep shards selected --audio xc_audio --out datasets/xc
+    """
+    from data_prep.prepare import prepare_shards
+
+    with friendly_errors():
+        prepare_shards(table, out, audio=audio, part=part, **options)
+
+
+@prep_app.command("merge", rich_help_panel=STEPS)
+def merge(
+    dataset: Dataset,
+    max_broken: Annotated[
+        float,
+        typer.Option(help="Stop when more than this share of the recordings is unusable."),
+    ] = 0.01,
+    allow_broken: Annotated[
+        bool, typer.Option("--allow-broken", help="Never stop for unusable recordings.")
+    ] = False,
+) -> None:
+    """Finish a dataset that `chorus prep shards --part` wrote; or say which parts are missing."""
+    from data_prep import prepare
+
+    with friendly_errors():
+        prepare.merge(dataset, max_broken=max_broken, allow_broken=allow_broken)
+
+
+@data_app.command("verify")
+def verify(
+    dataset: Dataset,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Tables and tar headers only: no hash, nothing decoded."),
+    ] = False,
+    jobs: Annotated[int, typer.Option(help="Processes; 0: one per CPU core.", min=0)] = 0,
+    limit: Annotated[int, typer.Option(help="Problems to print at most.", min=1)] = 100,
+) -> None:
+    """Check a dataset against itself: every clip, every table, every hash.
+
+    Ends with exit code 2 when anything is wrong, after all of it was looked at.
+    """
+    from data_prep.verify import verify_dataset
+
+    with friendly_errors("stopped"):
+        report = verify_dataset(dataset, quick=quick, jobs=jobs, limit=limit)
+    for line in report.lines():
+        typer.echo(line)
+    if report.count:
+        raise typer.Exit(2)
+
+
+@data_app.command("describe")
+def describe(
+    dataset: Dataset,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    top: Annotated[int, typer.Option(help="Labels and licences to show.", min=1)] = 20,
+) -> None:
+    """Show what a dataset holds: hours, splits, folds, labels, licences, what was left out."""
+    from data_prep.describe import describe_dataset, show
+
+    with friendly_errors("stopped"):
+        facts = describe_dataset(dataset)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(facts, indent=1, ensure_ascii=False))
+    else:
+        show(facts, top=top)

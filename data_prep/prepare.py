@@ -1,0 +1,74 @@
+"""From a recording table to a dataset: the Python form of `chorus prep shards` and `merge`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data_prep.build import build_dataset, build_part, merge_parts
+from data_prep.errors import PrepError
+from data_prep.options import BuildOptions, Part
+from data_prep.recording_table import read_recordings, table_path
+from data_prep.recordings import Recording
+
+
+class StoredTable:
+    """The recordings of a table file or folder, read anew each time they are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = table_path(path)
+
+    def __iter__(self) -> Iterator[Recording]:
+        return read_recordings(self.path)
+
+
+def prepare_shards(
+    table: Path | str,
+    out: Path | str,
+    *,
+    audio: Path | str | None = None,
+    part: Part | str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Write the dataset `out` from a recording table; return its stats.
+
+    Args:
+        table: `recordings.parquet`, or the folder that holds it.
+        out: the dataset's folder.
+        audio: what the table's paths are relative to; by default the table's own folder.
+        part: "i/n" writes only that part's shards; `merge` finishes the dataset.
+        options: fields of `data_prep.options.BuildOptions`.
+
+    Returns:
+        The stats; for a part `{"shards_left": ...}`, how many of all are still to write.
+
+    Raises:
+        PrepError: with nothing that looks finished left in `out`.
+    """
+    unknown = sorted(set(options) - {item.name for item in dataclasses.fields(BuildOptions)})
+    if unknown:
+        raise PrepError(f"Unknown options: {', '.join(unknown)}.")
+    build = BuildOptions(**options)
+    if isinstance(part, str):
+        part = Part.parse(part)
+    recordings = StoredTable(Path(table))
+    root = Path(audio) if audio is not None else recordings.path.parent
+    if not root.is_dir():
+        raise PrepError(f"{root} is not a folder; --audio names the one that the paths start from.")
+    if part is None:
+        return build_dataset(recordings, root, Path(out), build)
+    return {"shards_left": build_part(recordings, root, Path(out), build, part)}
+
+
+def merge(
+    dataset: Path | str, *, max_broken: float = 0.01, allow_broken: bool = False
+) -> dict[str, Any]:
+    """Finish a dataset whose parts are all written; return its stats.
+
+    Raises PrepError that says which parts are missing.
+    """
+    if not 0 <= max_broken <= 1:
+        raise PrepError("max_broken must be 0 to 1.")
+    return merge_parts(Path(dataset), max_broken=max_broken, allow_broken=allow_broken)

@@ -1,0 +1,165 @@
+"""The whole check of a dataset: every table against every other, every clip against its row.
+
+`trainer.data.verify` is another thing: there the trainer's own reader looks whether it can read
+the clips a recipe chose. Here is the writer's promise (docs/data.md), kept or not: nothing is
+imported from the trainer, and the tars are walked with the standard library's tarfile.
+
+Memory: about 80 bytes per recording and 8 per clip, and one shard's rows at a time per process.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_prep.describe import refuse_unfinished
+from data_prep.errors import PrepError
+from data_prep.pool import end_with_parent
+from data_prep.progress import Progress
+from data_prep.verify_shard import ShardCheck, check_shard
+from data_prep.verify_tables import Expected, check_tables, read_expected
+
+if TYPE_CHECKING:
+    from data_prep.progress import Bar
+
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: the file, the clip's key where it is one clip, and what."""
+
+    where: str
+    key: str
+    what: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where}: {self.key}: {self.what}" if self.key else f"{self.where}: {self.what}"
+        )
+
+
+@dataclass
+class Report:
+    """What a check found."""
+
+    dataset: Path
+    quick: bool
+    limit: int
+    clips: int = 0
+    hours: float = 0.0
+    shards: int = 0
+    count: int = 0
+    """Of all problems; `problems` holds the first `limit`."""
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What could not be checked, and why."""
+
+    def add(self, where: str, what: str, key: str = "") -> None:
+        """Count a problem and keep it while there is room."""
+        self.count += 1
+        if len(self.problems) < self.limit:
+            self.problems.append(Problem(where, key, what))
+
+    def lines(self) -> Iterator[str]:
+        """Yield what to print."""
+        yield from (f"problem: {problem}" for problem in self.problems)
+        if self.count > len(self.problems):
+            yield f"... and {self.count - len(self.problems):,} more problems"
+        yield from (f"warning: {text}" for text in self.warnings)
+        yield from (f"note: {text}" for text in self.notes)
+        how = "tables and tar headers" if self.quick else "tables, hashes and every clip"
+        verdict = f"{self.count:,} problems" if self.count else "no problem"
+        yield (
+            f"{self.dataset}: {verdict} in {self.clips:,} clips of {self.shards:,} shards, "
+            f"{self.hours:,.2f} h ({how})"
+        )
+
+
+def verify_dataset(
+    dataset: Path, *, quick: bool = False, jobs: int = 0, limit: int = 100
+) -> Report:
+    """Check a finished dataset; everything is looked at, whatever is wrong.
+
+    Args:
+        dataset: its folder.
+        quick: leave out hashes, the clips' records and their decoding.
+        jobs: processes; 0: one per core.
+        limit: how many problems to keep, of those that are counted.
+
+    Raises:
+        PrepError: the folder holds no finished dataset, or a table cannot be read at all.
+    """
+    import pyarrow as pa
+
+    refuse_unfinished(dataset)
+    report = Report(dataset, quick, limit)
+    try:
+        expected = read_expected(dataset, report)
+        check_tables(dataset, expected, report)
+        checks = _checks(dataset, expected, quick)
+        jobs = min(jobs or len(os.sched_getaffinity(0)), max(1, expected.shards))
+        with Progress().hours(max(expected.hours, 1e-9), "checking") as bar:
+            (_run_here if jobs == 1 else _run_pool)(checks, report, bar, jobs)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as err:
+        kind = type(err).__name__
+        raise PrepError(
+            f"{dataset} has a table that cannot be read ({kind}: {err}). Restore it from a good "
+            "copy, or prepare the dataset again."
+        ) from err
+    return report
+
+
+def _checks(dataset: Path, expected: Expected, quick: bool) -> Iterator[ShardCheck]:
+    """Yield what to check shard by shard, in the order of the index."""
+    for shard, rows in expected.rows_by_shard():
+        yield ShardCheck(
+            path=dataset / shard,
+            shard=shard,
+            rows=rows,
+            recordings=expected.recordings_of(rows),
+            label_names=expected.label_names,
+            licences={i: expected.licences[i] for i in {row["licence_id"] for row in rows}
+                      if 0 <= i < len(expected.licences)},
+            sha256=expected.sums.get(shard, ""),
+            quick=quick,
+        )  # fmt: skip
+
+
+def _add(report: Report, check: ShardCheck, problems: Sequence[tuple[str, str]], bar: Bar) -> None:
+    for key, what in problems:
+        report.add(check.shard, what, key)
+    report.clips += len(check.rows)
+    report.shards += 1
+    report.hours += check.hours
+    bar.update(report.hours, f"shard {report.shards}, {report.count} problems")
+
+
+def _run_here(checks: Iterator[ShardCheck], report: Report, bar: Bar, _: int) -> None:
+    for check in checks:
+        _add(report, check, check_shard(check), bar)
+
+
+def _run_pool(checks: Iterator[ShardCheck], report: Report, bar: Bar, jobs: int) -> None:
+    context = multiprocessing.get_context("spawn")
+    pending: dict[Future[list[tuple[str, str]]], ShardCheck] = {}
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent) as pool:
+        try:
+            while True:
+                for check in islice(checks, max(0, 2 * jobs - len(pending))):
+                    pending[pool.submit(check_shard, check)] = check
+                if not pending:
+                    break
+                done, _ = wait(pending, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+                for future in sorted(done, key=lambda f: pending[f].shard):
+                    _add(report, pending.pop(future), future.result(), bar)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    report.problems.sort(key=lambda problem: (problem.where, problem.key))
