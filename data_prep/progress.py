@@ -25,16 +25,22 @@ class Progress:
         """Return a bar that counts hours of audio."""
         return Bar(total_h, title, self.stream)
 
+    def files(self, total: int, title: str) -> Bar:
+        """Return a bar that counts files."""
+        return Bar(total, title, self.stream, unit="files")
+
 
 class Bar(AbstractContextManager["Bar"]):
-    """Progress through `total_h` hours of audio."""
+    """Progress through `total_h` hours of audio, or through as many files."""
 
-    def __init__(self, total_h: float, title: str, stream: IO[str]) -> None:
+    def __init__(self, total_h: float, title: str, stream: IO[str], *, unit: str = "h") -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
         self.total_h, self.title, self.stream = total_h, title, stream
+        digits = ",.0f" if unit == "files" else ".2f"
+        self.unit, self.digits = unit, digits
         self.terminal = stream.isatty()
         self.started = time.monotonic()
         self.spoken = self.started
@@ -43,25 +49,34 @@ class Bar(AbstractContextManager["Bar"]):
             self.bar = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                TextColumn("{task.completed:.2f}/{task.total:.2f} h  {task.fields[note]}"),
-                TimeRemainingColumn(),
+                TextColumn(
+                    f"{{task.completed:{digits}}}/{{task.total:{digits}}} {unit}  "
+                    "{task.fields[note]}"
+                ),
+                *([TimeRemainingColumn()] if unit == "h" else []),
                 console=Console(file=stream),
             )
             self.task = self.bar.add_task(title, total=total_h, note="")
 
-    def update(self, done_h: float, note: str) -> None:
-        """Show where it is: the bar at once, a plain line every ten seconds."""
+    def update(self, done_h: float, note: str, left_s: float | None = None) -> None:
+        """Show where it is: the bar at once, a plain line every ten seconds.
+
+        `left_s` where the time left is known better than by the mean rate so far.
+        """
         done_h = min(done_h, self.total_h)
         if self.bar is not None:
-            self.bar.update(self.task, completed=done_h, note=note)
+            told = "" if left_s is None else f", {time_text(left_s)} left"
+            self.bar.update(self.task, completed=done_h, note=note + told)
             return
         now = time.monotonic()
         if now - self.spoken >= LINE_EVERY_S:
             self.spoken = now
             rate = done_h / (now - self.started)
-            left_s = (self.total_h - done_h) / rate if rate > 0 else float("inf")
+            if left_s is None:
+                left_s = (self.total_h - done_h) / rate if rate > 0 else float("inf")
             print(
-                f"{self.title}: {done_h:.2f}/{self.total_h:.2f} h, {note}, {left_s:.0f} s left",
+                f"{self.title}: {done_h:{self.digits}}/{self.total_h:{self.digits}} {self.unit}, "
+                f"{note}, {time_text(left_s)} left",
                 file=self.stream,
                 flush=True,
             )
@@ -76,3 +91,12 @@ class Bar(AbstractContextManager["Bar"]):
     ) -> None:
         if self.bar is not None:
             self.bar.stop()
+
+
+def time_text(seconds: float) -> str:
+    """Return "95 s", "3.2 h", "12 days"; "?" where it is not known."""
+    if seconds < 600:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * 86400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} days" if seconds < float("inf") else "?"

@@ -36,18 +36,25 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)")
 class Failure(Exception):
     """A file that was not fetched. `again`: within this run; `passing`: a later run may try.
 
-    `gate` is the host whose trouble it may be (None where it is this file's own), `began_s` when
-    it was asked; `item` the recording with how far it is.
+    `gate` is the host that was asked last, at `began_s`, and `trouble` whether it may be the
+    host's and not this file's; `item` is the recording with how far it is.
     """
 
     def __init__(
-        self, reason: str, detail: str, *, again: bool = False, passing: bool | None = None
+        self,
+        reason: str,
+        detail: str,
+        *,
+        again: bool = False,
+        passing: bool | None = None,
+        retry_after_s: float = 0.0,
     ) -> None:
-        super().__init__(f"{reason}: {detail}")
         self.reason, self.detail, self.again = reason, redact(detail)[:300], again
+        super().__init__(f"{reason}: {self.detail}")
+        self.retry_after_s = retry_after_s
         self.passing = again if passing is None else passing
         self.gate: Gate | None = None
-        self.began_s = 0.0
+        self.trouble, self.began_s = False, 0.0
         self.item: Item | None = None
 
 
@@ -132,14 +139,17 @@ class Fetcher:
             part.close(remove=not kept.part_bytes or kept is item)
 
     async def _follow(self, attempt: _Attempt) -> Finished:
-        url, seen = attempt.item.url, set[str]()
+        url, seen, asked = attempt.item.url, set[str](), set[Gate]()
         while True:
             try:
                 gate = self.gates.of(host_of(url))
                 seen.add(url)
+                asked.add(gate)
                 async with gate.turn() as began_s, _named(gate, began_s):
                     answer = await self._ask(attempt, url, gate)
                 if isinstance(answer, Finished):
+                    for gate in asked:  # a redirect alone is no sign that a host works
+                        gate.works()
                     return answer
                 url = follow(url, answer)
             except BadAddress as err:
@@ -166,23 +176,12 @@ class Fetcher:
                 raise Failure("changed", "the range is not there any more", again=True)
             if status not in (200, 206):
                 await _read_small(response)
-                raise self._refused(response, gate)
+                raise refusal(response)
             total = self._where(response, attempt)
-            attempt.validator = validator_of(response.headers)
+            now = validator_of(response.headers)
+            attempt.validator = now or (attempt.validator if status == 206 else "")
             await self._body(response, attempt, gate)
         return await self._finish(attempt, response, total, gate.limits)
-
-    def _refused(self, response: httpx.Response, gate: Gate) -> Failure:
-        status = response.status_code
-        again = status in _PASSING
-        detail = response.reason_phrase or "no reason given"
-        wait_s = retry_after_s(response.headers.get("retry-after", ""))
-        if again and wait_s is not None:
-            if wait_s > self.recipe.retry.longest_retry_after_s:
-                gate.give_up(f"HTTP {status}, asks to wait for {wait_s / 3600:.1f} h")
-            gate.pause(wait_s)
-            detail += f", asks to wait for {wait_s:.0f} s"
-        return Failure(f"http_{status}", detail, again=again)
 
     def _where(self, response: httpx.Response, attempt: _Attempt) -> int | None:
         """Set the part to where the body continues; return the size of the whole file if said."""
@@ -265,8 +264,8 @@ async def _named(gate: Gate, began_s: float) -> AsyncIterator[None]:
         yield
     except Failure as err:
         said = err.reason.removeprefix("http_")
-        host_says = int(said) in _HOST_SAYS if said.isdigit() else err.reason in _HOST_TROUBLE
-        err.gate, err.began_s = (gate if host_says else None), began_s
+        err.trouble = int(said) in _HOST_SAYS if said.isdigit() else err.reason in _HOST_TROUBLE
+        err.gate, err.began_s = gate, began_s
         raise
 
 
@@ -325,6 +324,16 @@ def validator_of(headers: Mapping[str, str]) -> str:
     tag = headers.get("etag", "")
     found = tag if tag.startswith('"') else headers.get("last-modified", "")
     return found if len(found) < 300 and found.isprintable() else ""
+
+
+def refusal(response: httpx.Response) -> Failure:
+    """Return the failure that an answer without the file is."""
+    status = response.status_code
+    detail = response.reason_phrase or "no reason given"
+    wait_s = retry_after_s(response.headers.get("retry-after", "")) if status in _PASSING else None
+    if wait_s is not None:
+        detail += f", asks to wait for {wait_s:.0f} s"
+    return Failure(f"http_{status}", detail, again=status in _PASSING, retry_after_s=wait_s or 0.0)
 
 
 def retry_after_s(text: str) -> float | None:

@@ -16,6 +16,7 @@ import hashlib
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,6 +87,8 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.file = folder / FILE
         self._lock = threading.Lock()
+        self._traffic: Counter[tuple[str, int]] = Counter()
+        self._traffic_lock = threading.Lock()
         self._waiting: list[tuple[str, tuple[object, ...]]] = []
         try:
             self._db = sqlite3.connect(
@@ -205,9 +208,17 @@ class Ledger:
         rows = self._ask(
             "SELECT number, id, url, ifnull(validator, ''), part_bytes FROM items INDEXED BY queue "
             f"WHERE state = {TODO} AND host = (SELECT host FROM hosts WHERE name = ?) "
-            "AND plan = (SELECT value FROM facts WHERE name = 'plan') + 0 AND number > ? "
-            "ORDER BY number LIMIT ?",
-            (host, after, count),
+            "AND plan = ? AND number > ? ORDER BY number LIMIT ?",
+            (host, self.plan, after, count),
+        )
+        return [Item(*row) for row in rows]
+
+    def begun(self) -> list[Item]:
+        """Return the recordings to fetch of which a part is on disk."""
+        rows = self._ask(
+            "SELECT number, id, url, ifnull(validator, ''), part_bytes FROM items "
+            f"WHERE part_bytes > 0 AND state = {TODO} AND plan = ?",
+            (self.plan,),
         )
         return [Item(*row) for row in rows]
 
@@ -237,23 +248,28 @@ class Ledger:
 
     def traffic(self, gate: str, minute: int, size: int) -> None:
         """Record bytes that the hosts behind a gate sent within a minute (of the epoch)."""
-        self._later(
-            "INSERT INTO traffic VALUES (?, ?, ?) ON CONFLICT DO UPDATE "
-            "SET bytes = bytes + excluded.bytes",
-            (gate, minute, size),
-        )
+        with self._traffic_lock:
+            self._traffic[gate, minute] += size
 
     def _later(self, sql: str, values: tuple[object, ...]) -> None:
         self._waiting.append((sql, values))
 
     def commit(self) -> None:
         """Put on disk what was recorded; OSError when the disk is full (it is kept for later)."""
+        with self._traffic_lock:
+            traffic, self._traffic = self._traffic, Counter()
         count = len(self._waiting)
-        if count:
-            with self.transaction() as db:
-                for sql, values in self._waiting[:count]:
-                    db.execute(sql, values)
-            del self._waiting[:count]
+        if not count and not traffic:
+            return
+        with self.transaction() as db:
+            for sql, values in self._waiting[:count]:
+                db.execute(sql, values)
+            db.executemany(
+                "INSERT INTO traffic VALUES (?, ?, ?) ON CONFLICT DO UPDATE "
+                "SET bytes = bytes + excluded.bytes",
+                [(*key, size) for key, size in traffic.items()],
+            )
+        del self._waiting[:count]
 
     def traffic_of_the_day(self, gate: str) -> list[tuple[int, int]]:
         """Return [(minute, bytes)] of the last 24 hours, oldest first; forget what is older."""
@@ -290,8 +306,9 @@ class Ledger:
             )
         return len(gone)
 
-    def results(self, ids: Sequence[str]) -> dict[str, Result]:
-        """Return what is known of these recordings in the current plan."""
+    def results(self, ids: Sequence[str], *, any_plan: bool = False) -> dict[str, Result]:
+        """Return what is known of these recordings, in the current plan or in any."""
+        plan = self.plan
         numbers = [number_of(i) for i in ids]
         found: dict[str, Result] = {}
         for start in range(0, len(numbers), 500):
@@ -299,9 +316,8 @@ class Ledger:
             rows = self._ask(
                 "SELECT id, state, name, ifnull(path, ''), ifnull(bytes, 0), ifnull(reason, ''), "
                 "ifnull(detail, '') FROM items JOIN hosts USING (host) "
-                f"WHERE number IN ({','.join('?' * len(some))}) "
-                "AND plan = (SELECT value FROM facts WHERE name = 'plan') + 0",
-                some,
+                f"WHERE number IN ({','.join('?' * len(some))}) AND (? OR plan = ?)",
+                [*some, any_plan, plan],
             )
             found |= {row[0]: Result(*row) for row in rows}
         return found

@@ -125,9 +125,10 @@ class Part:
         ending, other = audio_ending(self.path)
         if not ending:
             raise Unusable("not_audio", other, again=False)
-        cut = container_cut(self.path) if total is None else ""
+        cut = container_cut(self.path)
         if cut:
-            raise Unusable("truncated", cut, again=True)
+            # With the right number of bytes it lies cut on the server: no use in another try.
+            raise Unusable("truncated", cut, again=total is None)
         digests = _digests(self.path, {"sha256", *checksums})
         for name, digest in checksums.items():
             if digests[name] != digest:
