@@ -264,8 +264,10 @@ def _tar_clips(path: Path) -> Iterator[_Packed]:
     the times are used.
     """
     try:
-        with tarfile.open(path, "r|*") as tar:
-            for member in tar:
+        # Not "r|*": after a member that claims a terabyte it reads the file's end on and on.
+        with tarfile.open(path, "r:*") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined] # it would keep them all
                 name = member.name.replace("\\", "/").rsplit("/", 1)[-1]
                 readings = parse_name(name) if member.isreg() else []
                 if not readings:
