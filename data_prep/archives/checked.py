@@ -1,0 +1,140 @@
+"""The last look at what a reader yields: rows that no table should hold become rejections."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from data_prep.recording_table import Rejected
+from data_prep.recordings import Recording, tidy_name
+
+MAX_TEXT = 1 << 14
+"""Longest text of a field, in characters. The table keeps thousands of rows in memory at a time,
+so one cell of 10 MB must not come through; attributions and localities have a few hundred."""
+_DATE = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d):?(\d\d))?)?)?")
+
+
+def checked(rows: Iterable[Recording | Rejected]) -> Iterator[Recording | Rejected]:
+    """Yield the rows; recordings that are not fit for a table as `Rejected`.
+
+    Reasons: `no_audio` (neither path nor address), `unsafe_path` (leads out of the audio folder),
+    `field_too_long`, `bad_text` (NUL, or half a character), `no_id`. Details are shortened.
+    """
+    for row in rows:
+        if isinstance(row, Rejected):
+            yield dataclasses.replace(
+                row, **{key: _printable(text) for key, text in dataclasses.asdict(row).items()}
+            )
+            continue
+        reason, detail = _problem(row)
+        if not reason:
+            yield row
+            continue
+        yield Rejected(
+            recording_id=_printable(row.id),
+            reason=reason,
+            detail=_printable(detail),
+            path=_printable(row.path or row.url),
+        )
+
+
+def _problem(row: Recording) -> tuple[str, str]:
+    """Return (reason, detail) of what is wrong with a recording, or empty texts."""
+    if not row.source_id:
+        return "no_id", ""
+    for name, text in _texts(row):
+        if len(text) > MAX_TEXT:
+            return "field_too_long", f"{name} has {len(text):,} characters: {text[:60]}…"
+        if "\0" in text or not _encodes(text):
+            return "bad_text", f"{name}: {text[:200]!r}"
+    if not row.path and not row.url:
+        return "no_audio", "neither a file nor an address"
+    if ".." in PurePosixPath(row.path.replace("\\", "/")).parts:
+        return "unsafe_path", row.path
+    return "", ""
+
+
+def _texts(row: Recording) -> Iterator[tuple[str, str]]:
+    for field in dataclasses.fields(row):
+        value = getattr(row, field.name)
+        if isinstance(value, str):
+            yield field.name, value
+    for label in row.labels:
+        yield "label", label.name
+        for key, value in label.ids:
+            yield f"label id {key}", value
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can spell ("\\ud800")
+        return False
+    return True
+
+
+def _printable(text: str) -> str:
+    return text[:500].encode("utf-8", "replace").decode().replace("\0", "\\0")
+
+
+def text_of(value: Any) -> str:
+    """Return a cell as tidy text: '' for what is missing in JSON, CSV, numpy or parquet."""
+    if value is None or isinstance(value, (dict, list, tuple, bool)):
+        return ""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return ""
+        value = int(value) if value.is_integer() else value
+    text = str(value)
+    # Normalising a text of megabytes takes minutes; `checked` rejects it by its length.
+    if len(text) > MAX_TEXT:
+        return text
+    text = tidy_name(text)
+    return "" if text.lower() in ("nan", "none", "null") else text
+
+
+def number_of(value: Any, limit: float) -> float | None:
+    """Return a finite number within ±limit, or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and abs(number) <= limit else None
+
+
+def date_of(text: str) -> str:
+    """Return "2015-06-23T07:17" or as much of it as `text` begins with; '' where that is none.
+
+    Times stay local: the offset of a time zone is dropped.
+    """
+    found = _DATE.match(text)
+    if found is None:
+        return ""
+    year, month, day, hour, minute = found.groups()
+    if not month or not 1 <= int(month) <= 12:
+        return year
+    if not day or not 1 <= int(day) <= 31:
+        return f"{year}-{month}"
+    if not hour or int(hour) > 23 or int(minute) > 59:
+        return f"{year}-{month}-{day}"
+    return f"{year}-{month}-{day}T{hour}:{minute}"
+
+
+def group_of(
+    recordist: str, lat: float | None, lon: float | None, date: str, fallback: str, site: str = ""
+) -> str:
+    """Return what must not be split: recordist, place (0.01°, about 1 km, or `site`) and day.
+
+    Without a recordist the place and the day alone; without either, `fallback`.
+    """
+    place = f"{lat:.2f},{lon:.2f}" if lat is not None and lon is not None else site
+    parts = [recordist, place, date[:10]]
+    return "|".join(parts) if recordist or place else fallback

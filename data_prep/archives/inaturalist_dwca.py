@@ -1,0 +1,388 @@
+"""iNaturalist's research-grade archive: 195 million media rows, of which one in 150 is a sound.
+
+`observations.csv` (48 columns, quoted) and `media.csv` lie in a zip or a folder. The media are
+streamed once and their sounds kept in an SQLite file; then the observations are streamed once and
+meet their sounds by `media.id == observations.id`. In memory are one block of rows and 9 bytes per
+observation that has a sound.
+
+pyarrow's CSV reader does the parsing, at over a million rows per second; `data_prep.archives.dwca`
+reads any archive as its meta.xml says, but row by row in Python. Cells stay bytes until a row is
+wanted: a wrong byte in the remark of one photo does not end the reading.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from data_prep.archives.checked import checked, date_of, group_of, number_of, text_of
+from data_prep.archives.containers import Files, FolderFiles, ZipFiles
+from data_prep.archives.files import FileIndex
+from data_prep.archives.inaturalist import (
+    RANK_KEYS,
+    TAXONOMY,
+    bare_url,
+    credit,
+    sound_number,
+)
+from data_prep.archives.json_files import broken_file
+from data_prep.errors import PrepError
+from data_prep.licences import licence_url
+from data_prep.progress import LINE_EVERY_S, Progress
+from data_prep.recording_table import Rejected
+from data_prep.recordings import Label, Recording
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OBSERVATIONS, MEDIA = "observations.csv", "media.csv"
+JOIN_FILE = ".inaturalist-sounds.sqlite"
+_BLOCK_BYTES = 8 << 20
+"""Rows are parsed in blocks; a longer row ends the reading with an error."""
+_MANY_BAD, _BAD_SHARE = 100, 0.05
+_MEDIA_COLUMNS = ("id", "type", "identifier", "created", "creator", "license", "rightsHolder")
+_MEDIA_NEEDED = ("id", "type", "identifier")
+_OBSERVATION_COLUMNS = (
+    "id", "occurrenceID", "recordedBy", "inaturalistLogin", "eventDate", "eventTime",
+    "decimalLatitude", "decimalLongitude", "countryCode", "informationWithheld", "taxonID",
+    "scientificName", "taxonRank", "rightsHolder", *RANK_KEYS,
+)  # fmt: skip
+_OBSERVATION_NEEDED = ("id", "scientificName")
+_END = "end-of-file"
+Row = dict[str, str]
+
+
+def is_research_grade(path: Path) -> bool:
+    """Return whether a folder or zip holds observations.csv and media.csv."""
+    return {OBSERVATIONS, MEDIA} <= _files(path).names
+
+
+def read_research_grade(
+    path: Path, local: FileIndex | None, scratch: Path, progress: Progress | None = None
+) -> Iterator[Recording | Rejected]:
+    """Yield the sounds of the archive, in the order of its observations.
+
+    In the folder `scratch` a file grows to some 0.4 kB per sound; it is removed at the end.
+    Rejected: rows with the wrong number of columns or a wrong encoding, sounds without an address
+    or without an observation, observations without a taxon. Raises PrepError when columns are
+    missing, a file breaks off, more than 5 % of the rows are bad, or the disk is full.
+    """
+    files = _files(path)
+    media = _Csv(files, path, MEDIA, _MEDIA_COLUMNS, _MEDIA_NEEDED, progress)
+    observations = _Csv(
+        files, path, OBSERVATIONS, _OBSERVATION_COLUMNS, _OBSERVATION_NEEDED, progress
+    )
+    scratch.mkdir(parents=True, exist_ok=True)
+    file = scratch / JOIN_FILE
+    file.unlink(missing_ok=True)
+    try:
+        with closing(sqlite3.connect(file, isolation_level=None)) as base:
+            store = _Sounds(base)
+            yield from store.load(media)
+            yield from checked(store.join(observations, local))
+    except sqlite3.Error as err:
+        raise PrepError(
+            f"Joining {path} in {file} failed: {err}. Make room there, then run it again."
+        ) from err
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _files(path: Path) -> Files:
+    return FolderFiles(path) if path.is_dir() else ZipFiles(path)
+
+
+class _Sounds:
+    """The rows of media.csv that are sounds, on disk, found by the id of their observation."""
+
+    def __init__(self, base: sqlite3.Connection) -> None:
+        self.base = base
+        # Nothing of it is needed after a crash; sorting stays in the same file system.
+        for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-65536"):
+            base.execute(f"PRAGMA {pragma}")
+        columns = ", ".join(f'"{name}" TEXT' for name in _MEDIA_COLUMNS[1:])
+        base.execute(f"CREATE TABLE sound (number INTEGER PRIMARY KEY, id INTEGER, {columns})")
+        base.execute("CREATE INDEX by_id ON sound (id)")
+
+    def load(self, media: _Csv) -> Iterator[Rejected]:
+        """Keep all sounds; yield the rows that cannot be read."""
+        import pyarrow.compute as pc
+
+        marks = ", ".join("?" * len(_MEDIA_COLUMNS))
+        names = ", ".join(f'"{name}"' for name in _MEDIA_COLUMNS)
+        insert = f"INSERT INTO sound ({names}) VALUES ({marks})"
+        for batch in media.batches():
+            sounds = batch.filter(pc.equal(batch.column("type"), b"Sound"))
+            kept = []
+            for cells in sounds.to_pylist():
+                row = _decoded(cells)
+                if isinstance(row, Rejected) or not _is_id(row["id"]):
+                    yield _bad(row, MEDIA)
+                    continue
+                kept.append((int(row["id"]), *(row[name] for name in _MEDIA_COLUMNS[1:])))
+            self.base.execute("BEGIN")
+            self.base.executemany(insert, kept)
+            self.base.execute("COMMIT")
+            media.note(len(kept))
+            yield from media.take_bad()
+
+    def join(self, observations: _Csv, local: FileIndex | None) -> Iterator[Recording | Rejected]:
+        """Yield the sounds with their observations, then those that have none."""
+        found = self.base.execute("SELECT DISTINCT id FROM sound ORDER BY id")
+        ids = np.fromiter((row[0] for row in found), np.int64)
+        met = np.zeros(ids.size, bool)
+        for batch in observations.batches():
+            numbers, place = _numbers(batch.column("id")), np.zeros(0, np.int64)
+            if ids.size:
+                place = np.minimum(np.searchsorted(ids, numbers), ids.size - 1)
+                (hits,) = np.nonzero(ids[place] == numbers)
+                place = place[hits]
+                for cells, number in zip(batch.take(hits).to_pylist(), numbers[hits], strict=True):
+                    yield from self._rows(_decoded(cells), int(number), local)
+                met[place] = True
+            observations.note(place.size)
+            yield from observations.take_bad()
+        for number in ids[~met]:
+            for sound in self._sounds(int(number)):
+                yield Rejected(
+                    recording_id=f"inat:{sound_number(sound['identifier'])}",
+                    reason="no_observation",
+                    detail=f"observation {number} is not in {OBSERVATIONS}",
+                    path=sound["identifier"],
+                )
+
+    def _sounds(self, number: int) -> Iterator[Row]:
+        columns = ", ".join(f'"{name}"' for name in _MEDIA_COLUMNS[1:])
+        query = f"SELECT {columns} FROM sound WHERE id = ? ORDER BY number"
+        for cells in self.base.execute(query, (number,)):
+            yield dict(zip(_MEDIA_COLUMNS[1:], cells, strict=True))
+
+    def _rows(
+        self, row: Row | Rejected, number: int, local: FileIndex | None
+    ) -> Iterator[Recording | Rejected]:
+        for sound in self._sounds(number):
+            if isinstance(row, Rejected):
+                yield _bad(row, OBSERVATIONS)
+            else:
+                yield _recording(row, sound, local)
+
+
+def _recording(row: Row, sound: Row, local: FileIndex | None) -> Recording | Rejected:
+    """Return the recording of a sound and its observation."""
+    url, observation = sound["identifier"], row["id"]
+    key = sound_number(url)
+    if not key:
+        return Rejected(recording_id=f"inat:observation/{observation}", reason="no_audio", path=url)
+    name = text_of(row["scientificName"])
+    if not name or row["taxonRank"] == "stateofmatter":
+        return Rejected(recording_id=f"inat:{key}", reason="unidentified", path=url)
+    ids = {rank: text_of(row[rank]) for rank in RANK_KEYS}
+    ids["inat"] = row["taxonID"].rstrip("/").rpartition("/")[2]
+    recordist = text_of(
+        sound["rightsHolder"] or sound["creator"] or row["recordedBy"] or row["rightsHolder"]
+    )
+    lat = number_of(row["decimalLatitude"], 90.0)
+    lon = number_of(row["decimalLongitude"], 180.0)
+    date = date_of(_event(row["eventDate"], row["eventTime"]))
+    # Coordinates that were made uncertain differ from one observation to the next.
+    place = (None, None) if "oordinate" in row["informationWithheld"] else (lat, lon)
+    observer = text_of(row["inaturalistLogin"] or row["recordedBy"]) or recordist
+    return Recording(
+        id=f"inat:{key}",
+        source="inat",
+        source_id=key,
+        path=local.find(key) if local else "",
+        url=bare_url(url),
+        licence_url=licence_url(sound["license"]),
+        attribution=credit(recordist, key, observation),
+        recordist=recordist,
+        labels=(
+            Label(
+                name,
+                text_of(row["taxonRank"]).lower(),
+                taxonomy=TAXONOMY,
+                ids=tuple((k, v) for k, v in sorted(ids.items()) if v),
+            ),
+        ),
+        quality="research",
+        datetime=date,
+        lat=lat,
+        lon=lon,
+        country=text_of(row["countryCode"]),
+        group_id=group_of(observer, *place, date, f"inat:observation/{observation}"),
+    )
+
+
+def _event(date: str, time_of_day: str) -> str:
+    """Return one text of a date and a time, which may already be in the date."""
+    return date if "T" in date or not time_of_day else f"{date}T{time_of_day}"
+
+
+class _Csv:
+    """A CSV file of the archive in blocks of rows, with progress and its bad rows."""
+
+    def __init__(
+        self,
+        files: Files,
+        path: Path,
+        name: str,
+        columns: Sequence[str],
+        needed: Sequence[str],
+        progress: Progress | None,
+    ) -> None:
+        self.files, self.path, self.name, self.columns = files, path, name, columns
+        self.progress = progress
+        self.bad: list[Rejected] = []
+        self.rows = self.bad_rows = self.kept = 0
+        self.spoken = time.monotonic()
+        with broken_file(f"{path}, {name}"), files.open(name) as stream:
+            line = stream.readline(1 << 20).decode("utf-8-sig", "replace")
+        header = next(csv.reader([line]), [])
+        missing = [column for column in needed if column not in header]
+        if missing or "\0" in line:
+            raise PrepError(
+                f"{name} in {path} has no column {', '.join(missing)}; it has "
+                f"{', '.join(header)[:200]}. Is it iNaturalist's research-grade archive "
+                "(gbif-observations-dwca.zip)?"
+            )
+        self.width = len(header)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the wanted columns as bytes; those that the file lacks are empty."""
+        import pyarrow as pa
+        from pyarrow import csv as arrow_csv
+
+        whole = False
+        where = f"{self.path}, {self.name}"
+        with broken_file(where), self.files.open(self.name) as stream:
+            try:
+                reader = arrow_csv.open_csv(
+                    _Ended(stream, self.width),
+                    arrow_csv.ReadOptions(block_size=_BLOCK_BYTES),
+                    arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=self._skip),
+                    arrow_csv.ConvertOptions(
+                        check_utf8=False,
+                        include_columns=list(self.columns),
+                        include_missing_columns=True,
+                        column_types=dict.fromkeys(self.columns, pa.binary()),
+                    ),
+                )
+                for batch in reader:
+                    if batch.num_rows and batch.column("id")[-1].as_py() == _END.encode():
+                        whole, batch = True, batch.slice(0, batch.num_rows - 1)
+                    self.rows += batch.num_rows
+                    yield batch
+            except pa.ArrowInvalid as err:
+                text = " ".join(str(err).split())[:200]
+                raise PrepError(
+                    f"{where} cannot be read after row {self.rows + self.bad_rows + 1:,}: {text}. "
+                    f"A quote that is not closed, or a row of more than {_BLOCK_BYTES >> 20} MB? "
+                    "Download it again."
+                ) from err
+        if not whole:
+            raise PrepError(
+                f"{where} ends inside a quoted field, somewhere after row {self.rows:,}: it is cut "
+                "off, or a quote is not closed. Download it again."
+            )
+
+    def _skip(self, row: Any) -> str:
+        self.bad_rows += 1
+        if len(self.bad) <= _MANY_BAD:
+            number = f"row {row.number}" if row.number else f"after row {self.rows:,}"
+            self.bad.append(
+                Rejected(
+                    recording_id="",
+                    reason="bad_row",
+                    detail=f"{self.name}, {number}: {row.actual_columns} columns instead of "
+                    f"{row.expected_columns}: {row.text[:120]}",
+                    path=self.name,
+                )
+            )
+        return "skip"
+
+    def take_bad(self) -> Iterator[Rejected]:
+        """Yield the rows of the wrong length since the last call; PrepError when most are."""
+        seen = self.rows + self.bad_rows
+        if self.bad_rows > _MANY_BAD and self.bad_rows > _BAD_SHARE * seen:
+            raise PrepError(
+                f"{self.bad_rows} of the first {seen} rows of {self.name} have the wrong number "
+                f"of columns; the first: {self.bad[0].detail}. Is the file whole?"
+            )
+        found, self.bad = self.bad, []
+        yield from found
+
+    def note(self, kept: int) -> None:
+        """Count the sounds of a block; say where it is every ten seconds."""
+        self.kept += kept
+        now = time.monotonic()
+        if self.progress is not None and now - self.spoken >= LINE_EVERY_S:
+            self.spoken = now
+            self.progress.say(f"{self.name}: {self.rows:,} rows, {self.kept:,} of sounds")
+
+
+class _Ended(io.RawIOBase):
+    """A stream with one more row at its end: without it, a file that ends inside quotes would
+    lose its last rows unnoticed.
+    """
+
+    def __init__(self, stream: IO[bytes], width: int) -> None:
+        self.stream = stream
+        self.tail = ("\n" + ",".join([_END] * width) + "\n").encode()
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes."""
+        chunk = self.stream.read(size)
+        if not chunk and size:
+            chunk, self.tail = self.tail, b""
+        return chunk
+
+
+def _numbers(column: pa.Array) -> np.ndarray:
+    """Return the ids as integers, -1 where they are none."""
+    import pyarrow as pa
+
+    try:
+        return cast(np.ndarray, column.cast(pa.string()).cast(pa.int64()).to_numpy(False))
+    except (pa.ArrowInvalid, ValueError):
+        return np.array(
+            [int(c) if c and c.isdigit() and len(c) < 19 else -1 for c in column.to_pylist()],
+            np.int64,
+        )
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19
+
+
+def _decoded(cells: dict[str, bytes | None]) -> Row | Rejected:
+    try:
+        return {name: (cell or b"").decode().strip() for name, cell in cells.items()}
+    except UnicodeDecodeError as err:
+        number = (cells["id"] or b"").decode("utf-8", "replace")
+        return Rejected(
+            recording_id=f"inat:observation/{number}",
+            reason="wrong_encoding",
+            detail=f"not UTF-8: {err.reason} in {err.object[:60]!r}",
+        )
+
+
+def _bad(row: Row | Rejected, name: str) -> Rejected:
+    if isinstance(row, Rejected):
+        return Rejected(
+            recording_id=row.recording_id, reason=row.reason, detail=row.detail, path=name
+        )
+    return Rejected(
+        recording_id="", reason="bad_row", detail=f"id {row['id'][:40]!r} is no number", path=name
+    )
