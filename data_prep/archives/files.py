@@ -31,15 +31,35 @@ def stem_key(name: str) -> list[str]:
 
 
 def xeno_canto_key(name: str) -> list[str]:
-    """Return the Xeno-canto number in a name: "XC254462-JMJ-….mp3" -> "254462".
+    """Return the Xeno-canto number in a name: "XC254462-JMJ-….mp3" -> "XC254462".
 
     Names of digits alone ("254462.mp3") are taken as the number.
     """
     found = _XC_ID.search(name)
     if found:
-        return [found[1]]
+        return [f"XC{found[1]}"]
     stem = Path(name).stem
-    return [stem.lstrip("0")] if stem.isdecimal() and stem.isascii() else []
+    return [f"XC{stem.lstrip(chr(48))}"] if stem.isdecimal() and stem.isascii() else []
+
+
+def asa_key(name: str) -> list[str]:
+    """Return the Animal Sound Archive's keys of a file, surest first.
+
+    The base name, without "_short" (an excerpt of the recording), and what catalogue numbers and
+    file names share: "Anas_acuta_DIG_195_3_0" and "Anas_acuta_DIG0195_03_short.mp3" are both
+    "anas_acuta_dig 195 3" (a last 0 says nothing).
+    """
+    stem = re.sub(r"\.[A-Za-z0-9]{2,4}$", "", name)
+    bare = stem.removesuffix("_short")
+    found = re.fullmatch(r"(.*?[A-Za-z])_?0*(\d+)_0*(\d+)(?:_0)?", bare)
+    loose = [f"{found[1].lower()} {found[2]} {found[3]}"] if found else []
+    return list(dict.fromkeys([stem, bare, *loose]))
+
+
+def any_key(name: str) -> list[str]:
+    """Return the keys of a file that may be from any archive: "XC254462", base names."""
+    found = _XC_ID.search(name)
+    return [*([f"XC{found[1]}"] if found else []), *asa_key(name)]
 
 
 class FileIndex:

@@ -1,0 +1,186 @@
+"""Animal Sound Archive (Tierstimmenarchiv, Museum für Naturkunde Berlin).
+
+Its GBIF download is read by `data_prep.archives.gbif`; here is the other form in which it is
+passed on, a folder of MP3s with a CSV (tsa_id, originals_path, scientificName, eventDate,
+soundType, soundQuality, duration_seconds, backgroundSpecies, …). Paths in the table are those of
+somebody's disk: files are found by their base name. Remarks are in German and not read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from data_prep.archives import xeno_canto
+from data_prep.archives.checked import MAX_TEXT, checked, date_of, group_of
+from data_prep.archives.delimited import BadRow, picker, plain_key, read_rows, sniff
+from data_prep.archives.dwca import Row, is_archive
+from data_prep.archives.files import FileIndex, asa_key
+from data_prep.archives.gbif import ASA, ASA_LICENCE, HIGHER, Asked, read_gbif
+from data_prep.errors import PrepError
+from data_prep.licences import licence_url
+from data_prep.recording_table import Rejected
+from data_prep.recordings import BACKGROUND, RANKS, Label, Recording, tidy_name
+
+_TABLES = (".csv", ".tsv", ".txt")
+# Field -> columns that may hold it, as letters and digits.
+_COLUMNS = {
+    "id": ("tsaid", "catalognumber", "id"),
+    "path": ("originalspath", "path", "filename", "filepath", "file", "localpath", "audio"),
+    "name": ("scientificname", "canonicalname", "speciesscientific", "species", "taxonname"),
+    "rank": ("taxonrank", "rank"),
+    "recordist": ("recordedby", "recordist", "creator", "author"),
+    "licence": ("license", "licence", "licenseurl", "licenceurl", "rights"),
+    "date": ("eventdate", "date"),
+    "time": ("eventtime", "time"),
+    "type": ("soundtype", "behavior", "type"),
+    "quality": ("soundquality", "quality"),
+    "duration": ("durationseconds", "durations", "duration"),
+    "also": ("backgroundspecies", "associatedtaxa"),
+    "lat": ("decimallatitude", "latitudedecimal", "latitude", "lat"),
+    "lon": ("decimallongitude", "longitudedecimal", "longitude", "lon", "lng"),
+    "country": ("country", "countrycode"),
+    "site": ("locality", "location"),
+    "url": ("identifier", "url", "accessuri"),
+}
+
+
+def read_animal_sound_archive(
+    source: Path, *, scratch: Path, asked: Asked
+) -> Iterator[Recording | Rejected]:
+    """Yield the recordings of a GBIF download, of a CSV, or of the CSV in a folder of audio.
+
+    `asked.audio` (with `asa_key`) gives the files on disk; a recording of a CSV without a file is
+    left out as `no_audio` unless the table has its address. Where no licence is stated, it is
+    BY-NC-SA 4.0 and counted in `asked.notes["no_licence"]`. Raises PrepError when the source is
+    neither, or broken.
+    """
+    if is_archive(source):
+        asked.only = ASA
+        yield from read_gbif(source, scratch=scratch, asked=asked)
+        return
+    for table in _tables(source):
+        yield from checked(_rows(table, asked))
+
+
+def _tables(source: Path) -> list[Path]:
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise PrepError(f"There is nothing at {source}.")
+    found = sorted(p for p in source.iterdir() if p.suffix.lower() in _TABLES and p.is_file())
+    if not found:
+        raise PrepError(
+            f"{source} holds neither a GBIF download (meta.xml) nor a table (.csv) of the archive."
+        )
+    return found
+
+
+def _rows(table: Path, asked: Asked) -> Iterator[Recording | Rejected]:
+    name = str(table)
+    try:
+        with table.open("rb") as stream:
+            header, dialect = sniff(stream, name)
+        plain = [plain_key(column) for column in header]
+        columns: list[tuple[str, int | None, str]] = [
+            (field, plain.index(column), "")
+            for field, usual in _COLUMNS.items()
+            for column in usual
+            if column in plain
+        ]
+        columns += [(rank, plain.index(rank), "") for rank in HIGHER if rank in plain]
+        if {"genus", "specificepithet"} <= set(plain):
+            columns += [(k, plain.index(k), "") for k in ("genus", "specificepithet")]
+        fields = {field for field, _, _ in columns}
+        if not fields & {"id", "path"} or not fields & {"name", "genus"}:
+            raise PrepError(
+                f"{table} has no column for the recording (tsa_id, originals_path) or none for the "
+                f"name (scientificName). Columns: {', '.join(header[:20])}."
+            )
+        pick = picker(columns)
+        with table.open("rb") as stream:
+            for row in read_rows(stream, name, dialect, len(header)):
+                if isinstance(row, BadRow):
+                    yield Rejected(recording_id="asa:?", reason=row.problem, detail=row.detail)
+                else:
+                    yield _recording(pick(row), asked)
+    except OSError as err:
+        raise PrepError(f"{table} cannot be read: {err}.") from err
+
+
+def _recording(row: Row, asked: Asked) -> Recording | Rejected:
+    def text(field: str) -> str:
+        return row.get(field, "")
+
+    if any(len(value) > MAX_TEXT for value in row.values()):
+        return Rejected(recording_id="asa:?", reason="field_too_long", detail=text("id")[:60])
+    base = PurePosixPath(text("path").replace("\\", "/")).name
+    source_id = tidy_name(text("id").removeprefix("TSA:")) or asa_key(base)[0]
+    stated = text("name") or f"{text('genus')} {text('specificepithet')}"
+    label = _label(stated, text("rank"), row)
+    path = _find(base, text("id").removeprefix("TSA:"), asked.audio)
+    if label is None or not source_id or not (path or text("url")):
+        reason = "no_id" if not source_id else "no_name" if label is None else "no_audio"
+        return Rejected(
+            recording_id=f"{ASA}:{source_id or '?'}",
+            reason=reason,
+            detail=tidy_name(stated) if label is None else f"no file {base or source_id}",
+            path=text("path"),
+        )
+    if not text("licence"):
+        asked.notes["no_licence"] += 1
+    lat, lon = xeno_canto.coordinates(row.get("lat"), row.get("lon"))
+    date = date_of(text("date"))
+    date = xeno_canto.when(date, text("time")) if len(date) == 10 else date
+    recordist = tidy_name(text("recordist"))
+    who = recordist or "unknown recordist"
+    return Recording(
+        id=f"{ASA}:{source_id}",
+        source=ASA,
+        source_id=source_id,
+        path=path,
+        url=text("url"),
+        licence_url=licence_url(text("licence") or ASA_LICENCE),
+        attribution=f"{who}, Tierstimmenarchiv {source_id}, Museum für Naturkunde Berlin",
+        recordist=recordist,
+        labels=(label, *_background(text("also"), label.name)),
+        quality=text("quality"),
+        sound_type=text("type"),
+        datetime=date,
+        lat=lat,
+        lon=lon,
+        country=text("country"),
+        duration_s=xeno_canto.seconds(text("duration")),
+        group_id=group_of(recordist, lat, lon, date, f"{ASA}:{source_id}", text("site")),
+    )
+
+
+def _label(stated: str, rank: str, row: Row) -> Label | None:
+    found = xeno_canto.read_name(stated)
+    if not found.canonical:
+        return None
+    ids = tuple((key, row[key]) for key in HIGHER if row.get(key))
+    if found.doubt and found.doubt != "undetermined":
+        return Label(tidy_name(stated), ids=ids)
+    above = rank.lower() if rank.lower() in RANKS - {"species", "subspecies"} else "genus"
+    return Label(found.canonical, ("", above, "species", "subspecies")[found.words], ids=ids)
+
+
+def _background(text: str, foreground: str) -> tuple[Label, ...]:
+    """Return the labels of "Parus major; Turdus merula"; words that are no names are left out."""
+    found: dict[str, Label] = {}
+    for part in re.split(r"[|;,\[\]'\"]", text):
+        name = xeno_canto.read_name(part)
+        if name.words >= 2 and not name.doubt and name.canonical != foreground:
+            rank = ("", "genus", "species", "subspecies")[name.words]
+            found[name.canonical] = Label(name.canonical, rank, BACKGROUND)
+    return tuple(found.values())
+
+
+def _find(base: str, number: str, audio: FileIndex | None) -> str:
+    """Return the file of a recording: by the table's base name, else by its number."""
+    if audio is None:
+        return ""
+    names = [*(asa_key(base) if base else ()), *(asa_key(number) if number else ())]
+    return next((path for name in names if (path := audio.find(name))), "")

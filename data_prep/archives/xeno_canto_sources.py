@@ -1,0 +1,51 @@
+"""What Xeno-canto's recordings come in, told apart by content: dumps, tables, archives, folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from data_prep.archives.dwca import is_archive
+from data_prep.archives.files import FileIndex
+from data_prep.archives.gbif import XC, Asked, read_gbif
+from data_prep.archives.xeno_canto import read_dump
+from data_prep.errors import PrepError
+from data_prep.recording_table import Rejected
+from data_prep.recordings import Recording
+
+_NAMES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".zip", ".dwca")
+
+
+def read_sources(
+    sources: Sequence[Path], *, scratch: Path, audio: FileIndex | None = None
+) -> Iterator[Recording | Rejected]:
+    """Yield the recordings of all sources, in order.
+
+    A source is a file (JSON of API v2 or v3, CSV of the same fields, both also .gz; GBIF download
+    or publisher's archive), an unpacked archive, or a folder of such files. Raises PrepError for
+    what is none of these, before anything is read where possible.
+    """
+    found = [(path, is_archive(path)) for source in sources for path in _expanded(source)]
+    for path, packed in found:
+        if packed:
+            yield from read_gbif(path, scratch=scratch, asked=Asked(only=XC, audio=audio))
+        else:
+            yield from read_dump(path, audio)
+
+
+def _expanded(source: Path) -> list[Path]:
+    """Return the source, or the files of a folder that is no archive itself."""
+    if source.is_file() or (source.is_dir() and is_archive(source)):
+        return [source]
+    if not source.is_dir():
+        raise PrepError(f"There is nothing at {source}.")
+    found = sorted(
+        path
+        for path in source.rglob("*")
+        if not path.name.startswith(".")
+        and path.name.lower().removesuffix(".gz").endswith(_NAMES)
+        and path.is_file()
+    )
+    if not found:
+        raise PrepError(f"{source} holds no dump of Xeno-canto: no {', '.join(_NAMES)}.")
+    return found
