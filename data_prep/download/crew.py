@@ -105,10 +105,10 @@ class Crew:
         self.unsure = unsure
         self._ended = False
         self.tally = Tally()
-        self.full = False
-        """Whether `max_bytes` ended the run."""
         have = sum(size for *_, size in ledger.outcome())
         self._room = None if max_bytes is None else max_bytes - have
+        self.full = self._room is not None and self._room <= 0
+        """Whether `max_bytes` ended the run."""
         self.gates = Gates(
             recipe, say=progress.say, sent=ledger.traffic, minutes=ledger.traffic_of_the_day
         )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import re
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from urllib.parse import urljoin
@@ -58,6 +59,12 @@ class Failure(Exception):
         self.item: Item | None = None
 
 
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    """Read the certificate authorities once in a process."""
+    return httpx.create_ssl_context()
+
+
 def make_client(recipe: DownloadRecipe) -> httpx.AsyncClient:
     """Return a client that says who is asking, follows nothing, keeps no cookies."""
     timeout = recipe.timeout
@@ -68,6 +75,7 @@ def make_client(recipe: DownloadRecipe) -> httpx.AsyncClient:
             # Lengths and ranges then count the bytes of the file itself.
             "Accept-Encoding": "identity",
         },
+        verify=_tls(),
         cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
         follow_redirects=False,
         timeout=httpx.Timeout(timeout.read_s, connect=timeout.connect_s, pool=None),
@@ -302,6 +310,8 @@ async def in_thread(work: Callable[[], None]) -> None:
         await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
+        if err := task.exception():
+            raise err from None  # the disk's word weighs more than that we are stopping
         raise
 
 
