@@ -119,7 +119,8 @@ def merge_parts(
         sweep(out)
         gate = Gate(plan.folder, plan.recordings, 1.0 if allow_broken else max_broken)
         for shard in plan.shards:
-            gate.add(_summary_of(shard, out) or ShardSummary(shard.path))
+            gate.count(_summary_of(shard, out) or ShardSummary(shard.path))
+        gate.check()
         stats = _finish(plan, out, progress)
     leave(out)
     progress.say(f"Wrote {out}: {_summary(stats)}.")
@@ -212,7 +213,7 @@ class _Builder:
         for shard in shards:
             done = _summary_of(shard, self.out)
             if done is not None:
-                gate.add(done)
+                gate.count(done)
                 continue
             (work / result_name(shard.path)).unlink(missing_ok=True)
             tasks.append(
@@ -224,6 +225,7 @@ class _Builder:
         if len(tasks) < len(shards):
             there = len(shards) - len(tasks)
             self.progress.say(f"Continuing: {there} of {len(shards)} shards are there.")
+        gate.check()
         run_shards(tasks, gate=gate, jobs=self.options.jobs, progress=self.progress)
 
 

@@ -93,10 +93,12 @@ def refuse_unfinished(dataset: Path) -> None:
 def show(facts: Mapping[str, Any], *, top: int = 20, console: Console | None = None) -> None:
     """Print the description as tables; `top` limits labels, licences and sources."""
     from rich.console import Console as RichConsole
+    from rich.markup import escape
     from rich.table import Table
 
     console = console or RichConsole()
-    summary = Table(title=facts["name"], show_header=False, title_justify="left")
+    console.print(f"[bold]{escape(facts['name'])}[/bold]", highlight=False)
+    summary = Table(show_header=False)
     for row in _summary(facts):
         summary.add_row(*row)
     console.print(summary)
@@ -162,7 +164,9 @@ def _print(
     if not rows:
         return
     more = f" (the first {top:,} of {len(rows):,})" if len(rows) > top else ""
-    table = Table(title=title + more, title_justify="left")
+    # A table's own title would be wrapped to the table's width.
+    console.print(f"\n[bold]{title}[/bold]{more}", highlight=False)
+    table = Table()
     table.add_column(head[0])
     for name in head[1:]:
         table.add_column(name, justify="right")

@@ -35,10 +35,18 @@ class Gate:
         self.rejected = 0
         self._first: list[dict[str, Any]] = []
 
-    def add(self, summary: ShardSummary) -> None:
-        """Count a shard's rejects; raise PrepError beyond the limit."""
+    def count(self, summary: ShardSummary) -> None:
+        """Count a shard's rejects."""
         self.rejected += len(summary.rejected)
         self._first += summary.rejected[: _NAMED - len(self._first)]
+
+    def add(self, summary: ShardSummary) -> None:
+        """Count a shard's rejects; raise PrepError beyond the limit."""
+        self.count(summary)
+        self.check()
+
+    def check(self) -> None:
+        """Raise PrepError where there are more than the limit."""
         if self.rejected > self.limit:
             with RowStore(self.plan) as rows:
                 shown = "\n  ".join(

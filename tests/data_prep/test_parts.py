@@ -1,0 +1,211 @@
+"""Parts of one dataset, at once, killed, run again; and joining them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_prep.errors import PrepError
+from data_prep.folder import read_folder
+from data_prep.options import FolderOptions
+from data_prep.prepare import merge, prepare_shards
+from data_prep.recording_table import write_table
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def digests(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def table(make_folder: Callable, make_rows: Callable, tmp_path_factory: pytest.TempPathFactory):
+    """96 short recordings (12 shards) beside their table."""
+    root = make_folder(tmp_path_factory.mktemp("parts") / "birds", make_rows(96, ["flac", "wav"]))
+    write_table(read_folder(root, FolderOptions()).recordings, root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(table: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Digests of the dataset that one run makes."""
+    out = tmp_path_factory.mktemp("whole") / "set"
+    prepare_shards(table, out, jobs=2)
+    return digests(out)
+
+
+def part(table: Path, out: Path, which: str, jobs: int = 1) -> list[str]:
+    return [sys.executable, "-m", "data_prep.cli", "shards", str(table), "--out", str(out),
+            "--part", which, "--jobs", str(jobs)]  # fmt: skip
+
+
+def test_parts_that_start_at_one_second_make_the_bytes_of_one_run(
+    table: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "set"
+    runs = [
+        subprocess.Popen(part(table, out, f"{k}/4"), cwd=REPO, stderr=subprocess.PIPE, text=True)
+        for k in (1, 2, 3, 4)
+    ]
+    messages = [run.communicate()[1] for run in runs]
+    assert [run.returncode for run in runs] == [0] * 4, messages
+    assert not (out / "index.parquet").exists()
+    assert merge(out)["clips"] == 96
+    assert digests(out) == whole
+    assert merge(out)["clips"] == 96  # nothing to do
+
+
+def test_merge_says_what_is_missing(table: Path, whole: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    with pytest.raises(PrepError, match="no part has started"):
+        merge(out)
+    assert prepare_shards(table, out, part="2/3", jobs=1) == {"shards_left": 8}
+    with pytest.raises(PrepError, match=r"8 of 12 shards .*000000\.tar.*\n.*finished: 1/3, 3/3"):
+        merge(out)
+    prepare_shards(table, out, part="1/3", jobs=1)
+    prepare_shards(table, out, part="1/12", jobs=1)  # another division does no harm
+    with pytest.raises(PrepError, match="4 of 12 shards"):
+        merge(out)
+    prepare_shards(table, out, part="3/3", jobs=1)
+    (out / "train" / "000004.tar").unlink()  # lost, whatever took it
+    with pytest.raises(PrepError, match=r"1 of 12 shards .*000004\.tar"):
+        merge(out)
+    prepare_shards(table, out, part="2/3", jobs=1)
+    merge(out)
+    assert digests(out) == whole
+
+
+def test_a_run_over_all_ends_what_parts_began(
+    table: Path, whole: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "set"
+    prepare_shards(table, out, part="2/2", jobs=1)
+    prepare_shards(table, out, jobs=1)
+    assert "Continuing: 6 of 12 shards are there" in capsys.readouterr().err
+    assert digests(out) == whole
+
+
+def test_who_may_run_beside_whom(table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    prepare_shards(table, out, part="1/2", jobs=1)
+    with (out / ".prep" / "lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # as another part holds it
+        with (
+            (out / ".prep" / "part-1-of-2.lock").open("a+") as mine,
+            pytest.raises(PrepError, match="Another run is writing part 1/2"),
+        ):
+            fcntl.flock(mine, fcntl.LOCK_EX)
+            prepare_shards(table, out, part="1/2", jobs=1)
+        for attempt in (lambda: merge(out), lambda: prepare_shards(table, out, jobs=1)):
+            with pytest.raises(PrepError, match="Another run is preparing"):
+                attempt()
+        prepare_shards(table, out, part="2/2", jobs=1)
+    with (out / ".prep" / "lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(PrepError, match="over all parts"):
+            prepare_shards(table, out, part="2/2", jobs=1)
+    assert merge(out)["clips"] == 96
+
+
+def test_a_part_sweeps_its_own_leftovers_only(table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    prepare_shards(table, out, part="1/2", jobs=1)
+    mine, theirs = out / "train/.000001.tar.h-1.tmp", out / "train/.000002.tar.h-1.tmp"
+    mine.write_bytes(b"half")
+    theirs.write_bytes(b"half")
+    prepare_shards(table, out, part="2/2", jobs=1)
+    assert not mine.exists() and theirs.exists()
+    merge(out)
+    assert not theirs.exists()
+
+
+def test_other_options_in_a_part_are_refused(table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    prepare_shards(table, out, part="1/2", jobs=1)
+    with pytest.raises(PrepError, match=r"unfinished dataset made otherwise: seed was 0, is 1"):
+        prepare_shards(table, out, part="2/2", jobs=1, seed=1)
+
+
+def test_broken_recordings_stop_the_merge_too(
+    make_folder: Callable, make_rows: Callable, tmp_path: Path
+) -> None:
+    root = make_folder(tmp_path / "birds", make_rows(32, ["wav"]))
+    for number in (0, 9):
+        (root / f"audio/rec{number:03d}.wav").write_bytes(b"<html>")
+    write_table(read_folder(root, FolderOptions()).recordings, root)
+    for which in ("1/2", "2/2"):
+        prepare_shards(root, tmp_path / "set", part=which, jobs=1, allow_broken=True)
+    with pytest.raises(PrepError, match=r"2 of 32 recordings are unusable.*\n.*rec00"):
+        merge(tmp_path / "set")
+    stats = merge(tmp_path / "set", allow_broken=True)
+    assert stats["rejected_reasons"] == {"not_audio": 2}
+
+
+def tree(pid: int) -> list[int]:
+    """A process and its descendants."""
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return [pid]
+    return [pid, *(q for child in text.split() for q in tree(int(child)))]
+
+
+def kill_one(process: subprocess.Popen, rng: random.Random) -> None:
+    """SIGKILL the run or one of its processes, wherever it is; wait until all have ended."""
+    processes = tree(process.pid)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(rng.choice(processes), signal.SIGKILL)
+    process.wait(timeout=60)
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in processes[1:]):
+        assert time.monotonic() < deadline, "a process outlives its run"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_are_mended_by_the_same_command(
+    table: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    """Parts with two processes each and the merge, killed again and again, parent or worker."""
+    rng = random.Random(5)
+    out = tmp_path / "set"
+    killed = 0
+    for attempt in range(8):
+        which = f"{attempt % 2 + 1}/2"
+        process = subprocess.Popen(part(table, out, which, jobs=2), cwd=REPO,
+                                   stderr=subprocess.DEVNULL)  # fmt: skip
+        time.sleep(rng.uniform(0.8, 3.0))
+        killed += process.poll() is None
+        kill_one(process, rng)
+        assert not (out / "index.parquet").exists()
+        for tar in out.glob("train/*.tar"):  # whatever has its name is whole
+            name = f"train/{tar.name}"
+            assert hashlib.sha256(tar.read_bytes()).hexdigest() == whole[name]
+    assert killed >= 3
+    for which in ("1/2", "2/2"):
+        subprocess.run(part(table, out, which), cwd=REPO, check=True, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "data_prep.cli", "merge", str(out)]
+    for _ in range(4):
+        process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.3, 1.0))
+        kill_one(process, rng)
+        if (out / "index.parquet").exists():  # the last to be written: all the others are there
+            assert json.loads((out / "stats.json").read_text())["clips"] == 96
+    subprocess.run(command, cwd=REPO, check=True, stderr=subprocess.DEVNULL)
+    assert digests(out) == whole
