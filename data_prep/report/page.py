@@ -160,6 +160,8 @@ def tiles(facts: Facts) -> list[tuple[str, str]]:
     named = [share.name for share in facts.licences]
     unclear = not all(terms(url).known for url in named)
     rule = strictest(named) or "no licence known"
+    # A licence's name is not broken at its hyphens.
+    rule = rule.replace("-", "\N{NON-BREAKING HYPHEN}")
     rows.append(("as strict as, in part unclear" if unclear else "as strict as", rule))
     return rows
 

@@ -17,7 +17,6 @@ from markupsafe import Markup, escape
 _WIDTH, _HEIGHT = 360, 176
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 4, 14, 24
 _LEVELS = (1, 3, 10, 100, 1000)
-_DOTS = (2.6, 3.2, 4.0, 5.0, 6.2)
 
 
 def columns(values: Sequence[float], names: Sequence[str], *, unit: str, label: str) -> Markup:
@@ -30,14 +29,15 @@ def columns(values: Sequence[float], names: Sequence[str], *, unit: str, label: 
     step = inner / max(len(values), 1)
     gap = min(2.0, 0.2 * step)
     parts = _grid([top * i / 4 for i in range(5)], lambda v: v / top, unit)
-    every = max(1, math.ceil(max(map(len, names), default=1) * 6.2 / step))
+    every = max(1, math.ceil((max(map(len, names), default=1) * 6.5 + 6) / step))
+    wide = min(step - gap, 44.0)
     for i, (value, name) in enumerate(zip(values, names, strict=True)):
         x, h = _LEFT + i * step, height * value / top
         if value > 0:
             h = max(h, 1.0)  # what is there is seen
             parts.append(
-                f'<rect class="fill" x="{x + gap / 2:.1f}" y="{_TOP + height - h:.1f}" '
-                f'width="{step - gap:.1f}" height="{h:.1f}"><title>{escape(name)}: '
+                f'<rect class="fill" x="{x + (step - wide) / 2:.1f}" y="{_TOP + height - h:.1f}" '
+                f'width="{wide:.1f}" height="{h:.1f}"><title>{escape(name)}: '
                 f"{value:,.4g}</title></rect>"
             )
         if i % every == 0 and (i + every <= len(values) or i == len(values) - 1 or every == 1):
@@ -91,9 +91,7 @@ def world(places: Sequence[tuple[float, float, int]], *, label: str) -> Markup:
         level = max(i for i, least in enumerate(_LEVELS) if count >= least)
         levels[level].append(f"M{2 * (lon + 180):g} {2 * (north - lat):g}h0")
     parts += [
-        f'<path class="places p{i}" stroke-width="{_DOTS[i]:g}" d="{"".join(dots)}"/>'
-        for i, dots in enumerate(levels)
-        if dots
+        f'<path class="places p{i}" d="{"".join(dots)}"/>' for i, dots in enumerate(levels) if dots
     ]
     head = f'<svg class="map" role="img" aria-label="{escape(label)}" viewBox="{frame}">'
     return Markup(head + "".join(parts) + "</svg>")

@@ -6,7 +6,9 @@ table: a million recordings cost what their names cost.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +97,8 @@ def _recordings(part: pa.Table, stored: pl.DataFrame | None) -> pl.DataFrame:
     year = pl.col("datetime").str.slice(0, 4).str.to_integer(strict=False)
     frame = frame.with_columns(
         year=pl.when(year.is_between(1850, 2100)).then(year),
-        country=pl.col("country").str.strip_chars(),
+        # One country under one name: some archives write the code, others the name.
+        country=pl.col("country").str.strip_chars().replace(_countries()),
     )
     if stored is None:
         frame = frame.with_columns(hours=pl.col("duration_s") / 3600)
@@ -103,6 +106,14 @@ def _recordings(part: pa.Table, stored: pl.DataFrame | None) -> pl.DataFrame:
         frame = frame.join(stored, on="id", how="left", maintain_order="left")
         frame = frame.with_columns(pl.col("hours").fill_null(0.0))
     return frame.with_row_index("row")
+
+
+@functools.cache
+def _countries() -> dict[str, str]:
+    """English name by ISO code."""
+    text = resources.files("data_prep.report").joinpath("countries.txt").read_text("utf-8")
+    pairs = (line.partition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {code: name for code, _, name in pairs}
 
 
 def _labels(part: pa.Table, taxa: Mapping[str, tuple[str, str]]) -> pl.DataFrame:
@@ -164,8 +175,9 @@ def _named(frame: pl.DataFrame, taxa: Mapping[str, tuple[str, str]]) -> pl.DataF
             orient="row",
         )
         frame = frame.join(known, on="name", how="left", maintain_order="left").with_columns(
-            pl.coalesce(_filled("class"), "class2").alias("class"),
-            pl.coalesce(_filled("order"), "order2").alias("order"),
+            # What one taxonomy says of all names goes before what each archive says.
+            pl.coalesce(_filled("class2"), "class").alias("class"),
+            pl.coalesce(_filled("order2"), "order").alias("order"),
         )
     is_class, is_order, is_sound = rank == "class", rank == "order", rank == "sound"
     return frame.with_columns(
