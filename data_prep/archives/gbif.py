@@ -9,6 +9,7 @@ occurrence's is for the record alone.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from data_prep.archives import xeno_canto
+from data_prep.archives import inaturalist, xeno_canto
 from data_prep.archives.checked import MAX_TEXT, checked, date_of, group_of
 from data_prep.archives.dwca import BadRow, Joined, Row, open_archive
 from data_prep.archives.files import FileIndex, asa_key
+from data_prep.archives.inaturalist import bare_url, sound_number
 from data_prep.licences import licence_url
 from data_prep.recording_table import Rejected
 from data_prep.recordings import RANKS, Label, Recording, tidy_name
@@ -41,7 +43,8 @@ CORE_KEYS = frozenset(
      "eventtime", "countrycode", "country", "locality", "decimallatitude", "decimallongitude",
      "latitudedecimal", "longitudedecimal", "scientificname", "acceptedscientificname",
      "verbatimscientificname", "genus", "specificepithet", "infraspecificepithet", "species",
-     "taxonrank", "taxonid", "taxonkey", "acceptedtaxonkey", "vernacularname", *HIGHER)
+     "taxonrank", "informationwithheld", "taxonid", "taxonkey", "acceptedtaxonkey",
+     "vernacularname", *HIGHER)
 )  # fmt: skip
 MEDIA_KEYS = frozenset(
     ("type", "format", "identifier", "accessuri", "references", "title", "description", "created",
@@ -50,7 +53,6 @@ MEDIA_KEYS = frozenset(
 _XC_NUMBER = re.compile(
     r"(?:\bXC[-_ ]?0*(\d{1,9})(?!\d))|(?:\b0*(\d{1,9})@XC\b)|(?:xeno-canto\.org/0*(\d{1,9})(?!\d))"
 )
-_INAT_SOUND = re.compile(r"/sounds/0*(\d+)(?:\.\w+)?$")
 _ALPHA_KEY = re.compile(r"(?=.*[A-Z])[A-Z0-9]+")
 
 
@@ -198,21 +200,25 @@ def _from_xeno_canto(core: Row, media: Row, number: int, asked: Asked) -> Record
 
 
 def _from_inaturalist(core: Row, media: Row, number: int, asked: Asked) -> Recording | Rejected:
-    url = _address(media).partition("?")[0]
-    found = _INAT_SOUND.search(url)
-    if not found:
+    url = bare_url(_address(media))
+    source_id = sound_number(url)
+    if not source_id:
         return _from_any(core, media, number, asked)
     stated = core.get("verbatimscientificname", "") or core.get("scientificname", "")
-    label = _label(stated, core.get("taxonrank", ""), "inaturalist", core)
+    label = _label(stated, core.get("taxonrank", ""), inaturalist.TAXONOMY, core)
     if label is None:
-        return _nameless(f"inat:{found[1]}", stated, url)
+        return _nameless(f"inat:{source_id}", stated, url)
     taxon = core.get("taxonid", "")
     ids = (("inat", taxon),) if taxon.isdecimal() else ()
     label = Label(label.name, label.rank, taxonomy=label.taxonomy, ids=(*ids, *label.ids))
-    path = asked.audio.find(found[1]) if asked.audio else ""
-    return _recording(
-        core, media | {"accessuri": "", "identifier": url}, INAT, found[1], (label,), path=path
-    )
+    path = asked.audio.find(source_id) if asked.audio else ""
+    media = media | {"accessuri": "", "identifier": url}
+    found = _recording(core, media, INAT, source_id, (label,), path=path)
+    if "obscured" in core.get("informationwithheld", "").lower():
+        # Such positions are drawn anew for each observation: no place to group by.
+        group = group_of(found.recordist, None, None, found.datetime, f"gbif:{core['id']}")
+        return dataclasses.replace(found, group_id=group)
+    return found
 
 
 def _from_animal_sound_archive(
@@ -331,12 +337,14 @@ def _credit(source: str, source_id: str, who: str, core: Row) -> str:
     """Return the line that credits a recording."""
     if source == XC:
         return xeno_canto.credit(who, source_id)
+    if source == INAT:
+        observation = core.get("catalognumber", "")
+        return inaturalist.credit(who, source_id, observation)
     where = {
-        INAT: f"iNaturalist sound {source_id}, {core.get('references', '')}",
         ASA: f"Tierstimmenarchiv {source_id}, Museum für Naturkunde Berlin",
         GBIF: f"gbif.org/occurrence/{core['id']}",
     }[source]
-    return tidy_name(f"{who or 'unknown recordist'}, {where}").rstrip(", ")
+    return tidy_name(f"{who or 'unknown recordist'}, {where}")
 
 
 def _date(core: Row) -> str:
