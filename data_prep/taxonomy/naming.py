@@ -71,7 +71,7 @@ class Naming:
         this step before.
         """
         sounds = usual_names(counts, self.ontology)
-        ordered = sorted(counts, key=lambda g: (g.name, g.rank, g.taxonomy, g.ids))
+        ordered = sorted(counts)
         found = {g: self.resolver.resolve(g) for g in ordered if not is_sound(g)}
         made = self._taxa(found)
         for given in filter(is_sound, ordered):
@@ -163,6 +163,40 @@ def _own_ids(given: Given) -> dict[str, str]:
         if code and code == code.lower():
             ids[given.taxonomy] = code
     return ids
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A name that nothing resolved, however many labels with different ids have it."""
+
+    name: str
+    rank: str
+    taxonomy: str
+    how: str
+    detail: str
+    label_name: str
+    labels: int
+    sources: tuple[str, ...]
+
+
+def unresolved(
+    named: Iterable[Named], counts: Mapping[Given, int], sources: Mapping[Given, Iterable[str]]
+) -> list[Lost]:
+    """Return the names that stay as they are, the most frequent first."""
+    together: dict[tuple[str, str, str, str], list[Named]] = {}
+    for one in named:
+        if not one.resolved:
+            key = (one.given.name, one.given.rank, one.given.taxonomy, one.how)
+            together.setdefault(key, []).append(one)
+    lost = []
+    for (name, rank, taxonomy, how), parts in together.items():
+        given = [one.given for one in parts]
+        seen = sorted({source for one in given for source in sources.get(one, ())})
+        labels = sum(counts[one] for one in given)
+        lost.append(
+            Lost(name, rank, taxonomy, how, parts[0].detail, parts[0].name, labels, tuple(seen))
+        )
+    return sorted(lost, key=lambda one: (-one.labels, one.name, one.rank, one.taxonomy, one.how))
 
 
 def ways(named: Iterable[Named], counts: Mapping[Given, int]) -> dict[str, tuple[int, int]]:

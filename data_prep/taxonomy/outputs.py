@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from data_prep.recordings import BACKGROUND, FOREGROUND
 from data_prep.taxonomy.ebird import GENUS_MOVED, compare_years, years
 from data_prep.taxonomy.model import Taxonomy
-from data_prep.taxonomy.naming import Named, ways
+from data_prep.taxonomy.naming import Lost, Named, ways
 from data_prep.taxonomy.resolve import Given, Resolver
 from data_prep.taxonomy.shapes import RANK_COLUMNS
 from data_prep.taxonomy.space import LabelSpace
@@ -46,21 +46,17 @@ def names_csv(named: Iterable[Named], collected: Collected, space: LabelSpace) -
     )  # fmt: skip
 
 
-def unresolved_csv(
-    lost: Sequence[Named], collected: Collected, near: Near, resolver: Resolver
-) -> bytes:
+def unresolved_csv(lost: Sequence[Lost], near: Near, resolver: Resolver) -> bytes:
     """Return the table of the names that stay as they are, the most frequent first."""
     header = ["name", "sources", "labels", "rank", "taxonomy", "reason", "detail", "label_name"]
     header += [f"{word}_{i}" for i in (1, 2, 3) for word in ("candidate", "score")]
     rows = []
     for one in lost:
-        given = one.given
-        sources = ";".join(sorted(collected.sources.get(given, {})))
-        meant = [(name, 100.0) for name in resolver.english(given.name)]
-        nearest = [*meant, *near.get(given.name, [])][:3]
+        meant = [(name, 100.0) for name in resolver.english(one.name)]
+        nearest = [*meant, *near.get(one.name, [])][:3]
         rows.append(
-            [given.name, sources, collected.counts[given], given.rank, given.taxonomy, one.how,
-             one.detail, one.name, *(cell for pair in nearest for cell in pair)]
+            [one.name, ";".join(one.sources), one.labels, one.rank, one.taxonomy, one.how,
+             one.detail, one.label_name, *(cell for pair in nearest for cell in pair)]
         )  # fmt: skip
     return _csv(header, [row + [""] * (len(header) - len(row)) for row in rows])
 
@@ -133,7 +129,7 @@ def summary_lines(
     named: Iterable[Named],
     counts: Mapping[Given, int],
     space: LabelSpace,
-    lost: Sequence[Named],
+    lost: Sequence[Lost],
     near: Near,
 ) -> list[str]:
     """Return what is printed at the end."""
@@ -150,7 +146,7 @@ def summary_lines(
     if lost:
         lines.append(f"not resolved, kept as they are: {len(lost):,} names (unresolved.csv)")
         for one in lost[:_SHOWN]:
-            best = near.get(one.given.name) or []
+            best = near.get(one.name) or []
             like = f"; nearest {best[0][0]} ({best[0][1]:.0f})" if best else ""
-            lines.append(f"  {one.given.name} x {counts[one.given]:,}: {one.how}{like}")
+            lines.append(f"  {one.name} x {one.labels:,}: {one.how}{like}")
     return lines

@@ -31,10 +31,15 @@ from data_prep.taxonomy.builtin import builtin_source, read_overrides
 from data_prep.taxonomy.candidates import nearest_names
 from data_prep.taxonomy.model import Taxonomy, load_taxonomy
 from data_prep.taxonomy.names import parse_name
-from data_prep.taxonomy.naming import Named, Naming
+from data_prep.taxonomy.naming import Lost, Named, Naming, unresolved
 from data_prep.taxonomy.options import LabelOptions
-from data_prep.taxonomy.outputs import changes_csv, names_csv, summary_lines, taxa_parquet
-from data_prep.taxonomy.outputs import unresolved_csv as unresolved_table
+from data_prep.taxonomy.outputs import (
+    changes_csv,
+    names_csv,
+    summary_lines,
+    taxa_parquet,
+    unresolved_csv,
+)
 from data_prep.taxonomy.resolve import Given, Resolver
 from data_prep.taxonomy.sounds import Bridges
 from data_prep.taxonomy.tables import SMALL, Source, find_source
@@ -84,9 +89,9 @@ def relabel(
     named = naming.name_all(collected.counts, frozenset(collected.kept))
 
     out.mkdir(parents=True, exist_ok=True)
-    lost = _unresolved(named, collected)
-    near = nearest_names([one.given.name for one in lost], sources, taxonomies)
-    write_whole(out / "unresolved.csv", unresolved_table(lost, collected, near, resolver))
+    lost = unresolved(named.values(), collected.counts, collected.sources)
+    near = nearest_names([one.name for one in lost], sources, taxonomies)
+    write_whole(out / "unresolved.csv", unresolved_csv(lost, near, resolver))
     write_whole(out / "names.csv", names_csv(named.values(), collected, naming.space))
     if options.strict and lost:
         raise PrepError(
@@ -117,7 +122,7 @@ def _text(
     named: dict[Given, Named],
     collected: Collected,
     naming: Naming,
-    lost: Sequence[Named],
+    lost: Sequence[Lost],
     near: dict[str, list[tuple[str, float]]],
     changed: Sequence[str],
 ) -> list[str]:
@@ -231,11 +236,6 @@ def _load(
         if source.path != every[-1].path:
             progress.say(f"{source.label}: {known.rows:,} rows of {source.path}{skipped}")
     return [made[source.label] for source in every]
-
-
-def _unresolved(named: dict[Given, Named], collected: Collected) -> list[Named]:
-    lost = [one for one in named.values() if not one.resolved]
-    return sorted(lost, key=lambda one: (-collected.counts[one.given], one.given.name, one.given))
 
 
 def _rows(

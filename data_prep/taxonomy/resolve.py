@@ -23,7 +23,7 @@ _CODE = re.compile(r"[a-z][a-z0-9-]{2,11}")
 _NUMBER = re.compile(r"\d+")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Given:
     """A label as it came: what it is resolved by. `ids` are those of the label."""
 

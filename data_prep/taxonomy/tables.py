@@ -15,6 +15,7 @@ import gzip
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 SMALL = frozenset(("ebird", "plain"))
 """Kinds of taxonomy that are kept whole: a few megabytes."""
 
+# What zipfile and gzip raise for broken, encrypted or unknown members.
+_UNREADABLE = (
+    OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError
+)  # fmt: skip
 _BLOCK_BYTES = 8 << 20
 _HEAD_BYTES = 1 << 16
 # Column of the common shape -> headings, lower case and without prefix, the first that is there.
@@ -144,7 +149,7 @@ def find_source(text: str) -> Source:
             head = _head(path, member)
             if found := _recognise(path, member, head, label if stated else ""):
                 return found
-    except (OSError, EOFError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as err:
+    except _UNREADABLE as err:
         raise PrepError(f"{path} cannot be read: {err}. Get it again.") from err
     head_text = _head(path, members[0])[:200].decode("utf-8", "replace") if members else ""
     raise PrepError(
@@ -236,7 +241,7 @@ def frames(source: Source) -> Iterator[pl.DataFrame]:
             for batch in _csv(file, source, list(dict.fromkeys(columns.values()))):
                 frame = pl.DataFrame(pl.from_arrow(batch))
                 yield common_shape(frame, columns, source.kind)
-    except (pa.ArrowInvalid, OSError, EOFError, zipfile.BadZipFile, UnicodeError) as err:
+    except (pa.ArrowInvalid, UnicodeError, *_UNREADABLE) as err:
         raise PrepError(
             f"{source.path} cannot be read to its end: {err}. Is the download complete?"
         ) from err
