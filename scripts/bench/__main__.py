@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other: `python -m scripts.bench [data] [frontend] [beats]`.
+"""All benchmarks, one after the other: `python -m scripts.bench [data] [prep] ...`.
 
 Exits with 1 when a target was missed. With a CUDA device the model runs there.
 """
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from scripts.bench import print_table
 
-ALL = ("data", "frontend", "beats")
+ALL = ("data", "frontend", "beats", "prep")
 
 
 def main() -> None:
