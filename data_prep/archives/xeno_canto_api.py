@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -72,7 +73,9 @@ class _WithKey(httpx.BaseTransport):
 
 @dataclass
 class XenoCanto(AbstractContextManager["XenoCanto"]):
-    """The API. `pause_s` and `waits` (of retries without Retry-After) are there for tests."""
+    """The API, to be used in a `with`. `pause_s` and `first_wait_s` (before the first retry that no
+    Retry-After times) are shorter in tests.
+    """
 
     key: str = field(repr=False)
     url: str = API
@@ -98,11 +101,16 @@ class XenoCanto(AbstractContextManager["XenoCanto"]):
         )
         self._last = -float("inf")
 
+    def __enter__(self) -> Self:
+        # At DEBUG httpcore logs the headers of answers, and a server may repeat the key there.
+        log = logging.getLogger("httpcore")
+        self._log_level = log.level
+        log.setLevel(max(log.level, logging.INFO))
+        return self
+
     def __exit__(self, *_: object) -> None:
         self.client.close()
-
-    def __enter__(self) -> Self:
-        return self
+        logging.getLogger("httpcore").setLevel(self._log_level)
 
     def pages(self, query: str, folder: Path) -> Iterator[Path]:
         """Yield the files of a query's pages below `folder`, fetching those that are missing.
