@@ -1,0 +1,144 @@
+"""Which recordings might hold the same sound: the nearest vectors, found without trying all pairs.
+
+Up to EXACT vectors every pair is looked at (a matrix product). Beyond that an inverted file
+(faiss): vectors lie in cells around 4 sqrt(V) centres, and a query looks into the PROBES nearest
+cells. Its cost grows as V^1.5, with so small a factor that up to tens of millions of vectors
+decoding the sound, which is linear, costs far more.
+
+Shapes: V vectors, D dimensions, K neighbours, P pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+EXACT = 20_000
+PROBES = 16
+NEIGHBOURS = 16
+LEAST = 0.55  # Opus at 12 kbit/s stays above 0.62, at 24 kbit/s above 0.7
+SURE = 0.85  # at least this: always worth a look
+TRIES = 3  # below that: only the nearest few of a recording
+_BATCH = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Vectors of several recordings, sorted by recording and place.
+
+    `owner_V`: number of the recording; `at_V`: place, in steps of two seconds.
+    """
+
+    vector_VD: NDArray[np.float16]
+    owner_V: NDArray[np.int64]
+    at_V: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Pairs of recordings to compare: `a_P` < `b_P`, the places that are alike, how much."""
+
+    a_P: NDArray[np.int64]
+    b_P: NDArray[np.int64]
+    at_a_P: NDArray[np.int32]
+    at_b_P: NDArray[np.int32]
+    alike_P: NDArray[np.float32]
+
+
+def candidates(
+    vectors: Vectors, *, jobs: int, ignore: NDArray[np.bool_] | None = None
+) -> Candidates:
+    """Return the pairs of recordings that have vectors close enough to be compared.
+
+    `ignore` [recordings]: no pair of two of these (evaluation sets among themselves). All that are
+    nearer than SURE are taken, and of the others each recording's TRIES nearest.
+    """
+    rows: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]] = []
+    for first, near_BK, alike_BK in _search(vectors.vector_VD, jobs):
+        query_B = np.arange(first, first + len(near_BK))
+        good_BK = (alike_BK >= LEAST) & (near_BK >= 0)
+        owner_BK = vectors.owner_V[near_BK]
+        good_BK &= owner_BK != vectors.owner_V[query_B][:, None]
+        if ignore is not None:
+            good_BK &= ~(ignore[owner_BK] & ignore[vectors.owner_V[query_B]][:, None])
+        at = np.nonzero(good_BK)
+        rows.append((query_B[at[0]], near_BK[at], alike_BK[at]))
+    if not rows:
+        return _best_pairs(vectors, *(np.zeros(0, t) for t in (np.int64, np.int64, np.float32)))
+    v_P, u_P, alike_P = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return _best_pairs(vectors, v_P, u_P, alike_P)
+
+
+def _best_pairs(
+    vectors: Vectors,
+    v_P: NDArray[np.int64],
+    u_P: NDArray[np.int64],
+    alike_P: NDArray[np.float32],
+) -> Candidates:
+    """Keep the best place of each pair, then each recording's best partners."""
+    own_P, other_P = vectors.owner_V[v_P], vectors.owner_V[u_P]
+    order = np.lexsort((u_P, v_P, -alike_P, other_P, own_P))
+    own_P, other_P = own_P[order], other_P[order]
+    first = np.ones(len(order), bool)
+    first[1:] = (own_P[1:] != own_P[:-1]) | (other_P[1:] != other_P[:-1])
+    order, own_P, other_P = order[first], own_P[first], other_P[first]
+    v_P, u_P, alike_P = v_P[order], u_P[order], alike_P[order]
+
+    sure_P = alike_P >= SURE
+    rank = np.lexsort((other_P, -alike_P, sure_P, own_P))[: len(own_P)]
+    rank = rank[~sure_P[rank]]  # copies that are sure do not take the place of one that is not
+    starts = np.flatnonzero(np.r_[True, own_P[rank][1:] != own_P[rank][:-1]])[: len(rank)]
+    place = np.arange(len(rank)) - np.repeat(starts, np.diff(np.r_[starts, len(rank)]))
+    keep = sure_P.copy()
+    keep[rank] = place < TRIES
+
+    swap_P = own_P > other_P
+    v_P, u_P = np.where(swap_P, u_P, v_P)[keep], np.where(swap_P, v_P, u_P)[keep]
+    alike_P = alike_P[keep]
+    a_P, b_P = vectors.owner_V[v_P], vectors.owner_V[u_P]
+    order = np.lexsort((-alike_P, b_P, a_P))
+    a_P, b_P = a_P[order], b_P[order]
+    first = np.ones(len(order), bool)
+    first[1:] = (a_P[1:] != a_P[:-1]) | (b_P[1:] != b_P[:-1])
+    order = order[first]
+    return Candidates(
+        a_P[first], b_P[first], vectors.at_V[v_P[order]], vectors.at_V[u_P[order]], alike_P[order]
+    )
+
+
+def _search(
+    vector_VD: NDArray[np.float16], jobs: int
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield (first query, neighbours [B, K], cosines [B, K]) of all vectors, batch by batch."""
+    import faiss
+
+    count, dimensions = vector_VD.shape
+    if count == 0:
+        return
+    if jobs:
+        faiss.omp_set_num_threads(jobs)
+    if count <= EXACT:
+        index = faiss.IndexFlatIP(dimensions)
+    else:
+        cells = int(4 * np.sqrt(count))
+        index = faiss.index_factory(
+            dimensions, f"IVF{cells}_HNSW32,SQfp16", faiss.METRIC_INNER_PRODUCT
+        )
+        # 64 vectors per centre, spread evenly over the table: more does not make better cells.
+        step = max(1, count // (64 * cells))
+        index.train(vector_VD[::step].astype(np.float32))
+        index.nprobe = PROBES
+    for first in range(0, count, _BATCH):
+        index.add(vector_VD[first : first + _BATCH].astype(np.float32))
+    wanted = min(NEIGHBOURS + 1, count)
+    for first in range(0, count, _BATCH):
+        alike_BK, near_BK = index.search(
+            vector_VD[first : first + _BATCH].astype(np.float32), wanted
+        )
+        yield first, near_BK, alike_BK
