@@ -23,17 +23,21 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from data_prep.archives.containers import META, Files, FolderFiles, ZipFiles
 from data_prep.archives.delimited import BadRow
 from data_prep.archives.dwca_meta import KNOWN_PAIRS, Row, Table, described, undescribed
 from data_prep.errors import PrepError
+from data_prep.progress import LINE_EVERY_S
 
+_T = TypeVar("_T")
 _JOIN_FILE = ".join.sqlite"
 _BATCH = 500
 
@@ -64,12 +68,14 @@ class Archive:
         scratch: Path,
         core_only: Collection[str] = (),
         rows_only: Collection[str] = (),
+        say: Callable[[str], None] = lambda _: None,
     ) -> Iterator[Joined | BadRow]:
         """Yield every core row with those rows of the extension that `keep` accepts.
 
         First the extension is read, then the core; core rows without any come too, with none.
         Rows without a core row come last, by their id. In `scratch` a file grows that holds the
-        kept rows (about 0.5 kB each); it is removed at the end. Memory stays below 100 MB.
+        kept rows (about 0.5 kB each); it is removed at the end. Memory stays below 100 MB. `say`
+        gets a line every ten seconds.
         Raises PrepError when there is no such extension, a file breaks off, or the disk is full.
         """
         tables = self.extensions.get(kind, ())
@@ -83,7 +89,7 @@ class Archive:
         file.unlink(missing_ok=True)
         try:
             with closing(sqlite3.connect(file, isolation_level=None)) as base:
-                store = _Store(base)
+                store = _Store(base, say)
                 for table in tables:
                     yield from store.load(table, keep, rows_only)
                 yield from store.join(self.core, core_only)
@@ -98,8 +104,8 @@ class Archive:
 class _Store:
     """Extension rows on disk, found by the id of their core row."""
 
-    def __init__(self, base: sqlite3.Connection) -> None:
-        self.base = base
+    def __init__(self, base: sqlite3.Connection, say: Callable[[str], None]) -> None:
+        self.base, self.say = base, say
         # Nothing of it is needed after a crash.
         for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-65536"):
             base.execute(f"PRAGMA {pragma}")
@@ -115,7 +121,7 @@ class _Store:
         """Store the rows to keep; yield those that cannot be read."""
         kept: list[tuple[str, str]] = []
         self.base.execute("BEGIN")
-        for row in table.rows(only):
+        for row in self._told(table, table.rows(only)):
             if isinstance(row, BadRow):
                 yield row
             elif keep(row):
@@ -129,7 +135,7 @@ class _Store:
     def join(self, core: Table, only: Collection[str]) -> Iterator[Joined | BadRow]:
         """Yield every core row with what is stored for it, then what no core row asked for."""
         self.base.execute("BEGIN")
-        rows = core.rows(only)
+        rows = self._told(core, core.rows(only))
         while batch := list(islice(rows, _BATCH)):
             ids = {row["id"] for row in batch if not isinstance(row, BadRow)}
             found = self._find(ids)
@@ -139,6 +145,15 @@ class _Store:
         lonely = "SELECT row FROM media WHERE core NOT IN (SELECT core FROM met) ORDER BY rowid"
         for (text,) in self.base.execute(lonely):
             yield Joined(None, [json.loads(text)])
+
+    def _told(self, table: Table, rows: Iterator[_T]) -> Iterator[_T]:
+        """Pass rows on; say every ten seconds how many there were."""
+        spoken = time.monotonic()
+        for number, row in enumerate(rows, start=1):
+            if number % 1024 == 0 and time.monotonic() - spoken >= LINE_EVERY_S:
+                spoken = time.monotonic()
+                self.say(f"{', '.join(table.files)}: {number:,} rows read")
+            yield row
 
     def _find(self, ids: Collection[str]) -> dict[str, list[Row]]:
         """Return {id: its rows in file order} of the ids that have any."""

@@ -63,6 +63,8 @@ class Asked:
     only: str = ""
     """A source ("xc"): rows of others are left out as `other_dataset`."""
     audio: FileIndex | None = None
+    say: Callable[[str], None] = lambda _: None
+    """Gets a line every ten seconds of reading."""
     notes: Counter[str] = field(default_factory=Counter)
 
 
@@ -90,6 +92,7 @@ def read_gbif(
         scratch=scratch,
         core_only=CORE_KEYS,
         rows_only=MEDIA_KEYS,
+        say=asked.say,
     )
     for item in rows:
         yield from checked(_recordings(item, asked))

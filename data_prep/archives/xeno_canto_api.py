@@ -90,12 +90,6 @@ class XenoCanto(AbstractContextManager["XenoCanto"]):
             raise PrepError(f"The API's address is none: {self.url!r} ({err}).") from err
         if address.scheme != "https" and address.host not in _LOCAL:
             raise PrepError(f"{self.url} is not https: the key would travel for all to read.")
-        if not self.key.strip():
-            raise PrepError(
-                f"Xeno-canto's API wants a key. Log in at xeno-canto.org (any member with a "
-                f"verified e-mail has one, on the account page) and set {KEY_VARIABLE} to it: "
-                f"export {KEY_VARIABLE}=…"
-            )
         self.client = httpx.Client(
             transport=_WithKey(self.key.strip()), timeout=_TIMEOUT_S, follow_redirects=False
         )
@@ -147,6 +141,12 @@ class XenoCanto(AbstractContextManager["XenoCanto"]):
 
     def _page(self, query: str, number: int) -> bytes:
         """Fetch a page; wait and try again as long as that may help."""
+        if not self.key.strip():
+            raise PrepError(
+                f"Xeno-canto's API wants a key. Log in at xeno-canto.org (any member with a "
+                f"verified e-mail has one, on the account page) and set {KEY_VARIABLE} to it: "
+                f"export {KEY_VARIABLE}=…"
+            )
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Later),
             wait=self._wait,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from data_prep.archives.dwca import is_archive
@@ -10,6 +11,7 @@ from data_prep.archives.files import FileIndex
 from data_prep.archives.gbif import XC, Asked, read_gbif
 from data_prep.archives.xeno_canto import read_dump
 from data_prep.errors import PrepError
+from data_prep.progress import LINE_EVERY_S
 from data_prep.recording_table import Rejected
 from data_prep.recordings import Recording
 
@@ -17,7 +19,11 @@ _NAMES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".zip", ".dwca")
 
 
 def read_sources(
-    sources: Sequence[Path], *, scratch: Path, audio: FileIndex | None = None
+    sources: Sequence[Path],
+    *,
+    scratch: Path,
+    audio: FileIndex | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Recording | Rejected]:
     """Yield the recordings of all sources, in order.
 
@@ -26,9 +32,23 @@ def read_sources(
     what is none of these, before anything is read where possible.
     """
     found = [(path, is_archive(path)) for source in sources for path in _expanded(source)]
+    spoken = time.monotonic()
+    for number, row in enumerate(_rows(found, scratch, audio, say), start=1):
+        if number % 1024 == 0 and time.monotonic() - spoken >= LINE_EVERY_S:
+            spoken = time.monotonic()
+            say(f"{number:,} recordings")
+        yield row
+
+
+def _rows(
+    found: Sequence[tuple[Path, bool]],
+    scratch: Path,
+    audio: FileIndex | None,
+    say: Callable[[str], None],
+) -> Iterator[Recording | Rejected]:
     for path, packed in found:
         if packed:
-            yield from read_gbif(path, scratch=scratch, asked=Asked(only=XC, audio=audio))
+            yield from read_gbif(path, scratch=scratch, asked=Asked(XC, audio, say))
         else:
             yield from read_dump(path, audio)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,8 +11,6 @@ from data_prep.commands.apps import ARCHIVES, TableOut, friendly_errors, prep_ap
 
 if TYPE_CHECKING:
     from data_prep.archives.files import FileIndex, Keys
-
-    Row = TypeVar("Row")
 
 AudioFolder = Annotated[
     Path | None,
@@ -64,14 +61,14 @@ def xeno_canto(
         # The queries first: what they bring is read like any other saved answer.
         pages = _fetched(query or [], out, api)
         rows = read_sources(
-            [*(sources or []), *pages], scratch=out, audio=_files(audio, xeno_canto_key)
+            [*(sources or []), *pages], scratch=out, audio=_files(audio, xeno_canto_key), say=_say
         )
         made_by = {
             "command": "xeno-canto",
             "sources": [str(source) for source in sources or []],
             "queries": list(query or []),
         }
-        typer.echo(_finished(write_table(_counted(rows), out, made_by=made_by).text, out))
+        typer.echo(_finished(write_table(rows, out, made_by=made_by).text, out))
 
 
 def _fetched(queries: list[str], out: Path, api: str) -> list[Path]:
@@ -85,7 +82,7 @@ def _fetched(queries: list[str], out: Path, api: str) -> list[Path]:
 
     check_queries(queries)
     key = os.environ.get(KEY_VARIABLE, "")
-    with XenoCanto(key, url=api, say=lambda text: typer.echo(text, err=True)) as client:
+    with XenoCanto(key, url=api, say=_say) as client:
         return [page for query in queries for page in client.pages(query, out / "pages")]
 
 
@@ -110,10 +107,10 @@ def gbif(
     from data_prep.recording_table import write_table
 
     with friendly_errors():
-        asked = Asked(audio=_files(audio, any_key))
+        asked = Asked(audio=_files(audio, any_key), say=_say)
         rows = read_gbif(source, scratch=out, asked=asked)
         made_by = {"command": "gbif", "sources": [str(source)]}
-        summary = write_table(_counted(rows), out, made_by=made_by)
+        summary = write_table(rows, out, made_by=made_by)
         _say_licences(asked.notes["no_licence"])
         typer.echo(_finished(summary.text, out))
 
@@ -143,10 +140,10 @@ def animal_sound_archive(
     with friendly_errors():
         # A folder with a table usually holds the files too.
         beside = source if source.is_dir() else None
-        asked = Asked(audio=_files(audio or beside, asa_key))
+        asked = Asked(audio=_files(audio or beside, asa_key), say=_say)
         rows = read_animal_sound_archive(source, scratch=out, asked=asked)
         made_by = {"command": "animal-sound-archive", "sources": [str(source)]}
-        summary = write_table(_counted(rows), out, made_by=made_by)
+        summary = write_table(rows, out, made_by=made_by)
         _say_licences(asked.notes["no_licence"])
         typer.echo(_finished(summary.text, out))
 
@@ -172,18 +169,8 @@ def _files(folder: Path | None, keys: Keys) -> FileIndex | None:
     return index
 
 
-def _counted(rows: Iterator[Row]) -> Iterator[Row]:
-    """Pass rows on; say every ten seconds how many came."""
-    import time
-
-    from data_prep.progress import LINE_EVERY_S
-
-    spoken = time.monotonic()
-    for number, row in enumerate(rows, start=1):
-        if number % 256 == 0 and time.monotonic() - spoken >= LINE_EVERY_S:
-            spoken = time.monotonic()
-            typer.echo(f"{number:,} rows", err=True)
-        yield row
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 def _finished(text: str, out: Path) -> str:
