@@ -110,10 +110,11 @@ def write_parquet(path: Path, rows: list[dict[str, Any]], *, named: bool = True)
 
 
 def test_recordings_of_xeno_canto(tmp_path: Path) -> None:
+    content = ogg_bytes()
     rows = [
         birdset_row("/cache/XCM/XC128013.ogg"),
         birdset_row("XC7.ogg", license=None, quality="no score", recordist=None, lat=None),
-        birdset_row("XC8.ogg", audio={"bytes": ogg_bytes(), "path": "XC8.ogg"}),
+        birdset_row("XC8.ogg", audio={"bytes": content, "path": "XC8.ogg"}),
     ]
     source = write_parquet(tmp_path / "XCM" / "train-00000-of-00001.parquet", rows)
     result = run(source, "--out", tmp_path / "out")
@@ -135,7 +136,7 @@ def test_recordings_of_xeno_canto(tmp_path: Path) -> None:
     assert (second.licence_url, second.quality, second.group_id) == (
         "", "", "birdset:XCM/XC7",
     )  # fmt: skip
-    assert Path(third.path).read_bytes() == ogg_bytes()
+    assert Path(third.path).read_bytes() == content
     assert Path(third.path).is_relative_to(tmp_path / "out" / "audio")
 
 
