@@ -122,10 +122,17 @@ def _simple(text: str) -> ScientificName | None:
 
 
 def _canonical(first: str, *epithets: str, doubt: str = CERTAIN) -> ScientificName:
-    words = [first[:1].upper() + first[1:].lower(), *(word.lower() for word in epithets)]
-    name = tidy_name(" ".join(words))
-    # A few letters change their length with the case ("ŉ"): what comes out must be a name again.
-    return ScientificName(name, doubt) if _CANONICAL.fullmatch(name) else NO_NAME
+    name = _cased(" ".join((first, *epithets)))
+    # A few letters become several with another case ("ŉ"), and the second of them has a case too.
+    name = _cased(name)
+    if not _CANONICAL.fullmatch(name) or _cased(name) != name:
+        return NO_NAME
+    return ScientificName(name, doubt)
+
+
+def _cased(name: str) -> str:
+    first, *epithets = name.split(" ")
+    return tidy_name(" ".join((first.capitalize(), *(word.lower() for word in epithets))))
 
 
 def _marked(text: str) -> ScientificName:

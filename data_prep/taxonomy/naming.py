@@ -55,7 +55,6 @@ class Naming:
     """Turns labels into entries of a label space.
 
     ancestors: ranks whose taxa are added as labels. bridges: sounds that taxa make, or None.
-    keep_taxonomy: what an earlier run resolved stays resolved where nothing here knows it.
     """
 
     resolver: Resolver

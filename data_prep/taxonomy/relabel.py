@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import PrepError
 from data_prep.files import write_whole
@@ -43,6 +43,7 @@ from data_prep.taxonomy.outputs import (
 from data_prep.taxonomy.resolve import Given, Resolver
 from data_prep.taxonomy.sounds import Bridges
 from data_prep.taxonomy.tables import SMALL, Source, find_source
+from data_prep.workplace import disk_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from data_prep.archives.audioset_labels import Ontology
 
 COMMAND = "labels"
+CHANGES = "ebird_changes.csv"
 
 
 @dataclass
@@ -88,32 +90,51 @@ def relabel(
     naming = Naming(resolver, options.ancestors, ontology, bridges)
     named = naming.name_all(collected.counts, frozenset(collected.kept))
 
-    out.mkdir(parents=True, exist_ok=True)
-    lost = unresolved(named.values(), collected.counts, collected.sources)
-    near = nearest_names([one.name for one in lost], sources, taxonomies)
-    write_whole(out / "unresolved.csv", unresolved_csv(lost, near, resolver))
-    write_whole(out / "names.csv", names_csv(named.values(), collected, naming.space))
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        lost = unresolved(named.values(), collected.counts, collected.sources)
+        near = nearest_names([one.name for one in lost], sources, taxonomies)
+        write_whole(out / "unresolved.csv", unresolved_csv(lost, near, resolver))
+        write_whole(out / "names.csv", names_csv(named.values(), collected, naming.space))
+        _refuse_unresolved(lost, out, options)
+        changes, changed = changes_csv(taxonomies, collected.counts)
+        if changes:
+            write_whole(out / CHANGES, changes)
+        else:
+            (out / CHANGES).unlink(missing_ok=True)
+        used: dict[str, Counter[str]] = {FOREGROUND: Counter(), BACKGROUND: Counter()}
+        rows = _rows(paths, roots, named, naming, used)
+        made_by = _made_by(paths, [*sources, builtin_source()], options, len(lost))
+        summary = write_table(rows, out, made_by=made_by)
+        write_whole(out / "taxa.parquet", taxa_parquet(naming.space, used))
+    return _text(summary, taxonomies, named, collected, naming, lost, near, changed)
+
+
+def _refuse_unresolved(lost: Sequence[Lost], out: Path, options: LabelOptions) -> None:
     if options.strict and lost:
         raise PrepError(
             f"{len(lost):,} names are not resolved; {out / 'unresolved.csv'} lists them with the "
             "nearest names. Add a taxonomy (--taxonomy), or say what they are in a table "
             "(--overrides). No table was written (--strict)."
         )
-    changes, changed = changes_csv(taxonomies, collected.counts)
-    if changes:
-        write_whole(out / "ebird_changes.csv", changes)
-    made_by = {
+
+
+def _made_by(
+    paths: Sequence[Path], sources: Sequence[Source], options: LabelOptions, lost: int
+) -> dict[str, Any]:
+    return {
         "command": COMMAND,
         "tables": [str(path) for path in paths],
-        "taxonomies": {t.label: str(s.path) for t, s in zip(taxonomies, sources, strict=False)},
+        "taxonomies": {source.label: source.path.name for source in sources},
+        "overrides": str(options.overrides or ""),
         "ancestors": list(options.ancestors),
-        "unresolved": len(lost),
+        "ontology": str(options.ontology or ""),
+        "bridges": options.bridges,
+        "keep_subspecies": options.keep_subspecies,
+        "higher_rank": options.higher_rank,
+        "kingdom": options.kingdom,
+        "unresolved": lost,
     }
-    used: dict[str, Counter[str]] = {FOREGROUND: Counter(), BACKGROUND: Counter()}
-    rows = _rows(paths, roots, named, naming, used)
-    summary = write_table(rows, out, made_by=made_by)
-    write_whole(out / "taxa.parquet", taxa_parquet(naming.space, used))
-    return _text(summary, taxonomies, named, collected, naming, lost, near, changed)
 
 
 def _text(
@@ -176,7 +197,7 @@ def _collect(paths: Sequence[Path], progress: Progress) -> Collected:
             with pq.ParquetFile(path) as file:
                 if missing := {"id", "source", "labels"} - set(file.schema_arrow.names):
                     raise PrepError(f"{path} is no recording table: no column {sorted(missing)}.")
-                for batch in file.iter_batches(1 << 15, columns=["source", "labels"]):
+                for batch in file.iter_batches(1 << 13, columns=["source", "labels"]):
                     found.recordings += batch.num_rows
                     _count(batch.column("source").to_pylist(), batch.column("labels"), found, again)
         except (pa.ArrowInvalid, OSError) as err:

@@ -36,7 +36,7 @@ SMALL = frozenset(("ebird", "plain"))
 _UNREADABLE = (
     OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError
 )  # fmt: skip
-_BLOCK_BYTES = 8 << 20
+_BLOCK_BYTES = 2 << 20
 _HEAD_BYTES = 1 << 16
 # Column of the common shape -> headings, lower case and without prefix, the first that is there.
 _KINDS: dict[str, tuple[frozenset[str], dict[str, tuple[str, ...]]]] = {

@@ -270,6 +270,9 @@ def test_what_is_no_table_is_refused(
     with pytest.raises(PrepError, match="Two taxonomies have the name"):
         relabel([table], tmp_path / "out", LabelOptions(taxonomies=twice))
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(PrepError, match=r"Writing .* failed"):
+        relabel([table], tmp_path / "out", LabelOptions())
 
 
 def test_the_command(tmp_path: Path, make_table: Callable[..., Path]) -> None:
