@@ -12,6 +12,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_prep.recordings import BACKGROUND, FOREGROUND
+
 if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
@@ -148,12 +150,13 @@ def _lookup(ids: Any, key: str) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    kind = pa.map_(pa.string(), pa.string())
+    if isinstance(ids, pa.ChunkedArray):
+        ids = ids.combine_chunks()
     if not pa.types.is_map(ids.type):
-        try:
-            ids = ids.cast(kind)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        if not pa.types.is_list(ids.type) or not pa.types.is_struct(ids.type.value_type):
             return pa.nulls(len(ids), pa.string())
+        pairs = ids.values
+        ids = pa.MapArray.from_arrays(ids.offsets, pairs.field("key"), pairs.field("value"))
     return pc.map_lookup(ids, pa.scalar(key), "first")
 
 
@@ -166,7 +169,8 @@ def _named(frame: pl.DataFrame, taxa: Mapping[str, tuple[str, str]]) -> pl.DataF
     frame = frame.with_columns(
         pl.col("row").cast(pl.UInt32), pl.col("name", "rank", "role").fill_null("")
     ).with_columns(
-        species=pl.when(rank == "species").then(name).when(rank == "subspecies").then(binomial)
+        role=pl.when(pl.col("role") == BACKGROUND).then("role").otherwise(pl.lit(FOREGROUND)),
+        species=pl.when(rank == "species").then(name).when(rank == "subspecies").then(binomial),
     )
     if taxa:
         known = pl.DataFrame(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from data_prep.errors import PrepError
@@ -25,4 +26,5 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     except OSError as err:
         raise PrepError(f"{path} cannot be written: {err}. Choose another place.") from err
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the place itself may not exist
+            temporary.unlink(missing_ok=True)

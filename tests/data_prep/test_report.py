@@ -1,0 +1,525 @@
+"""The page about a dataset: its numbers, what it tolerates, and the page in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+import os
+import queue
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from html import unescape
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from data_prep.cli import data_app
+from data_prep.errors import PrepError
+from data_prep.recording_table import Rejected, write_table
+from data_prep.recordings import Label, Recording
+from data_prep.report import svg, tally, write_report
+from data_prep.report.clips import clips
+from data_prep.report.gather import gather
+from data_prep.report.page import bands
+
+BY = "https://creativecommons.org/licenses/by/4.0/"
+BY_NC = "https://creativecommons.org/licenses/by-nc/4.0/"
+BY_ND = "https://creativecommons.org/licenses/by-nd/4.0/"
+CC0 = "https://creativecommons.org/publicdomain/zero/1.0/"
+
+
+def bird(name: str, order: str = "Passeriformes", role: str = "foreground") -> Label:
+    return Label(name, "species", role, "t", (("class", "Aves"), ("order", order)))
+
+
+FROG = Label("Rana temporaria", "species", ids=(("class", "Amphibia"), ("order", "Anura")))
+RAIN = Label("Rain", "sound", taxonomy="audioset", ids=(("audioset", "/m/06mb1"),))
+
+
+def recording(i: int, *labels: Label, source: str = "xc", **fields: object) -> Recording:
+    given = {"licence_url": BY, "recordist": f"Ann {i}", "path": f"{i}.wav", "group_id": f"g{i}"}
+    return Recording(
+        id=f"{source}:{i}", source=source, source_id=str(i), labels=labels,
+        **(given | fields),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+ROWS = [
+    recording(1, bird("Parus major"), country="Germany", datetime="2015-06-23T07:17", lat=52.5,
+              lon=13.4, duration_s=3600.0, sample_rate_hz=44100, channels=2, codec="mp3"),
+    recording(2, bird("Parus major"), FROG, country="DE", datetime="2015", lat=52.6, lon=13.9,
+              duration_s=1800.0, sample_rate_hz=48000, channels=1, codec="flac"),
+    recording(3, Label("Parus major minor", "subspecies", ids=(("class", "Aves"),)), source="inat",
+              licence_url=BY_NC, country="JP", datetime="1999-01", lat=-33.0, lon=151.0),
+    recording(4, RAIN, bird("Bubo bubo", "Strigiformes", "background"), source="audioset",
+              licence_url="", recordist="", datetime="unknown", duration_s=10.0),
+    recording(5, source="audioset", licence_url=CC0, datetime="0000-00-00", lat=95.0, lon=1.0,
+              duration_s=0.5),
+]  # fmt: skip
+REJECTED = [
+    Rejected(recording_id="xc:9", reason="restricted", detail="sensitive"),
+    Rejected(recording_id="xc:10", reason="restricted"),
+    Rejected(recording_id="xc:11", reason="too_odd"),
+]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    rows = [
+        dataclasses.replace(row, lat=None, lon=None) if row.lat == 95.0 else row for row in ROWS
+    ]
+    write_table([*rows, *REJECTED], tmp_path / "table")
+    return tmp_path / "table"
+
+
+# --------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize("batch", [2, 1 << 15])
+def test_every_number(table: Path, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the rows come in several batches."""
+    monkeypatch.setattr(tally, "_ROWS", batch)
+    monkeypatch.setattr(tally, "_COMPACT", 1)
+    facts = gather(table)
+    assert facts.recordings == 5 and not facts.finished
+    assert facts.hours == pytest.approx(1.5 + 10.5 / 3600) and facts.unknown_length == 1
+    assert facts.species == 2 and facts.recordists == 4  # the subspecies is of a species
+    shown = {s.name: (s.recordings, s.species, s.recordists) for s in facts.sources}
+    assert shown == {"xc": (2, 2, 2), "inat": (1, 1, 1), "audioset": (2, 0, 1)}
+    assert [s.name for s in facts.sources] == ["xc", "audioset", "inat"]  # by hours
+    # A recording with a bird and a frog counts in both classes, once in each.
+    classes = {s.name: (s.recordings, s.species) for s in facts.classes}
+    assert classes == {"Aves": (3, 1), "Amphibia": (1, 1), "sounds without a taxon": (1, 0),
+                       "no label": (1, 0)}  # fmt: skip
+    aves = next(s for s in facts.classes if s.name == "Aves")
+    assert [(p.name, p.recordings) for p in aves.parts] == [("Passeriformes", 2)]
+    assert aves.hours == pytest.approx(1.5)
+    assert {s.name: s.recordings for s in facts.licences} == {BY: 2, BY_NC: 1, CC0: 1, "": 1}
+    # GBIF's code and Xeno-canto's name are one country; what is not known comes last.
+    assert [(s.name, s.recordings) for s in facts.countries] == [
+        ("Germany", 2), ("Japan", 1), ("", 2)
+    ]  # fmt: skip
+    assert [row[:2] for row in facts.years] == [(1999, 1), (2015, 2)] and facts.no_year == 2
+    assert facts.places == [(-33.0, 151.0, 1), (53.0, 13.0, 2)] and facts.placed == 3
+    assert facts.durations[0] == 1 and facts.durations[4] == 1  # 0.5 s; 10 s
+    assert facts.durations[-1] == 1 and facts.durations[-2] == 1 and sum(facts.durations) == 4
+    assert facts.rates == [(44100, 1), (48000, 1)]
+    assert [(v.name, v.recordings) for v in facts.labels] == [
+        ("Parus major", 2), ("Parus major minor", 1), ("Rain", 1), ("Rana temporaria", 1)
+    ]  # fmt: skip
+    assert facts.background == (1, 1)
+    assert [(r.name, r.count) for r in facts.findings.rejected] == [
+        ("restricted", 2), ("too_odd", 1)
+    ]  # fmt: skip
+
+
+def test_a_dataset_counts_the_hours_it_stores(dataset: Path) -> None:
+    facts = gather(dataset)
+    stats = json.loads((dataset / "stats.json").read_text())
+    assert facts.finished and facts.recordings == 24 and facts.clips == 24
+    assert facts.hours == pytest.approx(stats["hours"], rel=1e-9)
+    assert sum(s.hours for s in facts.licences) == pytest.approx(stats["hours"], rel=1e-9)
+    assert {v.name: v.recordings for v in facts.labels} == stats["clips_per_label"]
+    # Without its index it is a table of the same recordings.
+    assert facts.rates and {c for c, _ in facts.codecs} >= {"flac", "mp3"}
+
+
+def test_taxa_beside_the_table_go_before_what_archives_say(table: Path) -> None:
+    rows = {
+        "name": ["Parus major", "Rana temporaria"],
+        "class": ["Birds", None],
+        "order": ["O", ""],
+    }
+    pq.write_table(pa.table(rows), table / "taxa.parquet")
+    shown = {s.name: [p.name for p in s.parts] for s in gather(table).classes}
+    assert shown["Birds"] == ["O"] and shown["Amphibia"] == ["Anura"] and "Aves" in shown
+
+
+def test_a_table_with_hardly_a_column(tmp_path: Path) -> None:
+    rows = {
+        "id": ["a:1", "a:2"],
+        "source": ["a", "a"],
+        "source_id": ["1", "2"],
+        "labels": [[{"name": "x"}], []],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "recordings.parquet")
+    facts = gather(tmp_path)
+    assert facts.recordings == facts.unknown_length == facts.no_year == 2 and facts.hours == 0
+    assert [(v.name, v.recordings) for v in facts.labels] == [("x", 1)]
+    page = write_report(tmp_path, tmp_path).read_text()
+    assert "not stated" in page and "No recording has coordinates" in page
+
+
+def test_lists_of_key_and_value_are_read_like_maps(tmp_path: Path) -> None:
+    """Polars before its maps wrote `ids` so."""
+    ids = [{"key": "order", "value": "Anura"}, {"key": "class", "value": "Amphibia"}]
+    label = {"name": "Rana", "rank": "genus", "role": "foreground", "ids": ids}
+    rows = {"id": ["a:1"], "source": ["a"], "source_id": ["1"], "labels": [[label]]}
+    pq.write_table(pa.table(rows), tmp_path / "recordings.parquet")
+    shown = gather(tmp_path).classes
+    assert [(s.name, [p.name for p in s.parts]) for s in shown] == [("Amphibia", ["Anura"])]
+
+
+# --------------------------------------------------------------------------- findings
+
+
+def selection_folder(folder: Path) -> Path:
+    folder.mkdir()
+    duplicates = {
+        "kept_id": ["xc:1"] * 3,
+        "dropped_id": ["inat:1", "inat:2", "xc:5"],
+        "kind": ["same_pcm", "fingerprint", "fingerprint"],
+        "score": [1.0, 0.934, 0.99],
+    }
+    leakage = {"recording_id": ["xc:7", "xc:8"], "evaluation_set": ["cbi", "cbi"]}
+    pq.write_table(pa.table(duplicates), folder / "duplicates.parquet")
+    pq.write_table(pa.table(leakage), folder / "leakage.parquet")
+    (folder / "selection.json").write_text(
+        json.dumps({"recipe": {"licences": {"deny": ["nd", "none"]}}, "kept": 12345})
+    )
+    return folder
+
+
+def test_what_the_selection_found(table: Path, tmp_path: Path) -> None:
+    """A column that is missing (`rule`) is not stated; nothing else suffers."""
+    folder = selection_folder(tmp_path / "selected")
+    found = gather(table, folder).findings
+    assert found.duplicates == {"same_pcm": 1, "fingerprint": 2}
+    assert ("xc:1", "inat:2", "fingerprint", "0.934") in found.duplicate_examples
+    assert found.leakage == {("cbi", "not stated"): 2}
+    page = unescape(write_report(table, tmp_path, selection=folder, count=0).read_text())
+    for text in ("same pcm", "cbi", "recipe › licences › deny", "nd, none", "12,345",
+                 "too odd", "sensitive", "3 more were left out"):  # fmt: skip
+        assert text in page, text
+    # Not looked for is not the same as not found.
+    assert "nobody looked" not in page
+    assert "nobody looked" in write_report(table, tmp_path, count=0).read_text()
+    pq.write_table(pa.table({"kind": pa.array([], pa.string())}), table / "duplicates.parquet")
+    assert "none was found" in write_report(table, tmp_path, count=0).read_text()
+
+
+def test_mistakes_are_told_in_a_line(table: Path, dataset: Path, tmp_path: Path) -> None:
+    run = CliRunner()
+    cases = [
+        ([str(tmp_path / "nowhere")], "There is no recordings.parquet"),
+        ([str(table), "--selection", str(tmp_path / "nowhere")], "There is no folder"),
+        ([str(table), "--out", str(table / "recordings.parquet" / "x")], "cannot be written"),
+    ]
+    damaged = tmp_path / "damaged"
+    shutil.copytree(table, damaged)
+    (damaged / "rejected.parquet").write_bytes(b"PAR1 not at all")
+    cases.append(([str(damaged)], "rejected.parquet cannot be read"))
+    shutil.copytree(table, tmp_path / "damaged2")
+    (tmp_path / "damaged2" / "recordings.parquet").write_bytes(b"")
+    cases.append(([str(tmp_path / "damaged2")], "recordings.parquet cannot be read"))
+    shutil.copytree(table, tmp_path / "damaged3")
+    (tmp_path / "damaged3" / "selection.json").write_text("{")
+    cases.append(([str(tmp_path / "damaged3")], "selection.json cannot be read"))
+    for arguments, message in cases:
+        done = run.invoke(data_app, ["report", "--out", str(tmp_path / "page.html"), *arguments])
+        assert done.exit_code == 2, (arguments, done.output)
+        assert message in done.output and "Traceback" not in done.output
+    assert not (tmp_path / "page.html").exists()
+    good = run.invoke(data_app, ["report", str(dataset), "--out", str(tmp_path / "page.html")])
+    assert good.exit_code == 0 and "MB" in good.output and (tmp_path / "page.html").is_file()
+    with pytest.raises(PrepError, match="no recordings"):
+        gather(tmp_path / "nothing")
+
+
+# --------------------------------------------------------------------------- drawings
+
+
+def test_the_map_puts_places_where_they_are() -> None:
+    drawn = svg.world([(53.0, 13.0, 5), (-33.0, 151.0, 2000)], label="Map of <two> places")
+    assert 'd="M386 62h0"' in drawn and 'd="M662 234h0"' in drawn
+    assert "places p1" in drawn and "places p4" in drawn and "&lt;two&gt;" in drawn
+    assert 'viewBox="0 0 720 288"' in drawn  # Antarctica only where somebody was there
+    assert 'viewBox="0 0 720 348"' in svg.world([(-75.0, 0.0, 1)], label="")
+    # Land: Europe's and Australia's outlines are there, and no line runs across the map.
+    path = re.search(r'class="land" d="([^"]*)"', drawn)
+    assert path is not None and path[1].count("z") > 80
+    steps = [
+        float(v) for ring in path[1].split("M")[1:] for v in ring.rstrip("z").split("l")[1].split()
+    ]
+    assert max(map(abs, steps)) <= 720 and len(drawn) < 40_000
+    assert sum(abs(v) > 100 for v in steps) <= 8  # only Antarctica's closing, twice or thrice
+
+
+def test_columns_and_tail_hold_their_numbers() -> None:
+    drawn = svg.columns([0, 5, 10], ["a", "b", "c"], unit="n", label="x")
+    heights = [float(v) for v in re.findall(r'height="([\d.]+)"><title>', drawn)]
+    assert len(heights) == 2 and heights[1] == pytest.approx(2 * heights[0])
+    assert "b: 5" in drawn and svg.columns([], [], unit="n", label="x")
+    tail = svg.tail([1000, 100, 10, 1], label="x")
+    points = re.search(r'class="line" points="([^"]*)"', tail)
+    assert points is not None
+    ys = [float(p.split(",")[1]) for p in points[1].split()]
+    assert ys == sorted(ys) and np.allclose(np.diff(ys), ys[1] - ys[0], atol=0.11)  # log scale
+    assert svg.tail([7], label="x") and svg.tail([], label="x")
+    assert bands([2000, 1000, 150, 10, 9, 2, 1, 1]) == [
+        ("1,000 or more", 2, 3000), ("100 to 999", 1, 150), ("10 to 99", 1, 10),
+        ("2 to 9", 2, 11), ("1", 2, 2),
+    ]  # fmt: skip
+
+
+# --------------------------------------------------------------------------- clips
+
+
+def sounding(folder: Path, rows: Sequence[Recording], call: Callable[..., np.ndarray]) -> Path:
+    for i, row in enumerate(rows):
+        wav = call(1.5 if i else 12.0, 16000, pitch_hz=600 + 100 * i, seed=i)
+        soundfile.write(folder / row.path, wav, 16000)
+    write_table(rows, folder)
+    return folder
+
+
+def test_clips_are_those_that_may_be_shown(
+    tmp_path: Path, make_call: Callable[..., np.ndarray]
+) -> None:
+    urls = [BY, BY_NC, CC0, BY_ND, "", "CC-BY", BY, BY]
+    rows = [recording(i, bird(f"Bird {i}"), licence_url=url) for i, url in enumerate(urls)]
+    rows[6] = dataclasses.replace(rows[6], labels=())
+    rows[7] = dataclasses.replace(rows[7], source="inatsounds")  # its terms forbid it
+    folder = sounding(tmp_path, rows, make_call)
+    problems: list[str] = []
+    table = folder / "recordings.parquet"
+    found = clips(table, index=None, audio_root=folder, count=8, problems=problems)
+    assert {c.title for c in found} == {"Bird 0", "Bird 1", "Bird 2"} and not problems
+    for clip in found:
+        data = base64.b64decode(clip.audio.removeprefix("data:audio/mpeg;base64,"))
+        wav, rate_hz = soundfile.read(io.BytesIO(data))
+        want = 8.0 if clip.title == "Bird 0" else 1.5
+        assert clip.seconds == pytest.approx(want, abs=0.01)
+        assert len(wav) / rate_hz == pytest.approx(want, abs=0.1)
+        # It is that recording: the tone is where it was.
+        peak_hz = np.abs(np.fft.rfft(wav)).argmax() * rate_hz / len(wav)
+        assert peak_hz == pytest.approx(600 + 100 * int(clip.title[-1]), abs=3)
+        assert clip.link == f"https://xeno-canto.org/{clip.title[-1]}"
+    # The same ones every time; and where nothing can be read, the page says so.
+    again = clips(table, index=None, audio_root=folder, count=8, problems=problems)
+    assert again == found
+    assert clips(table, index=None, audio_root=tmp_path / "no", count=8, problems=problems) == []
+    assert "none of 3 recordings could be read" in problems[0]
+
+
+def test_clips_vary_before_they_repeat(
+    tmp_path: Path, make_call: Callable[..., np.ndarray]
+) -> None:
+    rows = [recording(i, bird(f"Bird {i % 3}"), recordist=f"p{i}") for i in range(12)]
+    rows += [recording(20 + i, RAIN, source="asa", recordist=f"q{i}") for i in range(4)]
+    folder = sounding(tmp_path, rows, make_call)
+    found = clips(
+        folder / "recordings.parquet", index=None, audio_root=folder, count=5, problems=[]
+    )
+    assert {c.title for c in found[:4]} == {"Bird 0", "Bird 1", "Bird 2", "Rain"}
+    assert len(found) == 5
+
+
+def test_clips_from_shards_and_from_damaged_ones(dataset: Path, tmp_path: Path) -> None:
+    problems: list[str] = []
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    table, index = copy / "recordings.parquet", copy / "index.parquet"
+    found = clips(table, index=index, audio_root=copy, count=3, problems=problems)
+    assert len(found) == 3 and {c.title for c in found} == {"Parus major", "Turdus merula",
+                                                            "Bubo bubo"}  # fmt: skip
+    for shard in copy.glob("train/*.tar"):
+        shard.write_bytes(b"\0" * 4096)
+    assert clips(table, index=index, audio_root=copy, count=3, problems=problems) == []
+    assert "could be read in the shards" in problems[0]
+    rows = pq.read_table(index).to_pylist()
+    outside = pa.Table.from_pylist([r | {"shard": "../secret.tar"} for r in rows])
+    (tmp_path / "secret.tar").write_bytes(b"x" * 100_000)
+    pq.write_table(outside, index)
+    assert clips(table, index=index, audio_root=copy, count=3, problems=problems) == []
+
+
+# --------------------------------------------------------------------------- the page
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory, make_call: Callable[..., np.ndarray]) -> Path:
+    """A table whose texts try to be more than text, with eight clips and a map."""
+    folder = tmp_path_factory.mktemp("hostile")
+    bad = "<script>document.title='taken'</script><img src=http://example.org/x.png>\"'"
+    rows = [
+        recording(i, bird(f"{bad} {i}" if i == 2 else f"Bird {i}"), recordist=f"{bad}{i}",
+                  country=bad if i % 2 else "Kenya", url="javascript:alert(1)", attribution=bad,
+                  source=("xc", "asa")[i % 2], licence_url=(BY, CC0)[i % 2], lat=5.0 * i,
+                  lon=9.0 * i, datetime=f"20{i:02d}", duration_s=1.5, sample_rate_hz=16000,
+                  codec="wav", channels=1)
+        for i in range(9)
+    ]  # fmt: skip
+    rows.append(dataclasses.replace(rows[0], id="xc:99", path="none", licence_url="javascript:x"))
+    sounding(folder, rows[:-1], make_call)
+    write_table([*rows, Rejected(recording_id=bad, reason=bad, detail=bad)], folder)
+    write_report(folder, folder / "page.html")
+    return folder / "page.html"
+
+
+def test_the_page_holds_everything_and_asks_for_nothing(hostile: Path) -> None:
+    text = hostile.read_text()
+    assert len(text) < 5e6
+    assert text.count("<audio") == 8 == text.count('src="data:audio/mpeg;base64,')
+    assert text.count("<script>") == 1 and "javascript:" not in re.sub(r">[^<]*<", "><", text)
+    sources = re.findall(r'(?:src|srcset|poster|xlink:href)="([^"]*)"', text)
+    assert sources and all(s.startswith("data:") for s in sources)
+    links = re.findall(r'<(\w+)[^>]* href="([^"]*)"', text)
+    assert all(tag in ("a", "link") for tag, _ in links)
+    assert [url for tag, url in links if tag == "link"] == ["data:,"]
+    assert not re.search(r"url\(|@import", text)
+    # Everything that is seen can be heard: drawings and pictures are described.
+    assert all('role="img" aria-label="' in tag for tag in re.findall(r"<svg[^>]*>", text))
+    assert all(re.search(r'alt="[^"]{20,}"', tag) for tag in re.findall(r"<img [^>]*>", text))
+
+
+_FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--hide-scrollbars", "--enable-logging=stderr", "--allow-file-access-from-files",
+]  # fmt: skip
+
+
+class Browser:
+    """Chromium whose only way out is a proxy that writes down who is asked, and hangs up."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self.program, self.folder = program, folder
+        self.asked: list[str] = []
+        self.answers: queue.Queue[str] = queue.Queue()
+        self.count = 0
+        self.server = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                client, _ = self.server.accept()
+            except OSError:
+                return
+            with client:
+                client.settimeout(2)
+                line = client.recv(2000).split(b"\r\n")[0].decode("latin-1")
+                if "http://told.test/" in line:
+                    self.answers.put(unquote(line.split("http://told.test/")[1].split(" ")[0]))
+                    continue
+                host = re.sub(r"^\w+ (?:https?://)?([^/: ]+).*", r"\1", line)
+                # The browser's own housekeeping is not the page's doing.
+                if not re.search(r"(^|\.)(google|googleapis|gstatic)\.com$", host):
+                    self.asked.append(host)
+
+    def run(self, page: Path, *flags: str) -> tuple[str, list[str]]:
+        """(standard output, console lines) of opening `page` in an empty profile."""
+        self.count += 1
+        done = subprocess.run(
+            [self.program, *_FLAGS, f"--user-data-dir={self.folder}/{self.count}",
+             f"--proxy-server=http://127.0.0.1:{self.server.getsockname()[1]}", *flags,
+             page.as_uri()],
+            capture_output=True, text=True, timeout=120, check=True,
+        )  # fmt: skip
+        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+    def told(self, page: Path) -> str:
+        """What the page's script tells by asking for http://told.test/..., in its own time."""
+        self.answers.queue.clear()
+        flags = [*_FLAGS, f"--user-data-dir={self.folder}/told", "--remote-debugging-port=0",
+                 f"--proxy-server=http://127.0.0.1:{self.server.getsockname()[1]}"]  # fmt: skip
+        with subprocess.Popen(
+            [self.program, *flags, page.as_uri()], stderr=subprocess.DEVNULL, start_new_session=True
+        ) as running:
+            try:
+                return self.answers.get(timeout=90)
+            finally:
+                os.killpg(running.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next((path for name in names if (path := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("no Chromium here: `apt-get install chromium` to open the report in a browser")
+    made = Browser(program, tmp_path_factory.mktemp("browser"))
+    yield made
+    made.server.close()
+
+
+@pytest.mark.slow
+def test_it_opens_without_complaint_and_without_the_network(
+    browser: Browser, hostile: Path, tmp_path: Path
+) -> None:
+    dom, console = browser.run(hostile, "--dump-dom")
+    assert console == [] and browser.asked == []
+    assert "taken" not in re.findall(r"<title>(.*?)</title>", dom)[0]
+    button = re.search(r'<button id="theme"[^>]*>', dom)
+    assert button is not None and "hidden" not in button[0]  # its script ran
+    assert dom.count('class="now"') == 8 and 'class="places' in dom
+    # The test can fail: the same page with a foreign picture and no policy asks for it.
+    text = hostile.read_text()
+    policy = re.search(r'<meta http-equiv="Content-Security-Policy"[^>]*>', text)
+    assert policy is not None
+    evil = text.replace(policy[0], "").replace("</main>", '<img src="http://example.org/x.png">')
+    (tmp_path / "evil.html").write_text(evil)
+    browser.run(tmp_path / "evil.html", "--dump-dom")
+    assert browser.asked == ["example.org"]
+    browser.asked.clear()
+
+
+@pytest.mark.slow
+def test_the_sound_plays_and_nothing_sticks_out_on_a_phone(browser: Browser, hostile: Path) -> None:
+    frame = hostile.with_name("frame.html")
+    frame.write_text(
+        '<iframe id="f" src="page.html" style="width:360px;height:800px;border:0"></iframe><script>'
+        """f.onload = async () => {
+          const d = f.contentDocument, said = [];
+          const wait = async (ready) => {
+            for (let i = 0; i < 200 && !ready(); i++)
+              await new Promise((done) => setTimeout(done, 50));
+          };
+          for (const sound of d.querySelectorAll("audio")) {
+            sound.preload = "auto";
+            await wait(() => sound.error || sound.readyState >= 1);
+            sound.currentTime = sound.duration - 0.5;  // to be there, it has to decode
+            await wait(() => sound.error || (!sound.seeking && sound.readyState >= 2));
+            said.push([sound.error ? -1 : sound.duration, sound.currentTime, sound.readyState]);
+          }
+          const r = d.documentElement;
+          const text = said.join("|") + ";" + r.scrollWidth + ";" + r.clientWidth;
+          fetch("http://told.test/" + encodeURIComponent(text), {mode: "no-cors"});
+        }</script>"""
+    )
+    sounds, scroll, width = browser.told(frame).split(";")
+    said = [tuple(map(float, one.split(","))) for one in sounds.split("|")]
+    assert len(said) == 8
+    for seconds, at_s, ready in said:
+        assert 1.4 < seconds < 8.2 and at_s == pytest.approx(seconds - 0.5, abs=0.1) and ready >= 2
+    assert int(scroll) <= int(width) == 360
+
+
+@pytest.mark.slow
+def test_light_and_dark(browser: Browser, hostile: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    shots = []
+    for name, flags in (("light", []), ("dark", ["--blink-settings=preferredColorScheme=0"])):
+        out = tmp_path / f"{name}.png"
+        browser.run(hostile, f"--screenshot={out}", "--window-size=900,1200", *flags)
+        with Image.open(out) as image:
+            shots.append(np.asarray(image.convert("RGB"), dtype=float))
+    assert np.median(shots[0]) > 235 and np.median(shots[1]) < 50
+    # Bars in the theme's blue.
+    for shot, blue in zip(shots, ((0, 114, 178), (86, 180, 233)), strict=True):
+        assert (np.abs(shot - np.array(blue)).max(axis=2) < 6).sum() > 500
