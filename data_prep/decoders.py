@@ -18,6 +18,7 @@ import numpy as np
 from data_prep.errors import UnusableAudio
 
 if TYPE_CHECKING:
+    import soundfile
     from numpy.typing import NDArray
 
 BLOCK_VALUES = 1 << 20  # samples x channels decoded at a time: 4 MB of float32
@@ -94,6 +95,35 @@ def _counts_frames(path: Path) -> bool:
     return b"Xing" in frame or b"Info" in frame
 
 
+def _ogg_links(path: Path) -> list[int]:
+    """Return the last sample position of each link of a (chained) Ogg file: RFC 3533 §4, §6.
+
+    A link begins with a page flagged as the first of its stream (0x02). Only page headers are
+    read; the list ends at damage.
+    """
+    links: list[int] = []
+    heads = False
+    with path.open("rb") as file:
+        while (head := file.read(27))[:4] == b"OggS" and len(head) == 27:
+            file.seek(sum(file.read(head[26])), 1)
+            first = bool(head[5] & 0x02)
+            if first and not heads:
+                links.append(0)
+            heads = first
+            if links:
+                links[-1] = max(links[-1], int.from_bytes(head[6:14], "little", signed=True))
+    return links
+
+
+def _check_whole(path: Path, file: soundfile.SoundFile) -> None:
+    """Raise CannotRead where libsndfile would pass over samples without a word."""
+    if file.format == "OGG" and len(links := _ogg_links(path)) > 1:
+        rate = 48000 if file.subtype == "OPUS" else file.samplerate  # RFC 7845 §4
+        raise CannotRead(f"a chain of {len(links)} Ogg streams", claimed_s=sum(links) / rate)
+    if file.frames == 0:
+        raise CannotRead("the header says that there are no samples")
+
+
 def open_soundfile(path: Path, stack: ExitStack) -> Blocks:
     """Open with libsndfile, through a descriptor so that the file name plays no part."""
     import soundfile
@@ -110,6 +140,7 @@ def open_soundfile(path: Path, stack: ExitStack) -> Blocks:
     except (RuntimeError, TypeError) as err:
         raise CannotRead(_brief(err)) from err
     stack.enter_context(file)
+    _check_whole(path, file)
     name = (file.subtype if file.format == "OGG" else file.format).lower()
 
     # An MP3 without a frame count: libsndfile guesses the length and reads no further than that.

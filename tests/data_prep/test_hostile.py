@@ -1,0 +1,460 @@
+"""Hostile and mistaken input: a clear rejection or the right samples, in bounded memory.
+
+What readers of metadata do with theirs is tested beside them; here it is the audio opener, the
+preparation as a whole, and every archive command once with garbage of each kind.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+import typer
+from typer.testing import CliRunner
+
+from data_prep import audio, decoders
+from data_prep.audio import decode
+from data_prep.commands.apps import ARCHIVES
+from data_prep.errors import UnusableAudio
+from data_prep.folder import prepare_folder
+
+REPO = Path(__file__).resolve().parents[2]
+RATE_HZ = 16000
+
+
+def wav_T(seconds: float = 1.0, rate_hz: int = RATE_HZ) -> np.ndarray:
+    time_T = np.arange(int(seconds * rate_hz)) / rate_hz
+    noise_T = np.random.default_rng(0).standard_normal(time_T.size)
+    return 0.4 * np.sin(2 * np.pi * 900 * time_T) + 0.04 * noise_T
+
+
+def encoded(kind: str, subtype: str | None = None, wav: np.ndarray | None = None) -> bytes:
+    buffer = io.BytesIO()
+    endian = "BIG" if kind == "RIFX" else "FILE"
+    kind = "WAV" if kind == "RIFX" else kind
+    soundfile.write(
+        buffer, wav_T() if wav is None else wav, RATE_HZ, subtype, endian, kind
+    )  # fmt: skip
+    return buffer.getvalue()
+
+
+def aac() -> bytes:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="ipod") as container:
+        stream = container.add_stream("aac", rate=RATE_HZ, layout="mono")
+        wav = wav_T().astype(np.float32)[None]
+        frame = av.AudioFrame.from_ndarray(wav, format="flt", layout="mono")
+        frame.sample_rate = RATE_HZ
+        for part in (frame, None):
+            for packet in stream.encode(part):
+                container.mux(packet)
+    return buffer.getvalue()
+
+
+def pcm16(data: bytes) -> bytes:
+    """The samples of a plain WAV of `encoded`: what follows its 44 bytes."""
+    return data[44:]
+
+
+def patched(data: bytes, at: int, new: bytes) -> bytes:
+    return data[:at] + new + data[at + len(new) :]
+
+
+def flac_that_claims_2_to_the_36() -> bytes:
+    """STREAMINFO's 36 bits of total samples all set (RFC 9639 §8.2)."""
+    data = encoded("FLAC")
+    packed = int.from_bytes(data[18:26], "big") | ((1 << 36) - 1)
+    return patched(data, 18, packed.to_bytes(8, "big"))
+
+
+def id3(size: int) -> bytes:
+    """A tag of zeros: ID3v2 §3.1, size in 7 bits a byte."""
+    packed = bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))
+    return b"ID3\x04\0\0" + packed + bytes(size)
+
+
+def riff(fmt: bytes, data: bytes) -> bytes:
+    chunks = b"WAVEfmt " + struct.pack("<I", len(fmt)) + fmt
+    chunks += b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(chunks)) + chunks
+
+
+def fmt(tag: int, channels: int, rate_hz: int, block: int, bits: int) -> bytes:
+    return struct.pack("<HHIIHH", tag, channels, rate_hz, rate_hz * block & 0xFFFFFFFF, block, bits)
+
+
+def opened(tmp_path: Path, name: str, data: bytes) -> np.ndarray:
+    path = tmp_path / name
+    path.write_bytes(data)
+    pcm, _ = decode(path, RATE_HZ)
+    with pcm:
+        return pcm.read(0, pcm.samples)
+
+
+def refused(tmp_path: Path, name: str, data: bytes) -> str:
+    with pytest.raises(UnusableAudio) as caught:
+        opened(tmp_path, name, data)
+    return caught.value.reason
+
+
+EXACT = np.rint(wav_T() * 32767).astype(np.int16)  # as libsndfile writes floats into 16 bit
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "subtype", "tolerance"),
+    [
+        ("flac.wav", "FLAC", "PCM_16", 1),
+        ("wav.mp3", "WAV", "PCM_16", 1),
+        ("rifx.wav", "RIFX", "PCM_16", 1),
+        ("rf64.wav", "RF64", "PCM_16", 1),
+        ("w64.wav", "W64", "PCM_16", 1),
+        ("24 bit.wav", "WAV", "PCM_24", 1),
+        ("32 bit.wav", "WAVEX", "PCM_32", 1),
+        ("float.wav", "WAV", "FLOAT", 1),
+        ("double.wav", "WAV", "DOUBLE", 1),
+        ("8 bit.wav", "WAV", "PCM_U8", 300),
+        ("a-law.wav", "WAV", "ALAW", 700),
+        ("mu-law.wav", "WAV", "ULAW", 700),
+        ("adpcm.wav", "WAV", "IMA_ADPCM", 13000),
+        ("aiff.flac", "AIFF", "PCM_16", 1),
+        ("caf.ogg", "CAF", "PCM_16", 1),
+        ("au", "AU", "PCM_16", 1),
+    ],
+)
+def test_the_content_decides(
+    tmp_path: Path, name: str, kind: str, subtype: str, tolerance: int
+) -> None:
+    found = opened(tmp_path, name, encoded(kind, subtype))
+    assert abs(len(found) - len(EXACT)) <= (1100 if "ADPCM" in subtype else 0)
+    worst = np.abs(found[: len(EXACT)].astype(int) - EXACT[: len(found)]).max()
+    assert worst <= tolerance
+
+
+@pytest.mark.parametrize("name", ["mp3.wav", "ogg.flac", "opus.wav", "m4a.mp3", "id3.wav"])
+def test_lossy_content_under_any_name(tmp_path: Path, name: str) -> None:
+    mp3 = encoded("MP3")
+    data = {
+        "mp3.wav": mp3, "id3.wav": id3(20_000_000) + mp3, "m4a.mp3": aac(),
+        "ogg.flac": encoded("OGG", "VORBIS"), "opus.wav": encoded("OGG", "OPUS"),
+    }[name]  # fmt: skip
+    found = opened(tmp_path, name, data)
+    assert abs(len(found) - RATE_HZ) < 0.2 * RATE_HZ
+    # Delayed by the encoder, but the same sound: the tone stands out at 900 Hz.
+    spectrum = np.abs(np.fft.rfft(found[2000:14000].astype(float)))
+    assert abs(int(spectrum.argmax()) * RATE_HZ / 12000 - 900) < 3
+    if name == "id3.wav":
+        np.testing.assert_array_equal(found, opened(tmp_path, "plain.mp3", mp3))
+
+
+def test_wav_headers_that_do_not_know_the_length(tmp_path: Path) -> None:
+    """What pipes and recorders leave behind that were cut off: the samples are all there."""
+    plain = encoded("WAV", "PCM_16")
+    for size in (0, 0xFFFFFFFF, 0x7FFFFFFF, 0x80000000):
+        claims = struct.pack("<I", size)
+        data = patched(patched(plain, 4, claims), 40, claims)
+        np.testing.assert_allclose(opened(tmp_path, f"{size:x}.wav", data), EXACT, atol=1)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_a_chained_ogg_is_read_whole_or_refused(tmp_path: Path, subtype: str) -> None:
+    """libsndfile reads the first link and says nothing of the others."""
+    one = encoded("OGG", subtype)
+    found = opened(tmp_path, "chained.ogg", one + resigned(one, 14, b"\x01\x02\x03\x04"))
+    assert abs(len(found) - 2 * RATE_HZ) < 0.05 * RATE_HZ
+    # Two files laid end to end share a serial number, which no stream may.
+    try:
+        assert len(opened(tmp_path, "cat.ogg", one + one)) > 1.9 * RATE_HZ
+    except UnusableAudio as err:
+        assert err.reason == "truncated"
+
+
+def resigned(data: bytes, at: int, serial: bytes) -> bytes:
+    """Give every page of an Ogg file a serial number, and a checksum that fits."""
+    from scripts.fuzz_inputs import sign_ogg
+
+    body = bytearray(data)
+    page = 0
+    while page >= 0:
+        body[page + at : page + at + 4] = serial
+        page = body.find(b"OggS", page + 4)
+    sign_ogg(body)
+    return bytes(body)
+
+
+HOSTILE: dict[str, Callable[[], bytes]] = {
+    "empty.wav": lambda: b"",
+    "nul.wav": lambda: bytes(100_000),
+    "page.mp3": lambda: b"<!DOCTYPE html><html><title>404</title></html>\n" * 100,
+    "json.mp3": lambda: b'{"error": "client_error"}',
+    "random.flac": lambda: np.random.default_rng(1).bytes(100_000),
+    "claims.flac": flac_that_claims_2_to_the_36,
+    "zip.wav": lambda: evil_zip(),
+    "head.wav": lambda: encoded("WAV")[:44],
+    "half.m4a": lambda: aac()[:2000],
+    "playlist.m3u8": lambda: b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n",
+    "concat.wav": lambda: b"ffconcat version 1.0\nfile /etc/passwd\n",
+    "sdp.wav": lambda: b"v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=audio 9 RTP/AVP 0\n",
+    "no channel.wav": lambda: riff(fmt(1, 0, 16000, 2, 16), bytes(32000)),
+    "channels.wav": lambda: riff(fmt(1, 65535, 16000, 65534, 16), bytes(320_000)),
+    "65 channels.wav": lambda: riff(fmt(1, 65, 16000, 130, 16), bytes(130 * 16000)),
+    "no rate.wav": lambda: riff(fmt(1, 1, 0, 2, 16), bytes(32000)),
+    "rate.wav": lambda: riff(fmt(1, 1, 0xFFFFFFFF, 2, 16), bytes(32000)),
+    "no codec.wav": lambda: riff(fmt(0x9999, 1, 16000, 2, 16), bytes(range(256)) * 100),
+    "no bits.wav": lambda: riff(fmt(1, 1, 16000, 0, 0), bytes(32000)),
+    "sample dump.wav": lambda: encoded("SDS", "PCM_16")[:500] + b"\xbe" * 3000,
+    "nan.wav": lambda: encoded("WAV", "FLOAT", np.full(16000, np.nan)),
+    "counts.wav": lambda: encoded("WAV", "FLOAT", 30000 * wav_T()),
+    "silence.wav": lambda: encoded("WAV", "PCM_16", np.zeros(16000)),
+    "id3 alone.mp3": lambda: id3(1_000_000),
+    "id3 lies.mp3": lambda: b"ID3\x04\0\0\x7f\x7f\x7f\x7f" + encoded("MP3")[:100],
+    "ebml.mkv": lambda: b"\x1a\x45\xdf\xa3\x01" + b"\xff" * 7 + bytes(1000),
+    "moov.m4a": lambda: b"\0\0\0\x18ftypM4A \0\0\0\0" + b"\x7f\xff\xff\xffmoov" + bytes(1000),
+}
+REASONS = {
+    "empty.wav": "empty", "page.mp3": "not_audio", "nul.wav": "not_audio", "zip.wav": "not_audio",
+    "claims.flac": "truncated", "nan.wav": "non_finite", "counts.wav": "out_of_range",
+    "silence.wav": "silent", "channels.wav": "unsupported", "65 channels.wav": "unsupported",
+    "playlist.m3u8": "not_audio", "concat.wav": "not_audio", "sdp.wav": "not_audio",
+}  # fmt: skip
+
+
+def evil_zip() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name in ("../../outside.txt", "/tmp/outside_too.txt", "..\\outside.txt"):
+            file.writestr(name, "no")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_refused(
+    tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reason = refused(tmp_path, name, HOSTILE[name]())
+    assert reason == REASONS.get(name, reason)
+    assert capfd.readouterr().out == ""  # results go there, nothing else
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    for name in ("pipe.wav", "folder.wav", "loop.wav", "absent.wav"):
+        with pytest.raises(UnusableAudio) as caught:
+            decode(tmp_path / name, RATE_HZ)
+        assert caught.value.reason == "missing"
+
+
+@pytest.mark.parametrize("channels", [6, 8, 16, 64])
+def test_many_channels_through_ffmpeg(tmp_path: Path, channels: int) -> None:
+    """Eight planes and more crashed the process: hence one of its own (found by fuzzing)."""
+    wav_TC = np.random.default_rng(0).uniform(-0.5, 0.5, (3000, channels)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", wav_TC, RATE_HZ, "FLOAT")
+    np.save(tmp_path / "a.npy", wav_TC)
+    code = """
+import numpy as np, sys
+from contextlib import ExitStack
+from pathlib import Path
+from data_prep.decoders import open_ffmpeg
+with ExitStack() as stack:
+    found_TC = np.concatenate(list(open_ffmpeg(Path("a.wav"), stack).blocks))
+np.testing.assert_array_equal(found_TC, np.load("a.npy"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPO)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_slow_rates_do_not_swell_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 Hz to 16 kHz is 160 samples for one; no block may grow with it."""
+    monkeypatch.setattr(audio, "BLOCK_VALUES", 1 << 14)
+    monkeypatch.setattr(decoders, "BLOCK_VALUES", 1 << 14)
+    slow_T = 0.4 * np.sin(np.arange(20_000))
+    soundfile.write(tmp_path / "slow.wav", slow_T, 100)
+    sizes: list[int] = []
+    append = audio.Pcm.append
+
+    def count(self: audio.Pcm, block_T: np.ndarray) -> None:
+        sizes.append(len(block_T))
+        append(self, block_T)
+
+    monkeypatch.setattr(audio.Pcm, "append", count)
+    pcm, _ = decode(tmp_path / "slow.wav", RATE_HZ)
+    with pcm:
+        assert pcm.samples == sum(sizes) == 200 * RATE_HZ
+    assert max(sizes) < 1 << 18  # 160 << 14 if the block went through in one piece
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from data_prep.audio import decode
+from data_prep.errors import UnusableAudio
+
+def peak_mb():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+files = sorted(Path(sys.argv[1]).iterdir())
+def run(path):
+    try:
+        decode(path, 16000)[0].close()
+    except UnusableAudio:
+        pass
+for path in files[:2]:
+    run(path)
+before = peak_mb()
+for path in files:
+    run(path)
+print(peak_mb() - before)
+"""
+
+
+def test_memory_stays_bounded(tmp_path: Path) -> None:
+    """All of them and some large ones in one child, whose peak is measured."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "0 good.wav").write_bytes(encoded("WAV"))
+    (folder / "0 good.m4a").write_bytes(aac())
+    for name, make in HOSTILE.items():
+        (folder / name).write_bytes(make())
+    (folder / "text.mp3").write_bytes(b"a" * 100_000_000)
+    (folder / "tag.mp3").write_bytes(id3(100_000_000) + encoded("MP3"))
+    (folder / "chunk.wav").write_bytes(
+        encoded("WAV")[:36] + b"LIST" + struct.pack("<I", 100_000_000) + bytes(100_000_000)
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(folder)], env=os.environ | {"PYTHONPATH": str(REPO)},
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout) < 200
+    assert [path.name for path in tmp_path.iterdir()] == ["files"]
+
+
+def test_a_folder_of_hostile_files_becomes_a_dataset(tmp_path: Path) -> None:
+    """Each is named with its reason, the good ones are in, and nothing lies anywhere else."""
+    root = tmp_path / "in"
+    (root / "audio").mkdir(parents=True)
+    good = {f"good {i}.wav": encoded("WAV", wav=wav_T(0.5 + i / 10)) for i in range(3)}
+    for name, data in (good | {name: make() for name, make in HOSTILE.items()}).items():
+        (root / "audio" / name).write_bytes(data)
+    with (root / "metadata.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["filename", "label"])
+        table.writerows([f"audio/{name}", "Parus major"] for name in good | HOSTILE)
+    before = set(tmp_path.rglob("*"))
+    stats = prepare_folder(root, tmp_path / "out", allow_broken=True, jobs=1)
+    assert stats["recordings"] == len(good) and stats["rejected"] == len(HOSTILE)
+    new = {path for path in tmp_path.rglob("*") if path not in before}
+    assert new and all(path.is_relative_to(tmp_path / "out") for path in new)
+    assert not Path("/tmp/outside_too.txt").exists()
+
+
+def test_the_fuzzer_finds_nothing_in_a_few_hundred_inputs(tmp_path: Path) -> None:
+    from scripts.fuzz_audio import fuzz
+
+    tally = fuzz(seed=7, first=0, count=400, minutes=2, out=tmp_path / "findings")
+    assert tally.findings == [] and tally.kinds.total() == 400
+    assert tally.kinds["ok"] > 50 and tally.kinds["not_audio"] > 50
+    assert tally.largest_mb < 100
+
+
+def test_the_fuzzer_sees_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scripts.fuzz_audio import judge
+
+    path = tmp_path / "a.wav"
+    path.write_bytes(encoded("WAV"))
+    spool = tmp_path / "spool"
+    spool.mkdir()
+
+    def raises(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("x")
+
+    def grows(*_: object, **__: object) -> None:
+        bytearray(600 << 20)[::4096] = b"x" * (600 << 8)
+        raise UnusableAudio("corrupt", "")
+
+    def leaves(*_: object, **__: object) -> None:
+        (spool / "left").write_bytes(b"")
+        raise UnusableAudio("corrupt", "")
+
+    assert not judge(0, "a", path, spool, 1 << 20).wrong
+    for wrong, kind in ((raises, "exception ZeroDivisionError"), (grows, "memory")):
+        monkeypatch.setattr(audio, "decode", wrong)
+        outcome = judge(0, "a", path, spool, 1 << 20)
+        assert outcome.wrong and outcome.kind == kind
+    monkeypatch.setattr(audio, "decode", leaves)
+    assert judge(0, "a", path, spool, 1 << 20).kind == "spool file left"
+
+
+def archive_commands() -> dict[str, typer.core.TyperCommand]:
+    from data_prep.cli import prep_app
+
+    group = typer.main.get_command(prep_app)
+    return {
+        name: command
+        for name, command in group.commands.items()  # type: ignore[attr-defined]
+        if getattr(command, "rich_help_panel", None) == ARCHIVES
+    }
+
+
+def garbage() -> dict[str, bytes]:
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x.csv", "a,b\n" * 1000)
+    return {
+        "empty": b"",
+        "nul": bytes(5000),
+        "binary": np.random.default_rng(0).bytes(5000),
+        "page": b"<!DOCTYPE html>\n<html><body>Not found</body></html>\n" * 50,
+        "field of 10 MB": b'id,name\n1,"' + b"x" * 10_000_000,
+        "utf-16": ("id,name\n" + "1,Öd\n" * 300).encode("utf-16"),
+        "latin-1": ("id,name\n" + "1,Öd\n" * 300).encode("latin-1"),
+        "json": b'{"recordings": [{"id": ' + b"[" * 5000,
+        "evil zip": evil_zip(),
+        "cut zip": whole.getvalue()[:-40],
+    }
+
+
+@pytest.mark.parametrize("kind", garbage())
+@pytest.mark.parametrize("name", archive_commands())
+def test_archive_commands_refuse_garbage(tmp_path: Path, name: str, kind: str) -> None:
+    """Exit code 2, an error and no trace, nothing written but into the output folder."""
+    work, out = tmp_path / "work", tmp_path / "out"
+    (work / "audio").mkdir(parents=True)
+    given = work / "given"
+    given.write_bytes(garbage()[kind])
+    arguments = [name]
+    for parameter in archive_commands()[name].params:
+        option = parameter.opts[0]
+        if option == "--out":
+            arguments += ["--out", str(out)]
+        elif option in ("--audio", "--audio-dir"):
+            arguments += [option, str(work / "audio")]
+        elif parameter.param_type_name == "argument":
+            arguments.append(str(given))
+        elif parameter.required:
+            arguments += [option, str(given)]
+    before = set(work.rglob("*"))
+    from data_prep.cli import prep_app
+
+    done = CliRunner().invoke(prep_app, arguments)
+    assert done.exit_code == 2, (arguments, done.output, done.exception)
+    assert "Traceback" not in done.output and len(done.stderr) < 3000
+    assert "error" in done.stderr.lower()
+    assert not out.exists() or not list(out.glob("*.parquet"))
+    assert set(work.rglob("*")) == before
