@@ -1,8 +1,8 @@
 """Do two recordings hold the same sound? Decided on the waveforms.
 
-Codecs that follow the waveform (all in use for archives) keep it: copies of one recording correlate at 0.6
-to 1 in the bands that carry the sound, two recordings of the same animal, machine or rain at less
-than 0.25 (docs/archives/select.md has the figures).
+Codecs that follow the waveform (those that archives use do) keep it: copies of one recording
+correlate at 0.6 to 1 in the bands that carry the sound, two recordings of the same animal, machine
+or rain at less than 0.25 (docs/archives/select.md has the figures).
 
 Shapes: T samples, N bins, B bands.
 """
@@ -10,6 +10,7 @@ Shapes: T samples, N bins, B bands.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,8 @@ _WEIGHT = 0.125
 LEAST_SCORE = 0.5
 MOST_NEEDED = 0.9
 MIN_OVERLAP_S = 1.0
+PIECE_S = 1.0
+PIECE_SCORE = 0.35  # of a second that both share; seconds that they do not are below 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +36,15 @@ class Match:
 
     `score` 0 to 1: correlation, mean over bands. `needed`: what `score` must reach to mean
     something; a sound of few independent parts (a pure tone) correlates with its like by chance.
-    `lag_s`: b begins that much later in a. `overlap_s`: as long as they lie over each other.
+    `lag_s`: b begins that much later in a. `overlap_s`: as long as they lie over each other, and
+    `shared` is the part of it, 0 to 1, that is the same (two cuts may have been edited).
     """
 
     score: float
     needed: float
     lag_s: float
     overlap_s: float
+    shared: float
 
     @property
     def same(self) -> bool:
@@ -47,7 +52,7 @@ class Match:
         return self.score >= self.needed
 
 
-NOTHING = Match(0.0, 1.0, 0.0, 0.0)
+NOTHING = Match(0.0, 1.0, 0.0, 0.0, 0.0)
 
 
 def compare(a_T: NDArray[np.int16], b_T: NDArray[np.int16]) -> Match:
@@ -63,9 +68,25 @@ def compare(a_T: NDArray[np.int16], b_T: NDArray[np.int16]) -> Match:
     overlap = min(len(a_T), len(b_T))
     if overlap < min(MIN_OVERLAP_S * RATE_HZ, shorter / 2):
         return NOTHING
-    score, freedom = _score(a_T[:overlap], b_T[:overlap])
-    needed = min(max(2.5 / np.sqrt(freedom + 1e-9), LEAST_SCORE), MOST_NEEDED)
-    return Match(score, float(needed), lag / RATE_HZ, overlap / RATE_HZ)
+    a_T, b_T = a_T[:overlap], b_T[:overlap]
+    score, freedom = _score(a_T, b_T)
+    needed = float(min(max(2.5 / np.sqrt(freedom + 1e-9), LEAST_SCORE), MOST_NEEDED))
+    shared = _shared(a_T, b_T) if score >= needed else 0.0
+    return Match(score, needed, lag / RATE_HZ, overlap / RATE_HZ, shared)
+
+
+def _shared(a_T: NDArray[np.int16], b_T: NDArray[np.int16]) -> float:
+    """Return which part of two aligned recordings is the same, by pieces of a second.
+
+    Pieces where both are silent, compared with the loudest, do not count.
+    """
+    bounds = np.linspace(0, len(a_T), max(1, round(len(a_T) / (PIECE_S * RATE_HZ))) + 1).astype(int)
+    pieces = [slice(i, j) for i, j in pairwise(bounds.tolist())]
+    level = [float(max(np.abs(x_T[p].astype(np.float32)).mean() for x_T in (a_T, b_T)))
+             for p in pieces]  # fmt: skip
+    loud = [p for p, value in zip(pieces, level, strict=True) if value > 0.01 * max(level)]
+    same = sum(_score(a_T[p], b_T[p])[0] >= PIECE_SCORE for p in loud)
+    return same / max(1, len(loud))
 
 
 def _best_lag(a_T: NDArray[np.int16], b_T: NDArray[np.int16]) -> int:

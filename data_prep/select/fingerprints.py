@@ -3,9 +3,8 @@
 One vector for four seconds of sound, every two seconds. It describes how the level of 24 mel bands
 rises and falls (0.25 to 15 Hz), by the *magnitudes* of the modulation spectrum, so a shift that is
 small against four seconds hardly moves it; gain cancels. Codecs keep these levels: of 400 clips of
-ESC-10 every one stays nearer to its 24 kbit/s Opus copy than to any other clip
-(docs/decisions/006-acoustic-fingerprint.md). Vectors only propose; `data_prep.select.compare` decides
-on the waveforms.
+ESC-10 every one stays nearer to its 24 kbit/s Opus copy than to any other clip (the decision record
+006 has the figures). Vectors only propose; `data_prep.select.compare` decides on the waveforms.
 
 Shapes: T samples, K frames, F mel bands, M modulation bins, V vectors, D dimensions.
 """
@@ -150,7 +149,8 @@ def _mel() -> NDArray[np.float32]:
     up_NF = (hz_N[:, None] - edge[:-2]) / (edge[1:-1] - edge[:-2])
     down_NF = (edge[2:] - hz_N[:, None]) / (edge[2:] - edge[1:-1])
     mel_NF = np.clip(np.minimum(up_NF, down_NF), 0, None)
-    return (mel_NF / np.maximum(mel_NF.sum(0), 1e-9)).astype(np.float32)
+    mel_NF /= np.maximum(mel_NF.sum(0), 1e-9)
+    return np.asarray(mel_NF, np.float32)
 
 
 @functools.cache

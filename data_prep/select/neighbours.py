@@ -10,9 +10,9 @@ Shapes: V vectors, D dimensions, K neighbours, P pairs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,11 +52,16 @@ class Candidates:
 
 
 def candidates(
-    vectors: Vectors, *, jobs: int, ignore: NDArray[np.bool_] | None = None
+    vectors: Vectors,
+    *,
+    jobs: int,
+    kind_R: NDArray[np.int8] | None = None,
+    forbidden: Sequence[tuple[int, int]] = (),
 ) -> Candidates:
     """Return the pairs of recordings that have vectors close enough to be compared.
 
-    `ignore` [recordings]: no pair of two of these (evaluation sets among themselves). All that are
+    `forbidden`: kinds (by `kind_R`) of which no pairs are wanted, as evaluation sets among
+    themselves. All that are
     nearer than SURE are taken, and of the others each recording's TRIES nearest.
     """
     rows: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]] = []
@@ -65,14 +70,18 @@ def candidates(
         good_BK = (alike_BK >= LEAST) & (near_BK >= 0)
         owner_BK = vectors.owner_V[near_BK]
         good_BK &= owner_BK != vectors.owner_V[query_B][:, None]
-        if ignore is not None:
-            good_BK &= ~(ignore[owner_BK] & ignore[vectors.owner_V[query_B]][:, None])
+        if kind_R is not None:
+            mine_B1, theirs_BK = kind_R[vectors.owner_V[query_B]][:, None], kind_R[owner_BK]
+            for one, other in forbidden:
+                good_BK &= ~((mine_B1 == one) & (theirs_BK == other))
         at = np.nonzero(good_BK)
         rows.append((query_B[at[0]], near_BK[at], alike_BK[at]))
     if not rows:
-        return _best_pairs(vectors, *(np.zeros(0, t) for t in (np.int64, np.int64, np.float32)))
-    v_P, u_P, alike_P = (np.concatenate(column) for column in zip(*rows, strict=True))
-    return _best_pairs(vectors, v_P, u_P, alike_P)
+        none = np.zeros(0, np.int64)
+        return _best_pairs(vectors, none, none, np.zeros(0, np.float32))
+    v_P = np.concatenate([row[0] for row in rows])
+    u_P = np.concatenate([row[1] for row in rows])
+    return _best_pairs(vectors, v_P, u_P, np.concatenate([row[2] for row in rows]))
 
 
 def _best_pairs(
@@ -118,6 +127,7 @@ def _search(
     """Yield (first query, neighbours [B, K], cosines [B, K]) of all vectors, batch by batch."""
     import faiss
 
+    index: Any
     count, dimensions = vector_VD.shape
     if count == 0:
         return

@@ -1,0 +1,270 @@
+"""Fingerprints of many files, kept on disk, and the comparison of the pairs they propose.
+
+Shapes: R recordings, V vectors, P pairs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from data_prep.errors import UnusableAudio
+from data_prep.select import fingerprints
+from data_prep.select.compare import NOTHING, Match, compare
+from data_prep.select.fingerprints import DIMENSIONS, RATE_HZ, STEP_S
+from data_prep.select.neighbours import Candidates, Vectors
+from data_prep.select.parts import Parts, work
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from data_prep.progress import Progress
+
+T = TypeVar("T")
+WHOLE_S = 20.0  # recordings up to here are compared as a whole
+AROUND_S = 8.0  # of longer ones: this much before and after the places that are alike
+_FILES, _PAIRS = 8, 32  # per task of a process
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """Where a sound lies: a file, or `size` bytes from `offset` on in one (a member of a tar)."""
+
+    path: str
+    offset: int = 0
+    size: int = 0
+
+    def key(self) -> bytes:
+        """Return what changes when the file does: name, place, size and time. b"" where none is."""
+        try:
+            stat = Path(self.path).stat()
+        except OSError:
+            return b""
+        text = f"{self.path}\0{self.offset}\0{self.size}\0{stat.st_size}\0{stat.st_mtime_ns}"
+        return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).digest()
+
+    @contextmanager
+    def file(self) -> Iterator[Path]:
+        """Give a file that holds this sound alone."""
+        if not self.size:
+            yield Path(self.path)
+            return
+        with tempfile.NamedTemporaryFile() as part:
+            try:
+                with Path(self.path).open("rb") as file:
+                    file.seek(self.offset)
+                    part.write(file.read(self.size))
+            except OSError as err:
+                raise UnusableAudio("unreadable", f"{err.strerror or err}") from err
+            part.flush()
+            yield Path(part.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Prints:
+    """What was found out about R recordings. `reason_R` is "" where the sound could be read."""
+
+    pcm_sha1_R: list[str]
+    duration_s_R: NDArray[np.float64]
+    reason_R: list[str]
+    detail_R: list[str]
+    vectors: Vectors
+
+
+def _print_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    text, data = pa.string(), pa.binary()
+    return pa.schema(
+        [("key", data), ("pcm_sha1", text), ("duration_s", pa.float64()), ("reason", text),
+         ("detail", text), ("at", data), ("vectors", data)]
+    )  # fmt: skip
+
+
+def take_prints(
+    audios: Sequence[Audio], cache: Path, *, max_s: float, jobs: int, progress: Progress
+) -> Prints:
+    """Return the fingerprints of all sounds, from the cache where they are there already.
+
+    Files that are missing or broken have a reason, as `data_prep.audio.decode` names them. A run
+    that was stopped goes on where it was.
+    """
+    folder = cache / f"v{fingerprints.VERSION}-{max_s:g}s"
+    with Parts(folder / "prints", _print_schema()) as parts:
+        keys = [audio.key() for audio in audios]
+        done = set(parts.read(["key"])["key"].to_list())
+        todo = {key: audio for key, audio in zip(keys, audios, strict=True) if key not in done}
+        todo.pop(b"", None)
+        tasks = _chunks(list(todo.items()), _FILES)
+        took = functools.partial(_take, max_s=max_s)
+        with progress.files(len(todo), "fingerprints") as bar:
+            count = 0
+            for rows in work(took, tasks, jobs=_few(jobs, len(todo)), log=folder / "decoder.log"):
+                for row in rows:
+                    parts.add(row)
+                count += len(rows)
+                bar.update(count, f"{len(done):,} known")
+    return _gather(parts, keys)
+
+
+def _few(jobs: int, items: int) -> int:
+    """Do not start processes for what one does sooner."""
+    return 1 if items <= 2 * _FILES else jobs
+
+
+def _take(items: Sequence[tuple[bytes, Audio]], *, max_s: float) -> list[dict[str, Any]]:
+    """Fingerprint some files (in a process of the pool)."""
+    rows: list[dict[str, Any]] = []
+    for key, audio in items:
+        row: dict[str, Any] = {"key": key, "reason": "", "detail": "", "pcm_sha1": ""}
+        try:
+            with audio.file() as path:
+                found = fingerprints.fingerprint_file(path, max_s=max_s)
+            row |= {"pcm_sha1": found.pcm_sha1, "duration_s": found.duration_s}
+            row |= {"at": found.at_V.tobytes(), "vectors": found.vector_VD.tobytes()}
+        except UnusableAudio as err:
+            row |= {"reason": err.reason, "detail": err.detail, "duration_s": 0.0}
+            row |= {"at": b"", "vectors": b""}
+        rows.append(row)
+    return rows
+
+
+def _gather(parts: Parts, keys: Sequence[bytes]) -> Prints:
+    """Put the rows of the cache into the order of the recordings."""
+    import polars as pl
+
+    wanted = pl.DataFrame({"key": pl.Series(keys, dtype=pl.Binary)}).with_row_index("owner")
+    names = ["key", "pcm_sha1", "duration_s", "reason", "detail", "at", "vectors"]
+    stored = parts.read(names).unique("key", keep="first", maintain_order=True)
+    frame = wanted.join(stored, on="key", how="left", maintain_order="left").with_columns(
+        pl.col("reason").fill_null("missing"),
+        pl.col("detail").fill_null("no such file"),
+        pl.col("pcm_sha1").fill_null(""),
+        pl.col("duration_s").fill_null(0.0),
+        pl.col("at").fill_null(b""),
+        pl.col("vectors").fill_null(b""),
+    )
+    at_V = np.frombuffer(b"".join(frame["at"].to_list()), np.int32)
+    counts_R = frame["at"].bin.size().to_numpy().astype(np.int64) // 4
+    vector_VD = np.frombuffer(b"".join(frame["vectors"].to_list()), np.float16)
+    owner_V = np.repeat(np.arange(len(keys)), counts_R)
+    return Prints(
+        frame["pcm_sha1"].to_list(),
+        frame["duration_s"].to_numpy(),
+        frame["reason"].to_list(),
+        frame["detail"].to_list(),
+        Vectors(vector_VD.reshape(-1, DIMENSIONS), owner_V, at_V),
+    )
+
+
+# ----------------------------------------------------------------------------- comparing pairs
+
+
+def _match_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    names = [field.name for field in dataclasses.fields(Match)]
+    return pa.schema([("key", pa.binary()), *((name, pa.float64()) for name in names)])
+
+
+def compare_pairs(
+    audios: Sequence[Audio],
+    pairs: Candidates,
+    durations_s: NDArray[np.float64],
+    cache: Path,
+    *,
+    jobs: int,
+    progress: Progress,
+) -> list[Match]:
+    """Return the match of every candidate pair, in order, from the cache where it is known."""
+    folder = cache / f"v{fingerprints.VERSION}-pairs"
+    names = {r: audios[r].key() for r in {*pairs.a_P.tolist(), *pairs.b_P.tolist()}}
+    rows = list(zip(*(c.tolist() for c in (pairs.a_P, pairs.b_P, pairs.at_a_P, pairs.at_b_P)),
+                    strict=True))  # fmt: skip
+    keys = [_pair_key(names[a], names[b], i, j) for a, b, i, j in rows]
+    tasks_of: list[_Pair] = []
+    with Parts(folder, _match_schema()) as parts:
+        done = set(parts.read(["key"])["key"].to_list())
+        for key, (a, b, i, j) in zip(keys, rows, strict=True):
+            if key not in done:
+                lengths = (float(durations_s[a]), float(durations_s[b]))
+                tasks_of.append(_Pair(key, audios[a], audios[b], i * STEP_S, j * STEP_S, lengths))
+        tasks = _chunks(tasks_of, _PAIRS)
+        with progress.files(len(tasks_of), "comparing pairs") as bar:
+            count = 0
+            jobs = _few(jobs, len(tasks_of))
+            for found in work(_compare, tasks, jobs=jobs, log=cache / "decoder.log"):
+                for row in found:
+                    parts.add(row)
+                count += len(found)
+                bar.update(count, f"{len(done):,} known")
+    known = {row[0]: Match(*row[1:]) for row in parts.read(_match_schema().names).iter_rows()}
+    return [known[key] for key in keys]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    key: bytes
+    a: Audio
+    b: Audio
+    at_a_s: float
+    at_b_s: float
+    lengths_s: tuple[float, float]
+
+
+def _pair_key(a: bytes, b: bytes, at_a: int, at_b: int) -> bytes:
+    return hashlib.blake2b(a + b + f"{at_a},{at_b}".encode(), digest_size=16).digest()
+
+
+def _compare(pairs: Sequence[_Pair]) -> list[dict[str, Any]]:
+    """Compare some pairs (in a process of the pool)."""
+    rows = []
+    for pair in pairs:
+        rows.append({"key": pair.key} | dataclasses.asdict(_match(pair)))
+    _piece.cache_clear()
+    return rows
+
+
+def _match(pair: _Pair) -> Match:
+    try:
+        from_a_s, a_T = _excerpt(pair.a, pair.lengths_s[0], pair.at_a_s)
+        from_b_s, b_T = _excerpt(pair.b, pair.lengths_s[1], pair.at_b_s)
+    except UnusableAudio:  # read once, gone now
+        return NOTHING
+    match = compare(a_T, b_T)
+    lag_s = match.lag_s + from_a_s - from_b_s
+    # Of long recordings only an excerpt was compared; how far they lie over each other follows.
+    overlap_s = min(pair.lengths_s[0], lag_s + pair.lengths_s[1]) - max(0.0, lag_s)
+    return dataclasses.replace(match, lag_s=lag_s, overlap_s=max(match.overlap_s, overlap_s))
+
+
+def _excerpt(audio: Audio, length_s: float, at_s: float) -> tuple[float, NDArray[np.int16]]:
+    """Return (where it begins, samples): all of a short recording, else around `at_s`."""
+    if length_s <= WHOLE_S:
+        return 0.0, _piece(audio, 0, int(WHOLE_S * RATE_HZ) + RATE_HZ)
+    start_s = max(0.0, at_s - AROUND_S)
+    return start_s, _piece(audio, int(start_s * RATE_HZ), int((at_s + AROUND_S) * RATE_HZ))
+
+
+@functools.lru_cache(maxsize=64)
+def _piece(audio: Audio, start: int, stop: int) -> NDArray[np.int16]:
+    from data_prep.audio import decode
+
+    with audio.file() as path:
+        pcm, _ = decode(path, RATE_HZ)
+    with pcm:
+        return pcm.read(start, min(stop, pcm.samples))
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[i : i + size] for i in range(0, len(items), size))
