@@ -44,7 +44,8 @@ OverridesArgument = Annotated[
 def _keys_follow(command: str) -> str:
     return (
         f"{command}\n\nExit codes: 0 done, 2 wrong recipe or data (nothing started), 75 stopped "
-        "and saved (the same command continues), 76 non-finite loss, 1 anything else."
+        "and saved (the same command continues), 76 non-finite loss, 77 hung, 78 restarts led "
+        "nowhere, 1 anything else."
     )
 
 
@@ -64,10 +65,12 @@ def train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     from trainer.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
+    from trainer.assembly import early_rank
     from trainer.train import run
 
     folder = run(loaded, stop)
-    typer.echo(f"done: {folder}   (report: {folder / 'report.html'})")
+    if early_rank() == 0:
+        typer.echo(f"done: {folder}   (report: {folder / 'report.html'})")
 
 
 @app.command()
@@ -262,7 +265,7 @@ def recipe_schema(
 
 
 def _hang_other_packages() -> None:
-    """`chorus prep …` and `data …`, read only when one was called (or for the overview)."""
+    """The commands of the other packages, read only when one was called (or for the overview)."""
     arguments = [a for a in sys.argv[1:] if not a.startswith("-")]
     if not arguments or arguments[0] in ("prep", "data"):
         from data_prep.cli import data_app, prep_app
@@ -271,6 +274,10 @@ def _hang_other_packages() -> None:
             prep_app, name="prep", help="Make shards from sound: a public archive, or your own."
         )
         app.add_typer(data_app, name="data", help="Check a dataset, describe it, credit people.")
+    if not arguments or arguments[0] in ("submit", "runs", "cancel"):
+        from slurm.cli import hang_on
+
+        hang_on(app)
 
 
 def main() -> None:

@@ -35,3 +35,21 @@ class NonFiniteLoss(ChorusError):
     """Several steps in a row had a non-finite loss or gradient."""
 
     exit_code = 76
+
+
+class RunBusy(ChorusError):
+    """Another job works in this run folder."""
+
+    exit_code = 2
+
+
+class Hung(ChorusError):
+    """No step was finished for too long; the last checkpoint stands and the job may come back."""
+
+    exit_code = 77
+
+
+class Fruitless(ChorusError):
+    """Several restarts in a row began at the same step: starting again will not help."""
+
+    exit_code = 78

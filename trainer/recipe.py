@@ -78,6 +78,9 @@ class TrainConfig:
     """How many of the newest step checkpoints stay."""
     keep_every: int | None = None
     """Keep every checkpoint at a multiple of this step for ever."""
+    watchdog_minutes: float | None = 30.0
+    """End the run (exit code 77, to be queued again) when nothing was finished for so long, after
+    writing down where every thread of every rank stood. Null: wait for ever."""
     best_metric: str | None = None
     """Validation metric that chooses `best.ckpt`. Null: `map` when post-training, `loss` when
     pre-training."""
@@ -93,6 +96,10 @@ class TrainConfig:
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise ValueError(f"{field} must be at least 1, not {value}")
+        if self.watchdog_minutes is not None and self.watchdog_minutes <= 0:
+            raise ValueError(
+                f"watchdog_minutes must be positive or null, not {self.watchdog_minutes}"
+            )
         if isinstance(self.devices, int) and self.devices < 1:
             raise ValueError(f"devices must be 'auto' or at least 1, not {self.devices}")
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import warnings
-from dataclasses import replace
+from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,24 +16,23 @@ import torch.distributed as dist
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
+from trainer.assembly import build_model, codebook_gate, early_rank, resolve
 from trainer.data.module import BrokenLedger, TrainStream, train_loader, valid_loader
-from trainer.errors import Preempted, RecipeError
+from trainer.errors import Preempted
 from trainer.examples import write_examples
-from trainer.model import BioEncoder
-from trainer.module import Topology, TrainingModule, mix_seed
+from trainer.module import Topology, TrainingModule
 from trainer.runtime.allocation import keep_freed_memory
 from trainer.runtime.checkpoint import AtomicCheckpointIO, CheckpointFolder
 from trainer.runtime.folder import check_folder, write_folder
+from trainer.runtime.job import in_slurm_step
 from trainer.runtime.logging import MetricsFile, ProgressSink, WandbSink
 from trainer.runtime.loop import StepBoundary
 from trainer.runtime.preemption import StopRequest, watch_signals
+from trainer.runtime.session import Session
 from trainer.runtime.throughput import Throughput, peak_flops
 from trainer.validation import Validation
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from trainer.encoders.beats import Beats
     from trainer.recipe import Recipe
 
 EXAMPLES = 8
@@ -42,104 +41,12 @@ EXAMPLES = 8
 _PRECISION = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
 
-def early_rank() -> int:
-    """The global rank, from the launcher's environment, before torch.distributed runs."""
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if os.environ.get(name, "").isdigit():
-            if name == "SLURM_PROCID" and not SLURMEnvironment.detect():
-                continue
-            return int(os.environ[name])
-    return 0
-
-
-def resolve(recipe: Recipe) -> tuple[Recipe, int]:
-    """Replace every "auto" by what it means on this machine.
-
-    Returns:
-        The recipe without "auto", and the number of ranks.
-
-    Raises:
-        RecipeError: a GPU was asked for and there is none; the ranks do not divide the batch.
-    """
-    train = recipe.train
-    gpus = torch.cuda.device_count()
-    accelerator = train.accelerator
-    if accelerator == "auto":
-        accelerator = "gpu" if gpus else "cpu"
-    if accelerator == "gpu" and not gpus:
-        raise RecipeError("train.accelerator=gpu, but torch sees no CUDA device: use cpu or auto")
-    devices = train.devices
-    if devices == "auto":
-        devices = gpus if accelerator == "gpu" else 1
-    if accelerator == "gpu" and devices > gpus:
-        raise RecipeError(f"train.devices={devices}, but there are {gpus} CUDA devices")
-    precision = train.precision
-    if precision == "auto":
-        precision = "bf16" if accelerator == "gpu" else "fp32"
-    ranks = devices * train.nodes
-    if train.global_batch % ranks:
-        raise RecipeError(
-            f"train.global_batch={train.global_batch} cannot be shared evenly by {ranks} ranks "
-            f"({train.nodes} nodes x {devices} devices): use a multiple of {ranks}"
-        )
-    per_rank = train.global_batch // ranks
-    micro = next(m for m in range(min(train.micro_batch, per_rank), 0, -1) if per_rank % m == 0)
-    resolved = replace(
-        train, accelerator=accelerator, devices=devices, precision=precision, micro_batch=micro
-    )
-    return recipe.model_copy(update={"train": resolved}), ranks
-
-
-# --------------------------------------------------------------------------- the parts
-
-
-def build_objective(recipe: Recipe, encoder: Beats, classes: int) -> nn.Module:
-    """The objective that the recipe names."""
-    from trainer.objectives.masked_tokens import MaskedTokens, MaskedTokensConfig
-    from trainer.objectives.multilabel import MultiLabel
-
-    if isinstance(recipe.objective, MaskedTokensConfig):
-        return MaskedTokens(recipe.objective, encoder)
-    return MultiLabel(recipe.objective, encoder.config.dim, classes)
-
-
-def build_model(recipe: Recipe, stream: TrainStream) -> tuple[BioEncoder, nn.Module]:
-    """Seeded encoder, head and objective; weights of `init_from` where it is given."""
-    torch.manual_seed(mix_seed(recipe.seed, 0))
-    labels = stream.labels.names if recipe.stage == "posttrain" else None
-    if recipe.stage == "posttrain" and not labels:
-        raise RecipeError("the training datasets have no labels: there is nothing to post-train on")
-    section = recipe.resolved()["encoder"]
-    model = BioEncoder.from_config(section, labels)
-    if recipe.init_from is not None:
-        from trainer.hub.importing import initialise_from
-
-        initialise_from(model.encoder, recipe.init_from)
-    objective = build_objective(recipe, model.encoder, len(labels or ()))
-    if recipe.stage == "posttrain":
-        # One head: the objective trains the one that the model predicts with.
-        model.head = None
-        active_C, sources_SC = stream.class_presence()
-        objective.set_active(active_C, sources_SC)  # type: ignore[operator]
-    return model, objective
-
-
-def _codebook_gate(recipe: Recipe, module: TrainingModule, stream: TrainStream) -> dict[str, Any]:
-    """Look at the codes of the first clips before any step is trained on them."""
-    batches = []
-    for index in range(recipe.train.codebook_batches):
-        size = min(recipe.train.global_batch, 32)
-        batch = stream[list(range(index * size, (index + 1) * size))]
-        batches.append(module.features(batch, augment=False))
-    return dict(module.objective.check_codebook(batches))  # type: ignore[operator]
-
-
 def _lightning(
     recipe: Recipe, ranks: int, callback: StepBoundary, io: AtomicCheckpointIO
 ) -> pl.Trainer:
     train = recipe.train
     plugins: list[Any] = [io]
-    if SLURMEnvironment.detect():
+    if in_slurm_step():
         # Lightning's own requeue dead-locks when one rank is slow and loses the batch in flight.
         plugins.append(SLURMEnvironment(auto_requeue=False))
     strategy: Any = "auto"
@@ -148,6 +55,8 @@ def _lightning(
             process_group_backend="nccl" if train.accelerator == "gpu" else "gloo",
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
+            # Our watchdog is to be the first that notices.
+            timeout=timedelta(minutes=max(30.0, 2 * (train.watchdog_minutes or 60.0))),
         )
     return pl.Trainer(
         accelerator=train.accelerator,
@@ -203,11 +112,20 @@ def run(recipe: Recipe, stop: StopRequest | None = None) -> Path:
         RecipeError, DataError, CheckpointError: before anything was trained (exit code 2).
         Preempted: asked to stop; the state is saved and the same call continues (exit code 75).
         NonFiniteLoss: three bad steps in a row (exit code 76).
+        RunBusy: another job works in the run folder (exit code 2).
+        Fruitless: SLURM has started this job three times at this step (exit code 78).
     """
     stop = stop or watch_signals()
     _quieten_lightning()
     recipe, ranks = resolve(recipe)
     rank = early_rank()
+    minutes = recipe.train.watchdog_minutes
+    hang_after_s = None if minutes is None else 60 * minutes
+    with Session(recipe.folder, rank, hang_after_s=hang_after_s) as session:
+        return _run(recipe, rank, ranks, stop, session)
+
+
+def _run(recipe: Recipe, rank: int, ranks: int, stop: StopRequest, session: Session) -> Path:
     stream = TrainStream(
         recipe.data,
         sample_rate_hz=recipe.encoder.sample_rate_hz,
@@ -231,16 +149,17 @@ def run(recipe: Recipe, stop: StopRequest | None = None) -> Path:
     if first_step >= recipe.train.total_steps:
         return recipe.folder
     check_folder(recipe)
+    session.begin(first_step)
     gate = None
     if recipe.stage == "pretrain" and resume is None:
-        gate = _codebook_gate(recipe, module, stream)
+        gate = codebook_gate(recipe, module, stream)
     metrics, progress = None, None
     if rank == 0:
         write_folder(recipe, stream)
         metrics, progress = _sinks(recipe, first_step)
         _opening_lines(metrics, first_step, layout, resume, complaints, gate)
     try:
-        stopped = _fit(module, stream, checkpoints, resume, metrics, progress, stop)
+        stopped = _fit(module, stream, checkpoints, resume, metrics, progress, stop, session)
     finally:
         if metrics is not None:
             metrics.close()
@@ -255,6 +174,8 @@ def run(recipe: Recipe, stop: StopRequest | None = None) -> Path:
 def _quieten_lightning() -> None:
     """Leave out what Lightning says about itself; our own lines say what a run does."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    # "Initializing distributed", from every rank.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     for message in (".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*"):
         warnings.filterwarnings("ignore", message=message)
 
@@ -272,6 +193,8 @@ def _opening_lines(
     for complaint in complaints:
         metrics.write("event", first_step, seen, event="damaged_checkpoint", message=complaint)
     what = f"continued from {resume.name}" if resume else "started"
+    if metrics.repeated:
+        what += f" (repeats the {metrics.repeated} steps up to {first_step + metrics.repeated})"
     metrics.write(
         "event", first_step, seen, event="resumed" if resume else "started",
         message=f"{what} on {layout.ranks} rank(s), {layout.accumulate} micro-step(s) of "
@@ -291,6 +214,7 @@ def _fit(
     metrics: MetricsFile | None,
     progress: ProgressSink | None,
     stop: StopRequest,
+    session: Session,
 ) -> bool:
     """Run Lightning from the resume point; returns whether it was stopped before the last step."""
     recipe, layout = module.recipe, module.topology
@@ -310,14 +234,17 @@ def _fit(
     boundary = StepBoundary(
         checkpoints=checkpoints, checkpoint_io=io, metrics=metrics, progress=progress,
         throughput=_throughput(module), broken=broken,
-        validation=_validation(recipe, stream, layout, pin),
+        validation=_validation(recipe, stream, layout, pin), session=session,
+        facts={"session": session.job.session, "run folder": str(recipe.folder.resolve()),
+               "first step": first_step},
     )  # fmt: skip
     trainer = _lightning(recipe, layout.ranks, boundary, io)
     if recipe.train.compile:
         _compile(module)
     finished = False
     try:
-        trainer.fit(module, train_dataloaders=loader, ckpt_path=resume, weights_only=True)
+        with session.watchdog or nullcontext():
+            trainer.fit(module, train_dataloaders=loader, ckpt_path=resume, weights_only=True)
         finished = True
         if trainer.is_global_zero:
             _epilogue(module, stream)
@@ -344,7 +271,8 @@ def _throughput(module: TrainingModule) -> Throughput:
         # Backward costs twice the forward (Kaplan et al. 2020, section 2.1).
         flops = 3 * encoder.flops(tokens)
     device = torch.device("cuda" if recipe.train.accelerator == "gpu" else "cpu")
-    return Throughput(float(flops), tokens, peak_flops(device, recipe.train.precision))
+    peak = peak_flops(device, recipe.train.precision)
+    return Throughput(float(flops), tokens, peak, on_gpu=device.type == "cuda")
 
 
 def _validation(

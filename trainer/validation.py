@@ -10,12 +10,15 @@ import torch.distributed as dist
 from trainer.metrics import ScoreHistogram
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch.utils.data import DataLoader
 
     from trainer.module import TrainingModule
 
 # Set apart from the seeds of training steps.
 _SEED = 3
+_ASK_EVERY = 8
 
 
 class Validation:
@@ -38,17 +41,37 @@ class Validation:
         return (value if finite else None), (-1 if "loss" in self.metric else 1)
 
     @torch.no_grad()
-    def run(self, module: TrainingModule) -> dict[str, float]:
-        """Figures over all ranks; weights are the moving average where there is one."""
+    def run(
+        self,
+        module: TrainingModule,
+        *,
+        beat: Callable[[str], None] = lambda what: None,
+        stop: Callable[[], bool] | None = None,
+    ) -> dict[str, float] | None:
+        """Figures over all ranks; weights are the moving average where there is one.
+
+        Args:
+            module: what to validate.
+            beat: told of every batch.
+            stop: whether this rank was asked to stop; all ranks agree every few batches.
+
+        Returns:
+            The figures; None where it was broken off.
+        """
         was_training = module.training
         module.eval()
         try:
             with module.averaged():
-                return self._figures(module)
+                return self._figures(module, beat, stop)
         finally:
             module.train(was_training)
 
-    def _figures(self, module: TrainingModule) -> dict[str, float]:
+    def _figures(
+        self,
+        module: TrainingModule,
+        beat: Callable[[str], None],
+        stop: Callable[[], bool] | None,
+    ) -> dict[str, float] | None:
         from trainer.module import mix_seed
 
         sums: dict[str, torch.Tensor] = {}
@@ -57,6 +80,10 @@ class Validation:
             assert module.model.labels is not None
             histogram = ScoreHistogram(len(module.model.labels), device=module.device)
         for index, batch in enumerate(self.loader):
+            beat(f"validation batch {index}")
+            # Every rank has as many batches, so all ask at the same ones.
+            if stop is not None and index % _ASK_EVERY == 0 and _anybody(stop(), module):
+                return None
             batch = {
                 k: v.to(module.device, non_blocking=True) if torch.is_tensor(v) else v
                 for k, v in batch.items()
@@ -92,6 +119,15 @@ class Validation:
             histogram.sync()
             figures |= histogram.compute()
         return figures
+
+
+def _anybody(asked: bool, module: TrainingModule) -> bool:
+    """Whether any rank was asked to stop."""
+    if module.topology.ranks == 1:
+        return asked
+    flag = torch.tensor(float(asked), device=module.device)
+    dist.all_reduce(flag)
+    return bool(flag.item())
 
 
 def _drop_padding(batch: dict[str, Any], keep_B: torch.Tensor) -> dict[str, Any]:

@@ -22,8 +22,8 @@ _FREE_TO_CHANGE = {
     "runs", "log", "card", "train.max_steps", "train.max_clips", "train.micro_batch",
     "train.accelerator", "train.devices", "train.nodes", "train.compile", "train.log_every",
     "train.validate_every", "train.checkpoint_every", "train.keep_last", "train.keep_every",
-    "train.best_metric", "data.workers", "data.prefetch", "data.max_broken",
-    "init_from",
+    "train.best_metric", "train.watchdog_minutes", "data.workers", "data.prefetch",
+    "data.max_broken", "init_from",
 }  # fmt: skip
 
 

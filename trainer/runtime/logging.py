@@ -40,7 +40,9 @@ class MetricsFile:
     def __init__(self, path: Path, *, resume_step: int = 0, sinks: tuple[Sink, ...] = ()) -> None:
         self.path = path
         self.sinks = sinks
-        earlier = _mark_superseded(path, resume_step)
+        earlier, last_step = _mark_superseded(path, resume_step)
+        self.repeated = max(last_step - resume_step, 0)
+        """Steps that an earlier session did after its last checkpoint, as far as it logged them."""
         self._wall_before_s = max((line.get("wall_s", 0.0) for line in earlier), default=0.0)
         self._start = time.monotonic()
         self._file = path.open("a", encoding="utf-8")
@@ -87,11 +89,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _mark_superseded(path: Path, resume_step: int) -> list[dict[str, Any]]:
-    """Rewrite the file with the lines after `resume_step` marked; returns the lines that stand."""
+def _mark_superseded(path: Path, resume_step: int) -> tuple[list[dict[str, Any]], int]:
+    """Rewrite the file with the lines after `resume_step` marked.
+
+    Returns:
+        The lines that stand, and the last step of those that were marked now (0: none).
+    """
     if not path.is_file():
-        return []
-    kept, texts, changed = [], [], False
+        return [], 0
+    kept, texts, changed, last_step = [], [], False, 0
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
@@ -100,12 +106,13 @@ def _mark_superseded(path: Path, resume_step: int) -> list[dict[str, Any]]:
             continue
         if line.get("step", 0) > resume_step and not line.get("superseded"):
             line["superseded"] = changed = True
+            last_step = max(last_step, line["step"])
         texts.append(json.dumps(line, ensure_ascii=False))
         if not line.get("superseded"):
             kept.append(line)
     if changed:
         write_text(path, "".join(f"{x}\n" for x in texts))
-    return kept
+    return kept, last_step
 
 
 class WandbSink:

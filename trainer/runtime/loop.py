@@ -11,14 +11,19 @@ import torch.distributed as dist
 
 from trainer.errors import CheckpointError, DataError, NonFiniteLoss
 from trainer.runtime.checkpoint import AtomicCheckpointIO, CheckpointFolder
+from trainer.runtime.job import compare_sessions
+from trainer.runtime.throughput import slowest
 
 if TYPE_CHECKING:
     from trainer.module import StepHealth, TrainingModule
     from trainer.runtime.logging import MetricsFile, ProgressSink
+    from trainer.runtime.session import Session
     from trainer.runtime.throughput import Throughput
     from trainer.validation import Validation
 
 MAX_BAD_STEPS = 3
+SLOW = 1.5
+"""A rank that needs so many times the median is named in the metrics."""
 
 
 class StepBoundary(pl.Callback):
@@ -34,6 +39,8 @@ class StepBoundary(pl.Callback):
         throughput: the meter.
         validation: what to validate with; None for no validation set.
         broken: ledger of broken clips, with `add(names)` and `check()`.
+        session: is told of everything that was finished.
+        facts: what must be equal on all ranks (see `compare_sessions`).
     """
 
     def __init__(
@@ -46,6 +53,8 @@ class StepBoundary(pl.Callback):
         throughput: Throughput,
         validation: Validation | None,
         broken: Any,
+        session: Session,
+        facts: dict[str, object],
     ) -> None:
         self.checkpoints = checkpoints
         self.checkpoint_io = checkpoint_io
@@ -54,18 +63,40 @@ class StepBoundary(pl.Callback):
         self.throughput = throughput
         self.validation = validation
         self.broken = broken
+        self.session = session
+        self.facts = facts
         self.stopped = False
         """All ranks agreed to stop before the last step."""
         self._bad_steps = 0
         self._best: float | None = None
         self._grad_norm = float("nan")
+        self._validation_due = False
+        self._hosts: list[str] = []
+        self._named: set[int] = set()
+        self._slow: int | None = None
 
     # ------------------------------------------------------------------ Lightning's hooks
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        """The ranks have met: make sure that they are one run's."""
+        self._hosts = compare_sessions(self.facts)
+        self.session.beat("meeting the other ranks")
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Drop Lightning's per-batch broadcast: it waits for the GPU, and our flag replaces it."""
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+        if self._validation_due:
+            # The session before was stopped in the middle of it.
+            self._validation_due = False
+            self._validate(trainer, module, trainer.global_step)  # type: ignore[arg-type]
+        self.session.beat("starting to train")
         self.throughput.reset()
+
+    def on_before_backward(
+        self, trainer: pl.Trainer, module: pl.LightningModule, loss: torch.Tensor
+    ) -> None:
+        """Up to here a rank works by itself."""
+        self.throughput.forward_ends()
 
     def on_train_batch_start(  # type: ignore[override]
         self, trainer: pl.Trainer, module: TrainingModule, batch: Any, batch_idx: int
@@ -89,6 +120,7 @@ class StepBoundary(pl.Callback):
     ) -> None:
         """The boundary, after the last micro-step of a step."""
         self.throughput.batch_ends(len(batch["wav_BT"]))
+        self.session.beat(f"micro-step {batch_idx} of step {trainer.global_step}")
         if (batch_idx + 1) % module.topology.accumulate:
             return
         step, train = trainer.global_step, module.recipe.train
@@ -102,7 +134,7 @@ class StepBoundary(pl.Callback):
         if self.validation is not None and (
             last or (train.validate_every and step % train.validate_every == 0)
         ):
-            self._validate(trainer, module, step)
+            stop |= self._validate(trainer, module, step, may_stop=not last)
         if last or stop or step % train.checkpoint_every == 0:
             self._save(trainer, step)
         self.throughput.exclude(time.perf_counter() - began)
@@ -149,19 +181,46 @@ class StepBoundary(pl.Callback):
         figures |= self.throughput.figures(module.topology.ranks, share)
         figures["grad_norm"] = self._grad_norm
         figures["lr"] = max(g["lr"] for g in module.optimizers().param_groups)  # type: ignore[union-attr]
+        if module.topology.ranks > 1:
+            figures |= self._compare_ranks(module)
         if self.metrics is not None:
             self.metrics.write("train", step, step * module.topology.global_batch, **figures)
         self.throughput.reset()
 
-    def _validate(self, trainer: pl.Trainer, module: TrainingModule, step: int) -> None:
+    def _compare_ranks(self, module: TrainingModule) -> dict[str, float]:
+        """Which rank keeps the others waiting; one small gather per log line."""
+        own = torch.tensor([self.throughput.own_s()], device=module.device)
+        everybody = torch.zeros(module.topology.ranks, device=module.device)
+        dist.all_gather_into_tensor(everybody, own)
+        rank, ratio = slowest(everybody.tolist())
+        # Twice in a row: the first steps, and a moment of something else on the node, prove nothing.
+        again, self._slow = self._slow == rank, rank if ratio > SLOW else None
+        if ratio > SLOW and again and rank not in self._named:
+            self._named.add(rank)
+            self._event(
+                module, "slow_rank", f"rank {rank} on {self._hosts[rank]} needs {ratio:.1f} times "
+                "the median for data and forward pass; all others wait for it",
+            )  # fmt: skip
+        return {"slowest_rank": rank, "slowest_rank_ratio": ratio}
+
+    def _validate(
+        self, trainer: pl.Trainer, module: TrainingModule, step: int, *, may_stop: bool = True
+    ) -> bool:
+        """Validate; returns whether it was broken off because a rank was asked to stop."""
         assert self.validation is not None
-        figures = self.validation.run(module)
+        figures = self.validation.run(
+            module, beat=self.session.beat, stop=module.stop_asked if may_stop else None
+        )
+        if figures is None:
+            self._validation_due = True
+            return True
         if self.metrics is not None:
             self.metrics.write("valid", step, step * module.topology.global_batch, **figures)
         value, sign = self.validation.score(figures)
         if value is not None and (self._best is None or sign * value > sign * self._best):
             self._best = value
             self._write(trainer, self.checkpoints.best)
+        return False
 
     def _save(self, trainer: pl.Trainer, step: int) -> None:
         self._write(trainer, self.checkpoints.at_step(step))
@@ -170,6 +229,7 @@ class StepBoundary(pl.Callback):
 
     def _write(self, trainer: pl.Trainer, path: Any) -> None:
         trainer.save_checkpoint(path, weights_only=False)
+        self.session.beat(f"writing {path.name}")
         error = self.checkpoint_io.error
         if trainer.world_size > 1:
             failed = torch.tensor(float(error is not None), device=trainer.strategy.root_device)
@@ -186,12 +246,13 @@ class StepBoundary(pl.Callback):
             self.metrics.write("event", step, seen, event=event, message=message)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far travels in the checkpoint."""
-        return {"best": self._best}
+        """The best score so far travels in the checkpoint, and whether a validation is owed."""
+        return {"best": self._best, "validation_due": self._validation_due}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score."""
         self._best = state_dict["best"]
+        self._validation_due = state_dict.get("validation_due", False)
 
 
 def _describe(health: StepHealth, module: TrainingModule) -> str:

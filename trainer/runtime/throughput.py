@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Sequence
 
 import torch
 
@@ -57,10 +59,18 @@ class Throughput:
     that keeps up it is the few milliseconds that the loop itself takes.
     """
 
-    def __init__(self, flops_per_clip: float, tokens_per_clip: int, peak: float | None) -> None:
+    def __init__(
+        self,
+        flops_per_clip: float,
+        tokens_per_clip: int,
+        peak: float | None,
+        *,
+        on_gpu: bool = False,
+    ) -> None:
         self.flops_per_clip = flops_per_clip
         self.tokens_per_clip = tokens_per_clip
         self.peak = peak
+        self._on_gpu = on_gpu
         self._idle_since = time.perf_counter()
         self.reset()
 
@@ -69,10 +79,35 @@ class Throughput:
         self._start = time.perf_counter()
         self._clips = 0
         self._waited_s = 0.0
+        self._forward_s = 0.0
+        self._micro_steps = 0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def batch_starts(self) -> None:
         """A batch is on the device."""
-        self._waited_s += time.perf_counter() - self._idle_since
+        now = time.perf_counter()
+        self._waited_s += now - self._idle_since
+        self._began = now
+        self._began_event = _now_on_gpu(self._on_gpu)
+
+    def forward_ends(self) -> None:
+        """The loss is there; what follows waits for the other ranks too."""
+        self._micro_steps += 1
+        self._forward_s += time.perf_counter() - self._began
+        ended = _now_on_gpu(self._on_gpu)
+        if self._began_event is not None and ended is not None:
+            self._events.append((self._began_event, ended))
+
+    def own_s(self) -> float:
+        """Seconds per micro-step that this rank needs by itself: data wait and forward pass.
+
+        On a GPU the forward pass is what the device took; it waits for the device.
+        """
+        forward_s = self._forward_s
+        if self._events:
+            self._events[-1][1].synchronize()
+            forward_s = sum(a.elapsed_time(b) for a, b in self._events) / 1000
+        return (self._waited_s + forward_s) / max(self._micro_steps, 1)
 
     def batch_ends(self, clips: int) -> None:
         """A micro-step of `clips` clips is done."""
@@ -100,3 +135,18 @@ class Throughput:
         if self.peak:
             figures["mfu"] = rate * work * self.flops_per_clip / self.peak
         return figures
+
+
+def _now_on_gpu(on_gpu: bool) -> torch.cuda.Event | None:
+    if not on_gpu:
+        return None
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
+
+
+def slowest(own_s: Sequence[float]) -> tuple[int, float]:
+    """The slowest rank, and how many times the median it needs."""
+    median = statistics.median(own_s)
+    rank = max(range(len(own_s)), key=own_s.__getitem__)
+    return rank, own_s[rank] / median if median > 0 else 1.0

@@ -1,0 +1,141 @@
+"""`chorus submit`, `chorus runs`, `chorus cancel`. Heavy modules are imported in the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
+
+runs_app = typer.Typer(
+    help="Runs: which there are, where they stand, why one failed.", invoke_without_command=True
+)
+
+
+def submit(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE cluster=PROFILE [KEY=VALUE]...",
+            help="A recipe as for `chorus train`, the cluster profile (a file of recipes/cluster, "
+            "or a path), overrides of both: [cyan]cluster.time=4:00:00 optim.lr=1e-4[/].",
+        ),
+    ],
+    chain: Annotated[
+        bool,
+        typer.Option(
+            "--chain",
+            help="Several jobs, each after the one before: pretrain=RECIPE posttrain=RECIPE "
+            "evaluate=DATASET export=FOLDER; `posttrain.optim.lr=1e-4` is for one of them.",
+        ),
+    ] = False,
+    sweep: Annotated[
+        str,
+        typer.Option(
+            help="Values to try, as one job array: 'optim.lr=1e-4,3e-4 seed=0,1'. A table of the "
+            "runs is made at the end."
+        ),
+    ] = "",
+    at_once: Annotated[
+        int | None, typer.Option(min=1, help="Most runs of a sweep at a time.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check, estimate, print the script; submit nothing.")
+    ] = False,
+) -> None:
+    """Submit training to SLURM: a job that survives pre-emption, time limits and dead nodes.
+
+    Checks the recipe and that data and checkpoints are there, fixes recipe and code in the run
+    folder, writes a job script that you can read (and submit with plain sbatch), and submits it.
+
+    Examples:
+      chorus submit ssl_beats_base cluster=small data.train.main.path=/data/xc
+
+      chorus submit --chain pretrain=ssl_beats_base posttrain=sl_beats_bio evaluate=/data/esc50
+        cluster=large data.train.main.path=/data/xc
+
+      chorus submit sl_beats_bio cluster=small --sweep 'optim.lr=1e-4,3e-4'
+    """
+    from slurm import chain as chains
+    from slurm.errors import SubmitError
+    from slurm.submit import how_to
+    from slurm.submit import submit as submit_one
+
+    if chain and sweep:
+        raise SubmitError("--chain and --sweep do not go together: sweep one stage by itself")
+    if chain:
+        done = chains.submit_chain(words, dry_run=dry_run)
+    elif sweep:
+        done = chains.submit_sweep(words[0], words[1:], sweep, at_once=at_once, dry_run=dry_run)
+    else:
+        done = [submit_one(words[0], words[1:], dry_run=dry_run)]
+    if dry_run:
+        return
+    if len(done) == 1:
+        typer.echo("\n".join(how_to(done[0])))
+        return
+    for one in done:
+        typer.echo(f"job {one.job_id:<12} {one.run}   {one.script.name}")
+    typer.echo("watch: chorus runs      stop one: chorus cancel NAME")
+
+
+@runs_app.callback()
+def runs_main(
+    context: typer.Context,
+    runs: RunsFolder = Path("runs"),
+) -> None:
+    """List the runs: state, step, loss, clips per second, job. Works without SLURM too."""
+    if context.invoked_subcommand is not None:
+        return
+    from slurm.runs import list_runs, table
+
+    states = list_runs(runs)
+    typer.echo(table(states) if states else f"no run in {runs} yet")
+    for state in states:
+        if state.reason:
+            typer.echo(f"{state.name}: {state.reason}")
+
+
+@runs_app.command("show")
+def runs_show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the run, or its folder.")],
+    runs: RunsFolder = Path("runs"),
+) -> None:
+    """Everything about one run: sessions, events, where its log is, why it failed."""
+    from slurm.runs import details, find_run
+
+    typer.echo("\n".join(details(find_run(name, runs))))
+
+
+@runs_app.command("table")
+def runs_table(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
+    out: Annotated[Path | None, typer.Option(help="Write it there (Markdown).")] = None,
+) -> None:
+    """Compare runs in a table, as a sweep does at its end."""
+    from slurm.runs import state_of, table
+
+    text = table([state_of(folder) for folder in folders])
+    if out is None:
+        typer.echo(text)
+    else:
+        out.write_text(text + "\n", encoding="utf-8")
+
+
+def cancel(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the run, or its folder.")],
+    runs: RunsFolder = Path("runs"),
+) -> None:
+    """Ask a run to save and stop, in SLURM or on this machine; the same command continues it."""
+    from slurm.runs import cancel_run, find_run
+
+    typer.echo(cancel_run(find_run(name, runs)))
+
+
+def hang_on(app: typer.Typer) -> None:
+    """Add the commands to `chorus`."""
+    app.command(context_settings={"ignore_unknown_options": False})(submit)
+    app.add_typer(runs_app, name="runs")
+    app.command()(cancel)

@@ -1,0 +1,177 @@
+"""Cluster profiles: what a job asks for and how its environment is made, as YAML.
+
+`recipes/cluster/NAME.yaml` or a path; `cluster.key=value` on the command line goes on top.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from slurm.errors import SubmitError
+
+_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+
+
+class ClusterProfile(BaseModel):
+    """What every job of this cluster asks SLURM for."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+
+    partition: str | None = None
+    """Null: the cluster's default."""
+    account: str | None = None
+    """Who pays."""
+    qos: str | None = None
+    """Quality of service."""
+    constraint: str | None = None
+    """Features of the nodes, e.g. a100."""
+    nodes: int = Field(1, ge=1)
+    """Nodes of a training job."""
+    tasks_per_node: int | None = Field(None, ge=1)
+    """Processes per node; one per GPU. Null: `gpus_per_node`, or 1 without GPUs."""
+    gpus_per_node: int = Field(0, ge=0)
+    """GPUs of each node; 0 for a job on CPUs."""
+    gpu_type: str | None = None
+    """Asked for as --gres=gpu:TYPE:N where given."""
+    cpus_per_task: int = Field(4, ge=1)
+    """Cores per process: one for the step, the others for data workers."""
+    memory_gb: int | None = Field(None, ge=1)
+    """Memory of a node; null: the cluster's default."""
+    time: str = "24:00:00"
+    """Time limit, [days-]hours:minutes:seconds. A run that needs longer is queued again."""
+    signal_s: int = Field(180, ge=1)
+    """Seconds before the time limit at which the run is asked to save and stop (SLURM may ask up
+    to a minute earlier): longer than one step and one checkpoint."""
+    max_requeues: int = Field(50, ge=0)
+    """After so many automatic restarts the job stays ended."""
+    modules: tuple[str, ...] = ()
+    """`module load` each."""
+    venv: str | None = None
+    """Folder of the virtual environment; null: the one that submits."""
+    container: str | None = None
+    """Image for `srun --container-image` (pyxis), in which `chorus` is installed."""
+    container_mounts: tuple[str, ...] = ()
+    """host:inside, for `srun --container-mounts`."""
+    environment: dict[str, str] = {}
+    """Variables to export."""
+    scratch: str | None = None
+    """Node-local folder for temporary files (exported as TMPDIR); may hold $SLURM_JOB_ID."""
+    network_interface: str | None = None
+    """Interface for NCCL and gloo, e.g. ib0 or hsn0."""
+    setup: tuple[str, ...] = ()
+    """Lines of bash to run before srun."""
+    sbatch_extra: tuple[str, ...] = ()
+    """Further directives, passed on as they are, e.g. "--exclusive"."""
+    srun_extra: tuple[str, ...] = ()
+    """Further options of srun, passed on as they are."""
+
+    @field_validator("time")
+    @classmethod
+    def _time_is_one(cls, text: str) -> str:
+        seconds(text)
+        return text
+
+    @model_validator(mode="after")
+    def _one_task_per_gpu(self) -> ClusterProfile:
+        if self.gpus_per_node and self.tasks_per_node not in (None, self.gpus_per_node):
+            raise ValueError(
+                f"tasks_per_node is {self.tasks_per_node} but gpus_per_node is "
+                f"{self.gpus_per_node}: one process drives one GPU; leave tasks_per_node out"
+            )
+        if self.venv and self.container:
+            raise ValueError("give venv or container, not both")
+        return self
+
+    @property
+    def tasks(self) -> int:
+        """Processes per node."""
+        return self.tasks_per_node or self.gpus_per_node or 1
+
+    @property
+    def seconds(self) -> int:
+        """The time limit in seconds."""
+        return seconds(self.time)
+
+
+def seconds(text: str) -> int:
+    """Seconds of a SLURM time limit (`man sbatch`, --time). Raises ValueError."""
+    found = _TIME.fullmatch(text)
+    if not found:
+        raise ValueError(f"{text!r} is no time limit; write [days-]hours:minutes:seconds")
+    days, first, second, third = (int(part) if part else 0 for part in found.groups())
+    if found.group(1) is not None:
+        return ((days * 24 + first) * 60 + second) * 60 + third
+    if found.group(4) is not None:
+        return (first * 60 + second) * 60 + third
+    return first * 60 + second  # minutes, or minutes:seconds
+
+
+def profiles_folder(recipes: Path) -> Path:
+    """Where the shipped profiles are."""
+    return recipes / "cluster"
+
+
+def load_profile(name: str, overrides: Sequence[str], recipes: Path) -> ClusterProfile:
+    """Read a profile and put `cluster.key=value` on top.
+
+    Args:
+        name: of a shipped profile, or the path of a YAML file.
+        overrides: "cluster.time=1:00:00", the values in YAML.
+        recipes: folder of the shipped recipes.
+
+    Raises:
+        SubmitError: no such profile, or every mistake in it, each with what is allowed.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else None
+    if path is None:
+        path = profiles_folder(recipes) / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in profiles_folder(recipes).glob("*.yaml"))
+        raise SubmitError(
+            f"there is no cluster profile {name!r}; shipped are {', '.join(known)}. Copy "
+            "one, adapt it to your cluster, and give its path: cluster=my_cluster.yaml"
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        for override in overrides:
+            key, _, text = override.removeprefix("cluster.").partition("=")
+            values[key] = yaml.safe_load(text) if key != "time" else text
+        return ClusterProfile.model_validate(values)
+    except yaml.YAMLError as error:
+        raise SubmitError(f"{path} is not YAML: {error}") from None
+    except ValidationError as error:
+        raise SubmitError(_describe(error, path)) from None
+
+
+def _describe(error: ValidationError, path: Path) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(key, ClusterProfile.model_fields, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else (
+                "options of sbatch that have no key here go into sbatch_extra"
+            )  # fmt: skip
+            lines.append(f"cluster.{key}: there is no such key; {hint}")
+        else:
+            text = str(problem["msg"]).removeprefix("Value error, ")
+            lines.append(f"cluster.{key}: {text}" if key else text)
+    return f"{len(lines)} problem(s) in the cluster profile {path}:\n  " + "\n  ".join(lines)
+
+
+def quoted(words: Sequence[str]) -> str:
+    """A command line for bash."""
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def as_plain(profile: ClusterProfile) -> dict[str, Any]:
+    """Plain values, for records."""
+    return profile.model_dump(mode="json")

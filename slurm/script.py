@@ -1,0 +1,132 @@
+"""Job scripts: what SLURM is asked for, and bash that a person can read."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from slurm.profile import ClusterProfile, quoted
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobScript:
+    """One job: what runs, where its folder is, how much it needs."""
+
+    name: str
+    title: str
+    run: Path
+    """The run folder (absolute); script and logs go into it."""
+    command: tuple[str, ...]
+    """What each task runs; for an array, "$RUN" stands for the task's run folder."""
+    profile: ClusterProfile
+    code: Path
+    """Snapshot of the code."""
+    train: bool = True
+    """A training job: one task per device, signals, requeue. Else one task on one node."""
+    array_runs: tuple[Path, ...] = ()
+    """Run folder of each task of a job array."""
+    array_limit: int | None = None
+    """Most tasks of the array at once."""
+    extra: tuple[str, ...] = ()
+    """Further directives."""
+    file: str = "job.sh"
+
+    @property
+    def path(self) -> Path:
+        """Where the script goes."""
+        return self.run / self.file
+
+    def text(self) -> str:
+        """The script."""
+        import jinja2
+
+        loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
+        env = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined,
+                                 trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+        env.filters["q"] = lambda value: shlex.quote(str(value))
+        profile = self.profile
+        return env.get_template("job.sh.j2").render(
+            title=self.title, run=self.run, script=self.path, options=self.options(),
+            array_runs=self.array_runs, profile=profile, environment=self._environment(),
+            code=self.code, keep_path="PYTHONPATH" in profile.environment, cwd=Path.cwd(),
+            train=self.train, command=self._command(), srun=self._srun(), python=self._python(),
+        )  # fmt: skip
+
+    def options(self) -> list[str]:
+        """The directives of sbatch."""
+        profile, nodes = self.profile, self.profile.nodes if self.train else 1
+        gpus = profile.gpus_per_node if self.train else min(profile.gpus_per_node, 1)
+        tasks = profile.tasks if self.train else 1
+        log = "logs/slurm-%A_%a.log" if self.array_runs else "logs/slurm-%j.log"
+        wanted = {
+            "job-name": self.name,
+            "partition": profile.partition,
+            "account": profile.account,
+            "qos": profile.qos,
+            "constraint": profile.constraint,
+            "nodes": nodes,
+            "ntasks-per-node": tasks,
+            "cpus-per-task": profile.cpus_per_task,
+            "mem": f"{profile.memory_gb}G" if profile.memory_gb else None,
+            "gres": f"gpu:{profile.gpu_type}:{gpus}" if profile.gpu_type and gpus else None,
+            "gpus-per-node": gpus if gpus and not profile.gpu_type else None,
+            "time": profile.time,
+            "output": self.run / log,
+            "open-mode": "append",
+        }
+        if self.train:
+            wanted["signal"] = f"USR1@{profile.signal_s}"
+        lines = [f"--{key}={value}" for key, value in wanted.items() if value is not None]
+        lines.append("--requeue" if self.train else "--no-requeue")
+        if self.array_runs:
+            limit = f"%{self.array_limit}" if self.array_limit else ""
+            lines.append(f"--array=0-{len(self.array_runs) - 1}{limit}")
+        return [*lines, *profile.sbatch_extra, *self.extra]
+
+    def _environment(self) -> dict[str, str]:
+        profile = self.profile
+        found = {key: shlex.quote(value) for key, value in profile.environment.items()}
+        # srun does not pass --cpus-per-task of sbatch on to its tasks (22.05 and later).
+        found["SRUN_CPUS_PER_TASK"] = "$SLURM_CPUS_PER_TASK"
+        if profile.network_interface:
+            for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
+                found.setdefault(name, shlex.quote(profile.network_interface))
+        found.setdefault("OMP_NUM_THREADS", str(max(1, profile.cpus_per_task // 2)))
+        return found
+
+    def _srun(self) -> str:
+        words = ["--kill-on-bad-exit=1", f"--cpus-per-task={self.profile.cpus_per_task}"]
+        if self.profile.container:
+            words.append(f"--container-image={self.profile.container}")
+        if self.profile.container_mounts:
+            words.append(f"--container-mounts={','.join(self.profile.container_mounts)}")
+        return quoted([*words, *self.profile.srun_extra])
+
+    def _bin(self, name: str) -> str:
+        if self.profile.container:
+            return name
+        folder = Path(self.profile.venv) / "bin" if self.profile.venv else Path(sys.prefix) / "bin"
+        return str(folder / name)
+
+    def _python(self) -> str:
+        return shlex.quote(self._bin("python3" if self.profile.container else "python"))
+
+    def _command(self) -> str:
+        words = [self._bin(self.command[0]), *self.command[1:]]
+        return " ".join(w if w.startswith('"$RUN') else shlex.quote(w) for w in words)
+
+
+def write_script(script: JobScript) -> Path:
+    """Write the script, executable, and the folder of the logs (sbatch does not make it)."""
+    (script.run / "logs").mkdir(parents=True, exist_ok=True)
+    script.path.write_text(script.text(), encoding="utf-8")
+    script.path.chmod(0o755)
+    return script.path
+
+
+def dependency(kind: str, job_ids: Sequence[str]) -> tuple[str, ...]:
+    """Options of sbatch: start after these jobs, or never if they fail."""
+    return (f"--dependency={kind}:{':'.join(job_ids)}", "--kill-on-invalid-dep=yes")

@@ -1,0 +1,222 @@
+"""`chorus submit`: check, fix everything in the run folder, write the script, hand it to SLURM."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from slurm import scheduler
+from slurm.errors import SubmitError
+from slurm.estimate import estimate
+from slurm.profile import ClusterProfile, as_plain, load_profile
+from slurm.script import JobScript, write_script
+from slurm.snapshot import keep_code
+
+if TYPE_CHECKING:
+    from trainer.recipe import Recipe
+
+RECORD = "submission.json"
+RECIPE = "submitted.yaml"
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that was handed over (job_id "" on a dry run)."""
+
+    job_id: str
+    run: Path
+    script: Path
+
+
+def split_overrides(overrides: Sequence[str]) -> tuple[str | None, list[str], list[str]]:
+    """(profile name, overrides of the profile, overrides of the recipe)."""
+    name, ours, theirs = None, [], []
+    for override in overrides:
+        if override.startswith("cluster="):
+            name = override.removeprefix("cluster=")
+        elif override.startswith("cluster."):
+            ours.append(override)
+        else:
+            theirs.append(override)
+    return name, ours, theirs
+
+
+def profile_from(name: str | None, overrides: Sequence[str]) -> ClusterProfile:
+    """The profile; SubmitError where none was named."""
+    from trainer.recipe import recipes_folder
+
+    if name is None:
+        raise SubmitError(
+            "which cluster? Add cluster=NAME (a file of recipes/cluster, without .yaml) or "
+            "cluster=PATH"
+        )
+    return load_profile(name, overrides, recipes_folder())
+
+
+def prepare_recipe(
+    recipe: str, overrides: Sequence[str], profile: ClusterProfile, *, later: bool = False
+) -> Recipe:
+    """Load a recipe as the job will run it, and check what can be checked from here.
+
+    Args:
+        recipe: name or path.
+        overrides: of the recipe.
+        profile: decides nodes and devices.
+        later: `init_from` is made by a job before this one, so it need not exist yet.
+
+    Raises:
+        RecipeError: the recipe is wrong. SubmitError: data or checkpoint is missing, or the
+            processes do not divide the batch.
+    """
+    from trainer.recipe import load_recipe
+
+    fixed = [
+        f"train.nodes={profile.nodes}", f"train.devices={profile.tasks}",
+        f"train.accelerator={'gpu' if profile.gpus_per_node else 'cpu'}",
+    ]  # fmt: skip
+    loaded = load_recipe(recipe, [*overrides, *fixed])
+    loaded = loaded.model_copy(update={"runs": str(Path(loaded.runs).resolve())})
+    problems = _missing(loaded, later=later)
+    ranks = profile.nodes * profile.tasks
+    batch = loaded.train.global_batch
+    if batch % ranks:
+        near = max(ranks, round(batch / ranks) * ranks)
+        problems.append(
+            f"train.global_batch={batch} cannot be shared by {ranks} processes ({profile.nodes} "
+            f"nodes x {profile.tasks}); use {near}, or another number of nodes"
+        )
+    if problems:
+        raise SubmitError("nothing was submitted:\n  " + "\n  ".join(problems))
+    return loaded
+
+
+def _missing(recipe: Recipe, *, later: bool) -> list[str]:
+    problems = []
+    for part in ("train", "valid", "noise"):
+        for name, source in getattr(recipe.data, part).items():
+            folder = Path(source.path)
+            if "://" in source.path:
+                continue  # object storage: the job will see
+            if not (folder / "index.parquet").is_file():
+                what = "holds no finished dataset" if folder.is_dir() else "does not exist"
+                problems.append(f"data.{part}.{name}.path: {folder} {what} (see `chorus prep`)")
+    start = recipe.init_from
+    if start is not None and not later and not Path(start).exists():
+        problems.append(f"init_from: {start} does not exist")
+    if not recipe.data.train:
+        problems.append("data.train names no dataset: add data.train.NAME.path=DATASET")
+    return problems
+
+
+def training_script(
+    recipe: Recipe, profile: ClusterProfile, *, extra: Sequence[str] = ()
+) -> JobScript:
+    """The job of one training run."""
+    run = recipe.folder
+    return JobScript(
+        name=recipe.name,
+        title=f"{recipe.name}: {profile.nodes} node(s) x {profile.tasks} process(es)",
+        run=run,
+        command=("chorus", "train", str(run / RECIPE)),
+        profile=profile,
+        code=run / "code",
+        extra=tuple(extra),
+    )
+
+
+def fix_in_folder(recipe: Recipe, *, code: bool = True) -> None:
+    """Write the resolved recipe and the code into the run folder.
+
+    Raises:
+        SubmitError: a job works there. RecipeError: the folder holds another recipe's run.
+    """
+    from trainer.runtime.folder import check_folder
+
+    run = recipe.folder
+    busy = active_job(run)
+    if busy is not None:
+        raise SubmitError(
+            f"job {busy} works in {run} or waits for its turn: `chorus cancel {run.name}` stops "
+            "it; another name (name=...) makes another run"
+        )
+    check_folder(recipe)
+    run.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
+    (run / RECIPE).write_text("# As submitted.\n" + text, encoding="utf-8")
+    if code:
+        keep_code(run / "code")
+
+
+def active_job(run: Path) -> str | None:
+    """The job that was submitted for this run folder and has not ended, as far as SLURM knows."""
+    job_id = read_record(run).get("job_id")
+    state = scheduler.states([job_id]).get(job_id) if job_id else None
+    alive = ("PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "REQUEUED",
+             "REQUEUE_HOLD", "RESIZING")  # fmt: skip
+    return str(job_id) if state in alive else None
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """What the last submission of this run folder was; empty without one."""
+    try:
+        found = json.loads((run / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def record(run: Path, job_id: str, script: JobScript) -> None:
+    """Remember which job works on a run folder."""
+    line = {
+        "job_id": job_id, "script": str(script.path), "time": round(time.time(), 3),
+        "cluster": as_plain(script.profile),
+    }  # fmt: skip
+    (run / RECORD).write_text(json.dumps(line, indent=1) + "\n", encoding="utf-8")
+
+
+def hand_over(script: JobScript, *options: str) -> str:
+    """Write the script, submit it, remember it; returns the job id."""
+    path = write_script(script)
+    job_id = scheduler.submit(str(path), *options)
+    for number, run in enumerate(script.array_runs):
+        record(run, f"{job_id}_{number}", script)
+    record(script.run, job_id, script)
+    return job_id
+
+
+def submit(recipe: str, overrides: Sequence[str], *, dry_run: bool = False) -> Submitted:
+    """Submit one training run.
+
+    Raises:
+        SubmitError, RecipeError: nothing was submitted; the message says everything that is wrong.
+    """
+    name, ours, theirs = split_overrides(overrides)
+    profile = profile_from(name, ours)
+    loaded = prepare_recipe(recipe, theirs, profile)
+    script = training_script(loaded, profile)
+    for line in estimate(loaded, profile.nodes * profile.tasks).lines:
+        print(line)
+    if dry_run:
+        print(script.text())
+        return Submitted("", loaded.folder, script.path)
+    fix_in_folder(loaded)
+    job_id = hand_over(script)
+    return Submitted(job_id, loaded.folder, script.path)
+
+
+def how_to(submitted: Submitted) -> list[str]:
+    """What a person wants to know next."""
+    name = submitted.run.name
+    return [
+        f"job       {submitted.job_id}",
+        f"run       {submitted.run}",
+        f"script    {submitted.script}",
+        f"watch     chorus runs show {name}     tail -f {submitted.run}/logs/slurm-*.log",
+        f"stop      chorus cancel {name}     (saves first; the same submission continues it)",
+    ]

@@ -1,0 +1,91 @@
+"""Whether a job that ended should be queued again: `python -m slurm.verdict RUN CODE`.
+
+The job script asks this after srun. Exit status 0: yes; 1: no. A sentence says why, and if a rank
+failed, its note is shown, so that the job's log has the reason at its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.runtime.failures import first_failure, lost_a_peer
+from trainer.runtime.job import Job
+
+_FINAL = {
+    2: "the recipe or the data is wrong",
+    76: "the loss was not finite",
+    78: "restarts led nowhere",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Queue it again or not, and why."""
+
+    again: bool
+    reason: str
+
+
+def verdict(run: Path, code: int, job: Job, max_requeues: int) -> Verdict:
+    """Decide by the marker that rank 0 left, the exit code, and the notes of the ranks.
+
+    The exit code alone does not do: when one rank ends, srun kills the others, and reports the
+    highest code of all.
+    """
+    if code == 0:
+        return Verdict(False, "done")
+    note = first_failure(run, job.session)
+    reason = _marker(run, job)
+    if reason is None and code in _FINAL:
+        return Verdict(False, _FINAL[code])
+    if reason is None and note is not None and not lost_a_peer(note):
+        return Verdict(False, "a rank failed")
+    if reason is None and code <= 128:
+        return Verdict(False, f"it ended with code {code}")
+    if job.restart >= max_requeues:
+        return Verdict(False, f"it has been started again {job.restart} times (max_requeues)")
+    return Verdict(True, reason or "a task was killed")
+
+
+def _marker(run: Path, job: Job) -> str | None:
+    """Why the session that just ended wants to come back, or None."""
+    try:
+        marker = json.loads((run / "requeue.json").read_text())
+    except (OSError, ValueError):
+        return None
+    if (marker.get("job"), marker.get("restart")) != (job.job_id, job.restart):
+        return None
+    return str(marker.get("reason"))
+
+
+def batch_job() -> Job:
+    """The job whose batch script this is; it has no step of its own."""
+    environment = os.environ | {"SLURM_STEP_ID": "batch", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
+    environment["SLURM_JOB_NAME"] = "batch"
+    return Job.here(environment)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("code", type=int, help="exit code of srun")
+    parser.add_argument("--max-requeues", type=int, default=50)
+    given = parser.parse_args()
+    job = batch_job()
+    found = verdict(given.run, given.code, job, given.max_requeues)
+    word = "is queued again" if found.again else "stays ended"
+    print(f"{job.name} {word}: {found.reason}", file=sys.stderr)
+    note = first_failure(given.run, job.session)
+    if note is not None:
+        print("the first rank that failed:\n" + note[-4000:], file=sys.stderr)
+    sys.exit(0 if found.again else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""What can go wrong with a job, done to it; each ends with the weights of an untouched run."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+
+def ends_right(run, expected, same_state, steps=24):
+    """The job ends well, with the same weights, and every step stands once."""
+    run.wait("COMPLETED", timeout_s=500)
+    assert same_state(run.checkpoint(), expected)
+    assert run.steps() == list(range(1, steps + 1))
+    return 1
+
+
+def test_the_time_limit_comes_near(submit, uninterrupted, same_state, outcome):
+    expected = uninterrupted()
+    run = submit("limit")
+    run.wait_for_step(6)
+    # What SLURM does ahead of the limit; a real limit is at least a minute away.
+    run.cluster.run("scancel", "--signal=USR1", run.job_id)
+    run.wait_for_restart(1)
+    outcome("time limit near (SIGUSR1)", 1, ends_right(run, expected, same_state), run.repeated())
+    assert run.repeated() == 0
+    events = [x["event"] for x in run.metrics() if x["kind"] == "event"]
+    assert events == ["started", "preempted", "resumed", "finished"]
+
+
+def test_one_rank_alone_is_asked_twice(submit, uninterrupted, same_state, outcome):
+    expected = uninterrupted()
+    run = submit("asked-twice")
+    run.wait_for_step(4)
+    for _ in range(2):
+        assert signal_task(run.job_id, "1", "USR1") == 1
+    run.wait_for_restart(1)
+    outcome("SIGUSR1 twice, to one rank", 1, ends_right(run, expected, same_state), run.repeated())
+
+
+def test_a_signal_during_the_imports(submit, uninterrupted, same_state, outcome):
+    expected = uninterrupted()
+    run = submit("early")
+    run.wait("RUNNING")
+    deadline = time.monotonic() + 60
+    while not tasks(run.job_id) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    run.cluster.run("scancel", "--signal=USR1", run.job_id)
+    run.wait_for_restart(1)
+    outcome("SIGUSR1 during the imports", 1, ends_right(run, expected, same_state), run.repeated())
+
+
+def test_a_job_of_more_importance_comes(submit, uninterrupted, same_state, outcome, cluster):
+    expected = uninterrupted()
+    run = submit("preempted", "cluster.partition=low")
+    run.wait_for_step(6)
+    other = cluster.run("sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "--wrap",
+                        "sleep 3", "-o", "/dev/null")  # fmt: skip
+    cluster.wait_for_job(other, "COMPLETED")
+    run.wait_for_restart(1)
+    outcome("partition pre-emption", 1, ends_right(run, expected, same_state), run.repeated())
+    assert run.repeated() == 0
+
+
+def test_a_node_loses_its_power(submit, uninterrupted, same_state, outcome, cluster):
+    expected = uninterrupted()
+    run = submit("power")
+    run.wait_for_step(8)
+    cluster.kill_node("n2")
+    time.sleep(3)
+    cluster.start_node("n2")
+    run.wait_for_restart(1)
+    cluster.wait_for_nodes()
+    outcome("power failure of a node", 1, ends_right(run, expected, same_state), run.repeated())
+    assert run.repeated() <= 24
+
+
+def test_the_node_of_rank_0_is_set_down(submit, uninterrupted, same_state, outcome, cluster):
+    expected = uninterrupted()
+    run = submit("down")
+    run.wait_for_step(6)
+    cluster.run("scontrol", "update", "NodeName=n1", "State=DOWN", "Reason=test")
+    time.sleep(2)
+    cluster.run("scontrol", "update", "NodeName=n1", "State=RESUME")
+    run.wait_for_restart(1)
+    outcome("node set down", 1, ends_right(run, expected, same_state), run.repeated())
+
+
+def test_one_rank_is_killed(submit, uninterrupted, same_state, outcome):
+    expected = uninterrupted()
+    run = submit("killed")
+    run.wait_for_step(7)
+    assert signal_task(run.job_id, "1", "KILL") == 1
+    run.wait_for_restart(1)
+    outcome("SIGKILL of one rank", 1, ends_right(run, expected, same_state), run.repeated())
+    assert "is queued again" in run.log()
+
+
+def test_cancelled_means_ended_and_the_same_submission_continues(
+    submit, uninterrupted, same_state, outcome, chorus, cluster
+):
+    expected = uninterrupted()
+    run = submit("cancelled")
+    run.wait_for_step(6)
+    runs = str(cluster.here / "runs")
+    assert "saves before it ends" in chorus("cancel", "cancelled", "--runs", runs).stdout
+    job = run.wait("CANCELLED")
+    assert job["Restarts"] == "0"
+    time.sleep(8)  # longer than a requeued job is held
+    assert cluster.job(run.job_id)["JobState"] == "CANCELLED"
+    assert not list((run.folder / "checkpoints").glob(".*.tmp"))
+    assert not (run.folder / "lock.json").exists()
+    again = submit("cancelled")
+    outcome("scancel, submitted again", 1, ends_right(again, expected, same_state), run.repeated())
+    assert again.repeated() == 0
+
+
+def test_the_second_job_on_a_run_folder_is_refused(submit, chorus, cluster, outcome):
+    run = submit("taken", steps=60)
+    run.wait_for_step(3)
+    done = chorus("submit", "sl_beats_tiny", "cluster=test", f"runs={cluster.here}/runs",
+                  "name=taken", f"data.train.main.path={cluster.here}/data/tones", check=False)  # fmt: skip
+    assert done.returncode == 2 and f"job {run.job_id} works in" in done.stderr
+    # By hand, past `chorus submit`: the job itself refuses, naming the first.
+    other = cluster.run("sbatch", "--parsable", str(run.folder / "job.sh"))
+    assert cluster.wait_for_job(other, "FAILED")["ExitCode"] == "2:0"
+    log = (run.folder / "logs" / f"slurm-{other}.log").read_text()
+    assert f"job {run.job_id} works in the run folder" in log
+    run.wait("COMPLETED")
+    assert run.steps() == list(range(1, 61))
+    outcome("second job on the same run folder", 1, 1, run.repeated())
+
+
+def test_a_full_disk_at_a_checkpoint(submit, uninterrupted, same_state, outcome, cluster):
+    expected = uninterrupted()
+    small = cluster.here / "runs" / "full"
+    small.mkdir(parents=True)
+    size = "size=24m"  # the code, and a few checkpoints
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(small)]).returncode:
+        pytest.skip("this machine does not let tests mount a file system")
+    try:
+        run = submit("full", "train.checkpoint_every=1", "train.keep_last=1")
+        run.wait_for_step(3)
+        filler = small / "filler"
+        with filler.open("wb") as file:
+            try:
+                while True:
+                    file.write(b"x" * 65536)
+                    file.flush()
+            except OSError:
+                pass
+        job = run.wait("FAILED")
+        assert job["ExitCode"] == "2:0"
+        assert "make room" in run.log()
+        filler.unlink()
+        assert not list((small / "checkpoints").glob(".*.tmp"))
+        again = submit("full", "train.checkpoint_every=1", "train.keep_last=1")
+        outcome("full disk at checkpoint time", 1, ends_right(again, expected, same_state),
+                again.repeated())  # fmt: skip
+    finally:
+        subprocess.run(["umount", "--lazy", str(small)], check=False)
+
+
+def test_ten_random_kills_in_a_row(submit, uninterrupted, same_state, outcome, cluster):
+    steps, kills = 60, 10
+    expected = uninterrupted(steps)
+    run = submit("ten-kills", steps=steps)
+    rng = random.Random(4)
+    for kill in range(kills):
+        # Far enough for a checkpoint, so that each session gets somewhere.
+        run.wait_for_step(5 * (kill + 1) + rng.randrange(3))
+        if rng.random() < 0.5:
+            assert signal_task(run.job_id, str(rng.randrange(2)), "KILL") >= 0
+        else:
+            cluster.run("scancel", "--signal=USR1", run.job_id)
+        run.wait_for_restart(kill + 1)
+    right = ends_right(run, expected, same_state, steps)
+    outcome("ten random kills in a row", kills, kills * right, run.repeated())
+
+
+def test_the_network_is_cut_for_longer_than_the_meeting_takes(
+    cabled_cluster, submit, make_dataset, make_tones, same_state, uninterrupted, outcome
+):
+    expected = uninterrupted()
+    run = submit("cut", "train.watchdog_minutes=0.5", on=cabled_cluster)
+    run.wait_for_step(6)
+    cabled_cluster.cut_network("n2")
+    time.sleep(25)  # SlurmdTimeout is 10 s
+    cabled_cluster.heal_network("n2")
+    run.wait_for_restart(1)
+    outcome("network cut", 1, ends_right(run, expected, same_state), run.repeated())
+
+
+def test_two_nodes_become_one_and_one_becomes_two(submit, outcome):
+    run = submit("elastic", steps=20)
+    run.wait_for_step(6)
+    run.cluster.run("scancel", run.job_id)
+    run.wait("CANCELLED")
+    one = submit("elastic", steps=20, shape=("cluster.nodes=1", "cluster.tasks_per_node=1"))
+    one.wait_for_step(13)
+    one.cluster.run("scancel", one.job_id)
+    one.wait("CANCELLED")
+    two = submit("elastic", steps=20)
+    two.wait("COMPLETED")
+    assert two.steps() == list(range(1, 21))
+    starts = [x["ranks"] for x in two.metrics() if x.get("event") in ("started", "resumed")]
+    assert starts == [2, 1, 2]
+    outcome("2 nodes -> 1 node -> 2 nodes", 2, 2, two.repeated())
+
+
+# --------------------------------------------------------------------------- its tools
+
+
+def tasks(job_id: str) -> dict[str, int]:
+    """{rank: pid on this machine} of a job's training processes."""
+    found = {}
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            command = (process / "cmdline").read_bytes()
+            variables = (process / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"submitted.yaml" not in command or b"chorus" not in command or b"srun" in command:
+            continue
+        env = dict(v.split(b"=", 1) for v in variables if b"=" in v)
+        if env.get(b"SLURM_JOB_ID") == job_id.encode() and b"SLURM_PROCID" in env:
+            found[env[b"SLURM_PROCID"].decode()] = int(process.name)
+    return found
+
+
+def signal_task(job_id: str, rank: str, name: str) -> int:
+    """Send a signal to one rank of a job; returns how many processes it reached."""
+    pid = tasks(job_id).get(rank)
+    if pid is None:
+        return 0
+    return int(subprocess.run(["kill", f"-{name}", str(pid)], check=False).returncode == 0)

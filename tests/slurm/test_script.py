@@ -1,0 +1,225 @@
+"""What is checked, written and decided before and after SLURM: no cluster needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slurm.chain import read_chain, read_sweep, sweep_name
+from slurm.errors import SubmitError
+from slurm.profile import ClusterProfile, load_profile, seconds
+from slurm.scheduler import clean_environment
+from slurm.script import JobScript
+from slurm.submit import prepare_recipe, split_overrides
+from slurm.verdict import verdict
+from trainer.errors import RecipeError
+from trainer.recipe import recipes_folder
+from trainer.runtime.failures import note_failure
+from trainer.runtime.job import Job
+
+JOB = Job("7", 0, "0", "n1", 1)
+
+
+def script(**changes: Any) -> JobScript:
+    values: dict[str, Any] = {
+        "name": "x", "title": "a run", "run": Path("/data/runs/it's x"),
+        "command": ("chorus", "train", "/data/runs/it's x/submitted.yaml"),
+        "profile": ClusterProfile(nodes=2, gpus_per_node=4), "code": Path("/data/code"),
+    }  # fmt: skip
+    return JobScript(**(values | changes))
+
+
+# --------------------------------------------------------------------------- profiles
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("30", 1800), ("10:30", 630), ("1:00:00", 3600), ("2-0", 172800), ("1-02:03:04", 93784)],
+)
+def test_time_limits_as_slurm_reads_them(text: str, expected: int) -> None:
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize("path", sorted((recipes_folder() / "cluster").glob("*.yaml")))
+def test_every_shipped_profile_loads_and_renders_bash(path: Path, tmp_path: Path) -> None:
+    profile = load_profile(path.stem, [], recipes_folder())
+    text = script(profile=profile).text()
+    file = tmp_path / "job.sh"
+    file.write_text(text)
+    subprocess.run(["bash", "-n", str(file)], check=True)
+    assert f"#SBATCH --nodes={profile.nodes}\n" in text
+    assert f"#SBATCH --ntasks-per-node={profile.tasks}\n" in text
+
+
+def test_all_mistakes_of_a_profile_are_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("nodes: 0\ngpu_per_node: 4\ntime: soon\n")
+    with pytest.raises(SubmitError) as told:
+        load_profile(str(path), ["cluster.cpus_per_task=none"], recipes_folder())
+    for part in ("cluster.nodes", "did you mean 'gpus_per_node'", "no time limit", "cpus_per_task"):
+        assert part in str(told.value), told.value
+    with pytest.raises(SubmitError, match=r"shipped are large, small, test"):
+        load_profile("huge", [], recipes_folder())
+    with pytest.raises(SubmitError, match="one process drives one GPU"):
+        load_profile("small", ["cluster.tasks_per_node=2"], recipes_folder())
+
+
+def test_what_goes_into_the_script() -> None:
+    profile = ClusterProfile(
+        partition="gpu", account="me", nodes=2, gpus_per_node=4, gpu_type="a100", memory_gb=100,
+        modules=("cuda/12",), environment={"A": "b c"}, sbatch_extra=("--exclusive",),
+        srun_extra=("--cpu-bind=cores",), network_interface="ib0", scratch="/scratch/$SLURM_JOB_ID",
+    )  # fmt: skip
+    text = script(profile=profile).text()
+    for line in (
+        "#SBATCH --partition=gpu", "#SBATCH --gres=gpu:a100:4", "#SBATCH --mem=100G",
+        "#SBATCH --requeue", "#SBATCH --signal=USR1@180", "#SBATCH --exclusive",
+        "#SBATCH --open-mode=append", "module load cuda/12", "export A='b c'",
+        "export NCCL_SOCKET_IFNAME=ib0", "export TMPDIR=/scratch/$SLURM_JOB_ID",
+        "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK", "export PYTHONPATH=/data/code",
+    ):  # fmt: skip
+        assert f"{line}\n" in text, text
+    assert "--kill-on-bad-exit=1" in text and "--block-signal=USR1" in text
+    assert "--cpu-bind=cores" in text
+    assert "MASTER_PORT=" not in text
+    after = script(train=False).text()
+    assert "--signal" not in after and "--no-requeue" in after and "srun --" not in after
+
+
+def test_the_exit_code_of_srun_is_kept_though_a_signal_ends_the_waiting(tmp_path: Path) -> None:
+    """The script runs with a stand-in for srun that is asked to stop and takes its time."""
+    text = script(run=tmp_path, profile=ClusterProfile()).text()
+    place = tmp_path / "bin"
+    place.mkdir()
+    for name, body in {
+        "srun": "trap '' TERM\nkill -TERM $PPID\nsleep 0.5\nexit 75",
+        "scontrol": f'echo "$@" >> {tmp_path}/scontrol; echo n1',
+        "squeue": "echo RUNNING",
+        "sleep": "exec /bin/sleep 0.5",
+    }.items():
+        (place / name).write_text(f"#!/bin/bash\n{body}\n")
+        (place / name).chmod(0o755)
+    (tmp_path / "requeue.json").write_text(json.dumps({"job": "7", "restart": 0, "reason": "time"}))
+    (tmp_path / "job.sh").write_text(text)
+    env = os.environ | {
+        "PATH": f"{place}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1",
+        "SLURM_CPUS_PER_TASK": "1", "MASTER_PORT": "1",
+        # The stand-in for the snapshot.
+        "PYTHONPATH": "",
+    }  # fmt: skip
+    code = text.replace("export PYTHONPATH=/data/code", f"export PYTHONPATH={Path.cwd()}")
+    (tmp_path / "job.sh").write_text(code)
+    done = subprocess.run(
+        ["bash", str(tmp_path / "job.sh")], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 75, done.stderr
+    assert "queued again: time" in done.stderr
+    assert "requeue 7" in (tmp_path / "scontrol").read_text()
+
+
+def test_left_overs_of_an_allocation_are_not_handed_on() -> None:
+    env = {
+        "SLURM_JOB_ID": "1", "SBATCH_EXPORT": "x", "SRUN_X": "1", "MASTER_PORT": "29500",
+        "MASTER_ADDR": "a", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "PMI_RANK": "1",
+        "SLURM_CONF": "/etc/x", "HOME": "/root", "FRANK": "y", "MASTER_KEY": "z",
+    }  # fmt: skip
+    assert clean_environment(env) == {
+        "SLURM_CONF": "/etc/x", "HOME": "/root", "FRANK": "y", "MASTER_KEY": "z",
+    }  # fmt: skip
+
+
+# --------------------------------------------------------------------------- recipes
+
+
+def test_what_is_missing_is_told_before_anything_is_submitted(tone_dataset: Path) -> None:
+    profile = ClusterProfile(nodes=2, tasks_per_node=3)
+    with pytest.raises(SubmitError) as told:
+        prepare_recipe(
+            "sl_beats_tiny",
+            ["data.train.main.path=/nowhere", "init_from=/no/run", "train.global_batch=32"],
+            profile,
+        )
+    for part in (
+        "/nowhere does not exist",
+        "init_from: /no/run",
+        "cannot be shared by 6",
+        "use 30",
+    ):
+        assert part in str(told.value)
+    with pytest.raises(RecipeError, match="did you mean 'lr'"):
+        prepare_recipe("sl_beats_tiny", ["optim.lrr=1"], profile)
+    loaded = prepare_recipe(
+        "sl_beats_tiny", [f"data.train.main.path={tone_dataset}", "train.global_batch=30"], profile
+    )
+    assert (loaded.train.nodes, loaded.train.devices) == (2, 3)
+    assert Path(loaded.runs).is_absolute()
+
+
+def test_overrides_of_the_profile_and_of_the_recipe_part() -> None:
+    words = ["cluster=small", "cluster.time=1:00:00", "optim.lr=1", "seed=2"]
+    assert split_overrides(words) == ("small", ["cluster.time=1:00:00"], ["optim.lr=1", "seed=2"])
+
+
+def test_chains_and_sweeps_are_read() -> None:
+    stages, own, common = read_chain(
+        ["pretrain=a", "posttrain=b", "posttrain.optim.lr=1e-4", "evaluate=/d", "export", "seed=1"]
+    )
+    assert stages == {"pretrain": "a", "posttrain": "b", "evaluate": "/d", "export": ""}
+    assert own["posttrain"] == ["optim.lr=1e-4"] and common == ["seed=1"]
+    for wrong, why in (
+        (["evaluate=/d"], "training stage"), (["pretrain"], "which recipe"),
+        (["pretrain=a", "evaluate"], "which dataset"),
+    ):  # fmt: skip
+        with pytest.raises(SubmitError, match=why):
+            read_chain(wrong)
+    runs = read_sweep("optim.lr=1e-4,3e-4 data.train.x.folds=[1,2],[3]")
+    assert len(runs) == 4
+    assert runs[0] == ["optim.lr=1e-4", "data.train.x.folds=[1,2]"]
+    assert sweep_name("base", runs[0]) == "base-lr_1e-4-folds_1_2"
+    with pytest.raises(SubmitError, match="key=value"):
+        read_sweep("optim.lr")
+
+
+# --------------------------------------------------------------------------- after srun
+
+
+def marked(run: Path, restart: int = 0, reason: str = "preempted") -> None:
+    (run / "requeue.json").write_text(
+        json.dumps({"job": "7", "restart": restart, "reason": reason})
+    )
+
+
+def test_who_comes_back(tmp_path: Path) -> None:
+    assert not verdict(tmp_path, 0, JOB, 9).again
+    for code in (1, 2, 76, 78):
+        assert not verdict(tmp_path, code, JOB, 9).again
+    assert verdict(tmp_path, 137, JOB, 9).again  # a task was killed
+    marked(tmp_path)
+    assert verdict(tmp_path, 75, JOB, 9).again
+    # srun reports the highest code of all tasks: the marker counts.
+    assert verdict(tmp_path, 143, JOB, 9).again and verdict(tmp_path, 1, JOB, 9).again
+    later = Job("7", 9, "0", "n1", 1)
+    assert not verdict(tmp_path, 75, later, 9).again  # the marker is an old one
+    marked(tmp_path, restart=9)
+    found = verdict(tmp_path, 75, later, 9)
+    assert not found.again and "max_requeues" in found.reason
+
+
+def test_a_rank_that_failed_does_not_come_back_but_one_that_lost_the_others_does(
+    tmp_path: Path,
+) -> None:
+    note_failure(tmp_path, JOB, 0, RuntimeError("[gloo] Connection closed by peer [127.0.0.2]"))
+    assert verdict(tmp_path, 137, JOB, 9).again
+    assert (
+        verdict(tmp_path, 1, JOB, 9).again is False
+    )  # nobody was killed: its peer ended by itself
+    other = tmp_path / "other"
+    note_failure(other, JOB, 1, ValueError("a bug"))
+    note_failure(other, JOB, 0, RuntimeError("Connection closed by peer"))
+    found = verdict(other, 137, JOB, 9)
+    assert not found.again and found.reason == "a rank failed"

@@ -1,0 +1,109 @@
+"""Submitting as a person does, on a real SLURM: one run, a chain, a sweep, a failure."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+
+def test_two_nodes_with_two_processes_each(submit, chorus, cluster):
+    left_over = {"MASTER_PORT": "29500", "MASTER_ADDR": "nowhere", "RANK": "3", "SLURM_NTASKS": "9"}
+    run = submit("square", shape=("cluster.nodes=2", "cluster.tasks_per_node=2"), env=left_over,
+                 steps=6)  # fmt: skip
+    assert "watch" in run.printed and "chorus cancel square" in run.printed
+    run.wait("COMPLETED")
+    assert run.steps() == list(range(1, 7))
+    started = next(x for x in run.metrics() if x.get("event") == "started")
+    assert started["ranks"] == 4
+    assert (run.folder / "report.html").is_file()
+    # It can be read and run by hand, and the source of today is not needed.
+    text = (run.folder / "job.sh").read_text()
+    assert f"export PYTHONPATH={run.folder}/code" in text
+    assert (run.folder / "code" / "trainer" / "train.py").is_file()
+    revision = json.loads((run.folder / "code" / "revision.json").read_text())
+    assert "revision" in revision
+    runs = str(cluster.here / "runs")
+    listed = chorus("runs", "--runs", runs).stdout
+    line = next(x for x in listed.splitlines() if "square" in x)
+    assert "done" in line and "6/6" in line and run.job_id in line
+    assert "event     step 6: finished" in chorus("runs", "show", "square", "--runs", runs).stdout
+
+
+def test_a_job_that_fails_in_its_first_minute_says_why_in_one_place(submit, chorus, cluster):
+    run = submit("broken", steps=50)
+    # The dataset goes away between submission and start.
+    cluster.run("scontrol", "hold", run.job_id)
+    # (a job that had begun already fails later, for the same reason)
+    recipe = run.folder / "submitted.yaml"
+    recipe.write_text(recipe.read_text().replace("/data/tones", "/data/gone"))
+    cluster.run("scontrol", "requeue", run.job_id) if run.steps() else None
+    cluster.run("scontrol", "release", run.job_id)
+    job = run.wait("FAILED", timeout_s=180)
+    assert job["ExitCode"] == "2:0"
+    assert job["Restarts"] in ("0", "1")
+    shown = chorus("runs", "show", "broken", "--runs", str(cluster.here / "runs")).stdout
+    assert "failed" in shown and "there is no dataset folder" in shown
+    assert "there is no dataset folder" in run.log()
+
+
+def test_a_dry_run_submits_nothing(chorus, cluster, tones):
+    before = cluster.run("squeue", "-h", "-t", "all", "-o", "%A")
+    done = chorus("submit", "sl_beats_tiny", "cluster=test", f"data.train.main.path={tones}",
+                  f"runs={cluster.here}/runs", "name=dry", "--dry-run")  # fmt: skip
+    assert "#SBATCH --nodes=2" in done.stdout and "M parameters" in done.stdout
+    assert not (cluster.here / "runs" / "dry").exists()
+    assert cluster.run("squeue", "-h", "-t", "all", "-o", "%A") == before
+    wrong = chorus("submit", "sl_beats_tiny", "cluster=test", "data.train.main.path=/gone",
+                   check=False)  # fmt: skip
+    assert wrong.returncode == 2 and "nothing was submitted" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+def test_a_chain_goes_from_stage_to_stage(chorus, cluster, tones, tiny):
+    runs = cluster.here / "runs"
+    done = chorus(
+        "submit", "--chain", "pretrain=ssl_beats_tiny", "posttrain=sl_beats_tiny",
+        f"evaluate={tones}", f"export={cluster.here}/exported", "cluster=test", "cluster.nodes=1",
+        "cluster.tasks_per_node=1", f"data.train.main.path={tones}", f"runs={runs}",
+        *[x for x in tiny if "head" not in x], "train.max_steps=3",
+        "pretrain.name=chain_pre", "posttrain.name=chain_post",
+        "pretrain.objective.min_perplexity=1",
+        "posttrain.optim.head_only_steps=1", "posttrain.optim.head_warmup_steps=0",
+        "evaluate.probe.seeds=1", "export.author=The Testers",
+    )  # fmt: skip
+    ids = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("job ")]
+    assert len(ids) == 4
+    for job_id in ids:
+        cluster.wait_for_job(job_id, "COMPLETED", timeout_s=400)
+    assert list((runs / "chain_post" / "evaluation").glob("*.json"))
+    assert (cluster.here / "exported" / "model.safetensors").is_file()
+
+
+def test_what_follows_a_failed_stage_never_starts(chorus, cluster, submit):
+    run = submit("first", "train.max_steps=30")
+    after = cluster.run(
+        "sbatch", "--parsable", f"--dependency=afterok:{run.job_id}", "--kill-on-invalid-dep=yes",
+        "--wrap", "true", "--output", f"{cluster.here}/never",
+    )  # fmt: skip
+    run.wait_for_step(1)
+    chorus("cancel", "first", "--runs", str(cluster.here / "runs"))
+    run.wait("CANCELLED")
+    assert cluster.wait_for_job(after, "CANCELLED")["JobState"] == "CANCELLED"
+
+
+def test_a_sweep_is_an_array_with_a_table(chorus, cluster, tones, tiny):
+    from_shape = ["cluster.nodes=1", "cluster.tasks_per_node=1"]
+    runs = cluster.here / "runs"
+    done = chorus(
+        "submit", "sl_beats_tiny", "cluster=test", *from_shape, *tiny,
+        f"data.train.main.path={tones}", "train.max_steps=4", f"runs={runs}", "name=swept",
+        "--sweep", "optim.lr=1e-3,1e-4", "--at-once", "2",
+    )  # fmt: skip
+    ids = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("job ")]
+    assert len(ids) == 3 and ids[0].endswith("_0") and ids[1].endswith("_1")
+    cluster.wait_for_job(ids[2], "COMPLETED", timeout_s=300)
+    table = (runs / "swept-sweep" / "table.md").read_text()
+    assert table.count("done") == 2 and "swept-lr_1e-3" in table and "swept-lr_1e-4" in table

@@ -1,0 +1,110 @@
+"""From a recipe to its parts: what "auto" means here, encoder, objective, first weights."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trainer.errors import RecipeError
+from trainer.model import BioEncoder
+from trainer.module import TrainingModule, mix_seed
+from trainer.runtime.job import in_slurm_step
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from trainer.data.module import TrainStream
+    from trainer.encoders.beats import Beats
+    from trainer.recipe import Recipe
+
+
+def early_rank() -> int:
+    """The global rank, from the launcher's environment, before torch.distributed runs."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if os.environ.get(name, "").isdigit():
+            if name == "SLURM_PROCID" and not in_slurm_step():
+                continue
+            return int(os.environ[name])
+    return 0
+
+
+def resolve(recipe: Recipe) -> tuple[Recipe, int]:
+    """Replace every "auto" by what it means on this machine.
+
+    Returns:
+        The recipe without "auto", and the number of ranks.
+
+    Raises:
+        RecipeError: a GPU was asked for and there is none; the ranks do not divide the batch.
+    """
+    train = recipe.train
+    gpus = torch.cuda.device_count()
+    accelerator = train.accelerator
+    if accelerator == "auto":
+        accelerator = "gpu" if gpus else "cpu"
+    if accelerator == "gpu" and not gpus:
+        raise RecipeError("train.accelerator=gpu, but torch sees no CUDA device: use cpu or auto")
+    devices = train.devices
+    if devices == "auto":
+        devices = gpus if accelerator == "gpu" else 1
+    if accelerator == "gpu" and devices > gpus:
+        raise RecipeError(f"train.devices={devices}, but there are {gpus} CUDA devices")
+    precision = train.precision
+    if precision == "auto":
+        precision = "bf16" if accelerator == "gpu" else "fp32"
+    ranks = devices * train.nodes
+    if train.global_batch % ranks:
+        raise RecipeError(
+            f"train.global_batch={train.global_batch} cannot be shared evenly by {ranks} ranks "
+            f"({train.nodes} nodes x {devices} devices): use a multiple of {ranks}"
+        )
+    per_rank = train.global_batch // ranks
+    micro = next(m for m in range(min(train.micro_batch, per_rank), 0, -1) if per_rank % m == 0)
+    resolved = replace(
+        train, accelerator=accelerator, devices=devices, precision=precision, micro_batch=micro
+    )
+    return recipe.model_copy(update={"train": resolved}), ranks
+
+
+def build_objective(recipe: Recipe, encoder: Beats, classes: int) -> nn.Module:
+    """The objective that the recipe names."""
+    from trainer.objectives.masked_tokens import MaskedTokens, MaskedTokensConfig
+    from trainer.objectives.multilabel import MultiLabel
+
+    if isinstance(recipe.objective, MaskedTokensConfig):
+        return MaskedTokens(recipe.objective, encoder)
+    return MultiLabel(recipe.objective, encoder.config.dim, classes)
+
+
+def build_model(recipe: Recipe, stream: TrainStream) -> tuple[BioEncoder, nn.Module]:
+    """Seeded encoder, head and objective; weights of `init_from` where it is given."""
+    torch.manual_seed(mix_seed(recipe.seed, 0))
+    labels = stream.labels.names if recipe.stage == "posttrain" else None
+    if recipe.stage == "posttrain" and not labels:
+        raise RecipeError("the training datasets have no labels: there is nothing to post-train on")
+    section = recipe.resolved()["encoder"]
+    model = BioEncoder.from_config(section, labels)
+    if recipe.init_from is not None:
+        from trainer.hub.importing import initialise_from
+
+        initialise_from(model.encoder, recipe.init_from)
+    objective = build_objective(recipe, model.encoder, len(labels or ()))
+    if recipe.stage == "posttrain":
+        # One head: the objective trains the one that the model predicts with.
+        model.head = None
+        active_C, sources_SC = stream.class_presence()
+        objective.set_active(active_C, sources_SC)  # type: ignore[operator]
+    return model, objective
+
+
+def codebook_gate(recipe: Recipe, module: TrainingModule, stream: TrainStream) -> dict[str, Any]:
+    """Look at the codes of the first clips before any step is trained on them."""
+    batches = []
+    for index in range(recipe.train.codebook_batches):
+        size = min(recipe.train.global_batch, 32)
+        batch = stream[list(range(index * size, (index + 1) * size))]
+        batches.append(module.features(batch, augment=False))
+    return dict(module.objective.check_codebook(batches))  # type: ignore[operator]

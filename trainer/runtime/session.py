@@ -1,0 +1,87 @@
+"""One start of a run: claims the folder, counts itself, watches, and says how it ended.
+
+<run>/lock.json        while a job works here: which (see `lock`)
+<run>/attempts.jsonl   a line per session
+<run>/requeue.json     left by a session that wants to come back; the job script looks for it
+<run>/failures/        a note per failed rank; stacks of ranks that hung
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+
+from trainer.errors import Hung, Preempted, RunBusy
+from trainer.runtime.attempts import record_attempt
+from trainer.runtime.failures import note_failure
+from trainer.runtime.files import write_text
+from trainer.runtime.job import Job, prepare_rendezvous
+from trainer.runtime.lock import RunLock
+from trainer.runtime.watchdog import Watchdog
+
+MARKER = "requeue.json"
+
+
+class Session:
+    """Context manager around everything that a rank does in a run folder.
+
+    Args:
+        folder: the run folder.
+        rank: global rank; only rank 0 claims the folder.
+        hang_after_s: longest silence between steps; None for no watchdog.
+    """
+
+    def __init__(self, folder: Path, rank: int, *, hang_after_s: float | None) -> None:
+        prepare_rendezvous()
+        self.folder, self.rank = folder, rank
+        self.job = Job.here()
+        self.watchdog: Watchdog | None = None
+        if hang_after_s is not None:
+            stacks = folder / "failures" / f"{self.job.session}-rank{rank}.stacks"
+            self.watchdog = Watchdog(hang_after_s, stacks, self._hung)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Session:
+        """Claim the folder. Raises RunBusy where another job works in it."""
+        if self.rank == 0:
+            self._existed = self.folder.is_dir()
+            self._stack.enter_context(RunLock(self.folder, self.job))
+            (self.folder / MARKER).unlink(missing_ok=True)
+        return self
+
+    def begin(self, first_step: int) -> None:
+        """The run continues at `first_step`. Raises Fruitless where that happened too often."""
+        if self.rank == 0:
+            record_attempt(self.folder, self.job, first_step)
+
+    def beat(self, what: str) -> None:
+        """Something was finished."""
+        if self.watchdog is not None:
+            self.watchdog.beat(what)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Leave the note or the marker, give the folder back."""
+        if self.rank == 0 and isinstance(err, Preempted):
+            self.ask_to_come_back("preempted")
+        # A mistake found before the first session leaves no folder behind.
+        begun = (self.folder / "recipe.yaml").is_file()
+        if begun and isinstance(err, Exception) and not isinstance(err, Preempted | RunBusy):
+            note_failure(self.folder, self.job, self.rank, err)
+        self._stack.close()
+        if self.rank == 0 and not self._existed:
+            with suppress(OSError):
+                self.folder.rmdir()  # only if nothing was written into it
+
+    def ask_to_come_back(self, reason: str) -> None:
+        """Tell the job script that this job should be queued again."""
+        marker = {"job": self.job.job_id, "restart": self.job.restart, "reason": reason}
+        with suppress(OSError):
+            write_text(self.folder / MARKER, json.dumps(marker) + "\n")
+
+    def _hung(self, message: str) -> None:
+        note_failure(self.folder, self.job, self.rank, f"{Hung.__name__}: {message}")
+        self.ask_to_come_back("hung")
