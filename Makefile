@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-avex check bench install clean-demo
+.PHONY: demo test test-avex test-slurm check bench install clean-demo
 .DEFAULT_GOAL := help
 
 help:
@@ -27,12 +27,17 @@ demo: $(STAMP)
 	$(BIN)/python -m scripts.demo $(if $(DATA),--data "$(DATA)")
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slurm"
 
 # The live comparisons with the avex package, in an environment of its own.
 test-avex: $(STAMP)
 	bash scripts/avex_env.sh
 	REQUIRE_AVEX=1 $(BIN)/python -m pytest -m avex
+
+# Faults on a real SLURM of two nodes, started in a temporary folder (Debian's packages).
+test-slurm: $(STAMP)
+	bash scripts/slurm_packages.sh
+	REQUIRE_SLURM=1 $(BIN)/python -m pytest -m slurm tests/slurm
 
 check: $(STAMP)
 	$(BIN)/ruff check .

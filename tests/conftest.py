@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 REPO = Path(__file__).resolve().parents[1]
 REAL_SOUND = Path(os.environ.get("CHORUS_REAL_SOUND", REPO.parent / "shared" / "data"))
@@ -159,7 +160,47 @@ def tone_clips(
 
 
 @pytest.fixture(scope="session")
+def make_tones() -> Callable[..., tuple[list[dict[str, object]], list[str]]]:
+    """`tone_clips`, as a fixture."""
+    return tone_clips
+
+
+@pytest.fixture(scope="session")
 def tone_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 three-second clips, 4 classes, 4 folds, split `train`."""
     clips, labels = tone_clips(48)
     return write_dataset(tmp_path_factory.mktemp("tones") / "tones", clips, labels)
+
+
+def flat_leaves(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(path, leaf) of nested dicts and lists."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from flat_leaves(value, f"{prefix}.{key}")
+    elif isinstance(tree, list):
+        for index, value in enumerate(tree):
+            yield from flat_leaves(value, f"{prefix}.{index}")
+    else:
+        yield prefix, tree
+
+
+def same_training_state(a: dict, b: dict) -> bool:
+    """Weights, optimiser state and moving average of two checkpoints are equal bit for bit."""
+    for part in ("state_dict", "optimizer_states"):
+        left, right = dict(flat_leaves(a[part])), dict(flat_leaves(b[part]))
+        assert left.keys() == right.keys()
+        for key, value in left.items():
+            same = torch.equal(value, right[key]) if torch.is_tensor(value) else value == right[key]
+            assert same, f"{part}{key} differs"
+    left, right = (dict(flat_leaves(x["dawnchorus"]["ema"])) for x in (a, b))
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        same = torch.equal(value, right[key]) if torch.is_tensor(value) else value == right[key]
+        assert same, f"ema{key} differs"
+    return True
+
+
+@pytest.fixture(scope="session")
+def same_state() -> Callable[[dict, dict], bool]:
+    """`same_training_state`, as a fixture."""
+    return same_training_state

@@ -124,7 +124,8 @@ def test_the_second_job_on_a_run_folder_is_refused(submit, chorus, cluster, outc
     run = submit("taken", steps=60)
     run.wait_for_step(3)
     done = chorus("submit", "sl_beats_tiny", "cluster=test", f"runs={cluster.here}/runs",
-                  "name=taken", f"data.train.main.path={cluster.here}/data/tones", check=False)  # fmt: skip
+                  "name=taken", f"data.train.main.path={cluster.here}/data/tones",
+                  check=False)  # fmt: skip
     assert done.returncode == 2 and f"job {run.job_id} works in" in done.stderr
     # By hand, past `chorus submit`: the job itself refuses, naming the first.
     other = cluster.run("sbatch", "--parsable", str(run.folder / "job.sh"))

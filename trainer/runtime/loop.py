@@ -193,7 +193,7 @@ class StepBoundary(pl.Callback):
         everybody = torch.zeros(module.topology.ranks, device=module.device)
         dist.all_gather_into_tensor(everybody, own)
         rank, ratio = slowest(everybody.tolist())
-        # Twice in a row: the first steps, and a moment of something else on the node, prove nothing.
+        # Twice in a row: the first steps, and a moment of something else there, prove nothing.
         again, self._slow = self._slow == rank, rank if ratio > SLOW else None
         if ratio > SLOW and again and rank not in self._named:
             self._named.add(rank)
