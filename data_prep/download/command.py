@@ -56,7 +56,7 @@ def download(
     progress = progress or Progress()
     _check(table, out, recipe, table_only=table_only)
     with _open(out) as ledger:
-        unsure = ledger.fact("ended_in_order") != "yes"
+        unsure = ledger.fact("ended_in_order") != "yes" and (out / "audio").exists()
         ledger.set_fact("ended_in_order", "no")
         fill(ledger, table, choice, say=progress.say)
         gone = ledger.forget_missing(out)
@@ -158,4 +158,4 @@ def _write(table: Path, out: Path, recipe: DownloadRecipe, choice: Choice, crew:
         "choice": choice.made_of,
         "recipe": recipe.model_dump(exclude={"contact"}),
     }
-    return write_table(table_rows(table, choice, crew.ledger, crew.left), out, made_by=made_by)
+    return write_table(table_rows(table, choice, crew.ledger, out, crew.left), out, made_by=made_by)

@@ -272,8 +272,9 @@ class Crew:
 
 def remove_stray_parts(folder: Path, ledger: Ledger) -> None:
     """Remove parts that no recording in the ledger can continue."""
-    wanted = {Part(folder, item.id).path for item in ledger.begun()}
-    for path in (folder / PARTS).glob("*.part"):
+    there = list((folder / PARTS).glob("*.part"))
+    wanted = {Part(folder, item.id).path for item in ledger.begun()} if there else set()
+    for path in there:
         if path not in wanted:
             path.unlink(missing_ok=True)
 

@@ -170,9 +170,9 @@ def gb(size_bytes: float) -> str:
 
 
 def table_rows(
-    table: Path, choice: Choice, ledger: Ledger, left: Callable[[str], str]
+    table: Path, choice: Choice, ledger: Ledger, out: Path, left: Callable[[str], str]
 ) -> Iterator[Recording | Rejected]:
-    """Yield the recordings that are on disk, with their path, and why the others are not.
+    """Yield the recordings that lie in `out`, with their path, and why the others do not.
 
     `left(host)` says why what is still to be fetched from a host was not.
     """
@@ -181,7 +181,10 @@ def table_rows(
     while some := list(itertools.islice(recordings, 2000)):
         known = ledger.results([recording.id for recording in some])
         for recording in some:
-            yield _row(recording, chooser.reason(recording), known.get(recording.id), left)
+            row = _row(recording, chooser.reason(recording), known.get(recording.id), left)
+            if isinstance(row, Recording) and row is not recording:
+                row = _checked(row, out, known[row.id].bytes)
+            yield row
 
 
 def _row(
@@ -205,6 +208,18 @@ def _row(
         detail=redact(detail),
         path=redact(recording.url or recording.path),
     )
+
+
+def _checked(row: Recording, out: Path, size: int) -> Recording | Rejected:
+    """Return the recording if its file is still what was fetched."""
+    try:
+        found = (out / row.path).stat().st_size
+    except OSError:
+        found = 0
+    if found == size:
+        return row
+    detail = f"{found} bytes, {size} were fetched: remove it and run the command again"
+    return Rejected(recording_id=row.id, reason="changed_on_disk", detail=detail, path=row.path)
 
 
 def reasons(rows: Iterable[tuple[str, int]]) -> str:
