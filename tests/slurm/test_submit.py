@@ -24,7 +24,8 @@ def test_two_nodes_with_two_processes_each(submit, chorus, cluster):
     assert f"export PYTHONPATH={run.folder}/code" in text
     assert (run.folder / "code" / "trainer" / "train.py").is_file()
     revision = json.loads((run.folder / "code" / "revision.json").read_text())
-    assert "revision" in revision
+    environment = json.loads((run.folder / "environment.json").read_text())
+    assert environment["source_revision"] == revision["revision"]
     runs = str(cluster.here / "runs")
     listed = chorus("runs", "--runs", runs).stdout
     line = next(x for x in listed.splitlines() if "square" in x)

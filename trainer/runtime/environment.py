@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
@@ -14,8 +15,15 @@ _PACKAGES = ("torch", "torchaudio", "pytorch-lightning", "grain", "numpy", "soun
 
 
 def source_revision() -> str | None:
-    """Commit of the checkout this package was loaded from, with `+changes` if files differ."""
+    """Commit of the checkout this package was loaded from, with `+changes` if files differ.
+
+    Of a copy that was kept at submission: what it was copied from.
+    """
     folder = Path(__file__).resolve().parent
+    kept = folder.parents[1] / "revision.json"
+    if kept.is_file():
+        revision: str | None = json.loads(kept.read_text(encoding="utf-8"))["revision"]
+        return revision
 
     def git(*arguments: str) -> str:
         return subprocess.run(
