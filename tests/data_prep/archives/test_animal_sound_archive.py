@@ -20,7 +20,7 @@ sex,lifeStage,backgroundSpecies,occurrenceRemarks,country,decimalLatitude,decima
 0,TSA:Anas_acuta_DIG_195_3_0,Y:\\Originale\\Anas_acuta_DIG0195_03.mp3,"Anas acuta Linnaeus, 1758",\
 "Frommolt, K.-H.",1999-05-02,Ruf,gut,12.5,,,"Turdus merula, Wind","Zoo Berlin, Käfig",Germany,\
 52.5,13.4,https://creativecommons.org/licenses/by-sa/4.0/
-1,TSA:Bufo_bufo_S_1_1,/mnt/originals/Bufo_bufo_S0001_01.mp3,Bufo bufo,,1961,,,3,,,,,,,,
+1,TSA:4711,D:\\alt\\Bufo_bufo_S0001_01.mp3,Bufo bufo,,1961,,,3,,,,,,,,
 2,TSA:Canis_lupus_X_7,/mnt/originals/Canis_lupus_X7.mp3,Canis lupus,,,,,,,,,,,,,
 3,TSA:unknown_X_8,/mnt/originals/unknown_X8.mp3,,,,,,,,,,,,,,
 """
@@ -54,7 +54,7 @@ def test_folder_and_table(folder):
         "Frommolt, K.-H., Tierstimmenarchiv Anas_acuta_DIG_195_3_0, Museum für Naturkunde Berlin"
     )
     assert (toad.datetime, toad.licence_url) == ("1961", ASA_LICENCE)
-    assert toad.group_id == "asa:Bufo_bufo_S_1_1"
+    assert toad.group_id == "asa:4711"
     assert asked.notes["no_licence"] == 1
     assert isinstance(wolf, Rejected) and (wolf.reason, wolf.recording_id) == (
         "no_audio", "asa:Canis_lupus_X_7",

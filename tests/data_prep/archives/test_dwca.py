@@ -97,7 +97,7 @@ def test_default_fills_empty_cells_and_first_of_two_equal_terms_counts(
 ):
     more = f'<field index="1" term="{DWC}sex" default="unknown"/><field index="2" term="x:sex"/>'
     meta = dwca_meta(dwca_table("core", DWC + "Occurrence", ["o.txt"], (), headers=0, more=more))
-    path = dwca_files(tmp_path / "a", {"meta.xml": meta, "o.txt": "1\tmale\tm\n2\t\t\n"})
+    path = dwca_files(tmp_path / "a", {"meta.xml": meta, "o.txt": "\ufeff1\tmale\tm\n2\t\t\n"})
     rows = list(open_archive(path).core.rows())
     assert rows == [{"id": "1", "sex": "male"}, {"id": "2", "sex": "unknown"}]
 

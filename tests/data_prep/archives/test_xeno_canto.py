@@ -517,11 +517,13 @@ def test_the_key_is_nowhere(api, tmp_path, caplog, monkeypatch):
 
 
 def test_a_key_that_is_a_word_does_not_spoil_the_remarks(api, tmp_path):
-    api.pages = [page([v3(1, rmk="demo of a demo")])]
+    api.pages = [page([v3(1, rmk="demo of a demo")]) | {"next": "/recordings?key=demo&page=2"}]
     api.answers = {1: [(200, {}, json.dumps(api.pages[0]).encode())]}
     with XenoCanto("demo", url=api.url, pause_s=0.0, say=lambda _: None) as xc:
         (file,) = xc.pages(QUERY, tmp_path)
-    assert json.loads(file.read_text())["recordings"][0]["rmk"] == "demo of a demo"
+    saved = json.loads(file.read_text())
+    assert saved["recordings"][0]["rmk"] == "demo of a demo"
+    assert saved["next"] == "/recordings?key=…&page=2"
 
 
 # --- the command -----------------------------------------------------------------------------
