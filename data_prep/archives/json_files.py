@@ -23,10 +23,11 @@ from data_prep.errors import PrepError
 MAX_DEPTH = 60
 """Brackets inside brackets; an observation of iNaturalist has about 10."""
 _CHUNK = 1 << 16
-# A string, whole or cut off by the end of the chunk; or what strict JSON lacks.
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*("|\\?\Z)', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# The same, or what the chunk holds of it.
+_STRING_OR_START = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z))', re.DOTALL)
 _REST_OF_STRING = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*("|\\?\Z)', re.DOTALL)
-_NOT_JSON = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|-?\b(?:NaN|nan|Infinity)\b', re.DOTALL)
+_NOT_JSON = re.compile(rb"-?\b(?:NaN|nan|Infinity)\b")
 _WORD_AT_END = re.compile(rb"[A-Za-z-]{1,9}\Z")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -159,8 +160,8 @@ class StrictJson:
 
     def _hold_back(self, chunk: bytes) -> bytes:
         """Keep what may be half a word or half an escape for the next chunk."""
-        kept = _WORD_AT_END.search(chunk)
-        cut = kept.start() if kept else len(chunk)
+        kept = _WORD_AT_END.search(chunk[-16:])
+        cut = len(chunk) - len(kept.group() if kept else b"")
         while cut > 0 and chunk[cut - 1 : cut] == b"\\":
             cut -= 1
         self.held = chunk[cut:]
@@ -174,15 +175,12 @@ class StrictJson:
                 return chunk
             start, self.in_string = end.end(), False
         inside, outside = chunk[:start], chunk[start:]
-        bare = _STRING.sub(self._mark, outside)
+        bare, quote, _ = _STRING.sub(b"", outside).partition(b'"')
+        self.in_string = bool(quote)
         self._count_depth(bare)
-        if b"NaN" in bare or b"nan" in bare or b"Infinity" in bare:
-            outside = _NOT_JSON.sub(_as_null, outside)
+        if _may_lack(bare):
+            outside = _with_nulls(outside)
         return inside + outside
-
-    def _mark(self, found: re.Match[bytes]) -> bytes:
-        self.in_string = found.group(1) != b'"'
-        return b""
 
     def _count_depth(self, bare: bytes) -> None:
         brackets = bare.translate(None, _NOT_BRACKETS)
@@ -199,9 +197,16 @@ class StrictJson:
         self.depth += 2 * opened - len(brackets)
 
 
-def _as_null(found: re.Match[bytes]) -> bytes:
-    text = found.group()
-    return text if text.startswith(b'"') else b"null"
+def _may_lack(text: bytes) -> bool:
+    """Say quickly whether a text may hold NaN or Infinity."""
+    return b"NaN" in text or b"nan" in text or b"Infinity" in text
+
+
+def _with_nulls(text: bytes) -> bytes:
+    """Replace what strict JSON lacks by null, outside strings (the text starts outside)."""
+    parts = _STRING_OR_START.split(text)
+    parts[::2] = [_NOT_JSON.sub(b"null", part) if _may_lack(part) else part for part in parts[::2]]
+    return b"".join(parts)
 
 
 def items(document: Document, prefix: str, max_item_bytes: int | None = None) -> Iterator[Any]:

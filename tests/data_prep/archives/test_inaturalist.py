@@ -8,6 +8,8 @@ import gzip
 import http.server
 import io
 import json
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -702,6 +704,58 @@ def test_a_broken_archive_is_an_error(
     assert result.exit_code == 2, result.output
     assert says in result.output.replace("\n", " ")
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["a.zip"]
+
+
+MEMORY = """
+import io, re, sys
+from pathlib import Path
+from data_prep.archives import inaturalist_dwca as dwca
+
+class Files:
+    # media.csv of any length, made while it is read: {blocks} times 10,000 photos and a sound.
+    names = {{"media.csv", "observations.csv"}}
+    def open(self, name):
+        header = Path(sys.argv[1], name).read_bytes().splitlines(True)
+        block = header[1] * 10_000 + header[2] if name == "media.csv" else b"".join(header[1:])
+        return Repeated(header[0], block, {blocks} if name == "media.csv" else 1)
+
+class Repeated(io.RawIOBase):
+    def __init__(self, head, block, count):
+        self.parts, self.rest = iter([head] + [block] * count), b""
+    def readable(self):
+        return True
+    def readinto(self, buffer):
+        while not self.rest:
+            self.rest = next(self.parts, None)
+            if self.rest is None:
+                self.rest = b""
+                return 0
+        n = min(len(buffer), len(self.rest))
+        buffer[:n] = self.rest[:n]
+        self.rest = self.rest[n:]
+        return n
+
+dwca._files = lambda path: Files()
+rows = list(dwca.read_research_grade(Path("x"), None, Path(sys.argv[1])))
+print(len(rows), re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
+
+
+def test_memory_does_not_grow_with_the_photos(tmp_path: Path) -> None:
+    media = [media_row(1, 900, "StillImage"), media_row(1, 101)]
+    (tmp_path / "media.csv").write_text(csv_text(MEDIA_COLUMNS, media))
+    text = csv_text(OBSERVATION_COLUMNS, [research_row(1, occurrenceRemarks="")])
+    (tmp_path / "observations.csv").write_text(text)
+    peaks_kb = []
+    for blocks in (10, 150):  # 100,000 and 1.5 million rows: 30 and 440 MB
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY.format(blocks=blocks), str(tmp_path)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        count, peak_kb = map(int, done.stdout.split())
+        assert count == blocks
+        peaks_kb.append(peak_kb)
+    assert peaks_kb[1] < peaks_kb[0] + 150_000, peaks_kb
 
 
 # ---- iNatSounds --------------------------------------------------------------------------------
