@@ -16,6 +16,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, cast
 
@@ -34,6 +35,7 @@ LEDGER = "unpacked.jsonl"
 UNREADABLE = "unreadable_file"
 
 
+@lru_cache(64)  # an index asks for the keys of a name, then `find` for its times
 def parse_name(name: str) -> list[tuple[str, tuple[str, ...]]]:
     """Return the (id, times) that a file name can mean, the plainest first.
 
@@ -42,7 +44,9 @@ def parse_name(name: str) -> list[tuple[str, tuple[str, ...]]]:
     a name may have two readings; which one is meant, the list of segments knows.
     """
     stem = os.path.splitext(name)[0]  # noqa: PTH122 (two million times)
-    found = []
+    found: list[tuple[str, tuple[str, ...]]] = []
+    if len(stem) < _LENGTH:
+        return found
     for prefix in _PREFIXES:
         if not stem.startswith(prefix):
             continue
