@@ -67,6 +67,7 @@ class Resolver:
     keep_subspecies: bool = False
     higher_rank: bool = False
     kingdom: str = ""
+    _english: dict[str, set[str]] = field(default_factory=dict, init=False, repr=False)
 
     def resolve(self, given: Given) -> Resolved:
         """Return the taxon that a label means."""
@@ -202,15 +203,12 @@ class Resolver:
 
     def english(self, name: str) -> list[str]:
         """Return the scientific names that an English one stands for."""
-        wanted = name.replace("_", " ").casefold()
-        return sorted(
-            {
-                taxon.name
-                for taxonomy in self.taxonomies
-                for taxon in taxonomy.species()
-                if taxon.english and taxon.english.casefold() == wanted
-            }
-        )
+        if not self._english:
+            for taxonomy in self.taxonomies:
+                for taxon in taxonomy.species():
+                    if taxon.english:
+                        self._english.setdefault(taxon.english.casefold(), set()).add(taxon.name)
+        return sorted(self._english.get(name.replace("_", " ").casefold(), ()))
 
 
 def _at_or_above(rank: str, limit: str) -> bool:
