@@ -187,6 +187,10 @@ class Crew:
         self.tally.by_host[feed.host] += 1
         if self._room is not None and self.tally.size_bytes >= self._room:
             self.full = True
+        self._settle(feed)
+
+    def _settle(self, feed: Feed) -> None:
+        """The host works: what was held back is the files' own trouble."""
         for _, job, failure in self._held.pop(feed.host, ()):
             self._record(feed, job.item, failure)
 
@@ -207,6 +211,7 @@ class Crew:
             gate.pause(wait_s)
         elif gate is not None:
             gate.works()
+            self._settle(feed)
         if failure.again and job.tries < self.recipe.retry.attempts:
             feed.again(job, self._wait_s(job.tries))
         elif gate is not None and failure.trouble:

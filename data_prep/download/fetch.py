@@ -14,11 +14,10 @@ from datetime import UTC, datetime
 from functools import lru_cache, partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
-from urllib.parse import urljoin
 
 import httpx
 
-from data_prep.download.addresses import BadAddress, follow, host_of, redact
+from data_prep.download.addresses import follow, host_of, redact
 from data_prep.download.gate import Gate, Gates, HostGivenUp
 from data_prep.download.ledger import Item
 from data_prep.download.part import Finished, Part, Unusable, checksums_of
@@ -149,18 +148,18 @@ class Fetcher:
     async def _follow(self, attempt: _Attempt) -> Finished:
         url, seen, asked = attempt.item.url, set[str](), set[Gate]()
         while True:
+            gate = self.gates.of(host_of(url))
+            seen.add(url)
+            asked.add(gate)
+            async with gate.turn() as began_s, _named(gate, began_s):
+                answer = await self._ask(attempt, url, gate)
+            if isinstance(answer, Finished):
+                for gate in asked:  # a redirect alone is no sign that a host works
+                    gate.works()
+                return answer
             try:
-                gate = self.gates.of(host_of(url))
-                seen.add(url)
-                asked.add(gate)
-                async with gate.turn() as began_s, _named(gate, began_s):
-                    answer = await self._ask(attempt, url, gate)
-                if isinstance(answer, Finished):
-                    for gate in asked:  # a redirect alone is no sign that a host works
-                        gate.works()
-                    return answer
                 url = follow(url, answer)
-            except BadAddress as err:
+            except ValueError as err:
                 raise Failure("bad_redirect", str(err)) from err
             if url in seen:
                 raise Failure("redirect_loop", f"back at {url}")
@@ -178,7 +177,7 @@ class Fetcher:
                 if "location" not in response.headers:
                     raise Failure(f"http_{status}", "a redirect that names no address")
                 await _read_small(response)
-                return urljoin(url, response.headers["location"])
+                return str(response.headers["location"])
             if status == 416:  # the file is shorter now than what we have
                 attempt.restart()
                 raise Failure("changed", "the range is not there any more", again=True)
@@ -290,9 +289,11 @@ async def _as_failure() -> AsyncIterator[None]:
         raise Failure(err.reason, err.detail, again=err.again) from err
     except httpx.TimeoutException as err:
         raise Failure("timeout", type(err).__name__, again=True) from err
-    except httpx.ConnectError as err:
+    except (httpx.ConnectError, ssl.SSLError, ConnectionError) as err:  # other OSErrors: the disk
         raise Failure("no_connection", str(err), again=True) from err
     except httpx.RemoteProtocolError as err:
+        if "location header" in str(err):
+            raise Failure("bad_redirect", str(err)) from err
         short = "complete message body" in str(err) or "incomplete" in str(err)
         raise Failure("truncated" if short else "bad_answer", str(err), again=True) from err
     except httpx.NetworkError as err:
@@ -353,7 +354,7 @@ def retry_after_s(text: str) -> float | None:
         return float(text)
     try:
         when = email.utils.parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, IndexError):
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)

@@ -217,12 +217,13 @@ def test_redirects(bench, server, other_server, row, make_sound):
         server.status(f"/long{i}", 307, Location=f"/long{i + 1}")
     server.status("/file", 302, Location="file:///etc/passwd")
     server.status("/nowhere", 302)
+    server.status("/odd", 302, Location="http://[::1")
     bench.run([row(f"t:{n}", server.url(f"/{n}"))
-               for n in ("to_far", "loop_a", "long0", "file", "nowhere")])  # fmt: skip
+               for n in ("to_far", "loop_a", "long0", "file", "nowhere", "odd")])  # fmt: skip
     assert bench.fetched() == {"t:to_far": body}
     assert {k: v[0] for k, v in bench.rejected().items()} == {
         "t:loop_a": "redirect_loop", "t:long0": "redirect_loop", "t:file": "bad_redirect",
-        "t:nowhere": "http_302",
+        "t:nowhere": "http_302", "t:odd": "bad_redirect",
     }  # fmt: skip
     assert len(server.asked("/loop_a")) == 1
 

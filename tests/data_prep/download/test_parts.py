@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 from datetime import UTC, datetime, timedelta
 
@@ -184,3 +185,15 @@ def test_what_else_it_is(head, what):
 @given(st.binary(max_size=600))
 def test_no_bytes_break_the_judgement(head):
     assert isinstance(not_audio(head), str)
+
+
+@given(st.text(max_size=80) | st.from_regex(r"[A-Z][a-z]{2}, [0-9]{1,9} [A-Z][a-z]{2} [0-9:+ -]*"))
+def test_no_header_breaks_the_wait(text):
+    found = retry_after_s(text)
+    assert found is None or found >= 0
+
+
+@given(st.text(max_size=80))
+def test_no_redirect_breaks_it(location):
+    with contextlib.suppress(ValueError):
+        assert host_of(follow("https://a.example/x", location))
