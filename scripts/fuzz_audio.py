@@ -30,6 +30,7 @@ from pathlib import Path
 from scripts.fuzz_inputs import make_input, seeds
 
 HANG_S = 10.0
+STUCK_S = 120.0
 GROWTH_MB = 500.0
 ADDRESS_SPACE_GB = 4.0  # the child's limit: 1.5 GB are libraries; beyond it malloc fails
 RATE_HZ = 16000
@@ -161,17 +162,15 @@ def listen(
     out: Path,
 ) -> tuple[int, str]:  # fmt: skip
     """Take outcomes until the child ends; return (next index, how it ended or '' at the end)."""
-    patience = 60.0  # the libraries load first
     while done < last:
         if time.monotonic() > stop:
             return done, "stop"
-        if not receive.poll(patience):
+        if not answers(receive, pid):
             return done, "hang"
         try:
             outcome: Outcome = receive.recv()
         except EOFError:
             return done, "crash"
-        patience = HANG_S
         tally.kinds[outcome.kind] += 1
         if outcome.seconds > tally.slowest_s:
             tally.slowest_s, tally.slowest = outcome.seconds, outcome.index
@@ -182,6 +181,28 @@ def listen(
         if done % 10000 == 0:
             print(f"input {done}: {len(tally.findings)} findings, pid {pid}", flush=True)
     return done, ""
+
+
+def answers(receive: Connection, pid: int) -> bool:
+    """Wait for the next outcome; False after 10 s of the child's processor time, or 2 minutes.
+
+    Not 10 s by the clock: on a busy machine a child may wait that long for its turn.
+    """
+    started, used = time.monotonic(), processor_s(pid)
+    while not receive.poll(1.0):
+        waited = time.monotonic() - started
+        if processor_s(pid) - used > HANG_S or waited > STUCK_S:
+            return False
+    return True
+
+
+def processor_s(pid: int) -> float:
+    """Processor time of a process (proc(5), stat: utime and stime), 0 where it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def note(tally: Tally, out: Path, seed: int, index: int, kind: str, detail: str) -> None:
