@@ -129,7 +129,7 @@ def _numbers(share: Share, people: bool = False) -> tuple[str, ...]:
 
 
 def _selection(facts: Facts) -> str:
-    from data_prep.report.findings import flat
+    from data_prep.report.findings import flat, grids
 
     found = facts.findings
     if not found.selection and found.duplicates is None and found.leakage is None:
@@ -139,21 +139,23 @@ def _selection(facts: Facts) -> str:
         kinds = ", ".join(f"{_cell(k)} {n:,}" for k, n in found.duplicates.most_common())
         lines.append(f"* Duplicates dropped: {found.duplicates.total():,}" + _in_brackets(kinds))
     if found.leakage is not None:
-        sets: Counter[str] = Counter()
-        for (name, _), count in found.leakage.items():
-            sets[name] += count
-        names = ", ".join(f"{_cell(name)} {count:,}" for name, count in sets.most_common())
+        names = ", ".join(sorted({_cell(name) for name, _ in found.leakage}))
         lines.append(
-            f"* Removed because they occur in evaluation sets: {sets.total():,}"
+            f"* Removed because they occur in evaluation sets: {found.leaked:,}"
             + _in_brackets(names)
         )
-    settings = flat(found.selection)
-    rows = [(_cell(name), _cell(value)) for name, value in settings[:_SHOWN_SETTINGS]]
-    text = "\n".join(lines) + "\n"
-    if rows:
-        text += "\n" + _table(("", ""), rows)
-    more = len(settings) - len(rows)
-    return text + (f"\nand {more:,} more in `selection.json`.\n" if more else "")
+    parts = ["\n".join(lines) + "\n"]
+    tables, rest = grids(found.selection)
+    for table in tables:
+        rows = [[_cell(cell) for cell in row] for row in table.rows[:_SHOWN_SETTINGS]]
+        parts.append(f"{table.title.capitalize()}:\n\n" + _table(table.columns, rows))
+    settings = [(_cell(name), _cell(value)) for name, value in flat(rest)]
+    if settings:
+        parts.append(_table(("setting", ""), settings[:_SHOWN_SETTINGS]))
+    more = len(settings) - _SHOWN_SETTINGS
+    if more > 0:
+        parts.append(f"and {more:,} more in `selection.json`.\n")
+    return "\n".join(parts)
 
 
 def _in_brackets(text: str) -> str:

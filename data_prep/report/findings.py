@@ -61,7 +61,9 @@ class Findings:
     duplicate_examples: list[tuple[str, str, str, str]] = field(default_factory=list)
     """(kept, dropped, kind, score)."""
     leakage: Counter[tuple[str, str]] | None = None
-    """Recordings by (evaluation set, rule); None where nobody looked."""
+    """Finds by (evaluation set, rule); None where nobody looked. One recording may be several."""
+    leaked: int = 0
+    """Recordings that were found in evaluation sets."""
     leakage_examples: list[tuple[str, str, str]] = field(default_factory=list)
     """(recording, evaluation set, rule)."""
     selection: dict[str, Any] = field(default_factory=dict)
@@ -89,15 +91,24 @@ def read_findings(folder: Path, selection: Path | None = None) -> Findings:
                         (row["kept_id"], row["dropped_id"], row["kind"], _score(row["score"]))
                     )
         if found.leakage is None and leakage.is_file():
-            found.leakage = Counter()
-            for row in _rows(leakage, ("recording_id", "rule", "evaluation_set")):
-                name, rule = row["evaluation_set"] or "not stated", row["rule"] or "not stated"
-                found.leakage[name, rule] += 1
-                if len(found.leakage_examples) < _SHOWN:
-                    found.leakage_examples.append((row["recording_id"], name, rule))
+            _read_leakage(leakage, found)
         if not found.selection and (place / SELECTION).is_file():
             found.selection = _selection(place / SELECTION)
     return found
+
+
+def _read_leakage(path: Path, found: Findings) -> None:
+    found.leakage = Counter()
+    ids: set[str] = set()
+    for row in _rows(path, ("recording_id", "rule", "evaluation_set")):
+        rule = row["rule"] or "not stated"
+        held = "held-out species" if rule == "held_out_species" else "not stated"
+        name = row["evaluation_set"] or held
+        found.leakage[name, rule] += 1
+        ids.add(row["recording_id"])
+        if len(found.leakage_examples) < _SHOWN:
+            found.leakage_examples.append((row["recording_id"], name, rule))
+    found.leaked = len(ids - {""}) or found.leakage.total()
 
 
 def _selection(path: Path) -> dict[str, Any]:
@@ -149,16 +160,59 @@ def _score(text: str) -> str:
         return text
 
 
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A part of a JSON file that is a table by itself."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def grids(content: Mapping[str, Any]) -> tuple[list[Grid], dict[str, Any]]:
+    """Return what in `content` is a table (a list of objects, or objects by name), and the rest."""
+    found, rest = [], {}
+    for key, value in content.items():
+        rows: list[Mapping[str, Any]] = []
+        if isinstance(value, list) and all(isinstance(row, Mapping) for row in value):
+            rows = value
+        elif isinstance(value, Mapping) and all(isinstance(v, Mapping) for v in value.values()):
+            rows = [{"name": name, **fields} for name, fields in value.items()]
+        if not rows or key == "recipe":
+            rest[key] = value
+            continue
+        columns = tuple(dict.fromkeys(name for row in rows for name in row))
+        cells = tuple(tuple(_said(row.get(name)) for name in columns) for row in rows)
+        found.append(Grid(_words(key), tuple(map(_words, columns)), cells))
+    return found, rest
+
+
 def flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """(path, value) of everything in nested JSON, as text."""
+    """Return (path, value) of everything in nested JSON, as text."""
     rows: list[tuple[str, str]] = []
     for key, value in content.items():
-        name = f"{prefix}{str(key).replace('_', ' ')}"
+        name = f"{prefix}{_words(key)}"
         if isinstance(value, Mapping) and value:
             rows += flat(value, f"{name} › ")
-        elif isinstance(value, list):
-            rows.append((name, ", ".join(map(str, value)) or "–"))
         else:
-            text = f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)
-            rows.append((name, f"{value:.4g}" if isinstance(value, float) else text))
+            rows.append((name, _said(value)))
     return rows
+
+
+def _words(name: object) -> str:
+    return str(name).replace("_", " ")
+
+
+def _said(value: object) -> str:
+    """A JSON value in words."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.2f}" if abs(value) >= 0.1 else f"{value:.3g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_words(k)} {_said(v)}" for k, v in value.items()) or "–"
+    if isinstance(value, list):
+        return ", ".join(map(_said, value)) or "–"
+    return "–" if value is None else str(value)

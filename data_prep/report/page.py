@@ -16,7 +16,7 @@ from data_prep.credits import permissions, strictest, terms
 from data_prep.licences import short_name
 from data_prep.report import svg
 from data_prep.report.clips import clips
-from data_prep.report.findings import flat
+from data_prep.report.findings import flat, grids
 from data_prep.report.gather import DURATIONS_S, RECORDINGS, Facts, gather
 from data_prep.report.tally import NOT_STATED
 from data_prep.report.writing import write_lines
@@ -68,6 +68,7 @@ def render(
     found = clips(
         table, index=index, audio_root=audio or facts.folder, count=count, problems=problems
     )
+    tables, settings = grids(facts.findings.selection)
     script = _asset("page.js")
     environment = Environment(
         loader=PackageLoader("data_prep.report", "."),
@@ -94,7 +95,8 @@ def render(
         options=facts.stats.get("options") or {},
         same_audio=int(facts.stats.get("same_audio_recordings") or 0),
         levels=svg.map_levels(),
-        selection=list(flat(facts.findings.selection)),
+        grids=tables,
+        selection=flat(settings),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         style=_asset("page.css"),
         script=script,

@@ -93,7 +93,16 @@ def test_ranks_background_and_taxa_are_told(copy: Path) -> None:
 
 def test_the_selection_is_told(copy: Path) -> None:
     (copy / "selection.json").write_text(
-        json.dumps({"recipe": {"licences": {"deny": ["nd|x"]}}, "seed": 3})
+        json.dumps(
+            {
+                "recipe": {"licences": {"deny": ["nd|x"]}},
+                "seed": 3,
+                "funnel": [
+                    {"name": "all rows", "recordings": 12345, "dropped": {}},
+                    {"name": "filters", "recordings": 9, "dropped": {"licence": 7}},
+                ],
+            }
+        )
     )
     pq.write_table(pa.table({"kind": ["same_pcm", "same_pcm"]}), copy / "duplicates.parquet")
     pq.write_table(pa.table({"evaluation_set": ["cbi"]}), copy / "leakage.parquet")
@@ -102,8 +111,10 @@ def test_the_selection_is_told(copy: Path) -> None:
     text = (copy / "README.md").read_text()
     assert "## How the recordings were selected" in text
     assert "Duplicates dropped: 2 (same_pcm 2)." in text
-    assert "occur in evaluation sets: 1 (cbi 1)." in text
+    assert "occur in evaluation sets: 1 (cbi)." in text
     assert "| recipe › licences › deny | nd\\|x |" in text and "| seed | 3 |" in text
+    assert "| name | recordings | dropped |" in text and "| filters | 9 | licence 7 |" in text
+    assert "| all rows | 12,345 | – |" in text
 
 
 def test_only_a_dataset_has_a_card(copy: Path) -> None:

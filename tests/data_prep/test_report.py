@@ -184,11 +184,17 @@ def selection_folder(folder: Path) -> Path:
         "kind": ["same_pcm", "fingerprint", "fingerprint"],
         "score": [1.0, 0.934, 0.99],
     }
-    leakage = {"recording_id": ["xc:7", "xc:8"], "evaluation_set": ["cbi", "cbi"]}
+    leakage = {"recording_id": ["xc:7", "xc:7"], "evaluation_set": ["cbi", "cbi"]}
     pq.write_table(pa.table(duplicates), folder / "duplicates.parquet")
     pq.write_table(pa.table(leakage), folder / "leakage.parquet")
     (folder / "selection.json").write_text(
-        json.dumps({"recipe": {"licences": {"deny": ["nd", "none"]}}, "kept": 12345})
+        json.dumps(
+            {
+                "recipe": {"licences": {"deny": ["nd", "none"]}, "near": True},
+                "kept": 12345,
+                "parts": {"train": {"recordings": 4321, "hours": 1.5, "missing_first": ["Bubo"]}},
+            }
+        )
     )
     return folder
 
@@ -199,10 +205,10 @@ def test_what_the_selection_found(table: Path, tmp_path: Path) -> None:
     found = gather(table, folder).findings
     assert found.duplicates == {"same_pcm": 1, "fingerprint": 2}
     assert ("xc:1", "inat:2", "fingerprint", "0.934") in found.duplicate_examples
-    assert found.leakage == {("cbi", "not stated"): 2}
+    assert found.leakage == {("cbi", "not stated"): 2} and found.leaked == 1
     page = unescape(write_report(table, tmp_path, selection=folder, count=0).read_text())
-    for text in ("same pcm", "cbi", "recipe › licences › deny", "nd, none", "12,345",
-                 "too odd", "sensitive", "3 more were left out"):  # fmt: skip
+    for text in ("same pcm", "cbi", "recipe › licences › deny", "nd, none", "12,345", "4,321",
+                 "Bubo", "missing first", "too odd", "sensitive", "3 more were left out"):  # fmt: skip
         assert text in page, text
     # Not looked for is not the same as not found.
     assert "nobody looked" not in page
