@@ -138,7 +138,9 @@ def _selection(facts: Facts) -> str:
     if found.duplicates is not None:
         kinds = ", ".join(f"{_cell(k)} {n:,}" for k, n in found.duplicates.most_common())
         lines.append(f"* Duplicates dropped: {found.duplicates.total():,}" + _in_brackets(kinds))
-    if found.leakage is not None:
+    if found.leakage is not None and not found.compared:
+        lines.append("* Not compared with any evaluation set.")
+    elif found.leakage is not None:
         names = ", ".join(sorted({_cell(name) for name, _ in found.leakage}))
         lines.append(
             f"* Removed because they occur in evaluation sets: {found.leaked:,}"

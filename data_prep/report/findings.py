@@ -68,6 +68,11 @@ class Findings:
     """(recording, evaluation set, rule)."""
     selection: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def compared(self) -> bool:
+        """Whether there was an evaluation set to compare with, as far as the selection tells."""
+        return self.selection.get("evaluation_sets") != {} or bool(self.leaked)
+
 
 def read_findings(folder: Path, selection: Path | None = None) -> Findings:
     """Read what is there of rejected, duplicates, leakage and selection.

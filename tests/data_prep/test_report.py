@@ -208,12 +208,18 @@ def test_what_the_selection_found(table: Path, tmp_path: Path) -> None:
     assert found.leakage == {("cbi", "not stated"): 2} and found.leaked == 1
     page = unescape(write_report(table, tmp_path, selection=folder, count=0).read_text())
     for text in ("same pcm", "cbi", "recipe › licences › deny", "nd, none", "12,345", "4,321",
-                 "Bubo", "missing first", "too odd", "sensitive", "3 more were left out"):  # fmt: skip
+                 "Bubo", "missing first", "too odd", "sensitive",
+                 "3 more were left out"):  # fmt: skip
         assert text in page, text
     # Not looked for is not the same as not found.
     assert "nobody looked" not in page
     assert "nobody looked" in write_report(table, tmp_path, count=0).read_text()
-    pq.write_table(pa.table({"kind": pa.array([], pa.string())}), table / "duplicates.parquet")
+    empty = pa.table({"kind": pa.array([], pa.string())})
+    pq.write_table(empty, table / "leakage.parquet")
+    (table / "selection.json").write_text('{"evaluation_sets": {}}')
+    assert "no evaluation set to compare" in write_report(table, tmp_path, count=0).read_text()
+    (table / "selection.json").unlink()
+    pq.write_table(empty, table / "duplicates.parquet")
     assert "none was found" in write_report(table, tmp_path, count=0).read_text()
 
 
