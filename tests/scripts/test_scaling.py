@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -23,7 +24,7 @@ def test_efficiency_falls_with_devices_and_rises_with_clips_and_links() -> None:
     machine = Machine()
     rows = [predict(machine, replace(WORK, clips=1024 // gpus), gpus) for gpus in GPUS]
     assert rows[0].efficiency == 1.0
-    assert all(a.efficiency >= b.efficiency for a, b in zip(rows, rows[1:], strict=False))
+    assert all(a.efficiency >= b.efficiency for a, b in itertools.pairwise(rows))
     assert rows[-1].efficiency < 0.5
     few = predict(machine, replace(WORK, clips=2), 512)
     assert predict(machine, replace(WORK, clips=64), 512).efficiency > few.efficiency
