@@ -168,11 +168,11 @@ def sniff(stream: BinaryIO, name: str) -> tuple[list[str], Dialect]:
     separator = max(_SEPARATORS, key=text.count)
     quote = "" if separator == "\t" and not text.startswith('"') else '"'
     dialect = Dialect(separator, quote)
-    header = (
-        next(iter(csv.reader([text], delimiter=separator)))
-        if quote
-        else (text.rstrip("\r\n").split(separator))
-    )
+    line = text.rstrip("\r\n")
+    try:
+        header = next(csv.reader([line], delimiter=separator)) if quote else line.split(separator)
+    except csv.Error as err:
+        raise PrepError(f"{name} does not begin with a line of column names: {err}.") from err
     return [column.strip() for column in header], dialect
 
 

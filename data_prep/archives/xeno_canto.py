@@ -25,7 +25,7 @@ from data_prep.errors import PrepError
 from data_prep.licences import licence_url
 from data_prep.recording_table import Rejected
 from data_prep.recordings import BACKGROUND, Label, Recording, tidy_name
-from data_prep.taxonomy.names import ScientificName, parse_name
+from data_prep.taxonomy.names import NO_NAME, ScientificName, parse_name
 
 SOURCE = "xc"
 TAXONOMY = "xeno-canto"
@@ -52,14 +52,15 @@ _GROUPS: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 def read_dump(path: Path, audio: FileIndex | None = None) -> Iterator[Recording | Rejected]:
-    """Yield the recordings of a saved answer or table: JSON, JSON lines, CSV, each also as .gz.
+    """Yield the recordings of a saved answer or table: JSON, JSON lines, CSV, each also as .gz,
+    JSON also in a zip.
 
     JSON: a page of the API, several, a list of pages, or a list of recordings; fields of v2 or v3.
     `audio` (with `xeno_canto_key`) gives the files that are on disk. Raises PrepError when the
     file is none of these, or breaks off.
     """
     start = _start(path)
-    if start[:1] in (b"{", b"["):
+    if start[:1] in (b"{", b"[") or start[:2] == b"PK":
         rows = _json_rows(path)
     elif start[:1] == b"<":
         raise PrepError(f"{path} is a web page (HTML or XML), no answer of the API. Get it again.")
@@ -222,7 +223,10 @@ def why_not(genus: str, species: str, english: str = "") -> str:
 @lru_cache(1 << 14)  # a few thousand species, hundreds of thousands of recordings
 def read_name(text: str) -> ScientificName:
     """Return what a name says; `parse_name` with a memory."""
-    return parse_name(text)
+    try:
+        return parse_name(text)
+    except UnicodeEncodeError:  # half a character, which JSON can spell ("\\ud800")
+        return NO_NAME
 
 
 def name_label(genus: str, species: str, subspecies: str, group: str = "") -> Label | None:

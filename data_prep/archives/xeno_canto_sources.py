@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from data_prep.archives.dwca import is_archive
+from data_prep.archives.containers import ZipFiles
+from data_prep.archives.dwca import is_archive, open_archive
 from data_prep.archives.files import FileIndex
 from data_prep.archives.gbif import XC, Asked, read_gbif
 from data_prep.archives.xeno_canto import read_dump
@@ -50,7 +51,18 @@ def _rows(
         if packed:
             yield from read_gbif(path, scratch=scratch, asked=Asked(XC, audio, say))
         else:
+            _checked_zip(path)
             yield from read_dump(path, audio)
+
+
+def _checked_zip(path: Path) -> None:
+    """Raise what is wrong with a zip that is neither an archive nor holds JSON."""
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            return
+    names = ZipFiles(path).names
+    if not any(name.lower().endswith((".json", ".jsonl", ".ndjson")) for name in names):
+        open_archive(path)
 
 
 def _expanded(source: Path) -> list[Path]:

@@ -282,7 +282,7 @@ def test_sniffed_dialects():
     assert sniff(io.BytesIO(b"\xef\xbb\xbfa;b\n"), "t")[0] == ["a", "b"]
     assert sniff(io.BytesIO(b"a\tb\n"), "t")[1] == Dialect("\t", "")
     assert sniff(io.BytesIO(b'"a"\t"b"\n'), "t") == (["a", "b"], Dialect("\t", '"'))
-    for content in (b"", b"\0\0", b"\xff\xfe\x00"):
+    for content in (b"", b"\0\0", b"\xff\xfe\x00", b"a\rb,c\n"):
         with pytest.raises(PrepError, match="t does not begin"):
             sniff(io.BytesIO(content), "t")
     assert plain_key("http://rs.tdwg.org/dwc/terms/recordedBy") == plain_key("Recorded By")

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from typer.testing import CliRunner
 
+from data_prep.archives.checked import checked
 from data_prep.archives.files import FileIndex, xeno_canto_key
 from data_prep.archives.xeno_canto import from_api, read_dump
 from data_prep.archives.xeno_canto_api import XenoCanto, retry_after_s
@@ -114,12 +115,15 @@ def test_v2_gives_the_same_but_for_the_host():
         ({"id?": "yes"}, "identity_questioned"),
         ({"gen": "", "sp": ""}, "no_name"),
         ({"id": "../x"}, "no_id"),
+        ({"rec": "half a \ud800"}, "bad_text"),
+        ({"gen": "\ud800"}, "bad_text"),
+        ({"file": "http://[::1", "rec": "\0"}, "bad_text"),
         ({"rec": "x" * 20_000}, "field_too_long"),
         ({"also": ["x" * 20_000]}, "field_too_long"),
     ],
 )
 def test_what_is_left_out_and_why(changes, reason):
-    row = from_api(v3(**changes))
+    (row,) = checked([from_api(v3(**changes))])
     assert isinstance(row, Rejected) and row.reason == reason
 
 
@@ -235,7 +239,7 @@ def test_tables_of_either_version(packed, tmp_path):
         (b"\0\0\0\0", "does not begin"),
         (b"gbifID\tspecies\n1\tA\n", "'Darwin Core Archive'"),
         (b"a,b\n1,2\n", "no column id, gen, sp"),
-        (b"PK\x03\x04 not a zip", "json|zip"),
+        (b"PK\x03\x04 not a zip", "no zip file or a truncated one"),
     ],
 )
 def test_hostile_and_foreign_files(content, says, tmp_path):
@@ -244,6 +248,17 @@ def test_hostile_and_foreign_files(content, says, tmp_path):
     with pytest.raises(PrepError, match=says) as caught:
         list(read_sources([path], scratch=tmp_path / "s"))
     assert "dump.json" in str(caught.value)
+
+
+def test_json_in_a_zip_and_zips_of_something_else(dwca_files, tmp_path):
+    saved = dwca_files(tmp_path / "a.zip", {"x/page1.json": json.dumps(page([v3(1)]))})
+    assert [row.id for row in good(read_sources([saved], scratch=tmp_path))] == ["xc:1"]
+    simple = dwca_files(tmp_path / "b.zip", {"0012.csv": "gbifID\tspecies\n"})
+    with pytest.raises(PrepError, match="not 'Simple'"):
+        list(read_sources([simple], scratch=tmp_path))
+    evil = dwca_files(tmp_path / "c.zip", {"../x.json": "[]"})
+    with pytest.raises(PrepError, match="outside itself"):
+        list(read_sources([evil], scratch=tmp_path))
 
 
 def test_a_huge_field_is_one_row_less(tmp_path):
