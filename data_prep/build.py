@@ -22,7 +22,7 @@ from data_prep.plan import PLAN, Plan, ShardPlan, plan_shards, write_plan
 from data_prep.pool import Gate, run_shards
 from data_prep.progress import Progress
 from data_prep.recordings import Recording
-from data_prep.rows import RowStore, scan, shared_keys
+from data_prep.rows import RowStore, Scan, scan, shared_keys
 from data_prep.shards import ShardSummary, ShardTask, read_summary, result_name
 from data_prep.tables import write_tables
 from data_prep.workplace import (
@@ -180,6 +180,7 @@ class _Builder:
                 members_R=members_R,
                 shared_R=shared_keys(self.scan),
             )
+        self.scan = Scan(digest=self.scan.digest)  # its columns are in the plan now
         plan = Plan.read(folder)
         if plan.fingerprint != self.scan.digest:
             changed = made_otherwise(plan.options, self.settings)

@@ -27,8 +27,9 @@ from data_prep.rows import RowStore
 if TYPE_CHECKING:
     import pyarrow as pa
 
-INDEX_ROWS = 1 << 16  # in a row group of the index
+INDEX_ROWS = 1 << 14  # in a row group of the index
 RECORDING_ROWS = 1 << 13
+_ROWS = 1 << 11  # that are Python objects at a time
 SHARD_SUMS = "shards.sha256"
 # More than 0.1 % of the samples at full scale.
 SATURATED = 1e-3
@@ -76,7 +77,10 @@ def _parquet(table: pa.Table) -> bytes:
 
 
 class _Rows:
-    """Writes rows to a parquet file, a group of them at a time."""
+    """Writes rows to a parquet file, a group of them at a time.
+
+    Rows wait as Arrow columns: as Python objects, 16,384 of them would take 10 MB.
+    """
 
     def __init__(self, file: IO[bytes], schema: pa.Schema, group: int) -> None:
         import pyarrow.parquet as pq
@@ -85,25 +89,36 @@ class _Rows:
         self.writer = pq.ParquetWriter(file, schema, compression="zstd")
         self.columns: dict[str, list[Any]] = {name: [] for name in schema.names}
         self.count = 0
+        self.waiting: list[pa.Table] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
         for name, column in self.columns.items():
             column.append(row[name])
         self.count += 1
+        if self.count % _ROWS == 0 or self.count == self.group:
+            self._pack()
         if self.count == self.group:
             self._write()
+
+    def _pack(self) -> None:
+        import pyarrow as pa
+
+        arrays = [pa.array(self.columns[field.name], field.type) for field in self.schema]
+        self.waiting.append(pa.Table.from_arrays(arrays, schema=self.schema))
+        for column in self.columns.values():
+            column.clear()
 
     def _write(self) -> None:
         import pyarrow as pa
 
-        arrays = [pa.array(self.columns[field.name], field.type) for field in self.schema]
-        self.writer.write_table(pa.Table.from_arrays(arrays, schema=self.schema))
-        for column in self.columns.values():
-            column.clear()
+        # One chunk, so that the bytes do not depend on how the rows were packed.
+        self.writer.write_table(pa.concat_tables(self.waiting).combine_chunks(), self.group)
+        self.waiting = []
         self.count = 0
 
     def close(self) -> None:
         if self.count:
+            self._pack()
             self._write()
         self.writer.close()
 

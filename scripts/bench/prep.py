@@ -77,7 +77,7 @@ def prepare(root: Path, out: Path, jobs: int) -> None:
     quiet = io.StringIO()
     original = Progress.__init__
     try:
-        Progress.__init__ = lambda self, stream=None: original(self, quiet)  # type: ignore[method-assign,misc]
+        Progress.__init__ = lambda self, stream=None: original(self, quiet)  # type: ignore[method-assign]
         prepare_folder(root, out, jobs=jobs)
     finally:
         Progress.__init__ = original  # type: ignore[method-assign]
@@ -166,7 +166,7 @@ def peaks_mb(count: int, folder: Path) -> tuple[float, float, float]:
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
         except OSError:
             break
-        worker = max([worker, *(_peak_mb(int(pid)) for pid in children.split())])
+        worker = max([worker, *(_peak_mb(int(pid), b"spawn_main") for pid in children.split())])
         time.sleep(_POLL_S)
     _, errors = process.communicate()
     if process.returncode:
@@ -174,9 +174,12 @@ def peaks_mb(count: int, folder: Path) -> tuple[float, float, float]:
     return parent, worker, time.perf_counter() - start
 
 
-def _peak_mb(pid: int) -> float:
+def _peak_mb(pid: int, program: bytes = b"") -> float:
+    """Peak of a process that runs `program`: before its exec, a child's memory is its parent's."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
+        if program not in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return 0.0
     except OSError:
         return 0.0
     _, found, rest = status.partition("VmHWM:")
