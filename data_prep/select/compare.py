@@ -23,6 +23,7 @@ EDGES_HZ = (100.0, 200.0, 400.0, 800.0, 1600.0, 3200.0, 7000.0)
 # Bands count by (share in a x share in b)^(1/8): a codec ruins weak bands first, but a sound must
 # not be judged by its strongest band alone.
 _WEIGHT = 0.125
+WORTH = 0.25  # correlation as a whole; below it no part is looked at
 LEAST_SCORE = 0.5
 MOST_NEEDED = 0.9
 MIN_OVERLAP_S = 1.0
@@ -34,8 +35,9 @@ PIECE_SCORE = 0.35  # of a second that both share; seconds that they do not are 
 class Match:
     """How alike two recordings are where they fit best.
 
-    `score` 0 to 1: correlation, mean over bands. `needed`: what `score` must reach to mean
-    something; a sound of few independent parts (a pure tone) correlates with its like by chance.
+    `score` 0 to 1: correlation in the shared part, mean over bands. `needed`: what `score` must
+    reach to mean something; a sound of few independent parts (a pure tone) correlates with its like
+    by chance.
     `lag_s`: b begins that much later in a. `overlap_s`: as long as they lie over each other, and
     `shared` is the part of it, 0 to 1, that is the same (two cuts may have been edited).
     """
@@ -49,7 +51,7 @@ class Match:
     @property
     def same(self) -> bool:
         """The two are one sound, over `overlap_s` at least."""
-        return self.score >= self.needed
+        return self.shared > 0 and self.score >= self.needed
 
 
 NOTHING = Match(0.0, 1.0, 0.0, 0.0, 0.0)
@@ -70,23 +72,32 @@ def compare(a_T: NDArray[np.int16], b_T: NDArray[np.int16]) -> Match:
         return NOTHING
     a_T, b_T = a_T[:overlap], b_T[:overlap]
     score, freedom = _score(a_T, b_T)
+    if score < WORTH:
+        return Match(score, MOST_NEEDED, lag / RATE_HZ, overlap / RATE_HZ, 0.0)
+    alike_T, shared = _alike(a_T, b_T)
+    if 0 < shared < 1:
+        score, freedom = _score(a_T[alike_T], b_T[alike_T])
     needed = float(min(max(2.5 / np.sqrt(freedom + 1e-9), LEAST_SCORE), MOST_NEEDED))
-    shared = _shared(a_T, b_T) if score >= needed else 0.0
     return Match(score, needed, lag / RATE_HZ, overlap / RATE_HZ, shared)
 
 
-def _shared(a_T: NDArray[np.int16], b_T: NDArray[np.int16]) -> float:
-    """Return which part of two aligned recordings is the same, by pieces of a second.
+def _alike(a_T: NDArray[np.int16], b_T: NDArray[np.int16]) -> tuple[NDArray[np.bool_], float]:
+    """Return which samples of two aligned recordings are the same, and which part they are.
 
-    Pieces where both are silent, compared with the loudest, do not count.
+    Decided for pieces of a second. Pieces where both are silent, compared with the loudest, do not
+    count.
     """
     bounds = np.linspace(0, len(a_T), max(1, round(len(a_T) / (PIECE_S * RATE_HZ))) + 1).astype(int)
     pieces = [slice(i, j) for i, j in pairwise(bounds.tolist())]
-    level = [float(max(np.abs(x_T[p].astype(np.float32)).mean() for x_T in (a_T, b_T)))
-             for p in pieces]  # fmt: skip
+    level = [
+        float(max(np.abs(x_T[p].astype(np.float32)).mean() for x_T in (a_T, b_T))) for p in pieces
+    ]
     loud = [p for p, value in zip(pieces, level, strict=True) if value > 0.01 * max(level)]
-    same = sum(_score(a_T[p], b_T[p])[0] >= PIECE_SCORE for p in loud)
-    return same / max(1, len(loud))
+    same = [p for p in loud if _score(a_T[p], b_T[p])[0] >= PIECE_SCORE]
+    alike_T = np.zeros(len(a_T), bool)
+    for piece in same:
+        alike_T[piece] = True
+    return alike_T, len(same) / max(1, len(loud))
 
 
 def _best_lag(a_T: NDArray[np.int16], b_T: NDArray[np.int16]) -> int:

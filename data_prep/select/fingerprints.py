@@ -33,6 +33,8 @@ POWER = (
 # Power per bin of int16 rounding noise, 1/12 x sum of the squared window, doubled.
 FLOOR = 32.0
 QUIET = 5.0  # least rise over the floor, after compression: about -80 dBFS of noise
+EDGE = 0.05  # a sound begins and ends at this part of its highest rise: -43 dB, as 0.05^(1/0.3)
+LEAST_WEIGHT = 0.01  # least mean weight of a window's frames
 WINDOW, STEP = 250, 125  # frames: 4 s, 2 s
 LAST = 62  # a window needs this many frames (1 s) of sound after its middle, but for the first
 MODULATIONS = 60  # bins of 0.25 Hz
@@ -75,16 +77,23 @@ def fingerprint_pcm(
     """
     level_KF = _levels(read, samples)
     frames = len(level_KF)
-    quiet = np.float32(FLOOR**POWER)
+    over_K = level_KF.max(1) - np.float32(FLOOR**POWER)
+    loud = np.flatnonzero(over_K >= max(QUIET, EDGE * float(over_K.max())))
+    if not loud.size:
+        return np.zeros(0, np.int32), np.zeros((0, DIMENSIONS), np.float16)
+    within_K = np.zeros(frames, np.float32)
+    within_K[loud[0] : loud[-1] + 1] = 1
     half = WINDOW // 2
-    padded_KF = np.pad(level_KF, ((half, half), (0, 0)), constant_values=quiet)
+    level_KF = np.pad(level_KF, ((half, half), (0, 0)))
+    within_K = np.pad(within_K, half)
     kept: list[int] = []
     raw: list[NDArray[np.float32]] = []
     for at, start in enumerate(range(0, max(1, frames - LAST), STEP)):
-        window_KF = padded_KF[start : start + WINDOW]
-        if float(window_KF.max()) - quiet >= QUIET:
+        weight_K = _window_taper() * within_K[start : start + WINDOW]
+        rise = float(over_K[max(0, start - half) : start + half].max())
+        if rise >= QUIET and float(weight_K.sum()) >= LEAST_WEIGHT * WINDOW:
             kept.append(at)
-            raw.append(_describe(window_KF))
+            raw.append(_describe(level_KF[start : start + WINDOW], weight_K))
     if not raw:
         return np.zeros(0, np.int32), np.zeros((0, DIMENSIONS), np.float16)
     vector_VD = np.stack(raw) @ _projection()
@@ -110,12 +119,15 @@ def _levels(read: Callable[[int, int], NDArray[np.int16]], samples: int) -> NDAr
     return np.concatenate(parts)
 
 
-def _describe(window_KF: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Modulation magnitudes and mean spectrum of one window, not yet projected."""
-    taper_K = _window_taper()
-    mean_F = taper_K @ window_KF / taper_K.sum()
+def _describe(window_KF: NDArray[np.float32], weight_K: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Modulation magnitudes and mean spectrum of one window, not yet projected.
+
+    Frames of weight 0 count as the mean: that a recording begins is nothing that tells it from
+    others, and would be the strongest modulation of all.
+    """
+    mean_F = weight_K @ window_KF / weight_K.sum()
     level = float(mean_F.mean())
-    swing_KF = (window_KF - mean_F) * (taper_K[:, None] / level)
+    swing_KF = (window_KF - mean_F) * (weight_K[:, None] / level)
     spectrum_MF = np.sqrt(np.abs(np.fft.rfft(swing_KF, axis=0)[1 : MODULATIONS + 1]))
     # What all sounds share (slow modulations are strong) and what a band or a rate has in general
     # says little; what is left is this sound's own pattern.

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 EXACT = 20_000
 PROBES = 16
 NEIGHBOURS = 16
-LEAST = 0.55  # Opus at 12 kbit/s stays above 0.62, at 24 kbit/s above 0.7
+LEAST = 0.45  # of 67 clips Opus at 12 kbit/s leaves 0.51, at 24 kbit/s 0.72
+LEAST_SHORT = 0.2  # of two recordings with one vector each: half a second, cut off, leaves less
 SURE = 0.85  # at least this: always worth a look
-TRIES = 3  # below that: only the nearest few of a recording
+LEAST_AROUND = 0.38  # mean with the windows before and after
+TRIES, TRIES_SHORT = 4, 6  # below that: only the nearest few of a recording
 _BATCH = 8192
 
 
@@ -65,23 +67,59 @@ def candidates(
     nearer than SURE are taken, and of the others each recording's TRIES nearest.
     """
     rows: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]] = []
+    single_R = np.bincount(vectors.owner_V) == 1
     for first, near_BK, alike_BK in _search(vectors.vector_VD, jobs):
         query_B = np.arange(first, first + len(near_BK))
-        good_BK = (alike_BK >= LEAST) & (near_BK >= 0)
         owner_BK = vectors.owner_V[near_BK]
+        single_BK = single_R[owner_BK] & single_R[vectors.owner_V[query_B]][:, None]
+        good_BK = (alike_BK >= np.where(single_BK, LEAST_SHORT, LEAST)) & (near_BK >= 0)
         good_BK &= owner_BK != vectors.owner_V[query_B][:, None]
         if kind_R is not None:
             mine_B1, theirs_BK = kind_R[vectors.owner_V[query_B]][:, None], kind_R[owner_BK]
             for one, other in forbidden:
                 good_BK &= ~((mine_B1 == one) & (theirs_BK == other))
         at = np.nonzero(good_BK)
-        rows.append((query_B[at[0]], near_BK[at], alike_BK[at]))
+        v_P, u_P, alike_P = query_B[at[0]], near_BK[at], alike_BK[at]
+        worth_P = (
+            (alike_P >= SURE)
+            | single_BK[at]
+            | (_around(vectors, v_P, u_P, alike_P) >= LEAST_AROUND)
+        )
+        rows.append((v_P[worth_P], u_P[worth_P], alike_P[worth_P]))
     if not rows:
         none = np.zeros(0, np.int64)
         return _best_pairs(vectors, none, none, np.zeros(0, np.float32))
     v_P = np.concatenate([row[0] for row in rows])
     u_P = np.concatenate([row[1] for row in rows])
     return _best_pairs(vectors, v_P, u_P, np.concatenate([row[2] for row in rows]))
+
+
+def _around(
+    vectors: Vectors,
+    v_P: NDArray[np.int64],
+    u_P: NDArray[np.int64],
+    alike_P: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Mean cosine of these pairs and of the windows before and after them, where both have one.
+
+    Of two sounds that are alike for one window by chance, the next ones are not.
+    """
+    total_P, count_P = alike_P.astype(np.float32), np.ones(len(alike_P), np.float32)
+    last = len(vectors.owner_V) - 1
+    for step in (-1, 1):
+        v2_P, u2_P = np.clip(v_P + step, 0, last), np.clip(u_P + step, 0, last)
+        both_P = np.ones(len(v_P), bool)
+        for x_P, x2_P in ((v_P, v2_P), (u_P, u2_P)):
+            both_P &= vectors.owner_V[x_P] == vectors.owner_V[x2_P]
+            both_P &= vectors.at_V[x2_P] - vectors.at_V[x_P] == step
+        pair = np.flatnonzero(both_P)
+        for first in range(0, len(pair), _BATCH):
+            p = pair[first : first + _BATCH]
+            a_PD = vectors.vector_VD[v2_P[p]].astype(np.float32)
+            total_P[p] += (a_PD * vectors.vector_VD[u2_P[p]]).sum(1)
+            count_P[p] += 1
+    around_P: NDArray[np.float32] = total_P / count_P
+    return around_P
 
 
 def _best_pairs(
@@ -105,7 +143,8 @@ def _best_pairs(
     starts = np.flatnonzero(np.r_[True, own_P[rank][1:] != own_P[rank][:-1]])[: len(rank)]
     place = np.arange(len(rank)) - np.repeat(starts, np.diff(np.r_[starts, len(rank)]))
     keep = sure_P.copy()
-    keep[rank] = place < TRIES
+    single_R = np.bincount(vectors.owner_V, minlength=1) == 1
+    keep[rank] = place < np.where(single_R[own_P[rank]], TRIES_SHORT, TRIES)
 
     swap_P = own_P > other_P
     v_P, u_P = np.where(swap_P, u_P, v_P)[keep], np.where(swap_P, v_P, u_P)[keep]

@@ -50,7 +50,6 @@ def select(recipe: SelectRecipe, out: Path, progress: Progress) -> Result:
     _check_out(recipe, out)
     rows = read_rows({name: (t.table, t.audio) for name, t in recipe.tables.items()})
     rows.step("all rows")
-    costs = licence_costs(rows.left(), recipe.filters.licences)
     tables = [table_path(t.table) for t in recipe.tables.values()]
     apply_filters(rows, recipe.filters, tables)
     rows.step("filters")
@@ -70,6 +69,8 @@ def select(recipe: SelectRecipe, out: Path, progress: Progress) -> Result:
         raise PrepError("Nothing is left of the tables.\n" + _funnel_text(rows))
     left = rows.left()
     placed = place_all(left, found.links, recipe.split)
+    # Of all rows, and only now: lengths that the tables lack are known where sound was read.
+    costs = licence_costs(rows.frame, recipe.filters.licences)
     return write_all(
         out, recipe, rows, placed, leaks=found.leaks, dropped=found.dropped, links=found.links,
         labels=labels, licence_costs=costs, sets=known.recordings, parts=describe(left, placed),
