@@ -73,6 +73,12 @@ def held_species(held: Held) -> set[str]:
     return {tidy_name(name).casefold() for name in names}
 
 
+def is_held(name: str, species: set[str]) -> bool:
+    """Return whether a label is one of these names, or a subspecies of one."""
+    words = name.casefold().split()
+    return " ".join(words) in species or (len(words) == 3 and " ".join(words[:2]) in species)
+
+
 def row_keys(row: dict[str, str]) -> set[str]:
     """Return the archive numbers of a row that stand for one sound."""
     keys = archive_keys(row["id"], row["source"], row["source_id"], row["url"], row["path"])

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.download.choice import GROUPS
+from data_prep.recording_table import count_recordings
 from data_prep.recordings import tidy_name
 from data_prep.select.recipe import QUALITIES, Duration, Filters, Licences
-from data_prep.select.rows import Rows, taxon_names
+from data_prep.select.rows import Rows, rows_of_taxa
 
 if TYPE_CHECKING:
     import polars as pl
@@ -105,18 +106,14 @@ def _quality_wanted(filters: Filters) -> pl.Expr:
 
 
 def _filter_taxa(rows: Rows, filters: Filters, tables: Sequence[Path]) -> None:
-    import polars as pl
-
     if not filters.taxa and not filters.not_taxa:
         return
     first = 0
     for path in tables:
-        taxa = taxon_names(path)
-        count = int(pl.scan_parquet(path).select(pl.len()).collect().item())
+        count = count_recordings(path)
         for wanted, these in ((True, filters.taxa), (False, filters.not_taxa)):
             if these:
-                names = [tidy_name(name) for name in these]
-                hit = set(taxa.filter(pl.col("taxon").is_in(names))["row"].to_list())
+                hit = rows_of_taxa(path, [tidy_name(name) for name in these])
                 out = [first + i for i in range(count) if (i in hit) != wanted]
                 rows.drop(out, "taxon")
         first += count

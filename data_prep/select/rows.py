@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +17,8 @@ import numpy as np
 
 from data_prep.download.choice import licence_code
 from data_prep.errors import PrepError
-from data_prep.recording_table import table_path
-from data_prep.recordings import FOREGROUND
+from data_prep.recording_table import read_recordings, table_path
+from data_prep.recordings import FOREGROUND, Label
 
 if TYPE_CHECKING:
     import polars as pl
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 _TEXT = ("id", "source", "source_id", "path", "url", "licence_url", "recordist", "quality",
          "sound_type", "datetime", "group_id", "split", "fold")  # fmt: skip
-_RESERVED = re.compile(r"all rights reserved|^c$|©", re.IGNORECASE)
+_ABOVE = frozenset(("kingdom", "phylum", "class", "order", "family", "genus"))
+_RESERVED = re.compile(r"all rights reserved|^\(?c\)?$|©", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +135,9 @@ def _read(name: str, table: Path, audio: Path | None) -> pl.DataFrame:
 def licence_word(text: str) -> str:
     """Return the kind of licence; "unknown" and "all-rights-reserved" are told apart."""
     code = licence_code(text)
-    if code == "none":
-        return "all-rights-reserved" if _RESERVED.search(text.strip()) else "unknown"
-    return code
+    if code in ("none", "other") and _RESERVED.search(text.strip()):
+        return "all-rights-reserved"
+    return "unknown" if code == "none" else code
 
 
 def hash_order(ids: Iterable[str], salt: str = "") -> NDArray[np.uint64]:
@@ -148,36 +149,19 @@ def hash_order(ids: Iterable[str], salt: str = "") -> NDArray[np.uint64]:
     return np.frombuffer(digest, "<u8")
 
 
-def taxon_names(path: Path) -> pl.DataFrame:
-    """Return (`row`, `taxon`): every name that a row's foreground labels are or belong to.
+def rows_of_taxa(path: Path, names: Collection[str]) -> set[int]:
+    """Return the rows of a table with a foreground label that is or belongs to one of `names`."""
+    wanted = frozenset(names)
+    return {
+        row
+        for row, recording in enumerate(read_recordings(path))
+        if any(wanted & _taxa(label) for label in recording.labels if label.role == FOREGROUND)
+    }
 
-    `row` counts from 0 within this table.
-    """
-    import polars as pl
 
-    label = (
-        pl.scan_parquet(table_path(path))
-        .select("labels")
-        .with_row_index("row")
-        .explode("labels")
-        .drop_nulls("labels")
-        .with_columns(
-            pl.col("labels").struct.field("name"),
-            pl.col("labels").struct.field("role").fill_null(FOREGROUND),
-            pl.col("labels").struct.field("ids"),
-        )
-        .filter(pl.col("role") == FOREGROUND)
-    )
-    ranks = ["kingdom", "phylum", "class", "order", "family", "genus"]
-    above = (
-        label.explode("ids")
-        .drop_nulls("ids")
-        .filter(pl.col("ids").struct.field("key").is_in(ranks))
-        .select("row", pl.col("ids").struct.field("value").alias("taxon"))
-    )
-    own = label.select("row", pl.col("name").alias("taxon"))
-    # The first word of a binomial is the genus; "Animal" or "Bird vocalization" do no harm here.
-    genus = label.filter(pl.col("name").str.contains(r"^[A-Z][a-z-]+ [a-z-]+")).select(
-        "row", pl.col("name").str.extract(r"^(\S+)").alias("taxon")
-    )
-    return pl.concat([own, genus, above]).unique().collect()
+def _taxa(label: Label) -> set[str]:
+    """A label's name and those of what it belongs to, as far as its ids state them."""
+    above = {value for rank, value in label.ids if rank in _ABOVE}
+    # The first word of a binomial is the genus.
+    genus = {label.name.partition(" ")[0]} if label.rank in ("species", "subspecies") else set()
+    return {label.name} | above | genus

@@ -103,7 +103,7 @@ def _drop_by_name(rows: Rows, recipe: SelectRecipe, known: keep.Known, found: Fi
                "recordist")  # fmt: skip
     for row in rows.left().select(columns).iter_rows(named=True):
         n = row["n"]
-        heard = [name for name in (*row["names"], *row["others"]) if name.casefold() in species]
+        heard = [name for name in (*row["names"], *row["others"]) if keep.is_held(name, species)]
         if heard:
             found.leaks.append(Leak(n, "held_out_species", "", "", detail=heard[0]))
         if known.keys:

@@ -77,6 +77,8 @@ def write_wav() -> Callable[..., Path]:
 
     def write(path: Path, wav_T: np.ndarray, rate_hz: int = RATE_HZ) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix in (".wav", ".flac"):  # libsndfile scales floats for each in its own way
+            wav_T = np.rint(np.clip(wav_T, -1, 0.9999) * 32768).astype(np.int16)
         soundfile.write(path, wav_T, rate_hz)
         return path
 
