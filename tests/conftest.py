@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -204,3 +206,21 @@ def same_training_state(a: dict, b: dict) -> bool:
 def same_state() -> Callable[[dict, dict], bool]:
     """`same_training_state`, as a fixture."""
     return same_training_state
+
+
+@pytest.fixture
+def object_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A local S3 server of its own (tests/object_store.py), which the environment points at."""
+    spec = importlib.util.spec_from_file_location("object_store", REPO / "tests/object_store.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    store = module.ObjectStore()
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    module.forget_connections()
+    yield store
+    store.stop()
+    module.forget_connections()

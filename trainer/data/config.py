@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import ClassVar
+
+# A password before the host, or anything after a question mark.
+SECRETIVE = re.compile(r"://(.*:.*@|.*\?)")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -23,7 +27,8 @@ class SourceConfig:
     }
 
     path: str
-    """Dataset folder: the one that holds `index.parquet` and the splits' tar files."""
+    """Dataset folder, the one that holds `index.parquet` and the splits' tar files; or its URL in
+    an object store (`s3://bucket/datasets/xc`)."""
     weight: float | None = None
     """Share of the mixture, relative to the other sources' weights. Null: the number of clips, so
     that every clip of every source is drawn equally often. Give it for all sources or for none."""
@@ -36,10 +41,39 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         _require(bool(self.path), "path is empty: name a dataset folder")
+        _require(
+            not SECRETIVE.search(self.path),
+            "path may not hold a password or a query: recipes are copied into run folders. Give "
+            "credentials by the environment or ~/.aws",
+        )
         _require(self.weight is None or self.weight > 0, f"weight must be > 0, got {self.weight}")
         _require(len(self.splits) > 0, "splits is empty: name at least one split")
         both = sorted(set(self.folds or ()) & set(self.exclude_folds))
         _require(not both, f"folds {both} are both in folds and in exclude_folds: keep one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteConfig:
+    """How datasets in an object store (`s3://...`) are read. Without effect on what is seen."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+    }
+
+    cache: str | None = None
+    """Folder for what was fetched, best on the node's own scratch; shared by all ranks and workers
+    of a node, and kept between runs. Null: in $TMPDIR, $XDG_CACHE_HOME or ~/.cache."""
+    cache_gb: float = 50.0
+    """Most that clips may take there, in 10^9 bytes; the least recently used go first. 0: keep
+    none. The tables of each dataset come on top (about 60 bytes per clip)."""
+    patience_s: float = 120.0
+    """How long to try again when the object store does not answer, in seconds."""
+
+    def __post_init__(self) -> None:
+        _require(self.cache != "", "cache is empty: name a folder, or null for the usual one")
+        _require(self.cache_gb >= 0, f"cache_gb must be 0 or more, got {self.cache_gb}")
+        _require(self.patience_s >= 0, f"patience_s must be 0 or more, got {self.patience_s}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +99,8 @@ class DataConfig:
     effect on which clips are seen."""
     prefetch: int = 2
     """Micro-batches that each worker prepares in advance. Has no effect on which clips are seen."""
+    remote: RemoteConfig = field(default_factory=RemoteConfig)
+    """How datasets in an object store are read."""
     max_broken: float = 0.01
     """Share of clips that may turn out to be undecodable before the run stops. A broken clip is
     named in the log and replaced by the clip of the next position."""

@@ -5,7 +5,7 @@ Shape legend: B clips of a micro-batch, T samples of a window, S sources, C clas
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from trainer.data.batches import (
     broken_name,
     make_loader,
 )
-from trainer.data.config import DataConfig
+from trainer.data.config import DataConfig, RemoteConfig
 from trainer.data.index import LabelSpace, ShardIndex
 from trainer.data.order import Draw, PositionOrder
 from trainer.data.reader import BrokenClip, ClipReader
@@ -32,20 +32,32 @@ from trainer.errors import DataError
 
 # So many broken clips in a row are no accident: the data is gone, or was made anew under the run.
 _MAX_REPLACEMENTS = 50
+# So many clips are fetched from an object store at once; some 30 MB of a worker's memory.
+_AHEAD = 32
 
 
 class _Stream(BatchDataset):
     """What training and validation share: the sources, the reader, and names of clips."""
 
-    def __init__(self, sources: Sequence[Source], labels: LabelSpace, window_samples: int) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        labels: LabelSpace,
+        window_samples: int,
+        remote: RemoteConfig,
+    ) -> None:
         self.sources = tuple(sources)
         self.labels = labels
         self.window_samples = window_samples
-        self._reader = ClipReader()
+        self._reader = ClipReader(remote=remote)
 
     def clip_name(self, source: int, clip: int) -> tuple[str, str]:
         """Name of the dataset and key of the clip, for `source_B` and `clip_B` of a batch."""
         return self.sources[source].name, self.sources[source].index.key(clip)
+
+    def _prepare(self, clips: Iterable[tuple[ShardIndex, int]]) -> None:
+        """Fetch the clips that lie in an object store all at once, not each when it is its turn."""
+        self._reader.prepare(index.member(clip) for index, clip in clips if index.remote)
 
     def _read(self, index: ShardIndex, clip: int, u: float, out_T: npt.NDArray[np.int16]) -> int:
         """Decode the window at fraction `u` of the room that the clip leaves."""
@@ -86,7 +98,7 @@ class TrainStream(_Stream):
                 "your choice, e.g. data.train.mine.path=DATASET"
             )
         opened = {
-            kind: open_indexes(sources, kind, sample_rate_hz)
+            kind: open_indexes(sources, kind, sample_rate_hz, config.remote)
             for kind, sources in (
                 ("train", config.train), ("valid", config.valid), ("noise", config.noise)
             )
@@ -95,14 +107,24 @@ class TrainStream(_Stream):
             labelled = [*opened["train"].values(), *opened["valid"].values()]
             labels = LabelSpace.union([index.labels for index in labelled])
         sources = label_sources(config.train, opened["train"], labels)
-        super().__init__(sources, labels, round(config.window_s * sample_rate_hz))
+        super().__init__(sources, labels, round(config.window_s * sample_rate_hz), config.remote)
         self.config = config
         self.seed = seed
         self.valid = ValidStream(
-            label_sources(config.valid, opened["valid"], labels), labels, self.window_samples
+            label_sources(config.valid, opened["valid"], labels),
+            labels,
+            self.window_samples,
+            config.remote,
         )
         """The validation clips."""
         self.noise = tuple(opened["noise"].values())
+        self.digests = {
+            f"{kind}.{name}": index.digest
+            for kind, indexes in opened.items()
+            for name, index in indexes.items()
+        }
+        """Digest of each dataset, by its place in the recipe's `data`."""
+        self._any_remote = any(i.remote for indexes in opened.values() for i in indexes.values())
         noise = [(index, config.noise[name].weight) for name, index in opened["noise"].items()]
         self.order = PositionOrder(
             [len(source.index) for source in sources],
@@ -126,7 +148,10 @@ class TrainStream(_Stream):
             DataError: a tar file cannot be read, or nearly all clips are broken.
         """
         rows = Rows(len(positions), self.window_samples, self.allocate, noise=bool(self.noise))
-        for row, draw in enumerate(self._draws(positions)):
+        draws = self._draws(positions)
+        for row, draw in enumerate(draws):
+            if self._any_remote and row % _AHEAD == 0:
+                self._prepare(self._clips(draws[row : row + _AHEAD]))
             used = self._fill(rows, draw, rows.wav_BT[row], noise=False)
             rows.length_B[row], (rows.source_B[row], rows.clip_B[row]) = used[0], used[1]
             rows.position_B[row] = draw.position
@@ -139,6 +164,12 @@ class TrainStream(_Stream):
             else:
                 rows.noise_BT[row] = 0
         return rows.batch()
+
+    def _clips(self, draws: Sequence[Draw]) -> Iterator[tuple[ShardIndex, int]]:
+        for draw in draws:
+            yield self.sources[draw.source].index, draw.clip
+            if draw.noisy:
+                yield self.noise[draw.noise_source], draw.noise_clip
 
     def _draws(self, positions: Sequence[int]) -> list[Draw]:
         first, count = positions[0], len(positions)
@@ -206,7 +237,7 @@ class TrainStream(_Stream):
         return [
             {
                 "name": source.name,
-                "path": str(source.index.root),
+                "path": source.index.location,
                 "clips": len(source.index),
                 "hours": source.index.hours,
                 "weight": float(share),
@@ -218,23 +249,36 @@ class TrainStream(_Stream):
 class ValidStream(_Stream):
     """Every validation clip once, its first window. Positions past the last are padding rows."""
 
-    def __init__(self, sources: Sequence[Source], labels: LabelSpace, window_samples: int) -> None:
-        super().__init__(sources, labels, window_samples)
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        labels: LabelSpace,
+        window_samples: int,
+        remote: RemoteConfig,
+    ) -> None:
+        super().__init__(sources, labels, window_samples, remote)
         self._ends = np.cumsum([len(source.index) for source in sources], dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
+    def _find(self, position: int) -> tuple[int, int]:
+        """Source and clip at a position."""
+        number = int(np.searchsorted(self._ends, position, side="right"))
+        return number, position - int(self._ends[number]) + len(self.sources[number].index)
+
     def __getitem__(self, positions: Sequence[int]) -> Batch:
         """The batch at these positions; a broken clip becomes a padding row."""
         rows = Rows(len(positions), self.window_samples, self.allocate, noise=False)
         row = 0
-        for position in positions:
-            if position >= len(self):
-                break
-            number = int(np.searchsorted(self._ends, position, side="right"))
+        chosen = [
+            (position, *self._find(position)) for position in positions if position < len(self)
+        ]
+        for place, (position, number, clip) in enumerate(chosen):
             source = self.sources[number]
-            clip = position - int(self._ends[number]) + len(source.index)
+            if place % _AHEAD == 0:
+                ahead = chosen[place : place + _AHEAD]
+                self._prepare((self.sources[n].index, c) for _, n, c in ahead)
             try:
                 rows.length_B[row] = self._read(source.index, clip, 0.0, rows.wav_BT[row])
             except BrokenClip as error:

@@ -15,11 +15,15 @@ import os
 import struct
 import sys
 from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from trainer.data.config import RemoteConfig
 from trainer.data.index import Member
+from trainer.data.storage import Place, RemoteReader
 from trainer.errors import DataError
 
 _MAGIC = {"flac": b"fLaC", "wav": b"RIFF"}
@@ -32,6 +36,50 @@ class BrokenClip(Exception):
     """One clip cannot be decoded, or is not what the index says. Other clips may be fine."""
 
 
+class Bytes(Protocol):
+    """Where the bytes of tars come from; what it raises is an OSError or a DataError."""
+
+    def pread(self, count: int, offset: int) -> bytes:
+        """At most `count` bytes from byte `offset` on; fewer only at the end."""
+        ...
+
+    def preadv(self, target: memoryview, offset: int) -> int:
+        """Fill `target` from byte `offset` on; returns how many bytes were there."""
+        ...
+
+
+class LocalBytes:
+    """An open tar file."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def pread(self, count: int, offset: int) -> bytes:
+        """See `Bytes`."""
+        return os.pread(self.fd, count, offset)
+
+    def preadv(self, target: memoryview, offset: int) -> int:
+        """See `Bytes`."""
+        return os.preadv(self.fd, [target], offset)
+
+
+class RemoteBytes:
+    """One clip in a remote tar."""
+
+    def __init__(self, remote: RemoteReader, place: Place) -> None:
+        self.remote, self.place = remote, place
+
+    def pread(self, count: int, offset: int) -> bytes:
+        """See `Bytes`."""
+        return self.remote.pread(self.place, count, offset)
+
+    def preadv(self, target: memoryview, offset: int) -> int:
+        """See `Bytes`."""
+        data = self.pread(len(target), offset)
+        target[: len(data)] = data
+        return len(data)
+
+
 class ClipReader:
     """Reads windows of clips; keeps the tar files that it used last open.
 
@@ -39,18 +87,28 @@ class ClipReader:
 
     Args:
         max_open: how many tar files stay open.
+        remote: how clips in an object store are read.
     """
 
-    def __init__(self, max_open: int = 64) -> None:
+    def __init__(self, max_open: int = 64, remote: RemoteConfig | None = None) -> None:
         self.max_open = max_open
-        self._open: OrderedDict[str, int] = OrderedDict()
+        self._remote = RemoteReader(remote or RemoteConfig())
+        self._open: OrderedDict[str, LocalBytes] = OrderedDict()
 
     def __getstate__(self) -> dict[str, object]:
-        return {"max_open": self.max_open, "_open": OrderedDict()}
+        return {"max_open": self.max_open, "_remote": self._remote, "_open": OrderedDict()}
 
     def __del__(self) -> None:
-        for fd in self._open.values():
-            os.close(fd)
+        for tar in self._open.values():
+            os.close(tar.fd)
+
+    def prepare(self, members: Iterable[Member]) -> None:
+        """Fetch what the next windows need from an object store, at once.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        self._remote.prepare([_place(m) for m in members if m.version is not None])
 
     def read_window(self, member: Member, start: int, out_T: npt.NDArray[np.int16]) -> int:
         """Decode samples [start, start + T) of a clip; what lies past its end becomes zero.
@@ -71,9 +129,9 @@ class ClipReader:
         if frames <= 0:
             raise BrokenClip(f"sample {start} is asked for; the clip has {member.samples}")
         try:
-            fd = self._fd(member.path)
+            source = self._local(member.path) if member.version is None else self._far(member)
             read = _read_wav if member.codec == "wav" else _read_sound
-            read(fd, member, start, out_T[:frames])
+            read(source, member, start, out_T[:frames])
         except OSError as error:
             raise DataError(
                 f"cannot read {member.path}: {error}; is the file system there?"
@@ -81,29 +139,39 @@ class ClipReader:
         out_T[frames:] = 0
         return frames
 
-    def _fd(self, path: str) -> int:
-        fd = self._open.get(path)
-        if fd is None:
+    def _far(self, member: Member) -> Bytes:
+        return RemoteBytes(self._remote, _place(member))
+
+    def _local(self, path: str) -> Bytes:
+        tar = self._open.get(path)
+        if tar is None:
             if len(self._open) >= self.max_open:
-                os.close(self._open.popitem(last=False)[1])
-            fd = self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                os.close(self._open.popitem(last=False)[1].fd)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            tar = self._open[path] = LocalBytes(fd)
             # Windows lie anywhere. Left alone, the kernel reads ahead 1.2 MB for one out of a 60 s
             # FLAC piece, with this 0.26 MB (measured on a local disk, nothing cached).
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
         else:
             self._open.move_to_end(path)
-        return fd
+        return tar
+
+
+def _place(member: Member) -> Place:
+    if member.version is None:
+        raise ValueError(f"{member.path} is a local file")
+    return Place(member.path, member.version, member.offset, member.size)
 
 
 # --------------------------------------------------------------------------- WAV
 
 
-def _read_wav(fd: int, member: Member, start: int, out_T: npt.NDArray[np.int16]) -> None:
-    head = os.pread(fd, min(_WAV_HEAD, member.size), member.offset)
+def _read_wav(source: Bytes, member: Member, start: int, out_T: npt.NDArray[np.int16]) -> None:
+    head = source.pread(min(_WAV_HEAD, member.size), member.offset)
     _check_magic(head, member)
     place = _pcm16_mono(head, member)
     if place is None:  # unusual but lawful, e.g. 24 bit, or with chunks before the data
-        _read_sound(fd, member, start, out_T)
+        _read_sound(source, member, start, out_T)
         return
     data_offset, data_bytes = place
     available = min(data_bytes, member.size - data_offset)
@@ -112,7 +180,7 @@ def _read_wav(fd: int, member: Member, start: int, out_T: npt.NDArray[np.int16])
     view = out_T.data.cast("B")
     position, done = member.offset + data_offset + 2 * start, 0
     while done < len(view):
-        got = os.preadv(fd, [view[done:]], position + done)
+        got = source.preadv(view[done:], position + done)
         if not got:
             raise BrokenClip("the tar file ends in the middle of it")
         done += got
@@ -149,12 +217,12 @@ class MemberFile:
     A read error is kept in `error`: the decoder that calls us is C and cannot be thrown through.
     """
 
-    def __init__(self, fd: int, offset: int, size: int, block: int = _LAZY_BLOCK) -> None:
-        self.fd = fd
+    def __init__(self, source: Bytes, offset: int, size: int, block: int = _LAZY_BLOCK) -> None:
+        self.source = source
         self.offset = offset
         self.size = size
         self.block = block
-        self.error: OSError | None = None
+        self.error: OSError | DataError | None = None
         self._position = 0
         self._start = 0
         self._bytes = memoryview(b"")
@@ -194,15 +262,15 @@ class MemberFile:
     def _fetch(self) -> bool:
         count = min(self.block, self.size - self._position)
         try:
-            self._bytes = memoryview(os.pread(self.fd, count, self.offset + self._position))
-        except OSError as error:
+            self._bytes = memoryview(self.source.pread(count, self.offset + self._position))
+        except (OSError, DataError) as error:
             self.error = error
             return False
         self._start = self._position
         return len(self._bytes) > 0
 
 
-def _read_sound(fd: int, member: Member, start: int, out_T: npt.NDArray[np.int16]) -> None:
+def _read_sound(source: Bytes, member: Member, start: int, out_T: npt.NDArray[np.int16]) -> None:
     """Let libsndfile decode: from one read of a small member, from blocks of a big one."""
     import soundfile as sf
 
@@ -210,14 +278,17 @@ def _read_sound(fd: int, member: Member, start: int, out_T: npt.NDArray[np.int16
     file: io.BytesIO | MemberFile
     # Fetching everything is one request; it pays unless most of it would be thrown away.
     if member.size <= 2 * _LAZY_BLOCK or 2 * len(out_T) >= member.samples:
-        raw = os.pread(fd, member.size, member.offset)
+        raw = source.pread(member.size, member.offset)
         _check_magic(raw, member)
         if len(raw) < member.size:
             raise BrokenClip("the tar file ends in the middle of it")
         file = io.BytesIO(raw)
     else:
-        file = lazy = MemberFile(fd, member.offset, member.size)
-        _check_magic(lazy.read(4), member)
+        file = lazy = MemberFile(source, member.offset, member.size)
+        head = lazy.read(4)
+        if lazy.error is not None:
+            raise lazy.error
+        _check_magic(head, member)
         lazy.seek(0)
     try:
         with sf.SoundFile(file) as sound:

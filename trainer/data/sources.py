@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.config import SourceConfig
+from trainer.data.config import RemoteConfig, SourceConfig
 from trainer.data.index import LabelSpace, ShardIndex
 from trainer.errors import DataError
 
@@ -31,7 +31,10 @@ class Source:
 
 
 def open_indexes(
-    configs: Mapping[str, SourceConfig], kind: str, sample_rate_hz: int
+    configs: Mapping[str, SourceConfig],
+    kind: str,
+    sample_rate_hz: int,
+    remote: RemoteConfig | None = None,
 ) -> dict[str, ShardIndex]:
     """Open the datasets of one section of a recipe.
 
@@ -39,6 +42,7 @@ def open_indexes(
         configs: by name.
         kind: the section ("train", "valid", "noise"), for messages.
         sample_rate_hz: the rate that all must have.
+        remote: how object stores are read.
 
     Raises:
         DataError: see `ShardIndex.open`; or a dataset is at another rate.
@@ -51,6 +55,7 @@ def open_indexes(
                 splits=config.splits,
                 folds=config.folds,
                 exclude_folds=config.exclude_folds,
+                remote=remote,
             )
         except DataError as error:
             raise DataError(f"data.{kind}.{name}: {error}") from None
@@ -78,8 +83,8 @@ def label_sources(
         if unknown:
             shown = ", ".join(repr(index.labels.names[i]) for i in unknown[:5])
             raise DataError(
-                f"dataset {name} ({index.root}) has {len(unknown)} labels that the label space of "
-                f"{len(labels)} classes does not know: {shown}{', ...' if unknown[5:] else ''}. "
+                f"dataset {name} ({index.location}) has {len(unknown)} labels that the label space "
+                f"of {len(labels)} classes does not know: {shown}{', ...' if unknown[5:] else ''}. "
                 "Start from the union of the label spaces, or leave those clips out of the dataset"
             )
         weight = configs[name].weight or float(len(index))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from trainer.data.index import CODECS, ShardIndex
 from trainer.data.reader import BrokenClip, ClipReader
+from trainer.data.remote import connect
+from trainer.data.storage import is_remote
 
 
 def verify(index: ShardIndex, *, decode: bool = False) -> list[str]:
@@ -28,7 +32,7 @@ def _problems(index: ShardIndex, decode: bool) -> Iterator[str]:
     keys = index.column("key")
     reader = ClipReader()
     for shard, name in enumerate(index.shards):
-        members, problem = _members(str(index.root / name))
+        members, problem = _members(f"{index.location}/{name}")
         if problem:
             yield f"{name}: {problem}"
         for clip in np.flatnonzero(index.shard_N == shard).tolist():
@@ -46,11 +50,22 @@ def _problems(index: ShardIndex, decode: bool) -> Iterator[str]:
                     yield f"{name}: {expected}: {error}"
 
 
+@contextmanager
+def _tar(path: str) -> Iterator[tarfile.TarFile]:
+    if not is_remote(path):
+        with tarfile.open(path) as tar:
+            yield tar
+        return
+    filesystem, place = connect(path, os.getpid())
+    with filesystem.open(place, "rb") as file, tarfile.open(fileobj=file) as tar:
+        yield tar
+
+
 def _members(path: str) -> tuple[dict[int, tuple[str, int]], str | None]:
     """Name and size by data offset, and why the reading ended early, if it did."""
     members: dict[int, tuple[str, int]] = {}
     try:
-        with tarfile.open(path) as tar:
+        with _tar(path) as tar:
             for member in _files(tar):
                 members[member.offset_data] = (member.name, member.size)
     except (tarfile.TarError, OSError, EOFError) as error:

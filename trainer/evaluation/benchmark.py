@@ -268,7 +268,7 @@ def evaluate(
     task = prepare_task(config)
     loaded = load_model(source, device=device)
     _check_model(loaded, task.clips, config)
-    dataset = task.clips.path.resolve().name
+    dataset = task.clips.name
     path, cache = output_paths(loaded, source, dataset, out, config.cache)
     if out is not None and out.is_dir():
         raise RecipeError(f"--out {out} is a folder; give the JSON file to write")

@@ -5,7 +5,6 @@ Shape legend: N clips, C classes.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,8 +27,8 @@ BoolArray = npt.NDArray[np.bool_]
 class Clips:
     """The labelled clips of a dataset, with the classes that occur in them."""
 
-    path: Path
-    """Dataset folder."""
+    path: str
+    """Dataset folder, or its URL."""
     digest: str
     """Of the index and the label space: the same for the same prepared data."""
     index: ShardIndex
@@ -52,6 +51,11 @@ class Clips:
     """Split of each clip."""
     samples_N: IntArray
     """Length of each clip."""
+
+    @property
+    def name(self) -> str:
+        """Last part of the path."""
+        return (Path(self.path) if self.index.remote else Path(self.path).resolve()).name
 
     @property
     def sample_rate_hz(self) -> int:
@@ -118,16 +122,6 @@ class Clips:
         return replace(self, label_NC=label_NC).take(np.flatnonzero(stays_N))
 
 
-def dataset_digest(path: Path) -> str:
-    """Hash of the index (which names every clip, its place, length, labels, group and fold) and of
-    the label space: 16 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    for name in ("index.parquet", "labels.json"):
-        digest.update((path / name).read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def open_clips(path: str | Path, splits: Sequence[str] | None = None) -> Clips:
     """Open a prepared dataset for evaluation.
 
@@ -143,13 +137,13 @@ def open_clips(path: str | Path, splits: Sequence[str] | None = None) -> Clips:
     label_NC[np.repeat(np.arange(len(index)), np.diff(index.label_start_N1)), index.label_P] = True
     if not label_NC.any():
         raise DataError(
-            f"{index.root}: no clip has a label, so there is nothing to probe, retrieve or "
+            f"{index.location}: no clip has a label, so there is nothing to probe, retrieve or "
             "cluster by. Prepare it with its label column"
         )
     groups, group_N = np.unique([str(g) for g in index.column("group_id")], return_inverse=True)
     clips = Clips(
-        path=index.root,
-        digest=dataset_digest(index.root),
+        path=index.location,
+        digest=index.digest,
         index=index,
         number_N=np.arange(len(index)),
         keys=tuple(index.column("key")),

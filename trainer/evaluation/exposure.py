@@ -12,6 +12,12 @@ from typing import Any
 
 import yaml
 
+from trainer.data.config import RemoteConfig
+from trainer.data.storage import open_folder
+from trainer.errors import DataError
+
+# A training set that cannot be reached leaves one question open; it is not worth a long wait.
+_PATIENCE_S = 10.0
 _MOST_STAGES = 8
 _LABELLED = frozenset({"multilabel"})
 
@@ -74,7 +80,11 @@ def _recordings(source: Mapping[str, Any]) -> set[str] | None:
     """Ids of the recordings that a recipe's source draws from; None where it is not at hand."""
     import polars as pl
 
-    index = Path(str(source.get("path"))) / "index.parquet"
+    try:
+        folder = open_folder(str(source.get("path")), RemoteConfig(patience_s=_PATIENCE_S))
+    except DataError:
+        return None
+    index = folder.root / "index.parquet"
     if not index.is_file():
         return None
     rows = pl.scan_parquet(index)

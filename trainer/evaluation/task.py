@@ -89,7 +89,7 @@ def describe_task(task: Task, config: EvaluateConfig, loaded: LoadedModel) -> di
     first = protocol.folds[0]
     return {
         "format": FORMAT,
-        "dataset": clips.path.resolve().name,
+        "dataset": clips.name,
         "metric": "map" if task.multi_label else "accuracy",
         "clips": len(clips),
         "classes": len(clips.classes),
@@ -106,7 +106,7 @@ def describe_task(task: Task, config: EvaluateConfig, loaded: LoadedModel) -> di
             **_measurement_options(config),
         },
         "data": {
-            "path": str(clips.path),
+            "path": clips.path,
             "digest": clips.digest,
             "sample_rate_hz": clips.sample_rate_hz,
             "splits": sorted(set(clips.split_N)),

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from trainer.data.index import LabelSpace, ShardIndex
+from trainer.data.storage import DatasetFolder
 from trainer.data.verify import verify
 from trainer.errors import DataError
 
@@ -220,7 +221,7 @@ def test_verify_finds_what_the_quick_look_cannot(
     assert "cannot be decoded" in problems[3]
     os.truncate(dataset / "train/000004.tar", 20_000)
     index = ShardIndex.open(short_and_long)
-    index = type(index)(**{**vars(index), "root": dataset})
+    index = type(index)(**{**vars(index), "folder": DatasetFolder(str(dataset), dataset)})
     assert any("000004.tar: cannot be read to its end" in p for p in verify(index))
 
 

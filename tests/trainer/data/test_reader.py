@@ -9,7 +9,7 @@ import pytest
 import soundfile as sf
 
 from trainer.data.index import Member, ShardIndex
-from trainer.data.reader import BrokenClip, ClipReader, MemberFile
+from trainer.data.reader import BrokenClip, ClipReader, LocalBytes, MemberFile
 from trainer.errors import DataError
 
 WINDOW = 32000
@@ -238,7 +238,7 @@ def test_member_file_behaves_like_a_file(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"before" + content + b"after")
     rng = np.random.default_rng(1)
     with (tmp_path / "x").open("rb") as real:
-        ours, plain = MemberFile(real.fileno(), 6, 5000, block=64), io.BytesIO(content)
+        ours, plain = MemberFile(LocalBytes(real.fileno()), 6, 5000, block=64), io.BytesIO(content)
         for _ in range(300):
             if rng.random() < 0.5:
                 count = int(rng.integers(0, 300))

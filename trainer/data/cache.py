@@ -1,0 +1,173 @@
+"""A size-limited folder of byte ranges that were fetched from an object store.
+
+All ranks and workers of a node share it, it survives the run, and losing any of it costs nothing
+but another request. An entry is a file named by a digest of what it holds (URL, version, range):
+
+    blocks/ab/cd...   entry: checksum, length, bytes; its time of change is when it was last used
+    usage             bytes of all entries, counted under usage.lock
+
+Entries are renamed into place and their checksum is compared at every reading, so what a killed
+process or a full disk left behind is fetched again rather than believed. When a new entry would
+exceed the limit, the least recently used ones go first, down to nine tenths of it.
+
+Why not a library: `diskcache` has had no release since 2023 (CVE-2025-69872 stands open: it
+unpickles what it finds) and its SQLite file breaks on network file systems (its issue 345);
+fsspec's own `filecache` and `blockcache` fetch whole tars or sparse copies of them and have no
+size limit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import struct
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock
+
+_HEAD = struct.Struct("<4sIQ")
+_MAGIC = b"dcb1"
+_KEEP = 0.9
+_PARTIAL, _PARTIAL_S = ".partial", 3600.0
+_log = logging.getLogger(__name__)
+
+
+def default_cache_folder() -> Path:
+    """Where the cache lies unless told otherwise: $TMPDIR, $XDG_CACHE_HOME or ~/.cache.
+
+    Clusters set TMPDIR to the node's scratch; home folders there are small and far away.
+    """
+    scratch = os.environ.get("TMPDIR")
+    if scratch:
+        return Path(scratch) / f"dawnchorus-{os.getuid()}"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dawnchorus"
+
+
+class _Entry(NamedTuple):
+    used: float
+    size: int
+    path: str
+
+
+class BlockCache:
+    """Byte ranges by key, on disk, at most `limit` bytes of them.
+
+    It never fails a run: where the folder cannot be written, nothing is kept, and a warning says
+    so once per process.
+
+    Args:
+        root: folder; shared by all processes of a node.
+        limit: bytes, all entries together.
+    """
+
+    def __init__(self, root: Path, limit: int) -> None:
+        self.root = root
+        self.limit = limit
+        self._warned = False
+
+    def path(self, key: str) -> Path:
+        """File of an entry."""
+        digest = hashlib.blake2b(key.encode(), digest_size=20).hexdigest()
+        return self.root / "blocks" / digest[:2] / digest[2:]
+
+    def __contains__(self, key: str) -> bool:
+        return self.path(key).is_file()
+
+    def get(self, key: str) -> bytes | None:
+        """What is kept under a key; None where nothing, or nothing intact, is."""
+        path = self.path(key)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._warn(error)
+            return None
+        data = content[_HEAD.size :]
+        if content[: _HEAD.size] != _head(data):
+            with suppress(OSError):
+                path.unlink()
+            return None
+        with suppress(OSError):  # evicted since, or a read-only folder
+            os.utime(path)
+        return data
+
+    def put(self, key: str, data: bytes) -> None:
+        """Keep bytes under a key, if there is room for them at all."""
+        path, size = self.path(key), _HEAD.size + len(data)
+        if size > self.limit:
+            return
+        partial = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._reserve(size)
+            handle, partial = tempfile.mkstemp(suffix=_PARTIAL, dir=path.parent)
+            with os.fdopen(handle, "wb") as file:
+                file.write(_head(data))
+                file.write(data)
+            Path(partial).replace(path)
+        except OSError as error:
+            self._warn(error)
+            if partial is not None:
+                with suppress(OSError):
+                    Path(partial).unlink()
+
+    def entries(self) -> Iterator[_Entry]:
+        """All files of the cache, unfinished ones too."""
+        with suppress(FileNotFoundError), os.scandir(self.root / "blocks") as folders:
+            for folder in folders:
+                with suppress(FileNotFoundError), os.scandir(folder.path) as files:
+                    for file in files:
+                        with suppress(FileNotFoundError):
+                            state = file.stat()
+                            yield _Entry(state.st_mtime, state.st_size, file.path)
+
+    def _reserve(self, size: int) -> None:
+        """Count an entry that is about to be written; make room for it first.
+
+        Two processes that fetch the same range count it twice, and a killed one counts what it
+        never wrote. So the count is never too low, and every sweep sets it right.
+        """
+        count = self.root / "usage"
+        with FileLock(f"{count}.lock"):
+            try:
+                used = int(count.read_text())
+            except (FileNotFoundError, ValueError):
+                used = sum(entry.size for entry in self.entries())
+            if used + size > self.limit:
+                used = self._sweep(min(int(_KEEP * self.limit), self.limit - size))
+            count.write_text(str(used + size))
+
+    def _sweep(self, target: int) -> int:
+        """Remove the least recently used entries until `target` bytes are left."""
+        now, entries = time.time(), []
+        for entry in self.entries():
+            if not entry.path.endswith(_PARTIAL):
+                entries.append(entry)
+            elif entry.used < now - _PARTIAL_S:  # of a killed process
+                Path(entry.path).unlink(missing_ok=True)
+        used = sum(entry.size for entry in entries)
+        for entry in sorted(entries):
+            if used <= target:
+                break
+            Path(entry.path).unlink(missing_ok=True)
+            used -= entry.size
+        return used
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "the cache %s cannot be used (%s); reading on without it", self.root, error
+            )
+
+
+def _head(data: bytes) -> bytes:
+    return _HEAD.pack(_MAGIC, zlib.crc32(data), len(data))

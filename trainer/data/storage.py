@@ -1,0 +1,303 @@
+"""Datasets that lie in an object store (`s3://bucket/datasets/xc`, or any other URL of fsspec).
+
+What is read how:
+
+* The tables (`index.parquet`, `labels.json`, ...) are copied to the node's cache, once for all
+  processes of the node and once per version, and read from there as if they were local.
+* Clips are fetched by ranged requests: a member of up to 4 MiB (a minute of FLAC has one, of WAV
+  two) with one request, larger ones in blocks of 1 MiB. A request takes 20 to 100 ms whatever its
+  size, and what was fetched of a clip serves its next window from the `BlockCache`.
+* The clips of a batch are fetched at once, by threads (`RemoteReader.prepare`).
+
+What a tar is, is settled when the dataset is opened: its length and its ETag (or what else the
+store tells versions by). S3 is asked for exactly that version (`If-Match`); of others, the version
+is looked at again every half minute. A tar that changed ends the run.
+
+Nothing here may outlive a fork: file systems and threads are made by the process that uses them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock
+
+from trainer.data.cache import BlockCache, default_cache_folder
+from trainer.data.config import SECRETIVE, RemoteConfig
+from trainer.data.remote import Changed, Version, connect, patiently, read_range, version_of
+from trainer.errors import DataError
+
+TABLES = ("index.parquet", "labels.json", "licences.parquet", "stats.json")
+_WHOLE, _BLOCK = 4 << 20, 1 << 20
+_THREADS = 16
+_LOOK_AGAIN_S = 30.0
+_UNUSED_S = 30 * 86400.0
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a dataset path is a URL rather than a folder."""
+    return "://" in str(path)
+
+
+def cache_folder(config: RemoteConfig) -> Path:
+    """The node's cache folder."""
+    return Path(config.cache).expanduser() if config.cache else default_cache_folder()
+
+
+# --------------------------------------------------------------------------- opening a dataset
+
+
+@dataclass(frozen=True)
+class DatasetFolder:
+    """Where the parts of a dataset are."""
+
+    location: str
+    """Folder or URL, as the recipe names it; tars are named from here."""
+    root: Path
+    """A local folder with the tables."""
+    versions: dict[str, Version] | None = None
+    """Of each file by its name within the dataset; None where the dataset is local."""
+
+    def size(self, name: str) -> int:
+        """Bytes of a file.
+
+        Raises:
+            FileNotFoundError: there is none of this name.
+        """
+        if self.versions is None:
+            return (self.root / name).stat().st_size
+        if name not in self.versions:
+            raise FileNotFoundError(name)
+        return self.versions[name].size
+
+    def version(self, name: str) -> Version | None:
+        """What to ask an object store for; None for a local file."""
+        return None if self.versions is None else self.versions[name]
+
+
+def open_folder(path: str | Path, config: RemoteConfig) -> DatasetFolder:
+    """Find a dataset; of a remote one, list its files and copy its tables.
+
+    Raises:
+        DataError: the object store does not answer, refuses, or has nothing there; or this
+            installation cannot talk to it.
+    """
+    if not is_remote(path):
+        return DatasetFolder(str(Path(path)), Path(path))
+    location = str(path).rstrip("/")
+    if SECRETIVE.search(location):
+        raise DataError("a dataset's URL may not hold a password or a query: use the environment")
+    versions = patiently(location, config.patience_s, lambda: _listing(location))
+    if not versions:
+        raise DataError(f"there is nothing at {location}: check the path, and the endpoint")
+    present = {name: versions[name] for name in TABLES if name in versions}
+    try:
+        root = _copy_tables(location, present, config)
+    except OSError as error:
+        raise DataError(
+            f"the tables of {location} cannot be copied to {cache_folder(config)} ({error}): make "
+            "room there, or name another folder in data.remote.cache"
+        ) from None
+    return DatasetFolder(location, root, versions)
+
+
+def _listing(location: str) -> dict[str, Version]:
+    filesystem, root = connect(location, os.getpid())
+    filesystem.invalidate_cache()
+    root = root.rstrip("/")
+    found: dict[str, Any] = filesystem.find(root, detail=True)
+    return {
+        name[len(root) + 1 :]: version_of(info)
+        for name, info in found.items()
+        if name.startswith(root + "/")
+    }
+
+
+def _copy_tables(location: str, versions: dict[str, Version], config: RemoteConfig) -> Path:
+    """Copy a dataset's tables; whoever comes second finds them. Returns their folder."""
+    state = "\n".join([location, *(f"{name} {version}" for name, version in versions.items())])
+    digest = hashlib.blake2b(state.encode(), digest_size=16).hexdigest()
+    tables = cache_folder(config) / "tables"
+    tables.mkdir(parents=True, exist_ok=True, mode=0o700)
+    done = tables / digest
+    with FileLock(tables / "lock"):
+        if _intact(done, versions):
+            os.utime(done)
+            return done
+        _tidy(tables)
+        shutil.rmtree(done, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(prefix=digest, suffix=".partial", dir=tables))
+        try:
+            for name, version in versions.items():
+                url = f"{location}/{name}"
+                data = fetch(url, version, 0, version.size, config.patience_s)
+                (partial / name).write_bytes(data)
+            partial.replace(done)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return done
+
+
+def _intact(folder: Path, versions: dict[str, Version]) -> bool:
+    try:
+        return all((folder / n).stat().st_size == v.size for n, v in versions.items())
+    except FileNotFoundError:
+        return False
+
+
+def _tidy(tables: Path) -> None:
+    """Remove tables that no run has opened for a month, and what killed processes left."""
+    for folder in tables.iterdir():
+        old = folder.stat().st_mtime < time.time() - _UNUSED_S
+        if folder.is_dir() and (old or folder.suffix == ".partial"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def fetch(url: str, version: Version, first: int, end: int, patience_s: float) -> bytes:
+    """Bytes [first, end) of one version of a remote file.
+
+    Raises:
+        DataError: it stayed out of reach, or is another version by now; names the URL.
+    """
+    try:
+        return patiently(url, patience_s, lambda: read_range(url, version, first, end))
+    except Changed as error:
+        raise _changed(url, error) from None
+
+
+def _changed(url: str, how: object) -> DataError:
+    return DataError(
+        f"{url} was changed on the server after this run had opened it ({how}). Its clips are no "
+        "longer those of the index: put the old file back, or train on the new dataset in a run "
+        "of its own"
+    )
+
+
+# --------------------------------------------------------------------------- reading clips
+
+
+class Place(NamedTuple):
+    """A clip's bytes in a remote tar."""
+
+    url: str
+    version: Version
+    offset: int
+    size: int
+
+
+class _Block(NamedTuple):
+    """What is fetched by one request and kept as one entry: bytes [first, end) of a tar."""
+
+    url: str
+    version: Version
+    first: int
+    end: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.url}\n{self.version}\n{self.first}-{self.end}"
+
+
+class RemoteReader:
+    """Reads parts of remote tars through the node's cache. Each process makes its own connections.
+
+    Args:
+        config: where the cache is, its limit, and how long to try.
+    """
+
+    def __init__(self, config: RemoteConfig) -> None:
+        self.config = config
+        self.cache: BlockCache | None = None
+        if config.cache_gb:
+            self.cache = BlockCache(cache_folder(config), int(config.cache_gb * 1e9))
+        self._ahead: dict[_Block, bytes] = {}
+        self._last: tuple[_Block, bytes] | None = None
+        self._looked: dict[str, float] = {}
+        self._pool: ThreadPoolExecutor | None = None
+        self._pid = 0
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"config": self.config}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["config"])  # type: ignore[misc]
+
+    def prepare(self, places: Iterable[Place]) -> None:
+        """Fetch, at once, what the next reads will need; replaces what was prepared before.
+
+        Members that are read in blocks are left out: which blocks, only their decoder knows.
+        """
+        blocks = {_block(place, 0) for place in places if place.size <= _WHOLE}
+        held = {block: data for block, data in self._ahead.items() if block in blocks}
+        cache = self.cache
+        missing = [b for b in blocks if b not in held and (cache is None or b.key not in cache)]
+        if len(missing) > 1:
+            if self._pool is None or self._pid != os.getpid():
+                self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="remote")
+                self._pid = os.getpid()
+            connect(missing[0].url, os.getpid())  # here, so that all threads share it
+            held |= zip(missing, self._pool.map(self._fetch, missing), strict=True)
+        self._ahead = held
+
+    def pread(self, place: Place, count: int, offset: int) -> bytes:
+        """At most `count` bytes from byte `offset` of the tar, within the clip.
+
+        Raises:
+            DataError: see `fetch`.
+        """
+        parts = []
+        end = min(offset + count, place.offset + place.size)
+        while offset < end:
+            block = _block(place, offset - place.offset)
+            data = self._get(block)
+            part = data[offset - block.first : end - block.first]
+            parts.append(part)
+            offset += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _get(self, block: _Block) -> bytes:
+        if block in self._ahead:
+            return self._ahead[block]
+        if self._last is not None and self._last[0] == block:
+            return self._last[1]
+        data = self.cache.get(block.key) if self.cache is not None else None
+        if data is None or len(data) != block.end - block.first:
+            data = self._fetch(block)
+        self._last = (block, data)
+        return data
+
+    def _fetch(self, block: _Block) -> bytes:
+        data = fetch(*block, self.config.patience_s)
+        self._look_again(block)
+        if self.cache is not None:
+            self.cache.put(block.key, data)
+        return data
+
+    def _look_again(self, block: _Block) -> None:
+        """Compare the version where the store cannot be asked for a certain one."""
+        if block.version.etag or time.monotonic() < self._looked.get(block.url, 0.0):
+            return
+        filesystem, path = connect(block.url, os.getpid())
+        now = patiently(
+            block.url, self.config.patience_s, lambda: version_of(filesystem.info(path))
+        )
+        if now != block.version:
+            raise _changed(block.url, f"{block.version} became {now}")
+        self._looked[block.url] = time.monotonic() + _LOOK_AGAIN_S
+
+
+def _block(place: Place, inside: int) -> _Block:
+    """The block that holds byte `inside` of a clip."""
+    step = place.size if place.size <= _WHOLE else _BLOCK
+    first = inside // step * step
+    end = min(first + step, place.size)
+    return _Block(place.url, place.version, place.offset + first, place.offset + end)
