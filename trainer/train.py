@@ -148,7 +148,7 @@ def _run(recipe: Recipe, rank: int, ranks: int, stop: StopRequest, session: Sess
     first_step = checkpoints.step_of(resume) if resume else 0
     if first_step >= recipe.train.total_steps:
         return recipe.folder
-    check_folder(recipe)
+    check_folder(recipe, stream)
     session.begin(first_step)
     gate = None
     if recipe.stage == "pretrain" and resume is None:
