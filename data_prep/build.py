@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.card import write_card
 from data_prep.errors import PrepError
+from data_prep.files import write_whole
 from data_prep.lengths import lengths_s
 from data_prep.options import FREE_OPTIONS, BuildOptions, Part
 from data_prep.plan import PLAN, Plan, ShardPlan, plan_shards, write_plan
@@ -39,6 +41,7 @@ from data_prep.workplace import (
 )
 
 FORMAT = 2  # of the work folder and what the fingerprint covers
+BESIDE = "beside"  # in the work folder: what is to lie beside the tables
 _NAMED = 20  # recordings left out that are named on the screen; the table names all
 # Bytes of stored audio a second, relative to int16 PCM; FLAC measured on bird recordings.
 _SIZE_RATIO = {"flac": 0.55, "wav": 1.0}
@@ -59,6 +62,7 @@ def build_dataset(
     if builder.finished:
         return builder.stats()
     with builder.work(), only_one(out):
+        builder.keep_companions()
         plan = builder.plan()
         sweep(out)
         builder.write(plan, plan.shards)
@@ -82,6 +86,7 @@ def build_part(
         builder.stats()
         return 0
     with builder.work(), sharing(out, part):
+        builder.keep_companions()
         plan = builder.plan()
         mine = plan.shards[part.number - 1 :: part.count]
         sweep(out, [shard.path for shard in mine])
@@ -153,6 +158,13 @@ class _Builder:
     def work(self) -> AbstractContextManager[None]:
         """Make the work folder; what the disk refuses becomes a PrepError."""
         return disk_errors(self.out, make=True)
+
+    def keep_companions(self) -> None:
+        """Keep what lies beside the table, for `_finish`: `merge` does not know the table."""
+        folder = self.out / WORK / BESIDE
+        for path in getattr(self.recordings, "companions", ()):
+            folder.mkdir(exist_ok=True)
+            write_whole(folder / path.name, path.read_bytes())
 
     def plan(self) -> Plan:
         """Return the plan of an earlier run over the same input, or make one and keep it."""
@@ -276,7 +288,13 @@ def _finish(plan: Plan, out: Path, progress: Progress) -> dict[str, Any]:
             progress.say(f"left out: {name}: {item['reason']}: {item['detail']}")
     if len(rejected) > _NAMED:
         progress.say(f"left out: {len(rejected) - _NAMED} more, see {out / 'rejected.parquet'}")
-    return write_tables(plan, out)
+    for path in sorted((out / WORK / BESIDE).glob("*")):
+        write_whole(out / path.name, path.read_bytes())
+    stats = write_tables(plan, out)
+    # The tables left a short card; this one tells sources, taxa and the selection as well, which
+    # stand in the tables that are now there.
+    write_card(out)
+    return stats
 
 
 def _summary(stats: dict[str, Any]) -> str:

@@ -299,7 +299,8 @@ def _making(stats: Mapping[str, Any]) -> str:
 ## How it was made
 
 Prepared by dawnchorus. Every recording was decoded, mixed to mono (mean of its channels),
-resampled with soxr HQ, rounded to 16 bit and stored without loss; levels were not changed.
+resampled with soxr HQ, rounded to 16 bit and stored without loss;
+{_levels(options)}.{_trimmed(stats)}
 Recordings longer than {options["max_piece_s"]:g} s lie in equal pieces of at most that length.
 Clips are in an order shuffled with seed {options["seed"]} in which those of one group lie far
 apart.
@@ -309,6 +310,23 @@ apart.
 * recordings with the same audio as another: {stats["same_audio_recordings"]:,}
 * recordings with more than 0.1 % of samples at full scale: {stats["saturated_recordings"]:,}
 """
+
+
+def _levels(options: Mapping[str, Any]) -> str:
+    peak = options.get("peak_dbfs")
+    if peak is None:
+        return "levels were not changed"
+    return f"each recording was brought to a peak of {peak:g} dBFS"
+
+
+def _trimmed(stats: Mapping[str, Any]) -> str:
+    seconds = stats["options"].get("trim_silence_s")
+    if not seconds:
+        return ""
+    hours, count = stats.get("trimmed_hours", 0.0), stats.get("trimmed_recordings", 0)
+    return (
+        f" Silence longer than {seconds:g} s was cut out ({hours:.2f} h of {count:,} recordings)."
+    )
 
 
 def _cell(text: str) -> str:

@@ -13,12 +13,20 @@ from data_prep.options import BuildOptions, Part
 from data_prep.recording_table import read_recordings, table_path
 from data_prep.recordings import Recording
 
+COMPANIONS = ("selection.json", "duplicates.parquet", "leakage.parquet")
+
 
 class StoredTable:
     """The recordings of a table file or folder, read anew each time they are asked for."""
 
     def __init__(self, path: Path) -> None:
         self.path = table_path(path)
+
+    @property
+    def companions(self) -> list[Path]:
+        """What `chorus prep select` found and wrote beside the table; report and card tell it."""
+        folder = self.path.parent
+        return [folder / name for name in COMPANIONS if (folder / name).is_file()]
 
     def __iter__(self) -> Iterator[Recording]:
         return read_recordings(self.path)

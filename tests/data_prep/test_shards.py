@@ -15,7 +15,7 @@ import pytest
 from data_prep.errors import PrepError
 from data_prep.folder import prepare_folder, read_folder
 from data_prep.options import FolderOptions, Part
-from data_prep.prepare import prepare_shards
+from data_prep.prepare import merge, prepare_shards
 from data_prep.recording_table import read_recordings, write_table
 from data_prep.recordings import Recording
 
@@ -156,3 +156,22 @@ def test_a_finished_dataset_of_a_folder_is_known_by_its_table(
     prepare_folder(archive, tmp_path / "birds", jobs=1)
     prepare_shards(table, tmp_path / "birds", audio=archive, part="1/2")
     assert "Nothing to do" in capsys.readouterr().err
+
+
+def test_what_the_selection_found_goes_with_the_dataset(
+    table: Path, archive: Path, tmp_path: Path
+) -> None:
+    funnel = {"steps": [{"name": "all rows", "recordings": 30, "hours": 1.0, "dropped": {}}]}
+    (table / "selection.json").write_text(json.dumps(funnel))
+    for how, out in (("at once", tmp_path / "a"), ("in parts", tmp_path / "b")):
+        if how == "at once":
+            prepare_shards(table, out, audio=archive, jobs=1, name="x")
+        else:
+            for number in (1, 2):
+                prepare_shards(table, out, audio=archive, part=Part(number, 2), jobs=1, name="x")
+            merge(out)
+        assert json.loads((out / "selection.json").read_text()) == funnel
+        assert not (out / ".prep").exists()
+        text = (out / "README.md").read_text()
+        assert "## Sources" in text and "all rows" in text
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
