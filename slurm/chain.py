@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slurm.errors import SubmitError
 from slurm.script import JobScript, dependency
@@ -20,6 +22,9 @@ from slurm.submit import (
     split_overrides,
     training_script,
 )
+
+if TYPE_CHECKING:
+    from trainer.recipe import Recipe
 
 STAGES = ("pretrain", "posttrain", "evaluate", "export")
 
@@ -80,6 +85,7 @@ def submit_chain(words: Sequence[str], *, dry_run: bool = False) -> list[Submitt
     assert before is not None
     if len({r.folder for r in recipes}) < len(recipes):
         raise SubmitError("both stages have the same name: set posttrain.name=...")
+    _check_later_stages(stages, own, recipes[-1])
     for stage in ("evaluate", "export"):
         if stage in stages:
             scripts.append(_after(stage, stages[stage], own[stage], scripts[-1], before))
@@ -96,6 +102,27 @@ def submit_chain(words: Sequence[str], *, dry_run: bool = False) -> list[Submitt
     return done
 
 
+def _check_later_stages(stages: dict[str, str], own: dict[str, list[str]], recipe: Recipe) -> None:
+    """Find what would only end the last job, days from now. Raises SubmitError, RecipeError."""
+    if "evaluate" in stages:
+        from trainer.evaluation.benchmark import load_config
+
+        data = Path(stages["evaluate"])
+        if "://" not in stages["evaluate"] and not (data / "index.parquet").is_file():
+            raise SubmitError(f"evaluate={data}: there is no finished dataset (see `chorus prep`)")
+        load_config([f"data={data}", *own["evaluate"]])
+    if "export" in stages:
+        from trainer.hub.card_config import CardConfig
+
+        given = dict(override.split("=", 1) for override in own["export"] if "=" in override)
+        known = [field.name for field in dataclasses.fields(CardConfig)]
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise SubmitError(f"export.{unknown[0]}: no such field; known: {', '.join(known)}")
+        if not (given.get("author") or recipe.card.author):
+            raise SubmitError("who publishes the model? Add export.author='Jane Doe'")
+
+
 def _after(
     stage: str, argument: str, overrides: list[str], script: JobScript, run: Path
 ) -> JobScript:
@@ -106,8 +133,7 @@ def _after(
         out = Path(argument).resolve() if argument else run / "export"
         command = ["chorus", "export", str(run), "--out", str(out)]
         for override in overrides:
-            key, _, value = override.partition("=")
-            command += [f"--{key.replace('_', '-')}", value]
+            command += ["--card", override]
     return replace(
         script, name=f"{run.name}-{stage}", title=f"{stage} of {run.name}", command=tuple(command),
         train=False, file=f"{stage}.sh",

@@ -70,7 +70,7 @@ def test_a_chain_goes_from_stage_to_stage(chorus, cluster, tones, tiny):
         "pretrain.name=chain_pre", "posttrain.name=chain_post",
         "pretrain.objective.min_perplexity=1",
         "posttrain.optim.head_only_steps=1", "posttrain.optim.head_warmup_steps=0",
-        "evaluate.probe.seeds=1", "export.author=The Testers",
+        "evaluate.probe.seeds=3", "export.author=The Testers",
     )  # fmt: skip
     ids = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("job ")]
     assert len(ids) == 4
@@ -78,6 +78,22 @@ def test_a_chain_goes_from_stage_to_stage(chorus, cluster, tones, tiny):
         cluster.wait_for_job(job_id, "COMPLETED", timeout_s=400)
     assert list((runs / "chain_post" / "evaluation").glob("*.json"))
     assert (cluster.here / "exported" / "model.safetensors").is_file()
+
+
+def test_a_chain_is_checked_to_its_end_before_anything_starts(chorus, cluster, tones):
+    before = cluster.run("squeue", "-h", "-t", "all", "-o", "%A")
+    words = ["submit", "--chain", "posttrain=sl_beats_tiny", "cluster=test", "name=never",
+             f"data.train.main.path={tones}", f"runs={cluster.here}/runs"]  # fmt: skip
+    for more, why in (
+        ([f"evaluate={tones}", "evaluate.probe.seeds=1"], "at least 3"),
+        (["evaluate=/gone"], "no finished dataset"),
+        (["export=/tmp/x"], "export.author"),
+        (["export=/tmp/x", "export.autor=me"], "no such field"),
+    ):
+        done = chorus(*words, *more, check=False)
+        assert done.returncode == 2 and why in done.stderr, done.stderr
+    assert cluster.run("squeue", "-h", "-t", "all", "-o", "%A") == before
+    assert not (cluster.here / "runs" / "never").exists()
 
 
 def test_what_follows_a_failed_stage_never_starts(chorus, cluster, submit):
