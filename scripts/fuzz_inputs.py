@@ -251,11 +251,30 @@ def _wav_header(body: bytearray, rng: random.Random) -> bytearray:
     return body
 
 
+def _ogg_header(body: bytearray, rng: random.Random) -> bytearray:
+    """Set flags, position, serial or sequence number, or a packet's length of an Ogg page."""
+    pages = [match.start() for match in re.finditer(b"OggS", bytes(body))]
+    if not pages or len(body) < pages[-1] + 28:
+        return _set_size(body, rng)
+    page = rng.choice(pages)
+    match rng.randrange(4):
+        case 0:
+            position = rng.choice((-1, -5, 0, 1, 5000, 1 << 20, 1 << 47, (1 << 63) - 1))
+            body[page + 6 : page + 14] = (position % (1 << 64)).to_bytes(8, "little")
+        case 1:
+            body[page + 5] = rng.randrange(8)
+        case 2:
+            body[page + 14 + rng.randrange(8)] ^= 1 << rng.randrange(8)
+        case _:
+            body[page + 26 + rng.randrange(2)] = rng.choice((0, 1, 254, 255, rng.randrange(256)))
+    return body
+
+
 MUTATIONS: tuple[Mutation, ...] = (
     _flip_bits, _set_edge, _set_size, _truncate, _remove, _repeat, _noise, _splice, _chain,
-    _move_chunks, _flac_header, _wav_header,
+    _move_chunks, _flac_header, _wav_header, _ogg_header,
 )  # fmt: skip
-WEIGHTS = (6, 4, 6, 2, 2, 2, 2, 2, 1, 2, 2, 2)
+WEIGHTS = (6, 4, 6, 2, 2, 2, 2, 2, 1, 2, 2, 2, 2)
 
 
 def sign_ogg(body: bytearray) -> None:

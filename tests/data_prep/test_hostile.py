@@ -192,6 +192,27 @@ def resigned(data: bytes, at: int, serial: bytes) -> bytes:
     return bytes(body)
 
 
+def test_ogg_pages_out_of_order_are_never_libsndfiles(tmp_path: Path) -> None:
+    """It reads such a page for ever: hence a process of its own (found by fuzzing)."""
+    from scripts.fuzz_inputs import sign_ogg
+
+    folder = tmp_path / "files"
+    folder.mkdir()
+    data = encoded("OGG", "OPUS", np.tile(wav_T(), 3))
+    page = data.find(b"OggS", data.find(b"OggS", 50) + 4)
+    for position in (-1, -5, -(1 << 62), (1 << 63) - 1):
+        body = bytearray(data)
+        body[page + 6 : page + 14] = (position % (1 << 64)).to_bytes(8, "little")
+        sign_ogg(body)
+        (folder / f"{position}.ogg").write_bytes(body)
+    (folder / "between.ogg").write_bytes(data[:page] + b"#" + data[page:])
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(folder)], env=os.environ | {"PYTHONPATH": str(REPO)},
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 HOSTILE: dict[str, Callable[[], bytes]] = {
     "empty.wav": lambda: b"",
     "nul.wav": lambda: bytes(100_000),
