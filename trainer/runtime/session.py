@@ -67,8 +67,8 @@ class Session:
         """Leave the note or the marker, give the folder back."""
         if self.rank == 0 and isinstance(err, Preempted):
             self.ask_to_come_back("preempted")
-        # A mistake found before the first session leaves no folder behind.
-        begun = (self.folder / "recipe.yaml").is_file()
+        # A mistake found before anything was begun or submitted leaves no folder behind.
+        begun = any((self.folder / name).is_file() for name in ("recipe.yaml", "submitted.yaml"))
         if begun and isinstance(err, Exception) and not isinstance(err, Preempted | RunBusy):
             note_failure(self.folder, self.job, self.rank, err)
         self._stack.close()

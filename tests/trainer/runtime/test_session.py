@@ -73,6 +73,13 @@ def test_a_mistake_in_a_new_run_leaves_no_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "new").exists()
 
 
+def test_a_submitted_run_that_never_began_has_a_note_too(tmp_path: Path) -> None:
+    (tmp_path / "submitted.yaml").write_text("name: x\n")
+    with pytest.raises(DataError), session(tmp_path):
+        raise DataError("there is no dataset folder")
+    assert "there is no dataset folder" in (first_failure(tmp_path) or "")
+
+
 def test_the_first_of_many_failed_ranks_is_the_one_to_read(tmp_path: Path) -> None:
     note_failure(tmp_path, JOB, 3, ValueError("the cause"))
     time.sleep(0.01)
