@@ -18,19 +18,21 @@ if TYPE_CHECKING:
 
     from trainer.data.module import TrainStream, ValidStream
     from trainer.module import TrainingModule
-    from trainer.objectives.base import FeatureBatch
 
 TOP = 5
 
 
 @torch.no_grad()
 def write_examples(
-    folder: Path, module: TrainingModule, stream: TrainStream | ValidStream, batch: dict[str, Any]
+    folder: Path | None,
+    module: TrainingModule,
+    stream: TrainStream | ValidStream,
+    batch: dict[str, Any],
 ) -> None:
     """Write `examples.npz` (spectrograms, masks, codes) and `examples.json` (names, predictions).
 
     Args:
-        folder: the run folder.
+        folder: the run folder; None: only compute, as all ranks must where the module is sharded.
         module: the trained module, with the weights to show.
         stream: what the batch came from; it names the clips.
         batch: int16 batch of the examples, on the CPU.
@@ -43,22 +45,24 @@ def write_examples(
     module.eval()
     try:
         features = module.features(batch, augment=False)
-        arrays = {
-            "mel_KTF": features.mel_BTF.half().cpu().numpy(),
-            "frames_K": features.frames_B.cpu().numpy(),
-        }
-        records = [
-            {"source": source, "key": key, "labels": labels, "predictions": []}
-            for source, key, labels in _names(stream, batch)
-        ]
-        if module.recipe.stage == "pretrain":
-            found = module.objective.inspect(features, module.model.encoder)  # type: ignore[operator]
-            for name in ("mask", "code", "predicted"):
-                arrays[f"{name}_KN"] = found[f"{name}_BN"].cpu().numpy()
-        else:
-            _add_predictions(records, module, features)
+        found = module.look(features)
     finally:
         module.train(was_training)
+    if folder is None:
+        return
+    arrays = {
+        "mel_KTF": features.mel_BTF.half().cpu().numpy(),
+        "frames_K": features.frames_B.cpu().numpy(),
+    }
+    records: list[dict[str, Any]] = [
+        {"source": source, "key": key, "labels": labels, "predictions": []}
+        for source, key, labels in _names(stream, batch)
+    ]
+    if module.recipe.stage == "pretrain":
+        for name in ("mask", "code", "predicted"):
+            arrays[f"{name}_KN"] = found[f"{name}_BN"].cpu().numpy()
+    else:
+        _add_predictions(records, module, found["logits_BC"].sigmoid())
     atomic_write(folder / "examples.npz", lambda path: _save_arrays(path, arrays))
     write_text(folder / "examples.json", json.dumps(records, ensure_ascii=False, indent=1) + "\n")
 
@@ -77,11 +81,9 @@ def _names(
 
 
 def _add_predictions(
-    records: list[dict[str, Any]], module: TrainingModule, features: FeatureBatch
+    records: list[dict[str, Any]], module: TrainingModule, score_KC: torch.Tensor
 ) -> None:
     assert module.model.labels is not None
-    out = module.model.encoder(features.mel_BTF, features.frames_B)
-    score_KC = module.objective.logits(out.tokens_BND, out.valid_BN).sigmoid()  # type: ignore[operator]
     top = score_KC.topk(min(TOP, score_KC.shape[1]), dim=1)
     for record, scores, classes in zip(
         records, top.values.tolist(), top.indices.tolist(), strict=True

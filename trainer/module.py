@@ -23,7 +23,9 @@ from torch import Tensor, nn
 
 from trainer.augment import add_noise, mixup
 from trainer.objectives.base import FeatureBatch, StepOutput
+from trainer.objectives.multilabel import touch
 from trainer.optim import ParameterEma, build_optimizer, learning_rate, param_groups
+from trainer.sharded import local
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -124,6 +126,21 @@ class TrainingModule(pl.LightningModule):
         terms = self.grid_tokens if recipe.stage == "pretrain" else 1
         self.nominal_count = float(topology.micro * terms)
 
+    @property
+    def sharded(self) -> bool:
+        """Whether each rank holds only its rows of the parameters (FSDP)."""
+        return self.recipe.train.strategy == "fsdp" and self.topology.ranks > 1
+
+    def configure_model(self) -> None:
+        """Called once the ranks have met, before anything is loaded or optimised."""
+        if self.sharded:
+            from trainer.runtime.sharding import shard_module
+
+            assert self.device_mesh is not None
+            shard_module(self, self.device_mesh["data_parallel"])
+        if self.recipe.optim.ema_decay is not None:
+            self.ema = ParameterEma(self, self.recipe.optim.ema_decay)
+
     # ------------------------------------------------------------------ the forward side
 
     def features(self, batch: Mapping[str, Any], *, augment: bool) -> FeatureBatch:
@@ -158,14 +175,37 @@ class TrainingModule(pl.LightningModule):
         features = self.features(batch, augment=True)
         output = self._objective_step(features)
         self._collect(output)
-        return output.loss_sum / self.nominal_count
+        loss_sum = output.loss_sum
+        if self.head_only and self.topology.ranks > 1 and not self.sharded:
+            loss_sum = loss_sum + touch(self.model.encoder.parameters())
+        return loss_sum / self.nominal_count
 
     def _objective_step(self, features: FeatureBatch) -> StepOutput:
+        return StepOutput(*self.run_objective(features))
+
+    def run_objective(self, features: FeatureBatch) -> tuple[Any, ...]:
+        """The fields of the objective's `StepOutput`: in a tuple FSDP finds the tensors.
+
+        This and `look` are what FSDP takes for forward passes: parameters are whole within.
+        """
+        frozen = {}
         if self.recipe.stage == "posttrain":
-            return self.objective.step(  # type: ignore[operator, no-any-return]
-                features, self.model.encoder, frozen_encoder=self.training and self.head_only
-            )
-        return self.objective.step(features, self.model.encoder)  # type: ignore[operator, no-any-return]
+            frozen["frozen_encoder"] = self.training and self.head_only
+        out = self.objective.step(features, self.model.encoder, **frozen)  # type: ignore[operator]
+        return out.loss_sum, out.count, out.logs, out.logits_BC
+
+    @torch.no_grad()
+    def look(self, features: FeatureBatch) -> dict[str, Tensor]:
+        """What the model makes of a batch, for people to look at.
+
+        Returns:
+            Pre-training: what `MaskedTokens.inspect` returns. Post-training: `logits_BC`.
+        """
+        encoder, objective = self.model.encoder, self.objective
+        if self.recipe.stage == "pretrain":
+            return dict(objective.inspect(features, encoder))  # type: ignore[operator]
+        out = encoder(features.mel_BTF, features.frames_B)
+        return {"logits_BC": objective.logits(out.tokens_BND, out.valid_BN)}  # type: ignore[operator]
 
     def _collect(self, output: StepOutput) -> None:
         """Keep what the boundary of the step and the next log line need, on the device."""
@@ -190,11 +230,6 @@ class TrainingModule(pl.LightningModule):
             param_groups(self, self.recipe.optim), self.recipe.optim, fused=fused
         )
 
-    def start_ema(self) -> None:
-        """Begin the moving average of the weights, if the recipe has one."""
-        if self.recipe.optim.ema_decay is not None:
-            self.ema = ParameterEma(self, self.recipe.optim.ema_decay)
-
     def on_fit_start(self) -> None:
         """The average follows the weights to their device."""
         if self.ema is not None:
@@ -210,10 +245,10 @@ class TrainingModule(pl.LightningModule):
                 yield
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Gradients are complete and summed over ranks: normalise, check, clip, set the rate.
+        """Gradients are complete and averaged over ranks: normalise, check, clip, set the rate.
 
         One all-reduce a step; on a GPU nothing waits for it on the host, which reads the figures
-        one step later (`health`).
+        one step later (`health`). It also adds up what sharded gradients have on each rank.
         """
         layout = self.topology
         if self.head_only:
@@ -223,24 +258,27 @@ class TrainingModule(pl.LightningModule):
         flags = torch.tensor(
             [float(self.stop_asked()), float(self.too_many_broken())], device=self.device
         )
-        shared = torch.cat([self._count.reshape(1), flags, self._bad_losses])
-        if layout.ranks > 1:
-            dist.all_reduce(shared)
-        # The loss was divided by nominal_count, and by `accumulate` and `ranks` behind our back.
-        scale = self.nominal_count * layout.accumulate * layout.ranks / shared[0].clamp(min=1.0)
         grads = [
-            [p.grad for p in group["params"] if p.grad is not None]
+            [local(p.grad) for p in group["params"] if p.grad is not None]
             for group in optimizer.param_groups
         ]
-        norm_G = (
-            torch.stack(
-                [
-                    torch.nn.utils.get_total_norm(g) if g else torch.zeros((), device=self.device)
-                    for g in grads
-                ]
-            )
-            * scale
+        norm_G = torch.stack(
+            [
+                torch.nn.utils.get_total_norm(g) if g else torch.zeros((), device=self.device)
+                for g in grads
+            ]
         )
+        shared = torch.cat([self._count.reshape(1), flags, self._bad_losses])
+        if self.sharded:
+            shared = torch.cat([shared, norm_G.square()])
+        if layout.ranks > 1:
+            dist.all_reduce(shared)
+        if self.sharded:
+            norm_G = shared[-len(norm_G) :].sqrt()
+            shared = shared[: -len(norm_G)]
+        # The loss was divided by nominal_count, and by `accumulate` and `ranks` behind our back.
+        scale = self.nominal_count * layout.accumulate * layout.ranks / shared[0].clamp(min=1.0)
+        norm_G = norm_G * scale
         norm = torch.linalg.vector_norm(norm_G)
         clip = self.recipe.optim.clip_norm
         factor = scale if clip is None else scale * (clip / (norm + 1e-6)).clamp(max=1.0)

@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from trainer.sharded import fill, local
+
 Schedule = Literal["cosine", "wsd", "linear", "constant"]
 
 
@@ -241,7 +243,7 @@ class ParameterEma:
     """Exponential moving average of a module's trainable parameters, kept in fp32.
 
     In bf16 it would stand still: with a decay of 0.9999 a step moves it by less than half of the
-    last bit.
+    last bit. Of parameters that are sharded over ranks each rank averages its rows.
 
     Args:
         module: whose parameters are averaged; names are those of its `state_dict`.
@@ -269,8 +271,9 @@ class ParameterEma:
             step: warms the decay up (see `decay_at`); None: the full decay from the start.
         """
         named = dict(_trainable(module))
-        new = [named[name].detach().float() for name in self._weights]
-        torch._foreach_lerp_(list(self._weights.values()), new, 1.0 - self.decay_at(step))
+        new = [local(named[name].detach()).float() for name in self._weights]
+        mine = [local(weight) for weight in self._weights.values()]
+        torch._foreach_lerp_(mine, new, 1.0 - self.decay_at(step))
 
     def to(self, device: torch.device | str) -> None:
         """Move the average, as its module moved."""
@@ -281,32 +284,31 @@ class ParameterEma:
         return dict(self._weights)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over an average.
+        """Take over an average, whole or in `Pieces`.
 
         Raises:
-            ValueError: it has other parameters.
+            ValueError: it has other parameters, or of other shapes.
         """
         if set(state) != set(self._weights):
             odd = sorted(set(state) ^ set(self._weights))
             raise ValueError(f"the average is of another model; they differ in {odd[:5]}")
-        with torch.no_grad():
-            for name, mine in self._weights.items():
-                mine.copy_(state[name])
+        for name, mine in self._weights.items():
+            fill(mine, state[name])
 
     @contextmanager
     def swapped(self, module: nn.Module) -> Iterator[None]:
         """Within the context `module` has the averaged weights; afterwards its own, bit for bit."""
         named = {name: p for name, p in _trainable(module) if name in self._weights}
-        own = {name: p.detach().clone() for name, p in named.items()}
+        own = {name: local(p.detach()).clone() for name, p in named.items()}
         with torch.no_grad():
             for name, parameter in named.items():
-                parameter.copy_(self._weights[name])
+                local(parameter).copy_(local(self._weights[name]))
         try:
             yield
         finally:
             with torch.no_grad():
                 for name, parameter in named.items():
-                    parameter.copy_(own[name])
+                    local(parameter).copy_(own[name])
 
 
 def _trainable(module: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:

@@ -62,6 +62,10 @@ class TrainConfig:
     """Processes per node, one per device. `auto`: all GPUs, or one process on a CPU."""
     nodes: int = 1
     """Nodes; under SLURM one task per device must have been started with srun."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """What each device holds of the model. `ddp`: all of it, which is fastest where it fits.
+    `fsdp`: its share of weights, gradients, optimiser state and moving average; layers are gathered
+    when they are computed. The result is the same; a run may be continued with the other one."""
     compile: bool = False
     """Compile the encoder's blocks (worth it on a GPU for runs of more than a few minutes)."""
     deterministic: bool = False
@@ -102,6 +106,11 @@ class TrainConfig:
             )
         if isinstance(self.devices, int) and self.devices < 1:
             raise ValueError(f"devices must be 'auto' or at least 1, not {self.devices}")
+        if self.strategy == "fsdp" and self.precision == "fp16":
+            raise ValueError(
+                "strategy 'fsdp' needs precision bf16 or fp32: fp16's gradient scaler looks at the "
+                "rows of one rank only"
+            )
 
     @property
     def total_steps(self) -> int:

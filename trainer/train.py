@@ -18,7 +18,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from trainer.assembly import build_model, codebook_gate, early_rank, resolve
 from trainer.data.module import BrokenLedger, TrainStream, train_loader, valid_loader
-from trainer.errors import Preempted
+from trainer.errors import DataError, Preempted
 from trainer.examples import write_examples
 from trainer.module import Topology, TrainingModule
 from trainer.runtime.allocation import keep_freed_memory
@@ -49,20 +49,11 @@ def _lightning(
     if in_slurm_step():
         # Lightning's own requeue dead-locks when one rank is slow and loses the batch in flight.
         plugins.append(SLURMEnvironment(auto_requeue=False))
-    strategy: Any = "auto"
-    if ranks > 1:
-        strategy = DDPStrategy(
-            process_group_backend="nccl" if train.accelerator == "gpu" else "gloo",
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-            # Our watchdog is to be the first that notices.
-            timeout=timedelta(minutes=max(30.0, 2 * (train.watchdog_minutes or 60.0))),
-        )
     return pl.Trainer(
         accelerator=train.accelerator,
         devices=train.devices,
         num_nodes=train.nodes,
-        strategy=strategy,
+        strategy=_strategy(recipe, ranks),
         precision=_PRECISION[train.precision],  # type: ignore[arg-type]
         max_steps=train.total_steps,
         max_epochs=-1,
@@ -79,6 +70,30 @@ def _lightning(
         num_sanity_val_steps=0,
         limit_val_batches=0,
         use_distributed_sampler=False,
+    )
+
+
+def _strategy(recipe: Recipe, ranks: int) -> Any:
+    train = recipe.train
+    backend = "nccl" if train.accelerator == "gpu" else "gloo"
+    # Our watchdog is to be the first that notices.
+    timeout = timedelta(minutes=max(30.0, 2 * (train.watchdog_minutes or 60.0)))
+    if ranks == 1:
+        return "auto"
+    if train.strategy == "fsdp":
+        from trainer.runtime.sharding import ShardedStrategy
+
+        return ShardedStrategy(
+            data_parallel_size=ranks,
+            tensor_parallel_size=1,
+            process_group_backend=backend,
+            timeout=timeout,
+        )
+    return DDPStrategy(
+        process_group_backend=backend,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        timeout=timeout,
     )
 
 
@@ -229,7 +244,6 @@ def _fit(
     )  # fmt: skip
     broken = BrokenLedger(stream, recipe.data.max_broken)
     module.stop_asked, module.too_many_broken = stop.is_set, broken.too_many
-    module.start_ema()
     io = AtomicCheckpointIO()
     boundary = StepBoundary(
         checkpoints=checkpoints, checkpoint_io=io, metrics=metrics, progress=progress,
@@ -246,8 +260,10 @@ def _fit(
         with session.watchdog or nullcontext():
             trainer.fit(module, train_dataloaders=loader, ckpt_path=resume, weights_only=True)
         finished = True
+        if trainer.is_global_zero or module.sharded:
+            _write_examples(module, stream)
         if trainer.is_global_zero:
-            _epilogue(module, stream)
+            _write_report(recipe.folder)
     finally:
         _leave(finished)
     return boundary.stopped
@@ -258,7 +274,13 @@ def _compile(module: TrainingModule) -> None:
     from trainer.encoders.beats import BeatsLayers
 
     for part in module.modules():
-        if isinstance(part, BeatsLayers):
+        if not isinstance(part, BeatsLayers):
+            continue
+        if module.sharded:
+            # The hooks that gather a block's weights stay outside of what is compiled.
+            for block in part.blocks():
+                block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
+        else:
             part.compile_blocks()
 
 
@@ -287,18 +309,32 @@ def _validation(
     return Validation(loader, stage=recipe.stage, metric=recipe.train.best_metric)
 
 
-def _epilogue(module: TrainingModule, stream: TrainStream) -> None:
-    """Examples and report; a failure here must not take a finished run down with it."""
+def _write_examples(module: TrainingModule, stream: TrainStream) -> None:
+    """Clips for the report; a failure here must not take a finished run down with it."""
     folder = module.recipe.folder
+    batch, why = None, "another rank could not read them"
+    valid = stream.valid
+    source = valid if len(valid) else stream
     try:
-        valid = stream.valid
         count = min(EXAMPLES, len(valid) or stream.clips)
-        source = valid if len(valid) else stream
-        positions = _spread(len(valid), count) if len(valid) else list(range(count))
+        batch = source[_spread(len(valid), count) if len(valid) else list(range(count))]
+    except Exception as error:
+        why = str(error)
+    everybody = torch.tensor(float(batch is not None), device=module.device)
+    if module.sharded:
+        dist.all_reduce(everybody, dist.ReduceOp.MIN)
+    try:
+        if batch is None or not everybody:
+            raise DataError(why)
         with module.averaged():
-            write_examples(folder, module, source, source[positions])
+            first = module.topology.rank == 0
+            write_examples(folder if first else None, module, source, batch)
     except Exception as error:
         print(f"the examples of {folder} could not be written: {error}", file=sys.stderr)
+
+
+def _write_report(folder: Path) -> None:
+    """The run's own page; a failure here must not take a finished run down with it."""
     try:
         from trainer.report import write_report
 

@@ -89,13 +89,16 @@ class Validation:
                 for k, v in batch.items()
             }
             keep = batch["length_B"] > 0
-            batch = _drop_padding(batch, keep)
-            if not len(batch["wav_BT"]):
+            idle = not bool(keep.any())
+            if idle and not module.sharded:
                 continue
+            batch = _one_silent(batch) if idle else _drop_padding(batch, keep)
             torch.manual_seed(mix_seed(module.recipe.seed, _SEED, module.topology.rank, index))
             with module.trainer.precision_plugin.forward_context():
                 features = module.features(batch, augment=False)
                 output = module._objective_step(features)
+                if idle:
+                    continue
                 if histogram is not None:
                     assert output.logits_BC is not None and features.labels_P2 is not None
                     histogram.update(output.logits_BC, features.labels_P2)
@@ -128,6 +131,13 @@ def _anybody(asked: bool, module: TrainingModule) -> bool:
     flag = torch.tensor(float(asked), device=module.device)
     dist.all_reduce(flag)
     return bool(flag.item())
+
+
+def _one_silent(batch: dict[str, Any]) -> dict[str, Any]:
+    """A clip of silence, for a rank that has no clip left but must help to gather the layers."""
+    rows = {k: v[:1] for k, v in batch.items() if torch.is_tensor(v) and k != "labels_P2"}
+    rows["length_B"] = torch.full_like(rows["length_B"], rows["wav_BT"].shape[1])
+    return batch | rows | {"labels_P2": batch["labels_P2"][:0]}
 
 
 def _drop_padding(batch: dict[str, Any], keep_B: torch.Tensor) -> dict[str, Any]:

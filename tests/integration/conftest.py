@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+
+from trainer.runtime.checkpoint import load
 
 REPO = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("driver.py")
@@ -51,7 +52,7 @@ class Outcome:
     def checkpoint(self) -> dict[str, Any]:
         """The newest checkpoint, loaded the safe way."""
         path = self.folder / "checkpoints" / "last.ckpt"
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load(path)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl."""

@@ -478,10 +478,10 @@ class BeatsLayers(nn.Module):
         `length`: tokens L of the sequence, or of the grid that `positions_BK` points into.
         """
         attention = next(self.blocks()).self_attn
-        table = attention.relative_attention_bias.weight
-        distance = torch.arange(1 - length, length, device=table.device)
-        bucket = relative_buckets(distance, len(table), attention.max_distance)
-        by_distance = F.embedding(bucket, table).t()
+        table = attention.relative_attention_bias
+        distance = torch.arange(1 - length, length, device=table.weight.device)
+        bucket = relative_buckets(distance, table.num_embeddings, attention.max_distance)
+        by_distance = _call(table, bucket).t()
         if positions_BK is not None:
             offset_BKK = positions_BK[:, None, :] - positions_BK[:, :, None] + (length - 1)
             # A copy of the vector per clip, so that its gradient collects in as many places.

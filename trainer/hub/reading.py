@@ -19,6 +19,7 @@ from torch import Tensor
 
 from trainer.errors import CheckpointError
 from trainer.hub import formats
+from trainer.runtime import shards
 
 CHECKPOINT_FORMAT = 1
 Kind = Literal["run", "checkpoint", "export", "microsoft", "avex"]
@@ -88,6 +89,8 @@ def read_weights(path: str | Path, *, ema: bool = True, which: Which = "auto") -
             return _from_export(path)
         if (path / "train_config.yaml").is_file():
             return _from_avex(_only_safetensors(path))
+        if shards.is_folder(path):
+            return _from_checkpoint(path, ema=ema, kind="checkpoint")
         raise CheckpointError(f"{path} holds no model. Give {KNOWN}")
     if not path.is_file():
         raise CheckpointError(f"there is nothing at {path}. Give {KNOWN}")
@@ -105,7 +108,7 @@ def _choose(run: Path, which: Which) -> Path:
     folder = run / "checkpoints"
     names = ["best.ckpt", "last.ckpt"] if which == "auto" else [f"{which}.ckpt"]
     for name in names:
-        if (folder / name).is_file():
+        if (folder / name).is_file() or shards.is_folder(folder / name):
             return folder / name
     there = sorted(p.name for p in folder.glob("*.ckpt"))
     raise CheckpointError(
@@ -284,6 +287,8 @@ def _only_safetensors(folder: Path) -> Path:
 
 def _load_torch(path: Path) -> Any:
     try:
+        if path.is_dir():
+            return shards.whole(shards.read(path, only=("dawnchorus", "state_dict")))
         # Mapped, so that an optimiser state three times the size of the weights is never read;
         # files from before torch 1.6 are no zip archives and cannot be.
         mapped = zipfile.is_zipfile(path)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -171,8 +170,6 @@ class MultiLabel(nn.Module):
             "loss": (loss_sum.detach(), count),
             "top1": (hit_B.sum(), labelled_B.sum()),
         }
-        if frozen_encoder and dist.is_available() and dist.is_initialized():
-            loss_sum = loss_sum + touch(encoder.parameters())
         return StepOutput(loss_sum, count, logs, logit_BC.detach())
 
     def _bce(self, logit_BC: Tensor, target_BC: Tensor, source_B: Tensor | None) -> Tensor:

@@ -4,15 +4,18 @@
     <run>/checkpoints/best.ckpt             best validation metric so far
     <run>/checkpoints/last.ckpt             symbolic link to the newest step checkpoint
 
-A file is written beside its place, flushed to the disk, and renamed; the temporary file lies in
-the same folder, because a rename across file systems is a copy. Everything in it is plain (dicts,
-lists, numbers, tensors), so that it loads with `weights_only=True`.
+A checkpoint is a file, or a folder where the weights are sharded over ranks (see `shards`; then
+`best.ckpt` is a link to `best_<step>.ckpt`). It is written beside its place, flushed to the disk,
+and renamed; the temporary file lies in the same folder, because a rename across file systems is a
+copy. Everything in it is plain (dicts, lists, numbers, tensors), so that it loads with
+`weights_only=True`.
 """
 
 from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ import torch
 from lightning_fabric.plugins import CheckpointIO
 
 from trainer.errors import CheckpointError
+from trainer.runtime import shards
 from trainer.runtime.files import atomic_write
 
 _STEP = re.compile(r"step_(\d{9})\.ckpt$")
@@ -33,35 +37,54 @@ def save(path: Path, state: dict[str, Any]) -> None:
         CheckpointError: it could not be written; whatever stood at `path` before still stands.
     """
     try:
+        if path.is_dir() and not path.is_symlink():
+            shards.remove(path)  # a folder that could not be read: nothing else is written twice
         atomic_write(path, lambda temporary: torch.save(state, temporary))
     # torch reports a full disk as RuntimeError from its zip writer.
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(
-            f"the checkpoint {path} could not be written ({error}). The checkpoints before it are "
-            "untouched: make room on that disk and start the same command again; it continues from "
-            "the newest one"
-        ) from error
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint {path} could not be written ({error}). The checkpoints before it are "
+        "untouched: make room on that disk and start the same command again; it continues from "
+        "the newest one"
+    )
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU.
+    """Read a checkpoint to the CPU; one in a folder is put together to what a file holds.
 
     Raises:
         CheckpointError: missing, truncated, or not a checkpoint of this format.
     """
-    return _read(path)
+    state: dict[str, Any] = shards.whole(_read(path))
+    return state
+
+
+def load_mapped(path: Path) -> dict[str, Any]:
+    """As `load`, but tensors are read from the disk when they are looked at.
+
+    Those of a folder are `Pieces`, so that a rank reads no more than its rows.
+    """
+    return _read(path, mmap=True)
 
 
 def check(path: Path) -> None:
     """Raise CheckpointError, as `load` does, without taking the memory that the tensors need.
 
-    Every byte is read once: the zip file's own checksums find what was changed as well as what was
+    Every byte is read once: the zip files' own checksums find what was changed as well as what was
     cut off.
     """
     _read(path, mmap=True)
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+        damaged = None
+        for file in shards.files_of(path) if path.is_dir() else [path]:
+            with zipfile.ZipFile(file) as archive:
+                found = archive.testzip()
+            if found is not None:
+                damaged = f"{file.name}: {found}"
     except (OSError, zipfile.BadZipFile, EOFError) as error:
         damaged = str(error)
     if damaged is not None:
@@ -72,8 +95,16 @@ def check(path: Path) -> None:
 
 def _read(path: Path, **how: Any) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, **how)
-    except FileNotFoundError:
+        if path.is_dir():
+            state: Any = shards.read(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True, **how)
+    except FileNotFoundError as error:
+        if path.is_dir():
+            missing = Path(error.filename or path).name
+            raise CheckpointError(
+                f"the checkpoint {path} cannot be read ({missing} is missing): use another one"
+            ) from None
         raise CheckpointError(f"there is no checkpoint {path}") from None
     except Exception as error:  # torch raises whatever its unpickler or zip reader met
         raise CheckpointError(
@@ -88,8 +119,8 @@ def _read(path: Path, **how: Any) -> dict[str, Any]:
 class AtomicCheckpointIO(CheckpointIO):
     """Lightning's way to `save` and `load` above.
 
-    A failed save does not raise here: only rank 0 writes, and an exception on one rank leaves the
-    others waiting in a barrier. The error is kept, and `CheckpointWriter` raises it on all ranks.
+    A failed save does not raise here: an exception on one rank leaves the others waiting in a
+    barrier. The error is kept, and `StepBoundary` ends the run on all ranks.
     """
 
     def __init__(self) -> None:
@@ -105,6 +136,24 @@ class AtomicCheckpointIO(CheckpointIO):
         except CheckpointError as error:
             self.error = error
 
+    def save_sharded(
+        self,
+        checkpoint: dict[str, Any],
+        path: Path,
+        *,
+        rank: int,
+        ranks: int,
+        agree: Callable[[bool], bool],
+    ) -> None:
+        """Write a folder, on all ranks (see `shards.write`). A failure is kept in `error`."""
+        self.error = None
+        try:
+            done = shards.write(path, checkpoint, rank=rank, ranks=ranks, agree=agree)
+            if done and rank == 0:
+                shards.publish(path, checkpoint["dawnchorus"]["step"])
+        except (OSError, RuntimeError) as error:
+            self.error = _not_written(path, error)
+
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: Any = None
     ) -> dict[str, Any]:
@@ -112,8 +161,8 @@ class AtomicCheckpointIO(CheckpointIO):
         return load(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Delete a checkpoint file."""
-        Path(path).unlink(missing_ok=True)
+        """Delete a checkpoint."""
+        shards.remove(Path(path))
 
 
 class CheckpointFolder:
@@ -150,16 +199,16 @@ class CheckpointFolder:
         steps = self.steps()
         if not steps:
             return
-        link, temporary = self.path / "last.ckpt", self.path / ".last.ckpt.tmp"
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(self.at_step(steps[-1]).name)
-        temporary.replace(link)
+        shards.relink(self.path / "last.ckpt", self.at_step(steps[-1]).name)
         for step in steps[: -self.keep_last]:
             if not (self.keep_every and step % self.keep_every == 0):
-                self.at_step(step).unlink(missing_ok=True)
+                shards.remove(self.at_step(step))
+        for former in self.path.glob("best_*.ckpt"):
+            if not self.best.exists() or not former.samefile(self.best):
+                shards.remove(former)
         for orphan in self.path.glob(".*.tmp"):
             # Left by a process that was killed in the middle of a write.
-            orphan.unlink(missing_ok=True)
+            shards.remove(orphan)
 
     def newest_readable(self) -> tuple[Path | None, list[str]]:
         """The newest checkpoint that can be read, and a sentence for each newer one that cannot."""

@@ -235,7 +235,9 @@ class StepBoundary(pl.Callback):
             failed = torch.tensor(float(error is not None), device=trainer.strategy.root_device)
             dist.all_reduce(failed)
             if failed.item() and error is None:
-                raise CheckpointError("rank 0 could not write the checkpoint; its message says why")
+                raise CheckpointError(
+                    "another rank could not write its part of the checkpoint; its message says why"
+                )
         if error is not None:
             raise error
 

@@ -178,7 +178,7 @@ import sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from trainer.encoders.beats import Beats, BeatsConfig
 from trainer.objectives.base import FeatureBatch
-from trainer.objectives.multilabel import MultiLabel, MultiLabelConfig
+from trainer.objectives.multilabel import MultiLabel, MultiLabelConfig, touch
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
 
@@ -189,7 +189,8 @@ class Both(torch.nn.Module):
                                          conv_pos=16, num_buckets=32, max_distance=64))
         self.objective = MultiLabel(MultiLabelConfig(), 32, 3)
     def forward(self, batch, frozen):
-        return self.objective.step(batch, self.encoder, frozen_encoder=frozen).loss_sum
+        loss = self.objective.step(batch, self.encoder, frozen_encoder=frozen).loss_sum
+        return loss + touch(self.encoder.parameters()) if frozen else loss
 
 torch.manual_seed(0)
 model = DistributedDataParallel(Both())
