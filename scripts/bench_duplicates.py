@@ -138,12 +138,16 @@ def accuracy(folder: Path, every: int, hard: bool, jobs: int) -> dict[str, Any]:
                 copy = Path(work) / f"{i}-{k}"
                 write(wav_T, rate_hz, copy)
                 clips.append((i, name, copy))
-        found, reasons = _find([path for _, _, path in clips], Path(work) / "cache", jobs)
+        paths = [path for _, _, path in clips]
+        found, reasons, length_s = _find(paths, Path(work) / "cache", jobs)
     readable = [not reason for reason in reasons]
     result: dict[str, Any] = {"originals": len(originals), "clips": len(clips)}
     result["unreadable"] = len(clips) - sum(readable)
-    near = {(a, b): m for a, b, m in found if m.overlap_s * m.shared >= 0.5 * _length(m)}
-    whole = {p for p, m in near.items() if clips[p[0]][0] == clips[p[1]][0]}
+    # As `chorus prep select` has it by default: half of the shorter one is the same.
+    near = {
+        (a, b) for a, b, m in found if m.overlap_s * m.shared >= 0.5 * min(length_s[a], length_s[b])
+    }
+    whole = {p for p in near if clips[p[0]][0] == clips[p[1]][0]}
     for name in ways:
         pairs = [
             (i * (len(ways) + 1), i * (len(ways) + 1) + 1 + list(ways).index(name))
@@ -156,6 +160,8 @@ def accuracy(folder: Path, every: int, hard: bool, jobs: int) -> dict[str, Any]:
         tuple(sorted((clips[a][0], clips[b][0]))) for a, b in near if clips[a][0] != clips[b][0]
     )
     result["pairs found"], result["of other clips"] = len(near), sum(others.values())
+    pairs_of_one = len(originals) * len(ways) * (len(ways) + 1) // 2
+    result["recall, all pairs of one sound"] = f"{len(whole)}/{pairs_of_one}"
     result["precision"] = round(len(whole) / max(1, len(near)), 5)
     result["other clips"] = [
         f"{originals[a].name} = {originals[b].name}: {n} pairs" for (a, b), n in others.items()
@@ -171,14 +177,9 @@ def accuracy(folder: Path, every: int, hard: bool, jobs: int) -> dict[str, Any]:
     return result
 
 
-def _length(match: Any) -> float:
-    """The shorter of two clips of nearly one length is about as long as their overlap."""
-    return float(match.overlap_s)
-
-
 def _find(
     paths: list[Path], cache: Path, jobs: int, times: dict[str, float] | None = None
-) -> tuple[list[tuple[int, int, Any]], list[str]]:
+) -> tuple[list[tuple[int, int, Any]], list[str], npt.NDArray[np.float64]]:
     audios = [Audio(str(path)) for path in paths]
     marks = [time.perf_counter()]
     prints = take_prints(audios, cache, max_s=MAX_S, jobs=jobs, progress=Progress())
@@ -194,7 +195,7 @@ def _find(
         times |= dict(zip(names, np.diff(marks).round(2).tolist(), strict=True))
         times |= {"vectors": len(prints.vectors.at_V), "pairs_compared": len(matches)}
     rows = zip(pairs.a_P.tolist(), pairs.b_P.tolist(), matches, strict=True)
-    return [row for row in rows if row[2].same], prints.reason_R
+    return [row for row in rows if row[2].same], prints.reason_R, prints.duration_s_R
 
 
 def synthetic(pool: list[Wave], count: int, seconds: float) -> Iterator[tuple[int, Wave]]:
@@ -246,7 +247,7 @@ def scale(folders: list[Path], count: int, work: Path, jobs: int) -> dict[str, A
             soundfile.write(path, wav_T, 16000, subtype="PCM_16")
     result: dict[str, Any] = {"clips": count, "jobs": jobs or "all"}
     cpu = time.process_time()
-    found, _ = _find(paths, work / f"cache-{count}", jobs, result)
+    found, _, _ = _find(paths, work / f"cache-{count}", jobs, result)
     result["cpu_s"] = round(time.process_time() - cpu, 1)
     pairs = {(a, b) for a, b, _ in found}
     hits = sum((b, a) in pairs for a, b in truth.items())

@@ -14,7 +14,7 @@ def _show_keys(wanted: bool) -> None:
     """Print every key of the recipe and stop."""
     if not wanted:
         return
-    from data_prep.select.recipe import describe_keys
+    from data_prep.select.recipe_file import describe_keys
 
     for key, default, text in describe_keys():
         typer.echo(f"{key}: {default}\n    {text}")
@@ -55,7 +55,7 @@ def select(
     """
     with friendly_errors():
         from data_prep.progress import Progress
-        from data_prep.select.recipe import load_recipe
+        from data_prep.select.recipe_file import load_recipe
         from data_prep.select.run import select as run
 
         result = run(load_recipe(recipe, overrides or ()), out, Progress())

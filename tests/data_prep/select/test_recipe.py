@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import PrepError
-from data_prep.select.recipe import describe_keys, load_recipe
+from data_prep.select.recipe_file import describe_keys, load_recipe
 from data_prep.shipped import recipe_names
 
 
