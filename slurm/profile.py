@@ -50,6 +50,9 @@ class ClusterProfile(BaseModel):
     signal_s: int = Field(180, ge=1)
     """Seconds before the time limit at which the run is asked to save and stop (SLURM may ask up
     to a minute earlier): longer than one step and one checkpoint."""
+    stuck_s: int = Field(120, ge=10)
+    """How long the job script waits for srun after a rank has failed or asked to come back: longer
+    than the cluster's KillWait."""
     max_requeues: int = Field(50, ge=0)
     """After so many automatic restarts the job stays ended."""
     modules: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.runtime.failures import first_failure, lost_a_peer
+from trainer.runtime.failures import failure_notes, first_failure, lost_a_peer
 from trainer.runtime.job import Job
 
 _FINAL = {
@@ -39,17 +39,18 @@ def verdict(run: Path, code: int, job: Job, max_requeues: int) -> Verdict:
     """
     if code == 0:
         return Verdict(False, "done")
-    note = first_failure(run, job.session)
+    notes = failure_notes(run, job.session)
     reason = _marker(run, job)
     if reason is None and code in _FINAL:
         return Verdict(False, _FINAL[code])
-    if reason is None and note is not None and not lost_a_peer(note):
+    if reason is None and not all(lost_a_peer(note) for note in notes):
         return Verdict(False, "a rank failed")
-    if reason is None and code <= 128:
+    if reason is None and code <= 128 and not notes:
         return Verdict(False, f"it ended with code {code}")
     if job.restart >= max_requeues:
         return Verdict(False, f"it has been started again {job.restart} times (max_requeues)")
-    return Verdict(True, reason or "a task was killed")
+    lost = "the ranks lost each other" if notes else "a task was killed"
+    return Verdict(True, reason or lost)
 
 
 def _marker(run: Path, job: Job) -> str | None:

@@ -72,12 +72,22 @@ def test_a_node_loses_its_power(submit, uninterrupted, same_state, outcome, clus
     run = submit("power")
     run.wait_for_step(8)
     cluster.kill_node("n2")
-    time.sleep(3)
+    run.wait("PENDING")  # SLURM has noticed that the node is gone, and put the job back
     cluster.start_node("n2")
     run.wait_for_restart(1)
-    cluster.wait_for_nodes()
     outcome("power failure of a node", 1, ends_right(run, expected, same_state), run.repeated())
     assert run.repeated() <= 24
+
+
+def test_a_node_comes_back_before_it_is_missed(submit, uninterrupted, same_state, outcome, cluster):
+    """Its tasks are gone, and SLURM has noticed nothing: srun would wait for ever."""
+    expected = uninterrupted()
+    run = submit("flap")
+    run.wait_for_step(8)
+    cluster.kill_node("n2")
+    cluster.start_node("n2")
+    run.wait_for_restart(1)
+    outcome("node away for a moment", 1, ends_right(run, expected, same_state), run.repeated())
 
 
 def test_the_node_of_rank_0_is_set_down(submit, uninterrupted, same_state, outcome, cluster):

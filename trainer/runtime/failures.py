@@ -42,6 +42,12 @@ def note_failure(run: Path, job: Job, rank: int, error: BaseException | str) -> 
 
 def first_failure(run: Path, session: str | None = None) -> str | None:
     """Text of the earliest note (of the newest session, or of the given one); None without one."""
+    notes = failure_notes(run, session)
+    return notes[0] if notes else None
+
+
+def failure_notes(run: Path, session: str | None = None) -> list[str]:
+    """All notes of a session (None: the newest that has one), the earliest first."""
     notes = []
     for path in (run / "failures").glob("*-rank*.txt"):
         with suppress(OSError):
@@ -49,8 +55,7 @@ def first_failure(run: Path, session: str | None = None) -> str | None:
             notes.append((path.name.rsplit("-rank", 1)[0], text.partition(" ")[0], text))
     if session is None and notes:
         session = max(notes, key=lambda note: note[1])[0]
-    mine = sorted(note[1:] for note in notes if note[0] == session)
-    return mine[0][1] if mine else None
+    return [text for _, text in sorted(note[1:] for note in notes if note[0] == session)]
 
 
 def lost_a_peer(note: str) -> bool:
