@@ -148,9 +148,10 @@ class AtomicCheckpointIO(CheckpointIO):
         """Write a folder, on all ranks (see `shards.write`). A failure is kept in `error`."""
         self.error = None
         try:
-            done = shards.write(path, checkpoint, rank=rank, ranks=ranks, agree=agree)
+            step = checkpoint["dawnchorus"]["step"]
+            done = shards.write(path, checkpoint, step=step, rank=rank, ranks=ranks, agree=agree)
             if done and rank == 0:
-                shards.publish(path, checkpoint["dawnchorus"]["step"])
+                shards.publish(path, step)
         except (OSError, RuntimeError) as error:
             self.error = _not_written(path, error)
 

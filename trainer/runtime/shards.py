@@ -50,13 +50,20 @@ def _shard(rank: int) -> str:
 
 
 def write(
-    path: Path, state: dict[str, Any], *, rank: int, ranks: int, agree: Callable[[bool], bool]
+    path: Path,
+    state: dict[str, Any],
+    *,
+    step: int,
+    rank: int,
+    ranks: int,
+    agree: Callable[[bool], bool],
 ) -> bool:
     """Write a checkpoint beside its place; every rank calls this.
 
     Args:
         path: where the checkpoint will stand.
         state: the checkpoint; its sharded tensors go to this rank's file.
+        step: the optimiser step it is of.
         rank: this rank.
         ranks: how many there are.
         agree: whether all ranks say yes. Asked as often on every rank, whatever failed where.
@@ -68,7 +75,7 @@ def write(
         OSError, RuntimeError: this rank could not (no space left, say). Nothing is left behind.
     """
     error: Exception | None = None
-    folder = temporary_of(path)
+    folder = temporary_of(path, step)
     try:
         if rank == 0:
             remove(folder)
@@ -110,9 +117,13 @@ def _take_apart(tree: Any, rows: list[Tensor]) -> Any:
     return tree
 
 
-def temporary_of(path: Path) -> Path:
-    """Where a folder is written, on all ranks, until it is whole."""
-    return path.with_name(f".{path.name}.tmp")
+def temporary_of(path: Path, step: int) -> Path:
+    """Where a folder is written, on all ranks, until it is whole.
+
+    The step is in the name, so that a node whose view of a network file system is old cannot write
+    into the folder that had this name before.
+    """
+    return path.with_name(f".{path.name}.{step}.tmp")
 
 
 def publish(path: Path, step: int) -> None:
@@ -131,9 +142,12 @@ def publish(path: Path, step: int) -> None:
             count += 1
             place = path.with_name(f"{path.stem}_{step:09d}_{count}.ckpt")
     remove(place)
-    temporary_of(path).rename(place)
+    temporary_of(path, step).rename(place)
     if place != path:
         relink(path, place.name)
+        for former in path.parent.glob(f"{path.stem}_*.ckpt"):
+            if former != place:
+                remove(former)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

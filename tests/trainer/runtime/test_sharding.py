@@ -69,12 +69,12 @@ def state_at(step: int, cut: Callable[[torch.Tensor], torch.Tensor]) -> dict[str
 
 
 def save_sharded(path: Path, step: int) -> None:
-    """What all ranks do together, one after the other; rank 0 makes room first."""
-    for rank in [*range(RANKS), 0]:
+    """What all ranks do together, one after the other."""
+    for rank in range(RANKS):
         with being(rank) as cut:
-            if rank == 0 and not shards.temporary_of(path).exists():
-                shards.temporary_of(path).mkdir(parents=True)
-            shards._write_own(shards.temporary_of(path), state_at(step, cut), rank, RANKS)
+            folder = shards.temporary_of(path, step)
+            folder.mkdir(parents=True, exist_ok=True)
+            shards._write_own(folder, state_at(step, cut), rank, RANKS)
     shards.publish(path, step)
 
 
@@ -167,6 +167,7 @@ def test_retention_and_the_best_of_several(tmp_path: Path) -> None:
     assert load(folder.path / "last.ckpt")["dawnchorus"]["step"] == 10
     save_sharded(folder.best, 8)  # the same step again, after a resume
     assert load(folder.best)["dawnchorus"]["step"] == 8
+    assert len(list(folder.path.glob("best_*"))) == 1
     save(folder.best, {"dawnchorus": {"step": 9}})  # the run goes on without sharding
     folder.tidy()
     assert folder.best.is_file() and not list(folder.path.glob("best_*"))
