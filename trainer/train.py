@@ -191,7 +191,11 @@ def _quieten_lightning() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     # "Initializing distributed", from every rank.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*isinstance.treespec, LeafSpec.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*`srun` command is available on your system.*",
+    ):
         warnings.filterwarnings("ignore", message=message)
 
 
