@@ -1,6 +1,6 @@
 """All rows of the tables in columns, and which of them are still in.
 
-Millions of rows: only the columns that decisions need are in memory, about half a kilobyte a row;
+Millions of rows: only the columns that decisions need are in memory, about 1.5 kB a row;
 the rows themselves are streamed again when the result is written.
 """
 
