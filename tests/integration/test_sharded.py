@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from trainer.evaluation.benchmark import evaluate, load_config
 from trainer.hub.exporting import export
 from trainer.hub.importing import load_model
 from trainer.runtime.checkpoint import load
@@ -24,7 +25,7 @@ LAYOUT = [f"train.max_steps={STEPS}", "train.global_batch=8", "train.micro_batch
           "data.workers=0", "train.checkpoint_every=5", "train.keep_last=10", "encoder.layers=3",
           "encoder.layer_drop=0.2", "encoder.dropout=0.1", "augment.mixup_prob=0.5",
           "optim.head_only_steps=3", "optim.ema_decay=0.9", "optim.clip_norm=0.5",
-          "optim.warmup_steps=2", "train.validate_every=10", "train.validate_clips=5"]  # fmt: skip
+          "optim.warmup_steps=2", "train.validate_every=10"]  # fmt: skip
 
 
 def figures(outcome: Any, kind: str, name: str) -> list[float]:
@@ -56,9 +57,11 @@ def again(kept: Path, run: Any) -> None:
 
 
 def test_sharded_trains_as_unsharded_and_each_continues_the_other(
-    chorus_train, tone_dataset, same_state, tmp_path
+    chorus_train, tone_dataset, make_tones, make_dataset, same_state, tmp_path
 ):
-    layout = [*LAYOUT, f"data.valid.main.path={tone_dataset}"]
+    # The second batch of the validation has one clip for rank 0 and none for rank 1.
+    few = make_dataset(tmp_path / "few", *make_tones(5))
+    layout = [*LAYOUT, f"data.valid.main.path={few}"]
 
     def run(name: str, *overrides: str, **driver: Any) -> Any:
         done = chorus_train(name, *layout, *overrides, nan=NAN, timeout_s=500, **driver)
@@ -75,6 +78,7 @@ def test_sharded_trains_as_unsharded_and_each_continues_the_other(
     for name in ("loss", "map"):
         there, here = (figures(x, "valid", name) for x in (ddp, fsdp))
         assert len(here) == 2 and here == pytest.approx(there, abs=1e-5)
+    assert figures(fsdp, "valid", "clips") == [5, 5]
     bad, worse = (
         [x["message"] for x in done.metrics() if x.get("event") == "non_finite"]
         for done in (ddp, fsdp)
@@ -120,6 +124,9 @@ def test_sharded_trains_as_unsharded_and_each_continues_the_other(
         for name, tensor in model.items():
             source = "objective." if name.startswith("head.") else "model."
             assert torch.equal(tensor, tensors[source + name]), name
+    options = [f"data={tone_dataset}", "test_folds=[3]", "probe.epochs=1"]
+    result = evaluate(fsdp.folder, load_config(options, "fast"))
+    assert result["rows"][-1]["name"].startswith("model")
     export(fsdp.folder, tmp_path / "exported", card={"author": "A. Tester"})
     exported = load_model(tmp_path / "exported").model.state_dict()
     best = load_model(fsdp.folder).model.state_dict()
