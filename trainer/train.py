@@ -306,7 +306,7 @@ def _validation(
 ) -> Validation | None:
     loader = valid_loader(
         stream, micro_batch=layout.micro, rank=layout.rank, world_size=layout.ranks, pin_memory=pin,
-        workers=recipe.data.workers if pin else 0,
+        workers=recipe.data.workers if pin else 0, clips=recipe.train.validate_clips,
     )  # fmt: skip
     if loader is None:
         return None

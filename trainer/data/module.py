@@ -5,6 +5,7 @@ Shape legend: B clips of a micro-batch, T samples of a window, S sources, C clas
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -258,9 +259,16 @@ class ValidStream(_Stream):
     ) -> None:
         super().__init__(sources, labels, window_samples, remote)
         self._ends = np.cumsum([len(source.index) for source in sources], dtype=np.int64)
+        self._count = int(self._ends[-1]) if len(self._ends) else 0
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return self._count
+
+    def first(self, clips: int | None) -> ValidStream:
+        """The same stream, ending after so many clips (None: all)."""
+        shorter = copy.copy(self)
+        shorter._count = min(clips or self._count, self._count)
+        return shorter
 
     def _find(self, position: int) -> tuple[int, int]:
         """Source and clip at a position."""
@@ -334,16 +342,14 @@ def valid_loader(
     world_size: int = 1,
     workers: int = 0,
     pin_memory: bool = False,
+    clips: int | None = None,
 ) -> BatchLoader | None:
-    """Load a rank's share of the validation clips, each clip on exactly one rank.
+    """Load a rank's share of the validation clips (the first `clips`), each on exactly one rank.
 
     Every rank has the same number of batches; padding rows come last in a batch, have length 0,
-    position -1 and no labels.
-
-    Returns:
-        None where the recipe has no validation datasets.
+    position -1 and no labels. None where the recipe has no validation datasets.
     """
-    valid = stream.valid if isinstance(stream, TrainStream) else stream
+    valid = (stream.valid if isinstance(stream, TrainStream) else stream).first(clips)
     if not len(valid):
         return None
     batches = PositionBatches(0, micro_batch, rank, world_size, total=len(valid))

@@ -348,6 +348,17 @@ def test_validation_repeats_itself(stream: TrainStream, same_batch: Same) -> Non
     assert all(same_batch(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize(("clips", "seen"), [(11, 11), (10_000, 80)])
+def test_validation_on_the_first_clips_only(stream: TrainStream, clips: int, seen: int) -> None:
+    positions: list[int] = []
+    for rank in range(2):
+        loader = valid_loader(stream, micro_batch=4, rank=rank, world_size=2, clips=clips)
+        assert loader is not None
+        for batch in loader:
+            positions += batch["position_B"][batch["position_B"] >= 0].tolist()
+    assert sorted(positions) == list(range(min(seen, len(stream.valid))))
+
+
 def test_no_validation_sets_no_loader(
     tone_dataset: Path, configure: Callable[..., DataConfig]
 ) -> None:
