@@ -42,11 +42,12 @@ class Session:
             stacks = folder / "failures" / f"{self.job.session}-rank{rank}.stacks"
             self.watchdog = Watchdog(hang_after_s, stacks, self._hung)
         self._stack = ExitStack()
+        self._made: list[Path] = []
 
     def __enter__(self) -> Session:
         """Claim the folder. Raises RunBusy where another job works in it."""
         if self.rank == 0:
-            self._existed = self.folder.is_dir()
+            self._made = [p for p in (self.folder, *self.folder.parents) if not p.is_dir()]
             self._stack.enter_context(RunLock(self.folder, self.job))
             (self.folder / MARKER).unlink(missing_ok=True)
         return self
@@ -72,9 +73,9 @@ class Session:
         if begun and isinstance(err, Exception) and not isinstance(err, Preempted | RunBusy):
             note_failure(self.folder, self.job, self.rank, err)
         self._stack.close()
-        if self.rank == 0 and not self._existed:
-            with suppress(OSError):
-                self.folder.rmdir()  # only if nothing was written into it
+        with suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()  # only if nothing was written into it
 
     def ask_to_come_back(self, reason: str) -> None:
         """Tell the job script that this job should be queued again."""
