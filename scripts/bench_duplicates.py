@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from data_prep.progress import Progress
 from data_prep.select.evaluation import SUFFIXES
-from data_prep.select.neighbours import candidates
-from data_prep.select.sound import Audio, compare_pairs, take_prints
+from data_prep.select.same import find_same
+from data_prep.select.sound import Audio, take_prints
 
 Wave = npt.NDArray[np.float32]
 MAX_S = 600.0
@@ -184,18 +185,15 @@ def _find(
     marks = [time.perf_counter()]
     prints = take_prints(audios, cache, max_s=MAX_S, jobs=jobs, progress=Progress())
     marks.append(time.perf_counter())
-    pairs = candidates(prints.vectors, jobs=jobs)
-    marks.append(time.perf_counter())
-    matches = compare_pairs(
-        audios, pairs, prints.duration_s_R, cache, jobs=jobs, progress=Progress()
+    same = find_same(
+        audios, prints.vectors, prints.duration_s_R, cache, jobs=jobs, progress=Progress()
     )
     marks.append(time.perf_counter())
     if times is not None:
-        names = ("fingerprints_s", "neighbours_s", "comparing_s")
-        times |= dict(zip(names, np.diff(marks).round(2).tolist(), strict=True))
-        times |= {"vectors": len(prints.vectors.at_V), "pairs_compared": len(matches)}
-    rows = zip(pairs.a_P.tolist(), pairs.b_P.tolist(), matches, strict=True)
-    return [row for row in rows if row[2].same], prints.reason_R, prints.duration_s_R
+        times |= dict(zip(("fingerprints_s", "pairs_s"), np.diff(marks).round(1), strict=True))
+        compared = sum(len(pl.read_parquet(f, columns=["key"])) for f in cache.glob("*-pairs/*"))
+        times |= {"vectors": len(prints.vectors.at_V), "pairs_compared": compared}
+    return same, prints.reason_R, prints.duration_s_R
 
 
 Source = tuple[int, float]
@@ -263,9 +261,9 @@ def scale(folders: list[Path], count: int, work: Path, jobs: int) -> dict[str, A
         (audio / "made_of.json").write_text(json.dumps(made_of))
     made_of = json.loads((audio / "made_of.json").read_text())
     result: dict[str, Any] = {"clips": count, "jobs": jobs or "all"}
-    cpu = time.process_time()
     found, _, _ = _find(paths, work / f"cache-{count}", jobs, result)
-    result["cpu_s"] = round(time.process_time() - cpu, 1)
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    result["cpu_s"] = round(sum(u.ru_utime + u.ru_stime for u in usage), 1)
     pairs = {(a, b) for a, b, _ in found}
     hits = sum((b, a) in pairs for a, b in truth.items())
     result["copies found"] = f"{hits}/{len(truth)}"

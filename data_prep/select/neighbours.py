@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 EXACT = 20_000
 PROBES = 16
-NEIGHBOURS = 16
+NEIGHBOURS = 24
 LEAST = 0.45  # of 67 clips Opus at 12 kbit/s leaves 0.51, at 24 kbit/s 0.72
 LEAST_SHORT = 0.2  # of two recordings with one vector each: half a second, cut off, leaves less
 SURE = 0.85  # at least this: always worth a look
-LEAST_AROUND = 0.38  # mean with the windows before and after
-TRIES, TRIES_SHORT = 4, 6  # below that: only the nearest few of a recording
+LEAST_AROUND = 0.44  # mean with the windows before and after
+TRIES, TRIES_SHORT = 3, 6  # below that: only the nearest few of a recording
 _BATCH = 8192
 
 

@@ -15,9 +15,10 @@ from data_prep.select.caps import apply_caps
 from data_prep.select.duplicates import Link, Row, resolve, same_key
 from data_prep.select.filters import apply_filters, filter_duration, licence_costs
 from data_prep.select.identity import event_keys, youtube_key
-from data_prep.select.neighbours import Vectors, candidates
+from data_prep.select.neighbours import Vectors
 from data_prep.select.rows import Rows, read_rows
-from data_prep.select.sound import Audio, compare_pairs, take_prints
+from data_prep.select.same import find_same
+from data_prep.select.sound import Audio, take_prints
 from data_prep.select.split import describe, place_all
 from data_prep.select.writing import Leak, Result, write_all
 
@@ -277,15 +278,10 @@ def _matches(
         return []
     kind_R = np.full(len(audios), HELD, np.int8)
     kind_R[:own] = OWN
-    pairs = candidates(vectors, jobs=recipe.run.jobs, kind_R=kind_R, forbidden=forbidden)
-    found = compare_pairs(
-        audios, pairs, durations_s, cache, jobs=recipe.run.jobs, progress=progress
-    )
-    return [
-        (int(a), int(b), match)
-        for a, b, match in zip(pairs.a_P, pairs.b_P, found, strict=True)
-        if match.same
-    ]
+    return find_same(
+        audios, vectors, durations_s, cache, jobs=recipe.run.jobs, progress=progress,
+        kind_R=kind_R, forbidden=forbidden,
+    )  # fmt: skip
 
 
 def _read_matches(

@@ -12,7 +12,8 @@ from data_prep.progress import Progress
 from data_prep.select.compare import compare, fast_length
 from data_prep.select.fingerprints import DIMENSIONS, fingerprint_pcm
 from data_prep.select.neighbours import candidates
-from data_prep.select.sound import Audio, compare_pairs, take_prints
+from data_prep.select.same import find_same
+from data_prep.select.sound import Audio, take_prints
 from scripts.bench_duplicates import accuracy
 
 Write = Callable[..., Path]
@@ -31,10 +32,10 @@ def find(paths: list[Path], cache: Path, jobs: int = 1) -> set[tuple[int, int]]:
     """Places of the pairs that are the same."""
     audios = [Audio(str(path)) for path in paths]
     prints = take_prints(audios, cache, max_s=600, jobs=jobs, progress=Progress())
-    pairs = candidates(prints.vectors, jobs=1)
-    found = compare_pairs(audios, pairs, prints.duration_s_R, cache, jobs=jobs, progress=Progress())
-    rows = zip(pairs.a_P.tolist(), pairs.b_P.tolist(), found, strict=True)
-    return {(a, b) for a, b, match in rows if match.same}
+    found = find_same(
+        audios, prints.vectors, prints.duration_s_R, cache, jobs=jobs, progress=Progress()
+    )
+    return {(a, b) for a, b, _ in found}
 
 
 @pytest.mark.slow
@@ -119,6 +120,23 @@ def test_a_cut_is_found_in_a_long_recording(
         paths.append(write_wav(tmp_path / f"cut{i}.ogg", long_T[start : start + 80000]))
     paths.append(write_wav(tmp_path / "other.wav", make_chirps(400, 60.0)))
     assert find(paths, tmp_path / "cache") == {(0, 1), (0, 2), (0, 3)}
+
+
+def test_all_pairs_of_many_copies(
+    tmp_path: Path,
+    write_wav: Write,
+    make_chirps: Callable[..., np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More copies than a recording has neighbours, at any place of a long one."""
+    monkeypatch.setattr("data_prep.select.neighbours.NEIGHBOURS", 3)
+    wav_T = make_chirps(77, 40.0)
+    rng = np.random.default_rng(0)
+    paths = [write_wav(tmp_path / "long.flac", wav_T)]
+    for i in range(9):
+        start = int(rng.integers(0, 16000))
+        paths.append(write_wav(tmp_path / f"{i}.ogg", wav_T[320000 + start :][:160000]))
+    assert len(find(paths, tmp_path / "cache")) == 10 * 9 // 2
 
 
 def test_compare_tells_lag_and_shared_part(make_chirps: Callable[..., np.ndarray]) -> None:
