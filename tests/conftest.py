@@ -6,6 +6,8 @@ import importlib.util
 import io
 import json
 import os
+import struct
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -224,3 +226,20 @@ def object_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield store
     store.stop()
     module.forget_connections()
+
+
+def change_a_byte_of_a_tensor(path: Path) -> None:
+    """In the middle of the largest member; between the members nothing reads what stands there."""
+    with zipfile.ZipFile(path) as archive:
+        member = max(archive.infolist(), key=lambda info: info.file_size)
+    data = bytearray(path.read_bytes())
+    start = member.header_offset
+    name, extra = struct.unpack_from("<HH", data, start + 26)  # of the local header
+    data[start + 30 + name + extra + member.file_size // 2] ^= 255
+    path.write_bytes(data)
+
+
+@pytest.fixture(scope="session")
+def damage_tensor() -> Callable[[Path], None]:
+    """Change a byte of a tensor in a file of torch.save."""
+    return change_a_byte_of_a_tensor

@@ -42,12 +42,6 @@ def assert_close(a: dict[str, Any], b: dict[str, Any]) -> None:
             torch.testing.assert_close(tensor, right[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
-def damage(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 255
-    path.write_bytes(content)
-
-
 def again(kept: Path, run: Any) -> None:
     """The run as it was, with nothing of what came after."""
     shutil.rmtree(run.folder)
@@ -57,7 +51,7 @@ def again(kept: Path, run: Any) -> None:
 
 
 def test_sharded_trains_as_unsharded_and_each_continues_the_other(
-    chorus_train, tone_dataset, make_tones, make_dataset, same_state, tmp_path
+    chorus_train, tone_dataset, make_tones, make_dataset, same_state, damage_tensor, tmp_path
 ):
     # The second batch of the validation has one clip for rank 0 and none for rank 1.
     few = make_dataset(tmp_path / "few", *make_tones(5))
@@ -95,7 +89,7 @@ def test_sharded_trains_as_unsharded_and_each_continues_the_other(
     stopped = run("stopped", TWO, FSDP, hurt=hurt)
     assert stopped.checkpoint()["dawnchorus"]["step"] == 10
     kept = shutil.copytree(stopped.folder, tmp_path / "kept", symlinks=True)
-    damage(stopped.folder / "checkpoints" / "step_000000010.ckpt" / "shard_00001.pt")
+    damage_tensor(stopped.folder / "checkpoints" / "step_000000010.ckpt" / "shard_00001.pt")
     resumed = run("stopped", TWO, FSDP)
     events = {x["event"]: x["message"] for x in resumed.metrics() if x["kind"] == "event"}
     assert "shard_00001.pt" in events["damaged_checkpoint"]

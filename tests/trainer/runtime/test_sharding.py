@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import struct
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,23 +127,14 @@ def test_a_folder_is_the_same_checkpoint_as_a_file(tmp_path: Path) -> None:
                         fill(mine, torch.zeros(11, 11))
 
 
-def change_a_byte_of_a_tensor(path: Path) -> None:
-    """In the middle of the largest member; between the members nothing reads what stands there."""
-    with zipfile.ZipFile(path) as archive:
-        member = max(archive.infolist(), key=lambda info: info.file_size)
-    data = bytearray(path.read_bytes())
-    start = member.header_offset
-    name, extra = struct.unpack_from("<HH", data, start + 26)  # of the local header
-    data[start + 30 + name + extra + member.file_size // 2] ^= 255
-    path.write_bytes(data)
-
-
-def test_damage_is_found_and_the_folder_before_is_taken(tmp_path: Path) -> None:
+def test_damage_is_found_and_the_folder_before_is_taken(
+    tmp_path: Path, damage_tensor: Callable[[Path], None]
+) -> None:
     folder = CheckpointFolder(tmp_path, keep_last=5)
     for step in (1, 2, 3, 4):
         save_sharded(folder.at_step(step), step)
     (folder.at_step(4) / "shard_00002.pt").unlink()
-    change_a_byte_of_a_tensor(folder.at_step(3) / "shard_00001.pt")
+    damage_tensor(folder.at_step(3) / "shard_00001.pt")
     meta = folder.at_step(2) / "meta.pt"
     meta.write_bytes(meta.read_bytes()[:200])
     newest, complaints = folder.newest_readable()
