@@ -4,6 +4,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
+TEST_PROCESSES ?= 2
 
 .PHONY: demo test test-avex test-slurm check bench install clean-demo
 .DEFAULT_GOAL := help
@@ -27,7 +28,7 @@ demo: $(STAMP)
 	$(BIN)/python -m scripts.demo $(if $(DATA),--data "$(DATA)")
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slurm"
+	$(BIN)/python -m pytest -m "not slurm" -n $(TEST_PROCESSES) --dist worksteal
 
 # The live comparisons with the avex package, in an environment of its own.
 test-avex: $(STAMP)

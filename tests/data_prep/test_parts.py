@@ -178,6 +178,17 @@ def kill_one(process: subprocess.Popen, rng: random.Random) -> None:
         time.sleep(0.02)
 
 
+def wait_for_a_write(process: subprocess.Popen, shards: Path) -> None:
+    """Until the run has a new file among the shards, half-written or whole, or has ended."""
+
+    def names() -> set[str]:
+        return {path.name for path in shards.glob("*")} | {p.name for p in shards.glob(".*")}
+
+    before = names()
+    while process.poll() is None and names() <= before:
+        time.sleep(0.001)
+
+
 @pytest.mark.slow
 def test_kills_at_any_moment_are_mended_by_the_same_command(
     table: Path, whole: dict[str, str], tmp_path: Path
@@ -190,7 +201,8 @@ def test_kills_at_any_moment_are_mended_by_the_same_command(
         which = f"{attempt % 2 + 1}/2"
         process = subprocess.Popen(part(table, out, which, jobs=2), cwd=REPO,
                                    stderr=subprocess.DEVNULL)  # fmt: skip
-        time.sleep(rng.uniform(0.8, 3.0))
+        wait_for_a_write(process, out / "train")
+        time.sleep(rng.uniform(0, 0.03))
         killed += process.poll() is None
         kill_one(process, rng)
         assert not (out / "index.parquet").exists()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,10 @@ import pytest
 from trainer.runtime.checkpoint import load
 
 REPO = Path(__file__).resolve().parents[2]
-DRIVER = Path(__file__).with_name("driver.py")
+sys.path.insert(0, str(Path(__file__).parent))  # of test processes alone; `warm` is forked there
+import warm  # noqa: E402
+
+DRIVER = warm.DRIVER
 TINY = [
     "encoder=beats_tiny", "encoder.layers=2", "encoder.dim=32", "encoder.ffn_dim=64",
     "encoder.heads=2", "encoder.patch_dim=16", "encoder.conv_pos=16", "encoder.conv_pos_groups=4",
@@ -60,9 +66,62 @@ class Outcome:
         return [json.loads(line) for line in text.splitlines()]
 
 
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def devices_of(overrides: tuple[str, ...]) -> int:
+    """Ranks that a run with these overrides has."""
+    asked = [x.removeprefix("train.devices=") for x in overrides if x.startswith("train.devices=")]
+    return int(asked[-1]) if asked else 1
+
+
+def run_cold(
+    argv: list[str], environment: dict[str, str], folder: Path, timeout_s: float
+) -> tuple[int, str]:
+    """As from a shell: one process, which starts the other ranks itself."""
+    done = subprocess.run([sys.executable, str(DRIVER), *argv], env=environment, cwd=folder,
+                          capture_output=True, text=True, timeout=timeout_s)  # fmt: skip
+    return done.returncode, done.stderr
+
+
+def run_warm(
+    argv: list[str], environment: dict[str, str], folder: Path, timeout_s: float, ranks: int
+) -> tuple[int, str]:
+    """As a launcher does: one process per rank, each with its place in the environment."""
+    output = Path(tempfile.mkstemp(dir=folder, suffix=".log")[1])
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
+               "WORLD_SIZE": str(ranks), "NODE_RANK": "0"}  # fmt: skip
+    processes = [
+        warm.start(
+            argv,
+            environment | (meeting | {"LOCAL_RANK": str(rank)} if ranks > 1 else {}),
+            folder,
+            output,
+        )
+        for rank in range(ranks)
+    ]
+    deadline = time.monotonic() + timeout_s
+    try:
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.exitcode is None:
+                raise TimeoutError(f"no end after {timeout_s} s: {output.read_text()[-2000:]}")
+    finally:
+        for process in processes:
+            process.kill()
+    code = processes[0].exitcode
+    assert code is not None
+    return code, output.read_text()
+
+
 @pytest.fixture
 def chorus_train(tmp_path: Path, tone_dataset: Path):
-    """Run `chorus train` in a process of its own: chorus_train(name, *overrides, **driver)."""
+    """Run `chorus train` in processes of its own: chorus_train(name, *overrides, **driver)."""
 
     def run(
         name: str,
@@ -73,6 +132,7 @@ def chorus_train(tmp_path: Path, tone_dataset: Path):
         slow_s: float = 0.0,
         data: Path = tone_dataset,
         timeout_s: float = 180,
+        cold: bool = False,
     ) -> Outcome:
         ledger = tmp_path / f"{name}.ledger"
         environment = os.environ | {
@@ -81,18 +141,15 @@ def chorus_train(tmp_path: Path, tone_dataset: Path):
         }  # fmt: skip
         for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "NODE_RANK"):
             environment.pop(variable, None)
-        command = [
-            sys.executable, str(DRIVER), "train", recipe, *TINY, f"data.train.main.path={data}",
+        argv = [
+            "train", recipe, *TINY, f"data.train.main.path={data}",
             f"runs={tmp_path / 'runs'}", f"name={name}", *overrides,
         ]  # fmt: skip
-        done = subprocess.run(
-            command,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            cwd=tmp_path,
-        )
-        return Outcome(done.returncode, done.stderr, tmp_path / "runs" / name, ledger)
+        if cold:
+            code, printed = run_cold(argv, environment, tmp_path, timeout_s)
+        else:
+            ranks = devices_of(overrides)
+            code, printed = run_warm(argv, environment, tmp_path, timeout_s, ranks)
+        return Outcome(code, printed, tmp_path / "runs" / name, ledger)
 
     return run

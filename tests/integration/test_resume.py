@@ -64,7 +64,7 @@ def test_stopped_and_killed_runs_end_bit_identical_on_one_rank(
 @pytest.mark.ddp
 def test_stopped_and_killed_runs_end_bit_identical_on_two_ranks(chorus_train, assert_same_run):
     layout = [*COMMON, "train.micro_batch=2", "data.workers=1", "train.devices=2"]
-    straight = chorus_train("straight", *layout)
+    straight = chorus_train("straight", *layout, cold=True)
     assert straight.code == 0, straight.stderr
     # Only rank 1 is asked to stop, and it is the slow one: all ranks must agree on the same step.
     hurt = {"signal": "SIGTERM", "step": 4, "micro_step": 0, "rank": 1}

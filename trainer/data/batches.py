@@ -213,6 +213,8 @@ def make_loader(
         batch_sampler=batches,  # type: ignore[arg-type]
         collate_fn=_as_it_is,
         num_workers=workers,
+        # Said, because Python's default may be another: a worker watches the process it is from.
+        multiprocessing_context="fork" if workers else None,
         prefetch_factor=prefetch if workers else None,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,

@@ -74,23 +74,28 @@ def load_mapped(path: Path) -> dict[str, Any]:
 def check(path: Path) -> None:
     """Raise CheckpointError, as `load` does, without taking the memory that the tensors need.
 
-    Every byte is read once: the zip files' own checksums find what was changed as well as what was
-    cut off.
+    Every byte is read once, before anything is unpickled: the zip files' own checksums find what
+    was changed as well as what was cut off, and tell in which file.
     """
+    for file in sorted(path.glob("*.pt")) if path.is_dir() else [path]:
+        damage = _damage(file)
+        if damage is not None:
+            raise CheckpointError(
+                f"the checkpoint {path} cannot be read (damaged: {damage}): use another one"
+            )
     _read(path, mmap=True)
+
+
+def _damage(file: Path) -> str | None:
+    """What is wrong with a zip file; nothing where it is absent, which its reader says better."""
     try:
-        damaged = None
-        for file in shards.files_of(path) if path.is_dir() else [path]:
-            with zipfile.ZipFile(file) as archive:
-                found = archive.testzip()
-            if found is not None:
-                damaged = f"{file.name}: {found}"
+        with zipfile.ZipFile(file) as archive:
+            member = archive.testzip()
+    except FileNotFoundError:
+        return None
     except (OSError, zipfile.BadZipFile, EOFError) as error:
-        damaged = str(error)
-    if damaged is not None:
-        raise CheckpointError(
-            f"the checkpoint {path} cannot be read (damaged at {damaged}): use another one"
-        )
+        return f"{file.name}: {error}"
+    return None if member is None else f"{file.name}: {member}"
 
 
 def _read(path: Path, **how: Any) -> dict[str, Any]:
