@@ -38,7 +38,7 @@ test-avex: $(STAMP)
 # Faults on a real SLURM of two nodes, started in a temporary folder (Debian's packages).
 test-slurm: $(STAMP)
 	bash scripts/slurm_packages.sh
-	REQUIRE_SLURM=1 $(BIN)/python -m pytest -m slurm tests/slurm
+	REQUIRE_SLURM=1 $(BIN)/python -m pytest -m slurm tests/slurm -n $(TEST_PROCESSES) --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -55,19 +55,30 @@ def prepare_shards(
     Raises:
         PrepError: with nothing that looks finished left in `out`.
     """
+    recordings, root, build = check_request(table, audio, options)
+    if isinstance(part, str):
+        part = Part.parse(part)
+    if part is None:
+        return build_dataset(recordings, root, Path(out), build)
+    return {"shards_left": build_part(recordings, root, Path(out), build, part)}
+
+
+def check_request(
+    table: Path | str, audio: Path | str | None, options: dict[str, Any]
+) -> tuple[StoredTable, Path, BuildOptions]:
+    """What `prepare_shards` is asked for: the recordings, where their audio is, how to build.
+
+    Raises PrepError where any of it is wrong.
+    """
     unknown = sorted(set(options) - {item.name for item in dataclasses.fields(BuildOptions)})
     if unknown:
         raise PrepError(f"Unknown options: {', '.join(unknown)}.")
     build = BuildOptions(**options)
-    if isinstance(part, str):
-        part = Part.parse(part)
     recordings = StoredTable(Path(table))
     root = Path(audio) if audio is not None else recordings.path.parent
     if not root.is_dir():
         raise PrepError(f"{root} is not a folder; --audio names the one that the paths start from.")
-    if part is None:
-        return build_dataset(recordings, root, Path(out), build)
-    return {"shards_left": build_part(recordings, root, Path(out), build, part)}
+    return recordings, root, build
 
 
 def merge(

@@ -20,7 +20,8 @@ class JobScript:
     run: Path
     """The run folder (absolute); script and logs go into it."""
     command: tuple[str, ...]
-    """What each task runs; for an array, "$RUN" stands for the task's run folder."""
+    """What each task runs. A word in double quotes is left to bash: "$RUN" is the run folder of an
+    array's task."""
     profile: ClusterProfile
     code: Path
     """Snapshot of the code."""
@@ -28,10 +29,14 @@ class JobScript:
     """A training job: one task per device, signals, requeue. Else one task on one node."""
     array_runs: tuple[Path, ...] = ()
     """Run folder of each task of a job array."""
+    array_size: int = 0
+    """Tasks of a job array without run folders."""
     array_limit: int | None = None
     """Most tasks of the array at once."""
     extra: tuple[str, ...] = ()
     """Further directives."""
+    requeue: bool | None = None
+    """Whether SLURM starts it again after a node failure or pre-emption. None: if it trains."""
     file: str = "job.sh"
 
     @property
@@ -60,7 +65,8 @@ class JobScript:
         profile, nodes = self.profile, self.profile.nodes if self.train else 1
         gpus = profile.gpus_per_node if self.train else min(profile.gpus_per_node, 1)
         tasks = profile.tasks if self.train else 1
-        log = "logs/slurm-%A_%a.log" if self.array_runs else "logs/slurm-%j.log"
+        tasks_of_array = len(self.array_runs) or self.array_size
+        log = "logs/slurm-%A_%a.log" if tasks_of_array else "logs/slurm-%j.log"
         wanted = {
             "job-name": self.name,
             "partition": profile.partition,
@@ -80,10 +86,11 @@ class JobScript:
         if self.train:
             wanted["signal"] = f"USR1@{profile.signal_s}"
         lines = [f"--{key}={value}" for key, value in wanted.items() if value is not None]
-        lines.append("--requeue" if self.train else "--no-requeue")
-        if self.array_runs:
+        requeue = self.train if self.requeue is None else self.requeue
+        lines.append("--requeue" if requeue else "--no-requeue")
+        if tasks_of_array:
             limit = f"%{self.array_limit}" if self.array_limit else ""
-            lines.append(f"--array=0-{len(self.array_runs) - 1}{limit}")
+            lines.append(f"--array=0-{tasks_of_array - 1}{limit}")
         return [*lines, *profile.sbatch_extra, *self.extra]
 
     def _environment(self) -> dict[str, str]:
@@ -116,7 +123,7 @@ class JobScript:
 
     def _command(self) -> str:
         words = [self._bin(self.command[0]), *self.command[1:]]
-        return " ".join(w if w.startswith('"$RUN') else shlex.quote(w) for w in words)
+        return " ".join(w if w.startswith('"$') else shlex.quote(w) for w in words)
 
 
 def write_script(script: JobScript) -> Path:

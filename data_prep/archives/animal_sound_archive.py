@@ -96,7 +96,7 @@ def _rows(table: Path, asked: Asked) -> Iterator[Recording | Rejected]:
         if not fields & {"id", "path"} or not fields & {"name", "genus"}:
             raise PrepError(
                 f"{table} has no column for the recording (tsa_id, originals_path) or none for the "
-                f"name (scientificName). Columns: {', '.join(header[:20])}."
+                f"name (scientificName). Columns: {', '.join(x[:40] for x in header[:20])}."
             )
         pick = picker(columns)
         with table.open("rb") as stream:

@@ -162,8 +162,8 @@ class StrictJson:
         """Keep what may be half a word or half an escape for the next chunk."""
         kept = _WORD_AT_END.search(chunk[-16:])
         cut = len(chunk) - len(kept.group() if kept else b"")
-        while cut > 0 and chunk[cut - 1 : cut] == b"\\":
-            cut -= 1
+        # Two backslashes are a whole escape.
+        cut -= (cut - len(chunk[:cut].rstrip(b"\\"))) % 2
         self.held = chunk[cut:]
         return chunk[:cut]
 

@@ -9,7 +9,10 @@ import typer
 
 from data_prep.commands.apps import STEPS, data_app, friendly_errors, prep_app
 from data_prep.commands.made import with_options
+from data_prep.errors import PrepError
 from data_prep.options import BuildOptions
+
+CLUSTER = "On a SLURM cluster"
 
 Dataset = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a dataset.")]
 
@@ -42,6 +45,35 @@ def shards(
             "finishes the dataset when all are done.",
         ),
     ] = None,
+    slurm: Annotated[
+        str | None,
+        typer.Option(
+            "--slurm",
+            metavar="PROFILE",
+            help="Submit it to SLURM as a job array, with a job that joins the parts: a profile of "
+            "recipes/cluster, or a path.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    parts: Annotated[
+        int, typer.Option(help="Tasks of the array.", min=1, rich_help_panel=CLUSTER)
+    ] = 16,
+    cluster: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Of the profile, for this job: [cyan]--cluster partition=cpu --cluster "
+            "time=4:00:00[/]. GPUs and memory of the profile are those of training and are not "
+            "asked for; cpus_per_task is how many processes a task has.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the job scripts, submit nothing.", rich_help_panel=CLUSTER
+        ),
+    ] = False,
     **options: Any,
 ) -> None:
     """Write the recordings of a table as a dataset of shards.
@@ -51,12 +83,51 @@ def shards(
     is continued by the same command. Recordings whose path is empty are left out:
     `chorus prep download` fetches them.
 
-    Example: chorus prep shards selected --audio xc_audio --out datasets/xc
+    Examples:
+      chorus prep shards selected --audio xc_audio --out datasets/xc
+
+      chorus prep shards selected --out datasets/xc --slurm small --parts 32
     """
     from data_prep.prepare import prepare_shards
 
     with friendly_errors():
+        if slurm is not None:
+            if part is not None:
+                raise PrepError("--part is for one task; with --slurm every task has its own.")
+            _submit(table, out, audio, slurm, parts, cluster or [], options, dry_run)
+            return
+        if dry_run or cluster:
+            raise PrepError("--dry-run and --cluster go with --slurm PROFILE.")
         prepare_shards(table, out, audio=audio, part=part, **options)
+
+
+def _submit(
+    table: Path,
+    out: Path,
+    audio: Path | None,
+    name: str,
+    parts: int,
+    cluster: list[str],
+    options: dict[str, Any],
+    dry_run: bool,
+) -> None:
+    """Look at everything that would only end the tasks, then submit."""
+    from data_prep.prepare import check_request
+    from slurm.errors import SubmitError
+    from slurm.prep import changed, prep_profile, submit_parts
+
+    check_request(table, audio, options)
+    if (out / "index.parquet").is_file():
+        raise PrepError(f"{out} is finished: `chorus data verify {out}` checks it.")
+    try:
+        done = submit_parts(
+            table, out, audio=audio, parts=parts, profile=prep_profile(name, cluster),
+            options=changed(options, BuildOptions), dry_run=dry_run,
+        )  # fmt: skip
+    except SubmitError as error:
+        raise PrepError(str(error)) from error
+    if not dry_run:
+        typer.echo("\n".join(done.how_to()))
 
 
 @prep_app.command("merge", rich_help_panel=STEPS)

@@ -80,6 +80,7 @@ def parse_name(text: str) -> ScientificName:
 
     The canonical name of a canonical name is itself.
     """
+    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no character
     text = tidy_name(text.replace("_", " ").replace("\x00", " "))[:_LONGEST].strip()
     if found := _QUALIFIED.fullmatch(text):
         name, group = found.groups()

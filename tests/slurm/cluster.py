@@ -223,7 +223,8 @@ class Cluster:
     def _unshare(network: bool = False) -> list[str]:
         rootless = [] if os.geteuid() == 0 else ["--map-current-user", "--keep-caps"]
         spaces = ["--pid", "--mount-proc", "--uts", "--mount", *(["--net"] if network else [])]
-        return ["unshare", *rootless, "--fork", "--kill-child", *spaces]
+        # What is mounted outside (a small disk, say) is seen on the nodes as well.
+        return ["unshare", *rootless, "--propagation=slave", "--fork", "--kill-child", *spaces]
 
     @staticmethod
     def _ip(*words: str) -> None:

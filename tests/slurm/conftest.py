@@ -126,7 +126,7 @@ class Run:
         end = time.monotonic() + timeout_s
         while max(self.steps(), default=0) < step:
             if time.monotonic() > end:
-                raise AssertionError(f"no step {step} in time\n{self.log()}")
+                raise AssertionError(f"no step {step} in time\n{self.log()[-6000:]}")
             time.sleep(0.05)
 
     def wait(self, *states: str, timeout_s: float = 300) -> dict[str, str]:
@@ -136,7 +136,7 @@ class Run:
                 self.job_id, *states, timeout_s=timeout_s
             )
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.log()}") from None
+            raise AssertionError(f"{error}\n{self.log()[-6000:]}") from None
         return job
 
     def wait_for_restart(self, count: int, timeout_s: float = 240) -> None:
@@ -144,7 +144,7 @@ class Run:
         end = time.monotonic() + timeout_s
         while int(self.cluster.job(self.job_id).get("Restarts", 0)) < count:
             if time.monotonic() > end:
-                raise AssertionError(f"not restarted {count} times\n{self.log()}")
+                raise AssertionError(f"not restarted {count} times\n{self.log()[-6000:]}")
             time.sleep(0.2)
 
     def checkpoint(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class Run:
     def log(self) -> str:
         """The job's log."""
         logs = sorted((self.folder / "logs").glob("slurm-*.log"))
-        return "\n".join(p.read_text(errors="replace")[-6000:] for p in logs)
+        return "\n".join(p.read_text(errors="replace") for p in logs)
 
 
 @pytest.fixture

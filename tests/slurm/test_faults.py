@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import subprocess
 import time
@@ -12,110 +13,101 @@ import pytest
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 
-def ends_right(run, expected, same_state, steps=24):
+STEPS = 80
+"""Of every run here, so that one untouched run is compared with all."""
+
+
+def ends_right(run, expected, same_state):
     """The job ends well, with the same weights, and every step stands once."""
     run.wait("COMPLETED", timeout_s=500)
     assert same_state(run.checkpoint(), expected)
-    assert run.steps() == list(range(1, steps + 1))
+    assert run.steps() == list(range(1, STEPS + 1))
     return 1
 
 
-def test_the_time_limit_comes_near(submit, uninterrupted, same_state, outcome):
-    expected = uninterrupted()
-    run = submit("limit")
+def test_asked_to_stop_again_and_again(submit, uninterrupted, same_state, outcome, cluster):
+    """Before the limit, twice but one rank alone, during the imports, by pre-emption."""
+    expected = uninterrupted(STEPS)
+    run = submit("asked", "cluster.partition=low", steps=STEPS)
+
     run.wait_for_step(6)
     # What SLURM does ahead of the limit; a real limit is at least a minute away.
-    run.cluster.run("scancel", "--signal=USR1", run.job_id)
+    cluster.run("scancel", "--signal=USR1", run.job_id)
     run.wait_for_restart(1)
-    outcome("time limit near (SIGUSR1)", 1, ends_right(run, expected, same_state), run.repeated())
-    assert run.repeated() == 0
-    events = [x["event"] for x in run.metrics() if x["kind"] == "event"]
-    assert events == ["started", "preempted", "resumed", "finished"]
 
-
-def test_one_rank_alone_is_asked_twice(submit, uninterrupted, same_state, outcome):
-    expected = uninterrupted()
-    run = submit("asked-twice")
-    run.wait_for_step(4)
+    run.wait_for_step(20)
     for _ in range(2):
         assert signal_task(run.job_id, "1", "USR1") == 1
-    run.wait_for_restart(1)
-    outcome("SIGUSR1 twice, to one rank", 1, ends_right(run, expected, same_state), run.repeated())
+    run.wait_for_restart(2)
 
-
-def test_a_signal_during_the_imports(submit, uninterrupted, same_state, outcome):
-    expected = uninterrupted()
-    run = submit("early")
-    run.wait("RUNNING")
     deadline = time.monotonic() + 60
     while not tasks(run.job_id) and time.monotonic() < deadline:
         time.sleep(0.02)
-    run.cluster.run("scancel", "--signal=USR1", run.job_id)
-    run.wait_for_restart(1)
-    outcome("SIGUSR1 during the imports", 1, ends_right(run, expected, same_state), run.repeated())
+    cluster.run("scancel", "--signal=USR1", run.job_id)
+    run.wait_for_restart(3)
 
-
-def test_a_job_of_more_importance_comes(submit, uninterrupted, same_state, outcome, cluster):
-    expected = uninterrupted()
-    run = submit("preempted", "cluster.partition=low")
-    run.wait_for_step(6)
+    run.wait_for_step(45)
     other = cluster.run("sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "--wrap",
                         "sleep 3", "-o", "/dev/null")  # fmt: skip
     cluster.wait_for_job(other, "COMPLETED")
-    run.wait_for_restart(1)
-    outcome("partition pre-emption", 1, ends_right(run, expected, same_state), run.repeated())
+    run.wait_for_restart(4)
+
+    right = ends_right(run, expected, same_state)
+    for fault in ("time limit near (SIGUSR1)", "SIGUSR1 twice, to one rank",
+                  "SIGUSR1 during the imports", "partition pre-emption"):  # fmt: skip
+        outcome(fault, 1, right, 0)
     assert run.repeated() == 0
+    events = [x["event"] for x in run.metrics() if x["kind"] == "event"]
+    assert events.count("preempted") in (3, 4), events  # the early one may come before the run
+    assert events[0] == "started" and events[-1] == "finished"
 
 
-def test_a_node_loses_its_power(submit, uninterrupted, same_state, outcome, cluster):
-    expected = uninterrupted()
-    run = submit("power")
+def test_nodes_and_processes_die_one_after_the_other(
+    submit, uninterrupted, same_state, outcome, cluster
+):
+    expected = uninterrupted(STEPS)
+    run = submit("dying", steps=STEPS)
+    repeated = [0]
+
+    def count(fault):
+        repeated.append(run.repeated())
+        outcome(fault, 1, 1, repeated[-1] - repeated[-2])
+
     run.wait_for_step(8)
     cluster.kill_node("n2")
     run.wait("PENDING")  # SLURM has noticed that the node is gone, and put the job back
     cluster.start_node("n2")
     run.wait_for_restart(1)
-    outcome("power failure of a node", 1, ends_right(run, expected, same_state), run.repeated())
-    assert run.repeated() <= 24
 
-
-def test_a_node_comes_back_before_it_is_missed(submit, uninterrupted, same_state, outcome, cluster):
-    """Its tasks are gone, and SLURM has noticed nothing: srun would wait for ever."""
-    expected = uninterrupted()
-    run = submit("flap")
-    run.wait_for_step(8)
+    # Its tasks are gone, and SLURM has noticed nothing: srun would wait for ever.
+    run.wait_for_step(30)
+    count("power failure of a node")
     cluster.kill_node("n2")
     cluster.start_node("n2")
-    run.wait_for_restart(1)
-    outcome("node away for a moment", 1, ends_right(run, expected, same_state), run.repeated())
+    run.wait_for_restart(2)
 
-
-def test_the_node_of_rank_0_is_set_down(submit, uninterrupted, same_state, outcome, cluster):
-    expected = uninterrupted()
-    run = submit("down")
-    run.wait_for_step(6)
+    run.wait_for_step(50)
+    count("node away for a moment")
     cluster.run("scontrol", "update", "NodeName=n1", "State=DOWN", "Reason=test")
     time.sleep(2)
-    cluster.run("scontrol", "update", "NodeName=n1", "State=RESUME")
-    run.wait_for_restart(1)
-    outcome("node set down", 1, ends_right(run, expected, same_state), run.repeated())
+    with contextlib.suppress(RuntimeError):  # it may have come back by itself
+        cluster.run("scontrol", "update", "NodeName=n1", "State=RESUME")
+    run.wait_for_restart(3)
 
-
-def test_one_rank_is_killed(submit, uninterrupted, same_state, outcome):
-    expected = uninterrupted()
-    run = submit("killed")
-    run.wait_for_step(7)
+    run.wait_for_step(65)
+    count("node set down")
     assert signal_task(run.job_id, "1", "KILL") == 1
-    run.wait_for_restart(1)
-    outcome("SIGKILL of one rank", 1, ends_right(run, expected, same_state), run.repeated())
-    assert "is queued again" in run.log()
+    run.wait_for_restart(4)
+    ends_right(run, expected, same_state)
+    count("SIGKILL of one rank")
+    assert "is queued again: the ranks lost each other" in run.log()
 
 
 def test_cancelled_means_ended_and_the_same_submission_continues(
     submit, uninterrupted, same_state, outcome, chorus, cluster
 ):
-    expected = uninterrupted()
-    run = submit("cancelled")
+    expected = uninterrupted(STEPS)
+    run = submit("cancelled", steps=STEPS)
     run.wait_for_step(6)
     runs = str(cluster.here / "runs")
     assert "saves before it ends" in chorus("cancel", "cancelled", "--runs", runs).stdout
@@ -125,13 +117,13 @@ def test_cancelled_means_ended_and_the_same_submission_continues(
     assert cluster.job(run.job_id)["JobState"] == "CANCELLED"
     assert not list((run.folder / "checkpoints").glob(".*.tmp"))
     assert not (run.folder / "lock.json").exists()
-    again = submit("cancelled")
+    again = submit("cancelled", steps=STEPS)
     outcome("scancel, submitted again", 1, ends_right(again, expected, same_state), run.repeated())
     assert again.repeated() == 0
 
 
 def test_the_second_job_on_a_run_folder_is_refused(submit, chorus, cluster, outcome):
-    run = submit("taken", steps=60)
+    run = submit("taken", steps=3000)
     run.wait_for_step(3)
     done = chorus("submit", "sl_beats_tiny", "cluster=test", f"runs={cluster.here}/runs",
                   "name=taken", f"data.train.main.path={cluster.here}/data/tones",
@@ -142,20 +134,22 @@ def test_the_second_job_on_a_run_folder_is_refused(submit, chorus, cluster, outc
     assert cluster.wait_for_job(other, "FAILED")["ExitCode"] == "2:0"
     log = (run.folder / "logs" / f"slurm-{other}.log").read_text()
     assert f"job {run.job_id} works in the run folder" in log
-    run.wait("COMPLETED")
-    assert run.steps() == list(range(1, 61))
+    reached = max(run.steps())
+    cluster.run("scancel", run.job_id)
+    run.wait("CANCELLED")
+    assert run.steps() == list(range(1, len(run.steps()) + 1)) and len(run.steps()) > reached
     outcome("second job on the same run folder", 1, 1, run.repeated())
 
 
 def test_a_full_disk_at_a_checkpoint(submit, uninterrupted, same_state, outcome, cluster):
-    expected = uninterrupted()
+    expected = uninterrupted(STEPS)
     small = cluster.here / "runs" / "full"
     small.mkdir(parents=True)
     size = "size=24m"  # the code, and a few checkpoints
     if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(small)]).returncode:
         pytest.skip("this machine does not let tests mount a file system")
     try:
-        run = submit("full", "train.checkpoint_every=1", "train.keep_last=1")
+        run = submit("full", "train.checkpoint_every=1", "train.keep_last=1", steps=STEPS)
         run.wait_for_step(3)
         filler = small / "filler"
         with filler.open("wb") as file:
@@ -170,7 +164,7 @@ def test_a_full_disk_at_a_checkpoint(submit, uninterrupted, same_state, outcome,
         assert "make room" in run.log()
         filler.unlink()
         assert not list((small / "checkpoints").glob(".*.tmp"))
-        again = submit("full", "train.checkpoint_every=1", "train.keep_last=1")
+        again = submit("full", "train.checkpoint_every=1", "train.keep_last=1", steps=STEPS)
         outcome("full disk at checkpoint time", 1, ends_right(again, expected, same_state),
                 again.repeated())  # fmt: skip
     finally:
@@ -178,9 +172,9 @@ def test_a_full_disk_at_a_checkpoint(submit, uninterrupted, same_state, outcome,
 
 
 def test_ten_random_kills_in_a_row(submit, uninterrupted, same_state, outcome, cluster):
-    steps, kills = 60, 10
-    expected = uninterrupted(steps)
-    run = submit("ten-kills", steps=steps)
+    kills = 10
+    expected = uninterrupted(STEPS)
+    run = submit("ten-kills", steps=STEPS)
     rng = random.Random(4)
     for kill in range(kills):
         # Far enough for a checkpoint, so that each session gets somewhere.
@@ -190,15 +184,15 @@ def test_ten_random_kills_in_a_row(submit, uninterrupted, same_state, outcome, c
         else:
             cluster.run("scancel", "--signal=USR1", run.job_id)
         run.wait_for_restart(kill + 1)
-    right = ends_right(run, expected, same_state, steps)
+    right = ends_right(run, expected, same_state)
     outcome("ten random kills in a row", kills, kills * right, run.repeated())
 
 
 def test_the_network_is_cut_for_longer_than_the_meeting_takes(
     cabled_cluster, submit, make_dataset, make_tones, same_state, uninterrupted, outcome
 ):
-    expected = uninterrupted()
-    run = submit("cut", "train.watchdog_minutes=0.5", on=cabled_cluster)
+    expected = uninterrupted(STEPS)
+    run = submit("cut", "train.watchdog_minutes=0.5", on=cabled_cluster, steps=STEPS)
     run.wait_for_step(6)
     cabled_cluster.cut_network("n2")
     time.sleep(25)  # SlurmdTimeout is 10 s
@@ -208,17 +202,17 @@ def test_the_network_is_cut_for_longer_than_the_meeting_takes(
 
 
 def test_two_nodes_become_one_and_one_becomes_two(submit, outcome):
-    run = submit("elastic", steps=20)
+    run = submit("elastic", steps=60)
     run.wait_for_step(6)
     run.cluster.run("scancel", run.job_id)
     run.wait("CANCELLED")
-    one = submit("elastic", steps=20, shape=("cluster.nodes=1", "cluster.tasks_per_node=1"))
+    one = submit("elastic", steps=60, shape=("cluster.nodes=1", "cluster.tasks_per_node=1"))
     one.wait_for_step(13)
     one.cluster.run("scancel", one.job_id)
     one.wait("CANCELLED")
-    two = submit("elastic", steps=20)
+    two = submit("elastic", steps=60)
     two.wait("COMPLETED")
-    assert two.steps() == list(range(1, 21))
+    assert two.steps() == list(range(1, 61))
     starts = [x["ranks"] for x in two.metrics() if x.get("event") in ("started", "resumed")]
     assert starts == [2, 1, 2]
     outcome("2 nodes -> 1 node -> 2 nodes", 2, 2, two.repeated())

@@ -1,0 +1,135 @@
+"""`chorus prep shards --slurm`: an array of jobs that write a part each, and one that joins them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from slurm import scheduler
+from slurm.errors import SubmitError
+from slurm.profile import ClusterProfile
+from slurm.script import JobScript, dependency
+from slurm.snapshot import keep_code
+from slurm.submit import active_job, hand_over, profile_from
+
+MERGE_OPTIONS = ("max_broken", "allow_broken")
+
+
+@dataclass(frozen=True)
+class SubmittedParts:
+    """An array and the merge after it (job ids "" on a dry run)."""
+
+    array_id: str
+    merge_id: str
+    folder: Path
+    """Scripts and logs, beside the dataset."""
+    parts: int
+
+    def how_to(self) -> list[str]:
+        """What a person wants to know next."""
+        return [
+            f"job       {self.array_id}, {self.parts} parts; {self.merge_id} joins them",
+            f"scripts   {self.folder}",
+            f"watch     squeue --jobs {self.array_id},{self.merge_id}     "
+            f"tail -f {self.folder}/logs/*.log",
+            f"stop      scancel {self.array_id} {self.merge_id}     (the same command continues)",
+        ]
+
+
+def prep_profile(name: str, overrides: Sequence[str]) -> ClusterProfile:
+    """A profile of `recipes/cluster` (or a path) without what only training needs.
+
+    One process tree on one node, no GPU, and the cluster's default memory, unless an override says
+    otherwise ("partition=cpu", "memory_gb=16").
+    """
+    plain = ["gpus_per_node=0", "gpu_type=null", "tasks_per_node=1", "nodes=1", "memory_gb=null"]
+    return profile_from(name, [f"cluster.{x}" for x in [*plain, *overrides]])
+
+
+def submit_parts(
+    table: Path,
+    out: Path,
+    *,
+    audio: Path | None,
+    parts: int,
+    profile: ClusterProfile,
+    options: dict[str, Any],
+    dry_run: bool = False,
+) -> SubmittedParts:
+    """Submit the shards of a recording table as `parts` array tasks and a merge.
+
+    Args:
+        table: `recordings.parquet` or its folder.
+        out: the dataset's folder; scripts, logs and the code go into `<out>-jobs`.
+        audio: what the table's paths are relative to.
+        parts: how many tasks; each writes every `parts`-th shard.
+        profile: what each task asks for.
+        options: fields of `data_prep.options.BuildOptions` that are not the default.
+        dry_run: print the scripts, submit nothing.
+
+    Raises:
+        SubmitError: nothing was submitted, because a job is at work there.
+    """
+    table, out = table.resolve(), out.resolve()
+    folder = out.with_name(out.name + "-jobs")
+    busy = active_job(folder)
+    if busy is not None:
+        raise SubmitError(f"job {busy} is writing {out} or waits for its turn: scancel {busy}")
+    where = ["--audio", str(audio.resolve())] if audio is not None else []
+    if "jobs" not in options:
+        where += ["--jobs", '"$SLURM_CPUS_PER_TASK"']
+    array = JobScript(
+        name=f"{out.name}-shards",
+        title=f"the shards of {out.name}, in {parts} parts",
+        run=folder,
+        command=(
+            "chorus", "prep", "shards", str(table), "--out", str(out), *where,
+            *command_line(options), "--part", f'"$((SLURM_ARRAY_TASK_ID + 1))/{parts}"',
+        ),
+        profile=profile,
+        code=folder / "code",
+        train=False,
+        array_size=parts,
+        requeue=True,
+        file="shards.sh",
+    )  # fmt: skip
+    broken = {key: options[key] for key in MERGE_OPTIONS if key in options}
+    merge = replace(
+        array,
+        name=f"{out.name}-merge",
+        title=f"{out.name}: join the parts",
+        command=("chorus", "prep", "merge", str(out), *command_line(broken)),
+        array_size=0,
+        file="merge.sh",
+    )
+    if dry_run:
+        print(array.text())
+        print(merge.text())
+        return SubmittedParts("", "", folder, parts)
+    keep_code(folder / "code")
+    array_id = hand_over(array)
+    try:
+        merge_id = hand_over(merge, *dependency("afterok", [array_id]))
+    except SubmitError:
+        scheduler.cancel(array_id)
+        raise
+    return SubmittedParts(array_id, merge_id, folder, parts)
+
+
+def command_line(options: dict[str, Any]) -> list[str]:
+    """`{"codec": "wav", "allow_broken": True}` -> `--codec wav --allow-broken`."""
+    words = []
+    for key, value in options.items():
+        words.append("--" + key.replace("_", "-"))
+        if value is not True:
+            words.append(str(value))
+    return words
+
+
+def changed(options: dict[str, Any], kind: type) -> dict[str, Any]:
+    """The options whose value is not the default of the dataclass `kind`."""
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    return {key: value for key, value in options.items() if value != defaults[key]}
