@@ -1,4 +1,4 @@
-"""`chorus prep shards --slurm`: an array of jobs that write a part each, and one that joins them."""
+"""`chorus prep shards --slurm`: a job array that writes a part each, and a job that joins them."""
 
 from __future__ import annotations
 
