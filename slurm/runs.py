@@ -25,7 +25,7 @@ class RunState:
 
     folder: Path
     state: str
-    """running, waiting, pre-empted, done, failed, hung, stopped, or new."""
+    """running, waiting, held, pre-empted, done, failed, hung, stopped, or new."""
     step: int
     total_steps: int | None
     loss: float | None
@@ -33,7 +33,7 @@ class RunState:
     clips_per_s: float | None
     job_id: str
     reason: str
-    """Why it failed, in a line."""
+    """Why it failed or does not start, in a line."""
 
     @property
     def name(self) -> str:
@@ -88,6 +88,8 @@ def state_of(folder: Path, known: dict[str, str] | None = None) -> RunState:
     reason = ""
     if state in ("failed", "hung") and note:
         reason = next((x for x in note.splitlines()[1:] if x.strip()), "")
+    if state == "held":
+        reason = f"SLURM holds job {job_id}: `scontrol release {job_id}` lets it start"
     return RunState(
         folder, state, int(last.get("step", 0)), _total(folder), last.get("loss"),
         _metric(valid), last.get("clips_per_s"), job_id, reason,
@@ -117,6 +119,8 @@ def _state(
         return "done"
     if owner is not None or slurm in ("RUNNING", "COMPLETING"):
         return "running"
+    if slurm == "HELD":
+        return "held"
     if slurm in _WAITING:
         return "pre-empted" if begun else "waiting"
     marker = (folder / "requeue.json").is_file()

@@ -63,22 +63,26 @@ def submit(script: str, *options: str) -> str:
 
 
 def states(job_ids: Sequence[str]) -> dict[str, str]:
-    """State of each job that SLURM still knows, e.g. RUNNING, PENDING; none without SLURM."""
+    """State of each job that SLURM still knows, e.g. RUNNING, PENDING; none without SLURM.
+
+    A pending job that waits for somebody to release it is HELD.
+    """
     if not job_ids or shutil.which("squeue") is None:
         return {}
     plain = ",".join(sorted({job_id for job_id in job_ids if job_id}))
     try:
         answer = call(
             "squeue", "--noheader", "--array", "--states=all", f"--jobs={plain}",
-            "--format=%i %F_%K %T", timeout_s=20,
+            "--format=%i %F_%K %T %r", timeout_s=20,
         )  # fmt: skip
     except SubmitError:
         return {}  # "Invalid job id": all of them are too old to be known
     found = {}
     for line in answer.splitlines():
         words = line.split()
-        if len(words) == 3:
-            found[words[0]] = found[words[1]] = words[2]
+        if len(words) >= 3:
+            held = words[2] == "PENDING" and "held" in " ".join(words[3:]).lower()
+            found[words[0]] = found[words[1]] = "HELD" if held else words[2]
     return found
 
 

@@ -157,7 +157,7 @@ def active_job(run: Path) -> str | None:
     """The job that was submitted for this run folder and has not ended, as far as SLURM knows."""
     job_id = read_record(run).get("job_id")
     state = scheduler.states([job_id]).get(job_id) if job_id else None
-    alive = ("PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "REQUEUED",
+    alive = ("PENDING", "HELD", "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "REQUEUED",
              "REQUEUE_HOLD", "RESIZING")  # fmt: skip
     return str(job_id) if state in alive else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import subprocess
 import time
@@ -89,9 +88,10 @@ def test_nodes_and_processes_die_one_after_the_other(
     run.wait_for_step(50)
     count("node away for a moment")
     cluster.run("scontrol", "update", "NodeName=n1", "State=DOWN", "Reason=test")
-    time.sleep(2)
-    with contextlib.suppress(RuntimeError):  # it may have come back by itself
-        cluster.run("scontrol", "update", "NodeName=n1", "State=RESUME")
+    deadline = time.monotonic() + 60
+    while tasks(run.job_id) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    cluster.run("scontrol", "update", "NodeName=n1", "State=RESUME")
     run.wait_for_restart(3)
 
     run.wait_for_step(65)

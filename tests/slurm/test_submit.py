@@ -38,11 +38,15 @@ def test_a_job_that_fails_in_its_first_minute_says_why_in_one_place(submit, chor
     # The dataset goes away between submission and start.
     recipe = run.folder / "submitted.yaml"
     recipe.write_text(recipe.read_text().replace("/data/tones", "/data/gone"))
+    runs = ["--runs", str(cluster.here / "runs")]
+    assert (
+        f"broken: SLURM holds job {run.job_id}: `scontrol release" in chorus("runs", *runs).stdout
+    )
     cluster.run("scontrol", "release", run.job_id)
     job = run.wait("FAILED", timeout_s=180)
     assert job["ExitCode"] == "2:0"
     assert job["Restarts"] == "0"
-    shown = chorus("runs", "show", "broken", "--runs", str(cluster.here / "runs")).stdout
+    shown = chorus("runs", "show", "broken", *runs).stdout
     assert "failed" in shown and "there is no dataset folder" in shown
     assert "there is no dataset folder" in run.log()
 
