@@ -10,14 +10,15 @@ import torch
 
 from trainer.errors import RecipeError
 from trainer.model import BioEncoder
-from trainer.module import TrainingModule, mix_seed
 from trainer.runtime.job import in_slurm_step
+from trainer.seeds import mix_seed
 
 if TYPE_CHECKING:
     from torch import nn
 
     from trainer.data.module import TrainStream
     from trainer.encoders.beats import Beats
+    from trainer.module import TrainingModule
     from trainer.recipe import Recipe
 
 

@@ -25,6 +25,7 @@ from trainer.augment import add_noise, mixup
 from trainer.objectives.base import FeatureBatch, StepOutput
 from trainer.objectives.multilabel import touch
 from trainer.optim import ParameterEma, build_optimizer, learning_rate, param_groups
+from trainer.seeds import mix_seed
 from trainer.sharded import local
 
 if TYPE_CHECKING:
@@ -56,18 +57,6 @@ class Topology:
         """First position of a micro-batch."""
         rank = self.rank if rank is None else rank
         return step * self.global_batch + (micro_step * self.ranks + rank) * self.micro
-
-
-def mix_seed(*parts: int) -> int:
-    """A 63-bit seed from several integers (splitmix64 finaliser of each, Steele et al. 2014)."""
-    mask = (1 << 64) - 1
-    state = 0x9E3779B97F4A7C15
-    for part in parts:
-        state = (state + (part & mask) + 0x9E3779B97F4A7C15) & mask
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
-        state ^= state >> 31
-    return state >> 1
 
 
 @dataclass

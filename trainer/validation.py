@@ -72,7 +72,7 @@ class Validation:
         beat: Callable[[str], None],
         stop: Callable[[], bool] | None,
     ) -> dict[str, float] | None:
-        from trainer.module import mix_seed
+        from trainer.seeds import mix_seed
 
         sums: dict[str, torch.Tensor] = {}
         histogram = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -75,6 +76,21 @@ def cabled_cluster() -> Iterator[Any]:
     if os.geteuid() != 0:
         pytest.skip("making networks needs root")
     yield from _throwaway(network=True)
+
+
+@pytest.fixture(autouse=True)
+def well_again(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a failed test leaves behind must not make the ones after it fail."""
+    yield
+    if "cluster" not in request.fixturenames:
+        return
+    cluster = request.getfixturevalue("cluster")
+    with contextlib.suppress(RuntimeError):
+        cluster.run("scancel", "--state=PENDING")
+        cluster.run("scancel", "--state=RUNNING")
+    for node in cluster.names:
+        with contextlib.suppress(RuntimeError):  # it is well
+            cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
 
 @pytest.fixture(scope="session")

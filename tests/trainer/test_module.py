@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.module import Topology, mix_seed
+from trainer.module import Topology
+from trainer.seeds import mix_seed
 
 
 @pytest.mark.parametrize(
