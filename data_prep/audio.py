@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -147,7 +148,9 @@ def decode(
             if short is not None:  # all there is could be read, and that is too little
                 raise UnusableAudio("truncated", str(short)) from second
             reason = "corrupt" if first.opened or second.opened else "not_audio"
-            raise UnusableAudio(reason, f"libsndfile: {first}; FFmpeg: {second}") from second
+            # It is opened by a number that differs from run to run.
+            why = re.sub(r"Error opening \d+: ", "", str(first))
+            raise UnusableAudio(reason, f"libsndfile: {why}; FFmpeg: {second}") from second
     try:
         _check(pcm, original)
     except UnusableAudio:

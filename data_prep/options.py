@@ -116,6 +116,9 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         """Raise PrepError that names every value that makes no dataset."""
+        for item in dataclasses.fields(self):  # 1 and 1.0 make the same dataset
+            if isinstance(item.default, float):
+                object.__setattr__(self, item.name, float(getattr(self, item.name)))
         rules = {
             f"codec must be one of {', '.join(CODECS)}": self.codec in CODECS,
             "sample_rate_hz must be 1000 to 655350 (FLAC's limit)": (

@@ -221,3 +221,18 @@ def test_kills_at_any_moment_are_mended_by_the_same_command(
             assert json.loads((out / "stats.json").read_text())["clips"] == 96
     subprocess.run(command, cwd=REPO, check=True, stderr=subprocess.DEVNULL)
     assert digests(out) == whole
+
+
+def test_why_a_file_is_no_audio_does_not_depend_on_the_run(
+    make_folder: Callable, make_rows: Callable, tmp_path: Path
+) -> None:
+    root = make_folder(tmp_path / "birds", make_rows(8, ["wav"]))
+    (root / "audio/rec003.wav").write_bytes(b"<html>")
+    write_table(read_folder(root, FolderOptions()).recordings, root)
+    prepare_shards(root, tmp_path / "set", jobs=1, allow_broken=True, shard_size_mb=1)
+    kept = [(root / "audio/rec000.wav").open("rb") for _ in range(7)]  # other numbers for files
+    (tmp_path / "again").mkdir()
+    prepare_shards(root, tmp_path / "again/set", jobs=1, allow_broken=True, shard_size_mb=1.0)
+    for file in kept:
+        file.close()
+    assert digests(tmp_path / "set") == digests(tmp_path / "again/set")
