@@ -280,6 +280,19 @@ def _hang_other_packages() -> None:
         hang_on(app)
 
 
+def _note_for_the_job_script(error: Exception, code: int) -> None:
+    """Let a job script know why a rank ended, though srun may kill the others and say no more."""
+    run = os.environ.get("CHORUS_RUN")
+    if run is None or code == 75:
+        return
+    from trainer.runtime.failures import failure_path, note_failure
+    from trainer.runtime.job import Job
+
+    job, rank = Job.here(), int(os.environ.get("SLURM_PROCID", "0"))
+    if not failure_path(Path(run), job, rank).exists():
+        note_failure(Path(run), job, rank, error)
+
+
 def main() -> None:
     """The `chorus` command."""
     from trainer.errors import ChorusError
@@ -296,6 +309,7 @@ def main() -> None:
             raise
         head = "stopped" if code == 75 else "error"
         print(f"chorus: {head}: {error}", file=sys.stderr, flush=True)
+        _note_for_the_job_script(error, code)
         assert isinstance(error, ChorusError) or isinstance(code, int)
         sys.exit(code)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +223,19 @@ def test_a_rank_that_failed_does_not_come_back_but_one_that_lost_the_others_does
     note_failure(other, JOB, 0, RuntimeError("Connection closed by peer"))
     found = verdict(other, 137, JOB, 9)
     assert not found.again and found.reason == "a rank failed"
+
+
+def test_a_refusal_of_one_rank_is_final_though_srun_kills_the_other(tmp_path: Path) -> None:
+    """srun reports 137 of the rank that it killed, not 2 of the rank that refused."""
+    env = os.environ | {
+        "CHORUS_RUN": str(tmp_path), "SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_STEP_ID": "0",
+        "SLURM_NTASKS": "2",
+    }  # fmt: skip
+    program = "import sys; sys.argv[0] = 'chorus'; from trainer.cli import main; main()"
+    refused = subprocess.run(
+        [sys.executable, "-c", program, "train", "no_such_recipe"], env=env, capture_output=True
+    )
+    assert refused.returncode == 2
+    found = verdict(tmp_path, 137, JOB, 50)
+    assert not found.again and found.reason == "a rank failed"
+    assert verdict(tmp_path, 137, Job("8", 0, "0", "n1", 1), 50).again
