@@ -118,6 +118,7 @@ class Cluster:
         self, here: Path, nodes: int = 2, *, network: bool = False, kill_wait: int = 20
     ) -> None:
         self.here = here.resolve()
+        self.small, self._mounted = self.here / "small", False  # a disk of 24 MB
         self.names = [f"n{i + 1}" for i in range(nodes)]
         self.network, self.kill_wait = network, kill_wait
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -136,6 +137,12 @@ class Cluster:
         if subprocess.run(probe, capture_output=True).returncode:
             raise NoSlurm("this kernel does not let us make name spaces")
         self._configure()
+        # Before the nodes start: what is mounted later is not seen on them.
+        self.small.mkdir()
+        self._mounted = not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(self.small)],
+            capture_output=True,
+        ).returncode
         if self.network:
             self._ip("link", "add", self.bridge, "type", "bridge")
             self._ip("addr", "add", f"{self.addresses['head']}/24", "dev", self.bridge)
@@ -171,6 +178,8 @@ class Cluster:
                 process.wait()
         if self.network:
             subprocess.run(["ip", "link", "del", self.bridge], capture_output=True, check=False)
+        if self._mounted:
+            subprocess.run(["umount", "--lazy", str(self.small)], check=False)
 
     def _configure(self) -> None:
         here = self.here
@@ -223,8 +232,7 @@ class Cluster:
     def _unshare(network: bool = False) -> list[str]:
         rootless = [] if os.geteuid() == 0 else ["--map-current-user", "--keep-caps"]
         spaces = ["--pid", "--mount-proc", "--uts", "--mount", *(["--net"] if network else [])]
-        # What is mounted outside (a small disk, say) is seen on the nodes as well.
-        return ["unshare", *rootless, "--propagation=slave", "--fork", "--kill-child", *spaces]
+        return ["unshare", *rootless, "--fork", "--kill-child", *spaces]
 
     @staticmethod
     def _ip(*words: str) -> None:
@@ -238,6 +246,11 @@ class Cluster:
                 env=self.env | environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True, cwd=self.here,
             )  # fmt: skip
+
+    @property
+    def has_small_disk(self) -> bool:
+        """Whether `small` is a disk of its own: mounting needs root."""
+        return self._mounted
 
     # ------------------------------------------------------------------ what can go wrong
 

@@ -196,11 +196,11 @@ def submit(cluster: Any, chorus: Callable[..., Any], tones: Path) -> Callable[..
 
     def start(
         name: str, *overrides: str, recipe: str = "sl_beats_tiny", on: Any = cluster,
-        steps: int = 24,
+        steps: int = 24, runs: Path | None = None,
         shape: tuple[str, ...] = ("cluster.nodes=2", "cluster.tasks_per_node=1"),
         env: dict[str, str] | None = None,
     ) -> Run:  # fmt: skip
-        runs = on.here / "runs"
+        runs = runs or on.here / "runs"
         done = chorus(
             "submit", recipe, "cluster=test", *shape, *TINY, f"data.train.main.path={tones}",
             f"train.max_steps={steps}", f"runs={runs}", f"name={name}", *overrides, on=on, env=env,

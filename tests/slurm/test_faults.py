@@ -146,32 +146,27 @@ def test_the_second_job_on_a_run_folder_is_refused(submit, chorus, cluster, outc
 
 def test_a_full_disk_at_a_checkpoint(submit, uninterrupted, same_state, outcome, cluster):
     expected = uninterrupted(STEPS)
-    small = cluster.here / "runs" / "full"
-    small.mkdir(parents=True)
-    size = "size=24m"  # the code, and a few checkpoints
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(small)]).returncode:
+    if not cluster.has_small_disk:
         pytest.skip("this machine does not let tests mount a file system")
-    try:
-        run = submit("full", "train.checkpoint_every=1", "train.keep_last=1", steps=STEPS)
-        run.wait_for_step(3)
-        filler = small / "filler"
-        with filler.open("wb") as file:
-            try:
-                while True:
-                    file.write(b"x" * 65536)
-                    file.flush()
-            except OSError:
-                pass
-        job = run.wait("FAILED")
-        assert job["ExitCode"] == "2:0"
-        assert "make room" in run.log()
-        filler.unlink()
-        assert not list((small / "checkpoints").glob(".*.tmp"))
-        again = submit("full", "train.checkpoint_every=1", "train.keep_last=1", steps=STEPS)
-        outcome("full disk at checkpoint time", 1, ends_right(again, expected, same_state),
-                again.repeated())  # fmt: skip
-    finally:
-        subprocess.run(["umount", "--lazy", str(small)], check=False)
+    often = ["train.checkpoint_every=1", "train.keep_last=1"]
+    run = submit("full", *often, steps=STEPS, runs=cluster.small)
+    run.wait_for_step(3)
+    filler = cluster.small / "filler"
+    with filler.open("wb") as file:
+        try:
+            while True:
+                file.write(b"x" * 65536)
+                file.flush()
+        except OSError:
+            pass
+    job = run.wait("FAILED")
+    assert job["ExitCode"] == "2:0"
+    assert "make room" in run.log()
+    filler.unlink()
+    assert not list((run.folder / "checkpoints").glob(".*.tmp"))
+    again = submit("full", *often, steps=STEPS, runs=cluster.small)
+    outcome("full disk at checkpoint time", 1, ends_right(again, expected, same_state),
+            again.repeated())  # fmt: skip
 
 
 def test_ten_random_kills_in_a_row(submit, uninterrupted, same_state, outcome, cluster):
