@@ -31,7 +31,6 @@ TINY = [
     "train.micro_batch=4", "train.checkpoint_every=5", "optim.head_only_steps=2",
     "optim.ema_decay=0.9", "optim.warmup_steps=2", "optim.head_warmup_steps=0",
 ]  # fmt: skip
-_outcomes: list[tuple[str, int, int, int]] = []
 
 
 def _cluster_module() -> ModuleType:
@@ -236,21 +235,31 @@ def uninterrupted(
 
 
 @pytest.fixture
-def outcome() -> Callable[[str, int, int, int], None]:
+def outcome(
+    record_property: Callable[[str, object], None],
+) -> Callable[[str, int, int, int], None]:
     """outcome(fault, injected, ended_right, steps_repeated): a line of the table at the end."""
 
     def note(fault: str, injected: int, right: int, repeated: int) -> None:
-        _outcomes.append((fault, injected, right, repeated))
+        record_property("fault", (fault, injected, right, repeated))
 
     return note
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """The table of faults."""
-    if not _outcomes:
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, ())]
+    outcomes = [
+        value
+        for report in reports
+        if getattr(report, "when", "") == "call"
+        for name, value in report.user_properties
+        if name == "fault"
+    ]
+    if not outcomes:
         return
     terminalreporter.section("faults on a real SLURM")
     head = f"{'fault':<44} {'injected':>8} {'ended right':>11} {'steps repeated':>14}"
     terminalreporter.write_line(head)
-    for fault, injected, right, repeated in _outcomes:
+    for fault, injected, right, repeated in outcomes:
         terminalreporter.write_line(f"{fault:<44} {injected:>8} {right:>11} {repeated:>14}")
