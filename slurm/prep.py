@@ -78,6 +78,31 @@ def submit_parts(
     busy = active_job(folder)
     if busy is not None:
         raise SubmitError(f"job {busy} is writing {out} or waits for its turn: scancel {busy}")
+    array, merge = _scripts(table, out, folder, audio, parts, profile, options)
+    if dry_run:
+        print(array.text())
+        print(merge.text())
+        return SubmittedParts("", "", folder, parts)
+    keep_code(folder / "code")
+    array_id = hand_over(array)
+    try:
+        merge_id = hand_over(merge, *dependency("afterok", [array_id]))
+    except SubmitError:
+        scheduler.cancel(array_id)
+        raise
+    return SubmittedParts(array_id, merge_id, folder, parts)
+
+
+def _scripts(
+    table: Path,
+    out: Path,
+    folder: Path,
+    audio: Path | None,
+    parts: int,
+    profile: ClusterProfile,
+    options: dict[str, Any],
+) -> tuple[JobScript, JobScript]:
+    """The array and the merge after it; `folder` holds scripts, logs and code."""
     where = ["--audio", str(audio.resolve())] if audio is not None else []
     if "jobs" not in options:
         where += ["--jobs", '"$SLURM_CPUS_PER_TASK"']
@@ -105,18 +130,7 @@ def submit_parts(
         array_size=0,
         file="merge.sh",
     )
-    if dry_run:
-        print(array.text())
-        print(merge.text())
-        return SubmittedParts("", "", folder, parts)
-    keep_code(folder / "code")
-    array_id = hand_over(array)
-    try:
-        merge_id = hand_over(merge, *dependency("afterok", [array_id]))
-    except SubmitError:
-        scheduler.cancel(array_id)
-        raise
-    return SubmittedParts(array_id, merge_id, folder, parts)
+    return array, merge
 
 
 def command_line(options: dict[str, Any]) -> list[str]:
