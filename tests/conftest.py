@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
@@ -213,19 +212,17 @@ def same_state() -> Callable[[dict, dict], bool]:
 @pytest.fixture
 def object_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A local S3 server of its own (tests/object_store.py), which the environment points at."""
-    spec = importlib.util.spec_from_file_location("object_store", REPO / "tests/object_store.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    store = module.ObjectStore()
+    from object_store import ObjectStore, forget_connections  # moto takes a second to import
+
+    store = ObjectStore()
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
-    module.forget_connections()
+    forget_connections()
     yield store
     store.stop()
-    module.forget_connections()
+    forget_connections()
 
 
 def change_a_byte_of_a_tensor(path: Path) -> None:

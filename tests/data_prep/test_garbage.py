@@ -9,17 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from helpers import evil_zip
 from typer.testing import CliRunner
 
 from data_prep.commands.apps import ARCHIVES
-
-
-def evil_zip() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        for name in ("../../outside.txt", "/tmp/outside_too.txt", "..\\outside.txt"):
-            file.writestr(name, "no")
-    return buffer.getvalue()
 
 
 def archive_commands() -> dict[str, typer.core.TyperCommand]:

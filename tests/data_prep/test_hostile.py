@@ -12,7 +12,6 @@ import os
 import struct
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from helpers import evil_zip
 
 from data_prep import audio, decoders
 from data_prep.audio import decode
@@ -247,14 +247,6 @@ REASONS = {
 }  # fmt: skip
 
 
-def evil_zip() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        for name in ("../../outside.txt", "/tmp/outside_too.txt", "..\\outside.txt"):
-            file.writestr(name, "no")
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_files_are_refused(
     tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
@@ -380,40 +372,3 @@ def test_a_folder_of_hostile_files_becomes_a_dataset(tmp_path: Path) -> None:
     new = {path for path in tmp_path.rglob("*") if path not in before}
     assert new and all(path.is_relative_to(tmp_path / "out") for path in new)
     assert not Path("/tmp/outside_too.txt").exists()
-
-
-def test_the_fuzzer_finds_nothing_in_a_few_hundred_inputs(tmp_path: Path) -> None:
-    from scripts.fuzz_audio import fuzz
-
-    tally = fuzz(seed=7, first=0, count=400, minutes=2, out=tmp_path / "findings")
-    assert tally.findings == [] and tally.kinds.total() == 400
-    assert tally.kinds["ok"] > 50 and tally.kinds["not_audio"] > 50
-    assert tally.largest_mb < 100
-
-
-def test_the_fuzzer_sees_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from scripts.fuzz_audio import judge
-
-    path = tmp_path / "a.wav"
-    path.write_bytes(encoded("WAV"))
-    spool = tmp_path / "spool"
-    spool.mkdir()
-
-    def raises(*_: object, **__: object) -> None:
-        raise ZeroDivisionError("x")
-
-    def grows(*_: object, **__: object) -> None:
-        bytearray(600 << 20)[::4096] = b"x" * (600 << 8)
-        raise UnusableAudio("corrupt", "")
-
-    def leaves(*_: object, **__: object) -> None:
-        (spool / "left").write_bytes(b"")
-        raise UnusableAudio("corrupt", "")
-
-    assert not judge(0, "a", path, spool, 1 << 20).wrong
-    for wrong, kind in ((raises, "exception ZeroDivisionError"), (grows, "memory")):
-        monkeypatch.setattr(audio, "decode", wrong)
-        outcome = judge(0, "a", path, spool, 1 << 20)
-        assert outcome.wrong and outcome.kind == kind
-    monkeypatch.setattr(audio, "decode", leaves)
-    assert judge(0, "a", path, spool, 1 << 20).kind == "spool file left"

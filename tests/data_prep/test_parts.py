@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers import digests
 
 from data_prep.errors import PrepError
 from data_prep.folder import read_folder
@@ -24,14 +25,6 @@ from data_prep.prepare import merge, prepare_shards
 from data_prep.recording_table import write_table
 
 REPO = Path(__file__).resolve().parents[2]
-
-
-def digests(root: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +165,7 @@ def kill_one(process: subprocess.Popen, rng: random.Random) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(rng.choice(processes), signal.SIGKILL)
     process.wait(timeout=60)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid in processes[1:]):
         assert time.monotonic() < deadline, "a process outlives its run"
         time.sleep(0.02)

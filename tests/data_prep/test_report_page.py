@@ -6,7 +6,6 @@ import dataclasses
 import os
 import queue
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import soundfile
+from chromium import FLAGS, Browser, chromium
 
 from data_prep.recording_table import Rejected, write_table
 from data_prep.recordings import Label, Recording
@@ -67,22 +67,16 @@ def test_the_page_holds_everything_and_asks_for_nothing(hostile: Path) -> None:
     assert all(re.search(r'alt="[^"]{20,}"', tag) for tag in re.findall(r"<img [^>]*>", text))
 
 
-_FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--hide-scrollbars", "--enable-logging=stderr", "--allow-file-access-from-files",
-]  # fmt: skip
-
-
-class Browser:
+class WatchedBrowser(Browser):
     """Chromium whose only way out is a proxy that writes down who is asked, and hangs up."""
 
     def __init__(self, program: str, folder: Path) -> None:
-        self.program, self.folder = program, folder
+        super().__init__(program, folder)
         self.asked: list[str] = []
         self.answers: queue.Queue[str] = queue.Queue()
-        self.count = 0
         self.server = socket.create_server(("127.0.0.1", 0))
+        proxy = f"http://127.0.0.1:{self.server.getsockname()[1]}"
+        self.flags = [*FLAGS, f"--proxy-server={proxy}"]
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -102,47 +96,31 @@ class Browser:
                 if not re.search(r"(^|\.)(google|googleapis|gstatic)\.com$", host):
                     self.asked.append(host)
 
-    def run(self, page: Path, *flags: str) -> tuple[str, list[str]]:
-        """(standard output, console lines) of opening `page` in an empty profile."""
-        self.count += 1
-        done = subprocess.run(
-            [self.program, *_FLAGS, f"--user-data-dir={self.folder}/{self.count}",
-             f"--proxy-server=http://127.0.0.1:{self.server.getsockname()[1]}", *flags,
-             page.as_uri()],
-            capture_output=True, text=True, timeout=120, check=True,
-        )  # fmt: skip
-        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
     def told(self, page: Path) -> str:
         """What the page's script tells by asking for http://told.test/..., in its own time."""
         self.answers.queue.clear()
-        flags = [*_FLAGS, f"--user-data-dir={self.folder}/told", "--remote-debugging-port=0",
-                 f"--proxy-server=http://127.0.0.1:{self.server.getsockname()[1]}"]  # fmt: skip
+        flags = [*self.flags, f"--user-data-dir={self.folder}/told", "--remote-debugging-port=0"]
         with subprocess.Popen(
             [self.program, *flags, page.as_uri()], stderr=subprocess.DEVNULL, start_new_session=True
         ) as running:
             try:
-                return self.answers.get(timeout=90)
+                return self.answers.get(timeout=240)
             finally:
                 os.killpg(running.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next((path for name in names if (path := shutil.which(name))), None)
-    if program is None:
-        pytest.skip("no Chromium here: `apt-get install chromium` to open the report in a browser")
-    made = Browser(program, tmp_path_factory.mktemp("browser"))
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedBrowser]:
+    made = WatchedBrowser(chromium(), tmp_path_factory.mktemp("browser"))
     yield made
     made.server.close()
 
 
 @pytest.mark.slow
 def test_it_opens_without_complaint_and_without_the_network(
-    browser: Browser, hostile: Path, tmp_path: Path
+    browser: WatchedBrowser, hostile: Path, tmp_path: Path
 ) -> None:
-    dom, console = browser.run(hostile, "--dump-dom")
+    dom, console = browser.dom(hostile)
     assert console == [] and browser.asked == []
     assert "taken" not in re.findall(r"<title>(.*?)</title>", dom)[0]
     button = re.search(r'<button id="theme"[^>]*>', dom)
@@ -154,13 +132,15 @@ def test_it_opens_without_complaint_and_without_the_network(
     assert policy is not None
     evil = text.replace(policy[0], "").replace("</main>", '<img src="http://example.org/x.png">')
     (tmp_path / "evil.html").write_text(evil)
-    browser.run(tmp_path / "evil.html", "--dump-dom")
+    browser.dom(tmp_path / "evil.html")
     assert browser.asked == ["example.org"]
     browser.asked.clear()
 
 
 @pytest.mark.slow
-def test_the_sound_plays_and_nothing_sticks_out_on_a_phone(browser: Browser, hostile: Path) -> None:
+def test_the_sound_plays_and_nothing_sticks_out_on_a_phone(
+    browser: WatchedBrowser, hostile: Path
+) -> None:
     frame = hostile.with_name("frame.html")
     frame.write_text(
         '<iframe id="f" src="page.html" style="width:360px;height:800px;border:0"></iframe><script>'
@@ -191,15 +171,9 @@ def test_the_sound_plays_and_nothing_sticks_out_on_a_phone(browser: Browser, hos
 
 
 @pytest.mark.slow
-def test_light_and_dark(browser: Browser, hostile: Path, tmp_path: Path) -> None:
-    from PIL import Image
-
-    shots = []
-    for name, flags in (("light", []), ("dark", ["--blink-settings=preferredColorScheme=0"])):
-        out = tmp_path / f"{name}.png"
-        browser.run(hostile, f"--screenshot={out}", "--window-size=900,1200", *flags)
-        with Image.open(out) as image:
-            shots.append(np.asarray(image.convert("RGB"), dtype=float))
+def test_light_and_dark(browser: WatchedBrowser, hostile: Path) -> None:
+    dark = "--blink-settings=preferredColorScheme=0"
+    shots = [browser.picture(hostile, 900, 1200, *flags) for flags in ((), (dark,))]
     assert np.median(shots[0]) > 235 and np.median(shots[1]) < 50
     # Bars in the theme's blue.
     for shot, blue in zip(shots, ((0, 114, 178), (86, 180, 233)), strict=True):

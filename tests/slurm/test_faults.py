@@ -133,10 +133,11 @@ def test_the_second_job_on_a_run_folder_is_refused(submit, chorus, cluster, outc
     assert done.returncode == 2 and f"job {run.job_id} works in" in done.stderr
     # By hand, past `chorus submit`: the job itself refuses, naming the first.
     other = cluster.run("sbatch", "--parsable", str(run.folder / "job.sh"))
-    assert cluster.wait_for_job(other, "FAILED")["Restarts"] == "0"
+    refused = cluster.wait_for_job(other, "FAILED")
+    assert (refused["ExitCode"], refused["Restarts"]) == ("2:0", "0")
     log = (run.folder / "logs" / f"slurm-{other}.log").read_text()
     assert f"job {run.job_id} works in the run folder" in log
-    assert f"job {other} stays ended: a rank failed" in log
+    assert f"job {other} stays ended: the recipe or the data is wrong" in log
     reached = max(run.steps())
     cluster.run("scancel", run.job_id)
     run.wait("CANCELLED")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from helpers import digests
 from typer.testing import CliRunner
 
 from data_prep.cli import prep_app
@@ -81,14 +81,6 @@ def test_mistakes_are_told_before_anything_is_submitted(
     done = prep(table, "--out", tmp_path / "set", *words)
     assert done.exit_code == 2 and message in done.output
     assert not list(tmp_path.iterdir())
-
-
-def digests(root: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
 
 
 @pytest.mark.slurm

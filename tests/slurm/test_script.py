@@ -200,6 +200,7 @@ def test_who_comes_back(tmp_path: Path) -> None:
     for code in (1, 2, 76, 78):
         assert not verdict(tmp_path, code, JOB, 9).again
     assert verdict(tmp_path, 137, JOB, 9).again  # a task was killed
+    assert verdict(tmp_path, 137, JOB, 9).code == 137
     marked(tmp_path)
     assert verdict(tmp_path, 75, JOB, 9).again
     # srun reports the highest code of all tasks: the marker counts.
@@ -223,6 +224,7 @@ def test_a_rank_that_failed_does_not_come_back_but_one_that_lost_the_others_does
     note_failure(other, JOB, 0, RuntimeError("Connection closed by peer"))
     found = verdict(other, 137, JOB, 9)
     assert not found.again and found.reason == "a rank failed"
+    assert found.code == 1  # of the bug, not of the rank that was killed for it
 
 
 def test_a_refusal_of_one_rank_is_final_though_srun_kills_the_other(tmp_path: Path) -> None:
@@ -237,5 +239,6 @@ def test_a_refusal_of_one_rank_is_final_though_srun_kills_the_other(tmp_path: Pa
     )
     assert refused.returncode == 2
     found = verdict(tmp_path, 137, JOB, 50)
-    assert not found.again and found.reason == "a rank failed"
+    assert not found.again and found.reason == "the recipe or the data is wrong"
+    assert found.code == 2
     assert verdict(tmp_path, 137, Job("8", 0, "0", "n1", 1), 50).again

@@ -22,24 +22,22 @@ def chorus(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProc
     )
 
 
-def test_help_is_quick_and_imports_no_torch() -> None:
+def test_help_imports_nothing_that_is_slow() -> None:
+    """`chorus --help` in half a second: not by the clock, which another machine's work decides."""
     program = (
-        "import sys, time; start = time.process_time(); sys.argv = ['chorus', '--help']\n"
+        "import sys; sys.argv = ['chorus', '--help']\n"
         "from trainer.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print('seconds', time.process_time() - start, 'torch' in sys.modules)"
+        "print('imported', *{name.partition('.')[0] for name in sys.modules})"
     )
-    best = min(
-        (
-            subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
-            for _ in range(3)
-        ),
-        key=lambda out: float(out.split("seconds ")[1].split()[0]),
-    )
-    seconds, torch_there = best.split("seconds ")[1].split()
-    assert torch_there == "False"
-    assert float(seconds) < 0.5
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "Usage" in done.stdout
+    imported = set(done.stdout.partition("imported ")[2].split())
+    assert {"trainer", "typer"} <= imported
+    slow = {"torch", "numpy", "lightning", "pytorch_lightning", "pyarrow", "polars", "hydra",
+            "omegaconf", "soundfile", "transformers", "wandb", "grain"}  # fmt: skip
+    assert not imported & slow
 
 
 COMMANDS = ("", "train", "evaluate", "export", "prep", "prep folder", "report", "recipe",

@@ -211,7 +211,7 @@ FAST: dict[str, Any] = {
     "retry": {"attempts": 3, "first_wait_s": 0.05, "longest_wait_s": 0.1,
               "longest_retry_after_s": 30},
     "breaker": {"failures_in_a_row": 10, "pause_s": 0.2, "give_up_after": 2},
-    "timeout": {"connect_s": 2, "read_s": 0.6, "slow_bytes_per_s": 100, "slow_after_s": 0.5},
+    "timeout": {"connect_s": 20, "read_s": 20, "slow_bytes_per_s": 100, "slow_after_s": 20},
     "files": {"max_mb": 5, "max_redirects": 4, "checkpoint_mb": 0.05, "keep_free_gb": 0},
 }  # fmt: skip
 

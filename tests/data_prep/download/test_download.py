@@ -128,13 +128,13 @@ def test_errors_that_pass(bench, server, row, make_sound, http_reply, http_file,
         handler.send_response(200)
         handler.send_header("Content-Length", "1000")
         handler.end_headers()
-        time.sleep(1.5)
+        time.sleep(5)
 
     def drip(handler):
         handler.send_response(200)
         handler.send_header("Content-Length", "100000")
         handler.end_headers()
-        for _ in range(30):
+        for _ in range(50):
             handler.wfile.write(b"R")
             time.sleep(0.1)
 
@@ -151,7 +151,8 @@ def test_errors_that_pass(bench, server, row, make_sound, http_reply, http_file,
         "md5": lambda h: http_reply(h, 200, make_sound(2), Content_MD5="1B2M2Y8AsgTpgAmY7PhCfg=="),
     }
     rows = [row(f"t:{k}", server.does(f"/{k}", after(f))) for k, f in first.items()]
-    bench.run(rows, recipe={"default": {"concurrency": 10}})
+    bench.run(rows, recipe={"default": {"concurrency": 10},
+                            "timeout": {"read_s": 2, "slow_after_s": 2}})  # fmt: skip
     assert bench.fetched() == {f"t:{k}": body for k in first}
     assert {k: len(server.asked(f"/{k}")) for k in first} == dict.fromkeys(first, 2)
     # What was there was not fetched again.

@@ -73,3 +73,19 @@ def test_the_usual_place_is_the_scratch_of_the_node(
     monkeypatch.delenv("TMPDIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     assert default_cache_folder() == tmp_path / "x" / "dawnchorus"
+
+
+def test_what_another_process_is_writing_takes_its_room(tmp_path: Path) -> None:
+    """A sweep must not forget what was promised and is not there yet."""
+    cache, folder = BlockCache(tmp_path, 1000), tmp_path / "blocks" / "ab"
+    folder.mkdir(parents=True)
+    unfinished = cache._reserve(400, folder)
+    assert unfinished is not None
+    for i in range(8):
+        cache.put(f"k{i}", bytes(100))
+        assert sum(entry.size for entry in cache.entries()) <= 1000
+    assert unfinished.stat().st_size == 400 and "k7" in cache
+    cache.put("large", bytes(700))
+    assert "large" not in cache and unfinished.exists()
+    cache.put("small", bytes(100))
+    assert "small" in cache

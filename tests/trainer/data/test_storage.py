@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from trainer.data import storage
+from trainer.data.cache import BlockCache
 from trainer.data.config import DataConfig, RemoteConfig, SourceConfig
 from trainer.data.index import ShardIndex
 from trainer.data.module import TrainStream, train_loader, valid_loader
@@ -206,11 +208,12 @@ def test_processes_share_a_cache_and_keep_its_limit(
                          cwd=Path(__file__).resolve().parents[3])
         for _ in range(2)
     ]  # fmt: skip
-    sizes = []
+    sizes, cache = [], tmp_path / "c"
     while any(p.poll() is None for p in both):
-        files = [p for p in tmp_path.glob("c/blocks/*/*") if p.is_file()]
-        sizes.append(sum(p.stat().st_size for p in files if p.exists()))
-        time.sleep(0.02)
+        cache.mkdir(exist_ok=True)
+        with FileLock(f"{cache}/usage.lock"):  # else one is counted that makes room for another
+            sizes.append(sum(entry.size for entry in BlockCache(cache, limit).entries()))
+        time.sleep(0.01)
     answers = [p.communicate() for p in both]
     assert [p.returncode for p in both] == [0, 0], answers
     assert answers[0][0] == answers[1][0] != ""

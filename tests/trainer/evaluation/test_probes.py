@@ -209,6 +209,6 @@ def test_four_hundred_clips_take_seconds() -> None:
     x, hot = data(count=400, classes=10, dim=768)
     started = time.process_time()
     result = train_probes(x, hot, divide(400, 5, 64), ProbeConfig.fast(), multi_label=False)
-    # About 2 s on one core of the machine this was written on.
-    assert time.process_time() - started < 15
+    # About 2 s on one core of the machine this was written on; one clip at a time takes minutes.
+    assert time.process_time() - started < 40
     assert result.test_SF.shape == (3, 5)

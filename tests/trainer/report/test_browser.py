@@ -3,65 +3,19 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import Browser, chromium
 
 from trainer.report import write_report
-
-_FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--hide-scrollbars", "--enable-logging=stderr", "--allow-file-access-from-files",
-]  # fmt: skip
-
-
-class Browser:
-    """Chromium with a new, empty profile for every page."""
-
-    def __init__(self, program: str, folder: Path) -> None:
-        self.program = program
-        self.folder = folder
-        self.count = 0
-
-    def run(self, page: Path, *flags: str) -> tuple[str, list[str]]:
-        """(standard output, console lines) of opening `page`."""
-        self.count += 1
-        profile = self.folder / f"profile{self.count}"
-        done = subprocess.run(
-            [self.program, *_FLAGS, f"--user-data-dir={profile}", *flags, page.as_uri()],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-    def dom(self, page: Path, *flags: str) -> tuple[str, list[str]]:
-        return self.run(page, "--dump-dom", *flags)
-
-    def picture(self, page: Path, width: int, height: int, *flags: str) -> np.ndarray:
-        from PIL import Image
-
-        out = self.folder / f"shot{self.count}.png"
-        self.run(page, f"--screenshot={out}", f"--window-size={width},{height}", *flags)
-        with Image.open(out) as image:
-            return np.asarray(image.convert("RGB"), dtype=float)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
-    program = next(
-        (p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))),
-        None,
-    )
-    if program is None:
-        pytest.skip("no Chromium here: `apt-get install chromium` to open the report in a browser")
-    return Browser(program, tmp_path_factory.mktemp("browser"))
+    return Browser(chromium(), tmp_path_factory.mktemp("browser"))
 
 
 @pytest.fixture(scope="module")

@@ -218,10 +218,10 @@ def test_400_000_lines_stay_small_and_quick(tmp_path: Path, make_run: MakeRun) -
                 f'"unigram_accuracy": 0.04, "grad_norm": {x}, "clips_per_s": {x}, '
                 f'"data_wait": {x}, "mfu": {x}, "more": {x}}}\n'
             )
-    start = time.perf_counter()
+    start = time.process_time()
     out = write_report(tmp_path / "r.html", runs)
     assert out.stat().st_size < 3_000_000
-    assert time.perf_counter() - start < 60
+    assert time.process_time() - start < 60  # about 10 s; drawn point by point it takes minutes
     assert "400,000 of 400,000" in read(out)[1].text
 
 

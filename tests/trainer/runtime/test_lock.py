@@ -59,9 +59,9 @@ def test_a_killed_process_on_this_machine_leaves_nothing_to_wait_for(tmp_path: P
 def test_a_lease_that_nobody_renews_runs_out_and_one_that_is_renewed_does_not(
     tmp_path: Path,
 ) -> None:
-    with RunLock(tmp_path, JOB, renew_s=0.1, lease_s=1.0):
-        time.sleep(1.5)
-        with pytest.raises(RunBusy), RunLock(tmp_path, OTHER, lease_s=1.0):
+    with RunLock(tmp_path, JOB, renew_s=0.1, lease_s=3.0):
+        time.sleep(3.5)
+        with pytest.raises(RunBusy), RunLock(tmp_path, OTHER, lease_s=3.0):
             pass
     silent = RunLock(tmp_path, JOB, renew_s=60)
     silent.__enter__()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-import time
 
 import pytest
 
@@ -14,12 +13,12 @@ PROGRAM = """
     from trainer.runtime.preemption import watch_signals
     request = watch_signals()
     print("up", flush=True)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while not request.is_set() and time.monotonic() < end:
         time.sleep(0.01)
     print(request.signal_name, flush=True)
     if "--again" in sys.argv:
-        time.sleep(20)
+        time.sleep(600)
 """
 
 
@@ -38,7 +37,7 @@ def test_a_signal_sets_the_flag_and_nothing_else(name: str) -> None:
 
     process = start()
     process.send_signal(getattr(signal, name))
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=100)
     assert (process.returncode, out) == (0, f"{name}\n")
     assert "saving at the next step boundary" in err
 
@@ -49,7 +48,5 @@ def test_a_second_ctrl_c_ends_at_once() -> None:
     process = start("--again")
     process.send_signal(signal.SIGINT)
     assert process.stdout is not None and process.stdout.readline() == "SIGINT\n"
-    before = time.monotonic()
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=10) == 130
-    assert time.monotonic() - before < 5
+    assert process.wait(timeout=100) == 130  # the program would sleep for ten minutes

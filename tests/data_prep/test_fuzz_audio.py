@@ -1,0 +1,49 @@
+"""The fuzzer of sound files: it finds nothing now, and would see what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from data_prep import audio
+from data_prep.errors import UnusableAudio
+
+
+def test_the_fuzzer_finds_nothing_in_a_few_hundred_inputs(tmp_path: Path) -> None:
+    from scripts.fuzz_audio import fuzz
+
+    tally = fuzz(seed=7, first=0, count=400, minutes=30, out=tmp_path / "findings")
+    assert tally.findings == [] and tally.kinds.total() == 400
+    assert tally.kinds["ok"] > 50 and tally.kinds["not_audio"] > 50
+    assert tally.largest_mb < 100
+
+
+def test_the_fuzzer_sees_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scripts.fuzz_audio import judge
+
+    path = tmp_path / "a.wav"
+    soundfile.write(path, 0.3 * np.sin(np.arange(16000)), 16000)
+    spool = tmp_path / "spool"
+    spool.mkdir()
+
+    def raises(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("x")
+
+    def grows(*_: object, **__: object) -> None:
+        bytearray(600 << 20)[::4096] = b"x" * (600 << 8)
+        raise UnusableAudio("corrupt", "")
+
+    def leaves(*_: object, **__: object) -> None:
+        (spool / "left").write_bytes(b"")
+        raise UnusableAudio("corrupt", "")
+
+    assert not judge(0, "a", path, spool, 1 << 20).wrong
+    for wrong, kind in ((raises, "exception ZeroDivisionError"), (grows, "memory")):
+        monkeypatch.setattr(audio, "decode", wrong)
+        outcome = judge(0, "a", path, spool, 1 << 20)
+        assert outcome.wrong and outcome.kind == kind
+    monkeypatch.setattr(audio, "decode", leaves)
+    assert judge(0, "a", path, spool, 1 << 20).kind == "spool file left"
