@@ -1,7 +1,9 @@
 """Whether a job that ended should be queued again: `python -m slurm.verdict RUN CODE`.
 
-The job script asks this after srun. Exit status 0: yes; 1: no. A sentence says why, and if a rank
-failed, its note is shown, so that the job's log has the reason at its end.
+The job script asks this after srun. Exit status 0: yes; 1: no. The code that the job should end
+with goes to the standard output: the one of the rank that failed first, not the 137 of a rank that
+srun killed for it. A sentence says why, and if a rank failed, its note is shown, so that the job's
+log has the reason at its end.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.runtime.failures import failure_notes, first_failure, lost_a_peer
+from trainer.runtime.failures import failure_notes, first_failure, lost_a_peer, noted_exit_code
 from trainer.runtime.job import Job
 
 _FINAL = {
@@ -29,6 +31,8 @@ class Verdict:
 
     again: bool
     reason: str
+    code: int
+    """What the job ends with."""
 
 
 def verdict(run: Path, code: int, job: Job, max_requeues: int) -> Verdict:
@@ -38,19 +42,23 @@ def verdict(run: Path, code: int, job: Job, max_requeues: int) -> Verdict:
     highest code of all.
     """
     if code == 0:
-        return Verdict(False, "done")
+        return Verdict(False, "done", 0)
     notes = failure_notes(run, job.session)
     reason = _marker(run, job)
+    causes = [note for note in notes if not lost_a_peer(note)]
+    if reason is None and causes:
+        code = noted_exit_code(causes[0]) or code
     if reason is None and code in _FINAL:
-        return Verdict(False, _FINAL[code])
-    if reason is None and not all(lost_a_peer(note) for note in notes):
-        return Verdict(False, "a rank failed")
+        return Verdict(False, _FINAL[code], code)
+    if reason is None and causes:
+        return Verdict(False, "a rank failed", code)
     if reason is None and code <= 128 and not notes:
-        return Verdict(False, f"it ended with code {code}")
+        return Verdict(False, f"it ended with code {code}", code)
     if job.restart >= max_requeues:
-        return Verdict(False, f"it has been started again {job.restart} times (max_requeues)")
+        often = f"it has been started again {job.restart} times (max_requeues)"
+        return Verdict(False, often, code)
     lost = "the ranks lost each other" if notes else "a task was killed"
-    return Verdict(True, reason or lost)
+    return Verdict(True, reason or lost, code)
 
 
 def _marker(run: Path, job: Job) -> str | None:
@@ -80,6 +88,7 @@ def main() -> None:
     given = parser.parse_args()
     job = batch_job()
     found = verdict(given.run, given.code, job, given.max_requeues)
+    print(found.code)
     word = "is queued again" if found.again else "stays ended"
     print(f"{job.name} {word}: {found.reason}", file=sys.stderr)
     note = first_failure(given.run, job.session)

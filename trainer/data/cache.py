@@ -107,17 +107,18 @@ class BlockCache:
         partial = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._reserve(size)
-            handle, partial = tempfile.mkstemp(suffix=_PARTIAL, dir=path.parent)
-            with os.fdopen(handle, "wb") as file:
+            partial = self._reserve(size, path.parent)
+            if partial is None:
+                return
+            with partial.open("r+b") as file:
                 file.write(_head(data))
                 file.write(data)
-            Path(partial).replace(path)
+            partial.replace(path)
         except OSError as error:
             self._warn(error)
             if partial is not None:
                 with suppress(OSError):
-                    Path(partial).unlink()
+                    partial.unlink()
 
     def entries(self) -> Iterator[_Entry]:
         """All files of the cache, unfinished ones too."""
@@ -129,11 +130,12 @@ class BlockCache:
                             state = file.stat()
                             yield _Entry(state.st_mtime, state.st_size, file.path)
 
-    def _reserve(self, size: int) -> None:
-        """Count an entry that is about to be written; make room for it first.
+    def _reserve(self, size: int, folder: Path) -> Path | None:
+        """Make room for an entry: an unfinished file of its size, or None if there is no room.
 
-        Two processes that fetch the same range count it twice, and a killed one counts what it
-        never wrote. So the count is never too low, and every sweep sets it right.
+        The file is there before the lock is given back, so that a sweep of another process counts
+        what is being written. Two processes that fetch the same range count it twice, and a killed
+        one counts what it never finished: the count is never too low, and a sweep sets it right.
         """
         count = self.root / "usage"
         with FileLock(f"{count}.lock"):
@@ -143,17 +145,28 @@ class BlockCache:
                 used = sum(entry.size for entry in self.entries())
             if used + size > self.limit:
                 used = self._sweep(min(int(_KEEP * self.limit), self.limit - size))
+            if used + size > self.limit:  # taken by what others are writing
+                count.write_text(str(used))
+                return None
+            handle, partial = tempfile.mkstemp(suffix=_PARTIAL, dir=folder)
+            os.truncate(handle, size)
+            os.close(handle)
             count.write_text(str(used + size))
+            return Path(partial)
 
     def _sweep(self, target: int) -> int:
-        """Remove the least recently used entries until `target` bytes are left."""
-        now, entries = time.time(), []
+        """Remove the least recently used entries until `target` bytes are left; returns how many
+        are, those of unfinished entries among them.
+        """
+        now, entries, used = time.time(), [], 0
         for entry in self.entries():
-            if not entry.path.endswith(_PARTIAL):
-                entries.append(entry)
-            elif entry.used < now - _PARTIAL_S:  # of a killed process
+            unfinished = entry.path.endswith(_PARTIAL)
+            if unfinished and entry.used < now - _PARTIAL_S:  # of a killed process
                 Path(entry.path).unlink(missing_ok=True)
-        used = sum(entry.size for entry in entries)
+                continue
+            used += entry.size
+            if not unfinished:
+                entries.append(entry)
         for entry in sorted(entries):
             if used <= target:
                 break

@@ -7,6 +7,7 @@ scatters them over as many files. The note that was written first names the caus
 from __future__ import annotations
 
 import datetime
+import re
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -30,14 +31,15 @@ def note_failure(run: Path, job: Job, rank: int, error: BaseException | str) -> 
     """Write the note; never raises (the disk may be the very thing that failed)."""
     path = failure_path(run, job, rank)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-    head = f"{now} rank {rank}, {job.name}, host {job.host}\n"
+    head = f"{now} rank {rank}, {job.name}, host {job.host}"
     if isinstance(error, BaseException):
+        head += f", exit code {getattr(error, 'exit_code', 1)}"
         what = f"{type(error).__name__}: {error}\n\n" + "".join(traceback.format_exception(error))
     else:
         what = error + "\n"
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(head + what, encoding="utf-8")
+        path.write_text(f"{head}\n{what}", encoding="utf-8")
 
 
 def first_failure(run: Path, session: str | None = None) -> str | None:
@@ -56,6 +58,12 @@ def failure_notes(run: Path, session: str | None = None) -> list[str]:
     if session is None and notes:
         session = max(notes, key=lambda note: note[1])[0]
     return [text for _, text in sorted(note[1:] for note in notes if note[0] == session)]
+
+
+def noted_exit_code(note: str) -> int | None:
+    """The exit code that a rank ended with, where an error ended it."""
+    found = re.search(r", exit code (\d+)$", note.partition("\n")[0])
+    return int(found[1]) if found else None
 
 
 def lost_a_peer(note: str) -> bool:
