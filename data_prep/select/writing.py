@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import PrepError
 from data_prep.files import whole_file, write_whole
-from data_prep.recording_table import Rejected, read_recordings, write_table
-from data_prep.recordings import Recording
+from data_prep.recording_table import Rejected, read_recordings, table_path, write_table
+from data_prep.recordings import BACKGROUND, FOREGROUND, Recording
 from data_prep.select.duplicates import Link
 from data_prep.select.rows import Rows
 from data_prep.select.split import Place
+from data_prep.select.taxa import TAXA, join_taxa
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -105,7 +106,13 @@ def write_all(
         write_whole(out / LEAKAGE_TEXT, _leak_text(content).encode())
         tables = [choice.table for choice in recipe.tables.values()]
         made = {"command": "chorus prep select"}
-        write_table(_stream(tables, rows, placed, labels), out, made_by=made)
+        used: dict[str, Counter[str]] = {FOREGROUND: Counter(), BACKGROUND: Counter()}
+        write_table(_stream(tables, rows, placed, labels, used), out, made_by=made)
+        taxa = join_taxa([table_path(table).parent for table in tables], used)
+        if taxa is None:
+            (out / TAXA).unlink(missing_ok=True)
+        else:
+            write_whole(out / TAXA, taxa)
         write_whole(out / SELECTION, json.dumps(content, indent=1, ensure_ascii=False).encode())
     except OSError as err:
         raise PrepError(f"Writing {out} failed: {err}. Make room, then run it again.") from err
@@ -113,9 +120,13 @@ def write_all(
 
 
 def _stream(
-    tables: Sequence[Path], rows: Rows, placed: Mapping[int, Place], labels: set[str] | None
+    tables: Sequence[Path],
+    rows: Rows,
+    placed: Mapping[int, Place],
+    labels: set[str] | None,
+    used: Mapping[str, Counter[str]],
 ) -> Iterator[Recording | Rejected]:
-    """Read the tables again and yield every row as what became of it."""
+    """Read the tables again and yield every row as what became of it; count labels in `used`."""
     audio, seconds = rows.frame["audio"], rows.frame["duration_s"]
     n = 0
     for table in tables:
@@ -132,6 +143,8 @@ def _stream(
                 heard = recording.labels
                 if labels is not None:
                     heard = tuple(label for label in heard if label.name in labels)
+                for role, name in {(label.role, label.name) for label in heard}:
+                    used[role][name] += 1
                 yield dataclasses.replace(
                     recording, path=audio[n], labels=heard, split=place.split, fold=place.fold,
                     group_id=place.group_id, duration_s=seconds[n],
