@@ -2,7 +2,9 @@
 
 Environment:
     DRIVER_LEDGER   file prefix; each rank appends step, micro_step, positions, clips as JSON lines
-    DRIVER_HURT     JSON {"signal": "SIGTERM", "step": 3, "micro_step": 1, "rank": 0 or null}
+    DRIVER_HURT     JSON {"signal": "SIGTERM", "step": 3, "micro_step": 1, "rank": 0 or null}, or
+                    "where": "validation", "checkpoint" (as it begins) or "half a checkpoint" (it is
+                    half on the disk) in the place of "micro_step"
     DRIVER_NAN      JSON {"steps": [2], "rank": 0}: that rank's loss is NaN in those steps
     DRIVER_SLOW_S   seconds that rank 1 sleeps in every micro-step
 """
@@ -18,13 +20,26 @@ from trainer.runtime.preemption import watch_signals
 
 watch_signals()
 
+import torch  # noqa: E402
+
 from trainer.cli import main  # noqa: E402
 from trainer.module import TrainingModule  # noqa: E402
+from trainer.runtime.checkpoint import AtomicCheckpointIO  # noqa: E402
+from trainer.validation import Validation  # noqa: E402
 
 _hurt = json.loads(os.environ.get("DRIVER_HURT", "null"))
 _nan = json.loads(os.environ.get("DRIVER_NAN", "null"))
 _slow_s = float(os.environ.get("DRIVER_SLOW_S", "0"))
 _real_step = TrainingModule.training_step
+_real_validation, _real_save = Validation.run, AtomicCheckpointIO.save_checkpoint
+_real_torch_save = torch.save
+
+
+def _hurt_here(where: str | int, step: int, rank: int) -> None:
+    if not _hurt or (_hurt.get("where", _hurt.get("micro_step")), _hurt["step"]) != (where, step):
+        return
+    if _hurt["rank"] in (None, rank):
+        os.kill(os.getpid(), getattr(signal, _hurt["signal"]))
 
 
 def _step(self: TrainingModule, batch: dict, batch_idx: int) -> object:
@@ -36,9 +51,7 @@ def _step(self: TrainingModule, batch: dict, batch_idx: int) -> object:
         clips = list(zip(batch["source_B"].tolist(), batch["clip_B"].tolist(), strict=True))
         line = {"step": step, "micro_step": micro_step, "clips": clips}
         file.write(json.dumps(line | {"positions": batch["position_B"].tolist()}) + "\n")
-    here = _hurt and (step, micro_step) == (_hurt["step"], _hurt["micro_step"])
-    if here and _hurt["rank"] in (None, layout.rank):
-        os.kill(os.getpid(), getattr(signal, _hurt["signal"]))
+    _hurt_here(micro_step, step, layout.rank)
     if _slow_s and layout.rank == 1:
         time.sleep(_slow_s)
     loss = _real_step(self, batch, batch_idx)
@@ -48,7 +61,28 @@ def _step(self: TrainingModule, batch: dict, batch_idx: int) -> object:
     return loss
 
 
+def _validate(self: Validation, module: TrainingModule, **options: object) -> object:
+    _hurt_here("validation", module.global_step, module.topology.rank)
+    return _real_validation(self, module, **options)  # type: ignore[arg-type]
+
+
+def _save(self: AtomicCheckpointIO, checkpoint: dict, *rest: object, **options: object) -> None:
+    _hurt_here("checkpoint", checkpoint["dawnchorus"]["step"], 0)
+    _real_save(self, checkpoint, *rest, **options)
+
+
+def _torch_save(state: object, path: str, *rest: object, **options: object) -> None:
+    _real_torch_save(state, path, *rest, **options)
+    step = state["dawnchorus"]["step"] if isinstance(state, dict) and "dawnchorus" in state else -1
+    if _hurt and (_hurt.get("where"), _hurt["step"]) == ("half a checkpoint", step):
+        os.truncate(path, os.path.getsize(path) // 2)  # noqa: PTH202
+    _hurt_here("half a checkpoint", step, 0)
+
+
 TrainingModule.training_step = _step  # type: ignore[method-assign]
+Validation.run = _validate  # type: ignore[method-assign]
+AtomicCheckpointIO.save_checkpoint = _save  # type: ignore[method-assign]
+torch.save = _torch_save
 
 if __name__ == "__main__":
     main()

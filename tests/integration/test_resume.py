@@ -97,3 +97,37 @@ def test_another_topology_sees_the_same_clips(chorus_train):
         resumed = chorus_train(name, *COMMON, *after)
         assert resumed.code == 0, resumed.stderr
         assert straight.steps() == resumed.steps()
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_asked_or_killed_in_a_validation_or_a_checkpoint(
+    chorus_train, assert_same_run, tone_dataset
+):
+    """The moments in which a signal is most awkward; each run ends as if there had been none."""
+    layout = [*COMMON, "train.micro_batch=4", "data.workers=0", "train.devices=2",
+              f"data.valid.tones.path={tone_dataset}", "train.validate_every=2"]  # fmt: skip
+    straight = chorus_train("straight", *layout)
+    assert straight.code == 0, straight.stderr
+
+    def validations(run):
+        return [(x["step"], x["map"]) for x in run.metrics() if x["kind"] == "valid"]
+
+    for name, signal, where, rank, step, code, saved in (
+        # One rank alone is asked; all break off, save where they are, and owe the validation.
+        ("validating", "SIGUSR1", "validation", 1, 4, 75, 4),
+        # Asked while the checkpoint of step 3 is written: the step after it is the boundary.
+        ("saving", "SIGTERM", "checkpoint", None, 3, 75, 4),
+        # The node's power fails with half of step 6 on the disk: the one before is used.
+        ("half", "SIGKILL", "half a checkpoint", None, 6, -9, 3),
+    ):
+        hurt = {"signal": signal, "where": where, "rank": rank, "step": step}
+        hurt_run = chorus_train(name, *layout, hurt=hurt)
+        assert hurt_run.code == code, (name, hurt_run.stderr)
+        assert hurt_run.checkpoint()["dawnchorus"]["step"] == saved, name
+        resumed = chorus_train(name, *layout)
+        assert resumed.code == 0, (name, resumed.stderr)
+        assert_same_run(straight, resumed)
+        assert dict(validations(resumed)) == dict(validations(straight)), name
+        left = [path.name for path in (resumed.folder / "checkpoints").iterdir()]
+        assert not [name for name in left if name.endswith(".tmp")], left

@@ -24,7 +24,9 @@ def test_taxa_are_joined_and_counted_anew(
     frog = Label("Rana temporaria", "species")
     behind = Label("Bubo bubo", "species", role="background")
     birds = [make_recording(n, labels=(great_tit, behind)) for n in range(4)]
-    birds += [make_recording(n, labels=(owl,), quality=q) for n, q in ((7, "A"), (8, "A"), (9, "E"))]
+    birds += [
+        make_recording(n, labels=(owl,), quality=q) for n, q in ((7, "A"), (8, "A"), (9, "E"))
+    ]
     others = [make_recording(100 + n, labels=(great_tit,)) for n in range(2)]
     others.append(make_recording(109, labels=(frog,), quality="E"))
     for name, rows in (("a", birds), ("b", others)):
