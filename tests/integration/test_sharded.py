@@ -25,7 +25,9 @@ LAYOUT = [f"train.max_steps={STEPS}", "train.global_batch=8", "train.micro_batch
           "data.workers=0", "train.checkpoint_every=5", "train.keep_last=10", "encoder.layers=3",
           "encoder.layer_drop=0.2", "encoder.dropout=0.1", "augment.mixup_prob=0.5",
           "optim.head_only_steps=3", "optim.ema_decay=0.9", "optim.clip_norm=0.5",
-          "optim.warmup_steps=2", "train.validate_every=10"]  # fmt: skip
+          "optim.warmup_steps=2", "train.validate_every=10",
+          # The key biases have no gradient but rounding, of which Adam makes steps of this size.
+          "optim.lr=1e-3", "optim.head_lr=2e-3"]  # fmt: skip
 
 
 def figures(outcome: Any, kind: str, name: str) -> list[float]:

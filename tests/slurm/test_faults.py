@@ -6,6 +6,7 @@ import contextlib
 import random
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,7 @@ def test_asked_to_stop_again_and_again(submit, uninterrupted, same_state, outcom
         assert signal_task(run.job_id, "1", "USR1") == 1
     run.wait_for_restart(2)
 
-    deadline = time.monotonic() + 60
-    while not tasks(run.job_id) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: tasks(run.job_id), 60)
     cluster.run("scancel", "--signal=USR1", run.job_id)
     run.wait_for_restart(3)
 
@@ -90,9 +89,7 @@ def test_nodes_and_processes_die_one_after_the_other(
     count("node away for a moment")
     cluster.run("scontrol", "update", "NodeName=n1", "State=DOWN", "Reason=test")
     # Given back earlier, SLURM ends on n1 what it has not seen end, and hits the job's next start.
-    deadline = time.monotonic() + 90
-    while step_daemons(run.job_id) and time.monotonic() < deadline:
-        time.sleep(0.5)
+    until(lambda: not step_daemons(run.job_id), 90)
     cluster.run("scontrol", "update", "NodeName=n1", "State=RESUME")
     run.wait_for_restart(3)
 
@@ -176,12 +173,16 @@ def test_ten_random_kills_in_a_row(submit, uninterrupted, same_state, outcome, c
     run = submit("ten-kills", steps=STEPS)
     rng = random.Random(4)
     for kill in range(kills):
-        # Far enough for a checkpoint, so that each session gets somewhere.
-        run.wait_for_step(5 * (kill + 1) + rng.randrange(3))
-        if rng.random() < 0.5:
-            assert signal_task(run.job_id, str(rng.randrange(2)), "KILL") >= 0
-        else:
+        if kill % 2:  # anywhere in its start
+            until(lambda: tasks(run.job_id), 60)
+            time.sleep(rng.uniform(0, 6))
+        else:  # beyond a checkpoint: three starts in a row that lead nowhere would be the last
+            run.wait_for_step(5 * (kill + 1) + rng.randrange(3))
+        if kill % 4 == 2:
             cluster.run("scancel", "--signal=USR1", run.job_id)
+        else:
+            rank = str(rng.randrange(2))
+            until(lambda rank=rank: signal_task(run.job_id, rank, "KILL"), 60)
         run.wait_for_restart(kill + 1)
     right = ends_right(run, expected, same_state)
     outcome("ten random kills in a row", kills, kills * right, run.repeated())
@@ -219,6 +220,14 @@ def test_two_nodes_become_one_and_one_becomes_two(submit, outcome):
 
 
 # --------------------------------------------------------------------------- its tools
+
+
+def until(true: Callable[[], object], seconds: float) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.1)
 
 
 def tasks(job_id: str) -> dict[str, int]:
