@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.xc_birds_dump import MULTIMEDIA
+
 GBIF, DWC = "http://rs.gbif.org/terms/1.0/", "http://rs.tdwg.org/dwc/terms/"
 DC = "http://purl.org/dc/terms/"
 # Some of the 223 columns of a GBIF download; the others are filled up without names of sense.
@@ -25,17 +27,6 @@ OCCURRENCE = (
     GBIF + "verbatimScientificName",
 )  # fmt: skip
 OCCURRENCE += tuple(f"{DWC}other{i}" for i in range(223 - len(OCCURRENCE)))
-MULTIMEDIA = (
-    GBIF + "gbifID",
-    *(
-        DC + name
-        for name in (
-            "type", "format", "identifier", "references", "title", "description", "source",
-            "audience", "created", "creator", "contributor", "publisher", "license",
-            "rightsHolder",
-        )
-    ),
-)  # fmt: skip
 
 
 def table_xml(

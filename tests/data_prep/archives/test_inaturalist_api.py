@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import http.server
 import json
 import threading
@@ -12,9 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import inaturalist_rows
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from inaturalist_rows import sound
 from typer.testing import CliRunner
 
 from data_prep.archives import inaturalist_api
@@ -24,48 +27,7 @@ from data_prep.errors import PrepError
 from data_prep.progress import Progress
 from data_prep.recording_table import read_recordings
 
-
-def sound(number: int, ext: str = "wav", **changed: Any) -> dict[str, Any]:
-    """A sound as v1 gives it."""
-    return {
-        "id": number,
-        "license_code": "cc-by-nc",
-        "attribution": "(c) A. Person, some rights reserved (CC BY-NC)",
-        "native_sound_id": None,
-        "secret_token": None,
-        "file_url": f"https://static.inaturalist.org/sounds/{number}.{ext}?1624793769",
-        "file_content_type": "audio/x-wav",
-        "play_local": True,
-        "subtype": None,
-        "flags": [],
-    } | changed
-
-
-def observation(number: int, sounds: list[dict[str, Any]], **changed: Any) -> dict[str, Any]:
-    """An observation as v1 gives it: the taxon without ancestors, the identifications with."""
-    taxon = {
-        "id": 10276,
-        "name": "Passerina amoena",
-        "rank": "species",
-        "iconic_taxon_name": "Aves",
-        "ancestor_ids": [48460, 1, 2, 3, 7251, 71339, 10274, 10276],
-    }
-    return {
-        "id": number,
-        "uuid": f"00000000-0000-0000-0000-{number:012d}",
-        "quality_grade": "research",
-        "observed_on": "2021-06-27",
-        "time_observed_at": "2021-06-27T07:17:05-06:00",
-        "location": "43.6571,-103.4143",
-        "geojson": {"type": "Point", "coordinates": [-103.4143, 43.6571]},
-        "obscured": False,
-        "place_guess": "Custer State Park, SD, US",
-        "user": {"id": 5, "login": "aperson", "name": "Ann Person"},
-        "taxon": taxon,
-        "identifications": [],
-        "flags": [],
-        "sounds": sounds,
-    } | changed
+observation = functools.partial(inaturalist_rows.observation, identifications=[])
 
 
 def run(*arguments: str | Path) -> Any:
