@@ -26,9 +26,9 @@ from trainer.data.config import DataConfig, SourceConfig
 from trainer.data.order import Shuffle
 Shuffle(10**6, 1)[0]  # imports the shuffle library
 before = pss_mb()
-start = time.perf_counter()
+start = time.process_time()  # the wall is `make bench`'s: here others may be at work
 opened = index.ShardIndex.open(sys.argv[1])
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 alone = pss_mb() - before
 assert len(opened) == 10**6 and opened.label_ids(12345).tolist() == [2345, 7]
 assert opened.key(999_999) == "clip-00999999"
