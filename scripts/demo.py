@@ -66,6 +66,20 @@ def prepare(data: Path | None) -> None:
     chorus("prep", "folder", str(source), "--out", str(DATASET), "--make-folds", "5")
     if (source / "noise" / "metadata.csv").is_file():
         chorus("prep", "folder", str(source / "noise"), "--out", str(NOISE))
+    unknown = without_licence(DATASET)
+    if unknown:
+        print(
+            f"\nNote: {unknown} clips have no licence. All goes on without, but the model will not "
+            "be exported. A column `licence` in metadata.csv says it."
+        )
+
+
+def without_licence(dataset: Path) -> int:
+    """How many clips of a dataset have no licence."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(dataset / "licences.parquet", columns=["licence_url", "clips"]).to_pylist()
+    return sum(row["clips"] for row in rows if not row["licence_url"])
 
 
 def folds() -> tuple[list[str], list[str], list[str]]:
@@ -104,15 +118,40 @@ def evaluate() -> None:
                "--preset", "fast")  # fmt: skip
 
 
-def publish(author: str) -> None:
-    """Export and report."""
+def licence_options() -> list[str] | None:
+    """Options for an export whose licence does not follow from the sounds; None: it cannot be made.
+
+    The sounds of a person who tries this out may have no licence, or an unusual one.
+    """
+    from trainer.hub.licences import strictest
+    from trainer.hub.provenance import ledger, stages_of
+
+    found = [share.licence for share in ledger(stages_of(POSTTRAIN)).licences]
+    if not found or not all(licence.text for licence in found):
+        return None
+    if strictest(found) is not None:
+        return []
+    return ["--licence", "other", "--card", "licence_name=not decided",
+            "--card", "licence_link=README.md"]  # fmt: skip
+
+
+def publish(author: str) -> bool:
+    """Export and report; returns whether there is an export."""
     say("6. Export as a Hugging Face repo, and a report of it all")
-    chorus("export", str(POSTTRAIN), "--out", str(EXPORT), "--author", author,
-           "--repo-id", "dawnchorus/demo", "--overwrite")  # fmt: skip
+    options = licence_options()
+    if options is None:
+        print(
+            "Not exported: some of the sounds have no licence. Add a column `licence` to "
+            f"metadata.csv, delete {DEMO} and run this again; the model is in {POSTTRAIN}."
+        )
+    else:
+        chorus("export", str(POSTTRAIN), "--out", str(EXPORT), "--author", author,
+               "--repo-id", "dawnchorus/demo", *options, "--overwrite")  # fmt: skip
     chorus("report", str(PRETRAIN), str(POSTTRAIN), "--out", str(DEMO / "report.html"))
+    return options is not None
 
 
-def summary(seconds: float) -> None:
+def summary(seconds: float, *, exported: bool) -> None:
     """The table, where things are, and how to load the model."""
     from rich.console import Console
 
@@ -127,7 +166,10 @@ def summary(seconds: float) -> None:
     console.print()
     console.print(comparison_table(results))
     console.print(facts(results["post-trained"]), highlight=False)
-    print(f"\n{seconds:.0f} s in all.   Report: {DEMO / 'report.html'}   Model: {EXPORT}")
+    model = EXPORT if exported else POSTTRAIN
+    print(f"\n{seconds:.0f} s in all.   Report: {DEMO / 'report.html'}   Model: {model}")
+    if not exported:
+        return
     print(f"\nLoad it anywhere (`pip install transformers torch`):\n\n{loading_lines(EXPORT)}\n")
 
 
@@ -148,8 +190,8 @@ def main() -> None:
     prepare(arguments.data)
     train()
     evaluate()
-    publish(arguments.author)
-    summary(time.monotonic() - start)
+    exported = publish(arguments.author)
+    summary(time.monotonic() - start, exported=exported)
 
 
 if __name__ == "__main__":
