@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from data_prep.describe import refuse_unfinished
 from data_prep.errors import PrepError
-from data_prep.pool import end_with_parent
+from data_prep.pool import start_worker
 from data_prep.progress import Progress
 from data_prep.verify_shard import ShardCheck, check_shard
 from data_prep.verify_tables import Expected, check_tables, read_expected
@@ -150,7 +150,7 @@ def _run_here(checks: Iterator[ShardCheck], report: Report, bar: Bar, _: int) ->
 def _run_pool(checks: Iterator[ShardCheck], report: Report, bar: Bar, jobs: int) -> None:
     context = multiprocessing.get_context("spawn")
     pending: dict[Future[list[tuple[str, str]]], ShardCheck] = {}
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=start_worker) as pool:
         try:
             while True:
                 for check in islice(checks, max(0, 2 * jobs - len(pending))):

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from data_prep.errors import PrepError
 from data_prep.files import whole_file
+from data_prep.pool import start_worker
 
 if TYPE_CHECKING:
     import polars as pl
@@ -100,7 +101,7 @@ def work(task: Callable[[In], Out], items: Iterable[In], *, jobs: int, log: Path
     pool = ProcessPoolExecutor(
         jobs,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
+        initializer=start_worker,
         initargs=(str(log),),
     )
     waiting = iter(items)
@@ -123,14 +124,3 @@ def work(task: Callable[[In], Out], items: Iterable[In], *, jobs: int, log: Path
         ) from err
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start_worker(log: str) -> None:
-    """Set up a process of the pool."""
-    from data_prep.pool import end_with_parent
-
-    # libmpg123 writes its warnings straight to the terminal, across the progress bar.
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-    end_with_parent()
