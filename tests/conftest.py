@@ -19,6 +19,12 @@ REPO = Path(__file__).resolve().parents[1]
 REAL_SOUND = Path(os.environ.get("CHORUS_REAL_SOUND", REPO.parent / "shared" / "data"))
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Bytes give no name: what a library packs differs from second to second (the time in gzip's
+    header), and two processes that list other tests run none."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def real_sound() -> Path:
     """Folder with `esc10/` and `xc_birds/`; tests that want it are skipped where it is absent."""
