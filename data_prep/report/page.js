@@ -1,16 +1,5 @@
-"use strict";
-// Comforts that the page does without: a theme switch, one clip at a time, a line that runs with it.
+// Comforts that the page does without: one clip at a time, a line that runs with it.
 (() => {
-  const root = document.documentElement;
-  const button = document.getElementById("theme");
-  button.hidden = false;
-  button.addEventListener("click", () => {
-    const dark = root.dataset.theme
-      ? root.dataset.theme === "dark"
-      : matchMedia("(prefers-color-scheme: dark)").matches;
-    root.dataset.theme = dark ? "light" : "dark";
-  });
-
   const sounds = [...document.querySelectorAll("audio")];
   for (const sound of sounds) {
     const picture = sound.closest("figure").querySelector(".spectrogram");
@@ -33,8 +22,4 @@
       sound.play();
     });
   }
-
-  addEventListener("beforeprint", () => {
-    for (const d of document.querySelectorAll("details")) d.open = true;
-  });
 })();

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib import resources
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -20,6 +17,7 @@ from data_prep.report.findings import flat, grids
 from data_prep.report.gather import DURATIONS_S, RECORDINGS, Facts, gather
 from data_prep.report.tally import NOT_STATED
 from data_prep.report.writing import write_lines
+from trainer.page import render_page
 
 _LATIN = ("species", "subspecies", "genus", "form", "variety")
 _BANDS = (1000, 100, 10, 2, 1)
@@ -59,8 +57,6 @@ def render(
     path: Path, *, selection: Path | None = None, audio: Path | None = None, count: int = 8
 ) -> str:
     """Return the page as text; arguments as of `write_report`."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     facts = gather(path, selection)
     problems: list[str] = []
     table = path / RECORDINGS if path.is_dir() else path
@@ -69,45 +65,33 @@ def render(
         table, index=index, audio_root=audio or facts.folder, count=count, problems=problems
     )
     tables, settings = grids(facts.findings.selection)
-    script = _asset("page.js")
-    environment = Environment(
-        loader=PackageLoader("data_prep.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"hours": hours, "count": count_text, "source": source_name}
-    environment.filters |= {"licence": short_name, "latin": lambda rank: rank in _LATIN}
-    page = environment.get_template("page.html.jinja").render(
-        facts=facts,
-        found=facts.findings,
-        verdict=verdict(facts),
-        tiles=tiles(facts),
-        measure="hours" if facts.hours else "recordings",
-        permissions=_permissions(facts),
-        drawings=drawings(facts),
-        durations=list(zip(_duration_names(), facts.durations, strict=True)),
-        years=[(year, n) for year, n, _ in facts.years],
-        bands=bands([label.recordings for label in facts.labels]),
-        clips=found,
-        problems=problems,
-        options=facts.stats.get("options") or {},
-        same_audio=int(facts.stats.get("same_audio_recordings") or 0),
-        levels=svg.map_levels(),
-        grids=tables,
-        selection=flat(settings),
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        style=_asset("page.css"),
-        script=script,
-        # Only this script may run, whatever a label or a file name contains.
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
-    return page.lstrip()
-
-
-def _asset(name: str) -> Markup:
-    return Markup(resources.files("data_prep.report").joinpath(name).read_text(encoding="utf-8"))
+    shown = {
+        "facts": facts,
+        "found": facts.findings,
+        "verdict": verdict(facts),
+        "tiles": tiles(facts),
+        "measure": "hours" if facts.hours else "recordings",
+        "permissions": _permissions(facts),
+        "drawings": drawings(facts),
+        "durations": list(zip(_duration_names(), facts.durations, strict=True)),
+        "years": [(year, n) for year, n, _ in facts.years],
+        "bands": bands([label.recordings for label in facts.labels]),
+        "clips": found,
+        "problems": problems,
+        "options": facts.stats.get("options") or {},
+        "same_audio": int(facts.stats.get("same_audio_recordings") or 0),
+        "levels": svg.map_levels(),
+        "grids": tables,
+        "selection": flat(settings),
+    }
+    filters: dict[str, Callable[..., Any]] = {
+        "hours": hours,
+        "count": count_text,
+        "source": source_name,
+        "licence": short_name,
+        "latin": lambda rank: rank in _LATIN,
+    }
+    return render_page("data_prep.report", shown, filters)
 
 
 # --------------------------------------------------------------------------- words and numbers

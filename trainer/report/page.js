@@ -1,16 +1,5 @@
-"use strict";
-// Two comforts, both of which the page does without: a theme switch, and a read-out of the charts.
+// A comfort that the page does without: a read-out of the charts.
 (() => {
-  const root = document.documentElement;
-  const button = document.getElementById("theme");
-  button.hidden = false;
-  button.addEventListener("click", () => {
-    const dark = root.dataset.theme
-      ? root.dataset.theme === "dark"
-      : matchMedia("(prefers-color-scheme: dark)").matches;
-    root.dataset.theme = dark ? "light" : "dark";
-  });
-
   function nearest(steps, step) {
     let low = 0, high = steps.length - 1;
     while (high - low > 1) {
@@ -51,8 +40,4 @@
     });
     svg.addEventListener("pointerleave", leave);
   }
-
-  addEventListener("beforeprint", () => {
-    for (const d of document.querySelectorAll("details")) d.open = true;
-  });
 })();

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from trainer.errors import DataError
+from trainer.page import render_page
 from trainer.report.comparison import tables, verdict
 from trainer.report.curves import MARKS, Drawn, charts_of, other_charts, readable
 from trainer.report.log import Event
@@ -90,45 +87,24 @@ def write_report(
 
 def render(runs: Sequence[Run], *, title: str | None = None, datasets: Sequence[Path] = ()) -> str:
     """The page as text."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     problems: list[str] = []
     folders = list(datasets) or _named_datasets(runs)
     stats = read_datasets(folders, problems)
     compared = tables(runs)
-    script = _asset("page.js")
-    environment = Environment(
-        loader=PackageLoader("trainer.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     ranks = read_ranks(folders) | {n: r for run in runs for n, r in run.ranks.items()}
-    page = environment.get_template("page.html.jinja").render(
-        title=title or runs[-1].name,
-        verdict=verdict(runs, compared),
-        views=[view(run) for run in runs],
-        tables=compared,
-        sources=sources(runs, stats),
-        licences=licence_shares(runs),
-        histograms=[h for s in stats if (h := histogram(s, ranks)) is not None],
-        problems=[(run.name, p) for run in runs for p in run.problems]
+    shown = {
+        "title": title or runs[-1].name,
+        "verdict": verdict(runs, compared),
+        "views": [view(run) for run in runs],
+        "tables": compared,
+        "sources": sources(runs, stats),
+        "licences": licence_shares(runs),
+        "histograms": [h for s in stats if (h := histogram(s, ranks)) is not None],
+        "problems": [(run.name, p) for run in runs for p in run.problems]
         + [("datasets", p) for p in problems],
-        ranks=ranks,
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        style=_asset("page.css"),
-        script=script,
-        # Only this script may run, whatever a label or a file name contains.
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
-    return page.lstrip()
-
-
-def _asset(name: str) -> str:
-    from markupsafe import Markup
-
-    return Markup(resources.files("trainer.report").joinpath(name).read_text(encoding="utf-8"))
+        "ranks": ranks,
+    }
+    return render_page("trainer.report", shown)
 
 
 def _named_datasets(runs: Sequence[Run]) -> list[Path]:
