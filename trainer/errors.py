@@ -43,6 +43,12 @@ class RunBusy(ChorusError):
     exit_code = 2
 
 
+class Strangers(ChorusError):
+    """Processes of two runs met on one port, or see different files; a job comes back with another
+    port.
+    """
+
+
 class Hung(ChorusError):
     """No step was finished for too long; the last checkpoint stands and the job may come back."""
 

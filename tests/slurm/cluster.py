@@ -77,6 +77,8 @@ GresTypes=gpu
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
+# Two clusters on one machine: equal numbers of jobs would mean equal ports.
+FirstJobId={first_job}
 ReturnToService=1
 KillWait={kill_wait}
 SlurmdTimeout=10
@@ -203,7 +205,7 @@ class Cluster:
         )
         text = SLURM_CONF.format(
             here=here, head=self.addresses["head"], ports=ports, user=getpass.getuser(),
-            kill_wait=self.kill_wait, nodes=nodes,
+            kill_wait=self.kill_wait, nodes=nodes, first_job=1000 * (os.getpid() % 250) + 1,
         )  # fmt: skip
         (here / "etc/slurm.conf").write_text(text)
 

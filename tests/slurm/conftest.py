@@ -154,10 +154,14 @@ class Run:
             raise AssertionError(f"{error}\n{self.log()[-6000:]}") from None
         return job
 
+    def restarts(self) -> int:
+        """How often SLURM has started the job again."""
+        return int(self.cluster.job(self.job_id).get("Restarts", 0))
+
     def wait_for_restart(self, count: int, timeout_s: float = 240) -> None:
         """Wait until SLURM has started the job again so many times."""
         end = time.monotonic() + timeout_s
-        while int(self.cluster.job(self.job_id).get("Restarts", 0)) < count:
+        while self.restarts() < count:
             if time.monotonic() > end:
                 raise AssertionError(f"not restarted {count} times\n{self.log()[-6000:]}")
             time.sleep(0.2)
@@ -166,6 +170,11 @@ class Run:
         """The newest checkpoint."""
         path = self.folder / "checkpoints" / "last.ckpt"
         return torch.load(path, map_location="cpu", weights_only=True)
+
+    def stacks(self, rank: int) -> str:
+        """Where the threads of a rank stood when its watchdog barked."""
+        found = (self.folder / "failures").glob(f"*-rank{rank}.stacks")
+        return "\n".join(p.read_text() for p in found)
 
     def log(self) -> str:
         """The job's log."""

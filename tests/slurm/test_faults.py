@@ -29,35 +29,39 @@ def ends_right(run, expected, same_state):
 def test_asked_to_stop_again_and_again(submit, uninterrupted, same_state, outcome, cluster):
     """Before the limit, twice but one rank alone, during the imports, by pre-emption."""
     expected = uninterrupted(STEPS)
-    run = submit("asked", "cluster.partition=low", steps=STEPS)
+    # SLURM looks at its clock twice a minute and knows no limit below one.
+    limit = ("cluster.time=2:00", "cluster.signal_s=60", "cluster.stuck_s=300")
+    run = submit("asked", "cluster.partition=low", *limit, steps=STEPS)
 
     run.wait_for_step(6)
-    # What SLURM does ahead of the limit; a real limit is at least a minute away.
-    cluster.run("scancel", "--signal=USR1", run.job_id)
-    run.wait_for_restart(1)
+    before = run.restarts()
+    assert signal_task(run.job_id, "1", "STOP") == 1  # both stand still; SLURM's clock does not
+    run.wait_for_restart(before + 1)  # SLURM signals both, and wakes whom it signals
+    cluster.run("scontrol", "update", f"JobId={run.job_id}", "TimeLimit=10")
 
     run.wait_for_step(20)
     for _ in range(2):
         assert signal_task(run.job_id, "1", "USR1") == 1
-    run.wait_for_restart(2)
+    run.wait_for_restart(before + 2)
 
     until(lambda: tasks(run.job_id), 60)
     cluster.run("scancel", "--signal=USR1", run.job_id)
-    run.wait_for_restart(3)
+    run.wait_for_restart(before + 3)
 
     run.wait_for_step(45)
     other = cluster.run("sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "--wrap",
                         "sleep 3", "-o", "/dev/null")  # fmt: skip
     cluster.wait_for_job(other, "COMPLETED")
-    run.wait_for_restart(4)
+    run.wait_for_restart(before + 4)
 
     right = ends_right(run, expected, same_state)
-    for fault in ("time limit near (SIGUSR1)", "SIGUSR1 twice, to one rank",
+    for fault in ("time limit near: SLURM's own SIGUSR1", "SIGUSR1 twice, to one rank",
                   "SIGUSR1 during the imports", "partition pre-emption"):  # fmt: skip
         outcome(fault, 1, right, 0)
     assert run.repeated() == 0
     events = [x["event"] for x in run.metrics() if x["kind"] == "event"]
-    assert events.count("preempted") in (3, 4), events  # the early one may come before the run
+    # The one during the imports may come before there is a run to say so.
+    assert events.count("preempted") - before in (3, 4), events
     assert events[0] == "started" and events[-1] == "finished"
 
 
@@ -188,8 +192,8 @@ def test_ten_random_kills_in_a_row(submit, uninterrupted, same_state, outcome, c
     outcome("ten random kills in a row", kills, kills * right, run.repeated())
 
 
-def test_the_network_is_cut_for_longer_than_the_meeting_takes(
-    cabled_cluster, submit, make_dataset, make_tones, same_state, uninterrupted, outcome
+def test_the_network_is_cut_for_longer_than_the_meeting_takes_and_a_rank_stands_still(
+    cabled_cluster, submit, same_state, uninterrupted, outcome
 ):
     expected = uninterrupted(STEPS)
     run = submit("cut", "train.watchdog_minutes=0.5", on=cabled_cluster, steps=STEPS)
@@ -199,7 +203,17 @@ def test_the_network_is_cut_for_longer_than_the_meeting_takes(
     run.wait("PENDING")
     cabled_cluster.heal_network("n2")
     run.wait_for_restart(1)
-    outcome("network cut", 1, ends_right(run, expected, same_state), run.repeated())
+
+    run.wait_for_step(30)
+    lost, before = run.repeated(), len(run.stacks(0))
+    assert signal_task(run.job_id, "1", "STOP") == 1
+    until(lambda: len(run.stacks(0)) > before, 120)  # it waited, and says where
+    run.wait_for_restart(2)
+    assert "this rank hangs, or waits for one that does" in run.log()
+
+    right = ends_right(run, expected, same_state)
+    outcome("network cut", 1, right, lost)
+    outcome("a rank stands still: watchdog", 1, right, run.repeated() - lost)
 
 
 def test_two_nodes_become_one_and_one_becomes_two(submit, outcome):

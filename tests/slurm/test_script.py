@@ -18,7 +18,7 @@ from slurm.scheduler import clean_environment
 from slurm.script import JobScript
 from slurm.submit import prepare_recipe, split_overrides
 from slurm.verdict import verdict
-from trainer.errors import RecipeError
+from trainer.errors import RecipeError, Strangers
 from trainer.recipe import recipes_folder
 from trainer.runtime.failures import note_failure
 from trainer.runtime.job import Job
@@ -219,6 +219,11 @@ def test_a_rank_that_failed_does_not_come_back_but_one_that_lost_the_others_does
     assert verdict(tmp_path, 137, JOB, 9).again
     # All of them only lost each other: whatever it was, it was outside.
     assert verdict(tmp_path, 1, JOB, 9).again
+    # Another job had the port: one rank could not listen, the other met that job's.
+    taken = tmp_path / "taken"
+    note_failure(taken, JOB, 1, Strangers("the processes that met do not belong together: ..."))
+    note_failure(taken, JOB, 0, RuntimeError("DistNetworkError: ... address already in use"))
+    assert verdict(taken, 1, JOB, 9).again
     other = tmp_path / "other"
     note_failure(other, JOB, 1, ValueError("a bug"))
     note_failure(other, JOB, 0, RuntimeError("Connection closed by peer"))

@@ -14,8 +14,10 @@ from pathlib import Path
 
 from trainer.runtime.job import Job
 
-# What gloo, NCCL and the store say where the other end of a connection is gone.
+# What gloo, NCCL and the store say where the other end of a connection is gone or taken, and what
+# we say where it is another run's: the next start of a job has another port.
 _LOST = (
+    "Strangers: ",
     "Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe",
     "DistBackendError", "DistNetworkError", "DistStoreError", "Socket closed",
     "failed to recv", "ncclRemoteError", "ncclSystemError",
@@ -67,5 +69,5 @@ def noted_exit_code(note: str) -> int | None:
 
 
 def lost_a_peer(note: str) -> bool:
-    """Whether a note says no more than that another rank went away."""
+    """Whether a note says no more than that the other ranks could not be reached, or went away."""
     return any(sign in note for sign in _LOST)

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
-from trainer.errors import ChorusError
+from trainer.errors import Strangers
 
 _FIRST_PORT, _PORTS = 20000, 12000  # below Linux's ephemeral range, which begins at 32768
 
@@ -93,7 +93,7 @@ def compare_sessions(facts: Mapping[str, object]) -> list[str]:
         The host of each rank.
 
     Raises:
-        ChorusError: on every rank, naming the ranks that differ and in what.
+        Strangers: on every rank, naming the ranks that differ and in what.
     """
     import torch.distributed as dist
 
@@ -109,7 +109,7 @@ def compare_sessions(facts: Mapping[str, object]) -> list[str]:
         if theirs.get(name) != value
     ]
     if strangers:
-        raise ChorusError(
+        raise Strangers(
             "the processes that met do not belong together: " + "; ".join(strangers[:8]) + ". "
             "Start it again; if it happens again, look for another run with the same MASTER_PORT, "
             "or for a file system that shows different files on different nodes"
