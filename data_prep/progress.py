@@ -16,18 +16,22 @@ class Progress:
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self.stream = stream or sys.stderr
+        self._bar: Bar | None = None
 
     def say(self, text: str) -> None:
-        """Print one line."""
-        print(text, file=self.stream, flush=True)
+        """Print one line, above the bar where one is shown."""
+        if self._bar is None or not self._bar.say(text):
+            print(text, file=self.stream, flush=True)
 
     def hours(self, total_h: float, title: str) -> Bar:
         """Return a bar that counts hours of audio."""
-        return Bar(total_h, title, self.stream)
+        self._bar = Bar(total_h, title, self.stream)
+        return self._bar
 
     def files(self, total: int, title: str) -> Bar:
         """Return a bar that counts files."""
-        return Bar(total, title, self.stream, unit="files")
+        self._bar = Bar(total, title, self.stream, unit="files")
+        return self._bar
 
 
 class Bar(AbstractContextManager["Bar"]):
@@ -80,6 +84,13 @@ class Bar(AbstractContextManager["Bar"]):
                 file=self.stream,
                 flush=True,
             )
+
+    def say(self, text: str) -> bool:
+        """Print one line above the bar; false where none is shown."""
+        if self.bar is None or not self.bar.live.is_started:
+            return False
+        self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        return True
 
     def __enter__(self) -> Self:
         if self.bar is not None:

@@ -9,26 +9,23 @@ Memory: about 80 bytes per recording and 8 per clip, and one shard's rows at a t
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.describe import refuse_unfinished
 from data_prep.errors import PrepError
-from data_prep.pool import start_worker
+from data_prep.processes import each
 from data_prep.progress import Progress
 from data_prep.verify_shard import ShardCheck, check_shard
 from data_prep.verify_tables import Expected, check_tables, read_expected
 
 if TYPE_CHECKING:
     from data_prep.progress import Bar
-
-_POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +103,12 @@ def verify_dataset(
         check_tables(dataset, expected, report)
         checks = _checks(dataset, expected, quick)
         jobs = min(jobs or len(os.sched_getaffinity(0)), max(1, expected.shards))
-        with Progress().hours(max(expected.hours, 1e-9), "checking") as bar:
-            (_run_here if jobs == 1 else _run_pool)(checks, report, bar, jobs)
+        progress = Progress()
+        with progress.hours(max(expected.hours, 1e-9), "checking") as bar:
+            if jobs == 1:
+                _run_here(checks, report, bar)
+            else:
+                _run_pool(checks, report, bar, jobs, progress.say)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as err:
         kind = type(err).__name__
         raise PrepError(
@@ -142,24 +143,25 @@ def _add(report: Report, check: ShardCheck, problems: Sequence[tuple[str, str]],
     bar.update(report.hours, f"shard {report.shards}, {report.count} problems")
 
 
-def _run_here(checks: Iterator[ShardCheck], report: Report, bar: Bar, _: int) -> None:
+def _run_here(checks: Iterator[ShardCheck], report: Report, bar: Bar) -> None:
     for check in checks:
         _add(report, check, check_shard(check), bar)
 
 
-def _run_pool(checks: Iterator[ShardCheck], report: Report, bar: Bar, jobs: int) -> None:
-    context = multiprocessing.get_context("spawn")
-    pending: dict[Future[list[tuple[str, str]]], ShardCheck] = {}
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=start_worker) as pool:
-        try:
-            while True:
-                for check in islice(checks, max(0, 2 * jobs - len(pending))):
-                    pending[pool.submit(check_shard, check)] = check
-                if not pending:
-                    break
-                done, _ = wait(pending, timeout=_POLL_S, return_when=FIRST_COMPLETED)
-                for future in sorted(done, key=lambda f: pending[f].shard):
-                    _add(report, pending.pop(future), future.result(), bar)
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _run_pool(
+    checks: Iterator[ShardCheck],
+    report: Report,
+    bar: Bar,
+    jobs: int,
+    say: Callable[[str], None],
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "decoder.log"
+        with closing(each(_check, checks, jobs=jobs, log=log, say=say)) as found:
+            for check, problems in found:
+                _add(report, check, problems, bar)
     report.problems.sort(key=lambda problem: (problem.where, problem.key))
+
+
+def _check(check: ShardCheck) -> tuple[ShardCheck, list[tuple[str, str]]]:
+    return check, check_shard(check)

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_prep.errors import UnusableAudio
+from data_prep.processes import decoding
+
 _BUFFER = 1 << 20
 _CLOSE_S = 1e-6
 
@@ -129,7 +132,11 @@ def _check_clips(
         sound = members.get(f"{key}.{row['codec']}")
         if sound:
             data = os.pread(descriptor, sound.size, sound.offset)
-            pcm, what = _decode(row, data)
+            try:
+                with decoding(key, len(data)):
+                    pcm, what = _decode(row, data)
+            except UnusableAudio as err:
+                pcm, what = b"", f"does not decode ({err.detail})"
             if what:
                 yield key, what
             sha1.update(pcm)

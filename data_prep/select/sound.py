@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,11 +19,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from data_prep.errors import UnusableAudio
+from data_prep.processes import decoding, each, size_of
 from data_prep.select import fingerprints
 from data_prep.select.compare import NOTHING, Match, compare
 from data_prep.select.fingerprints import DIMENSIONS, RATE_HZ, STEP_S
 from data_prep.select.neighbours import Candidates, Vectors
-from data_prep.select.parts import Parts, work
+from data_prep.select.parts import Parts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from data_prep.progress import Progress
 
 T = TypeVar("T")
+In = TypeVar("In")
+Out = TypeVar("Out")
 WHOLE_S = 20.0  # recordings up to here are compared as a whole
 AROUND_S = 8.0  # of longer ones: this much before and after the places that are alike
 _FILES, _PAIRS = 8, 32  # per task of a process
@@ -43,6 +47,11 @@ class Audio:
     path: str
     offset: int = 0
     size: int = 0
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return f"{self.path}, byte {self.offset}" if self.size else self.path
 
     def key(self) -> bytes:
         """Return what changes when the file does: name, place, size and time. b"" where none is."""
@@ -109,17 +118,33 @@ def take_prints(
         took = functools.partial(_take, max_s=max_s)
         with progress.files(len(todo), "fingerprints") as bar:
             count = 0
-            for rows in work(took, tasks, jobs=_few(jobs, len(todo)), log=folder / "decoder.log"):
-                for row in rows:
-                    parts.add(row)
-                count += len(rows)
-                bar.update(count, f"{len(done):,} known")
+            work = _work(took, tasks, len(todo), jobs, folder / "decoder.log", progress)
+            with closing(work):
+                for rows in work:
+                    for row in rows:
+                        parts.add(row)
+                    count += len(rows)
+                    bar.update(count, f"{len(done):,} known")
     return _gather(parts, keys)
 
 
-def _few(jobs: int, items: int) -> int:
-    """Do not start processes for what one does sooner."""
-    return 1 if items <= 2 * _FILES else jobs
+def _work(
+    task: Callable[[In], Out],
+    chunks: Iterable[In],
+    items: int,
+    jobs: int,
+    log: Path,
+    progress: Progress,
+) -> Generator[Out, None, None]:
+    """Yield `task(chunk)` of all chunks, in any order; processes are not started for a few items.
+
+    Without processes, what crashes a decoder crashes this one.
+    """
+    if jobs == 1 or items <= 2 * _FILES:
+        yield from map(task, chunks)
+    else:
+        jobs = jobs or len(os.sched_getaffinity(0))
+        yield from each(task, chunks, jobs=jobs, log=log, say=progress.say)
 
 
 def _take(items: Sequence[tuple[bytes, Audio]], *, max_s: float) -> list[dict[str, Any]]:
@@ -128,7 +153,7 @@ def _take(items: Sequence[tuple[bytes, Audio]], *, max_s: float) -> list[dict[st
     for key, audio in items:
         row: dict[str, Any] = {"key": key, "reason": "", "detail": "", "pcm_sha1": ""}
         try:
-            with audio.file() as path:
+            with audio.file() as path, decoding(audio.name, size_of(path)):
                 found = fingerprints.fingerprint_file(path, max_s=max_s)
             row |= {"pcm_sha1": found.pcm_sha1, "duration_s": found.duration_s}
             row |= {"at": found.at_V.tobytes(), "vectors": found.vector_VD.tobytes()}
@@ -202,12 +227,13 @@ def compare_pairs(
         tasks = _chunks(tasks_of, _PAIRS)
         with progress.files(len(tasks_of), "comparing pairs") as bar:
             count = 0
-            jobs = _few(jobs, len(tasks_of))
-            for found in work(_compare, tasks, jobs=jobs, log=cache / "decoder.log"):
-                for row in found:
-                    parts.add(row)
-                count += len(found)
-                bar.update(count, f"{len(done):,} known")
+            work = _work(_compare, tasks, len(tasks_of), jobs, cache / "decoder.log", progress)
+            with closing(work):
+                for found in work:
+                    for row in found:
+                        parts.add(row)
+                    count += len(found)
+                    bar.update(count, f"{len(done):,} known")
     known = {row[0]: Match(*row[1:]) for row in parts.read(_match_schema().names).iter_rows()}
     return [known[key] for key in keys]
 
@@ -260,7 +286,7 @@ def _excerpt(audio: Audio, length_s: float, at_s: float) -> tuple[float, NDArray
 def _piece(audio: Audio, start: int, stop: int) -> NDArray[np.int16]:
     from data_prep.audio import decode
 
-    with audio.file() as path:
+    with audio.file() as path, decoding(audio.name, size_of(path)):
         pcm, _ = decode(path, RATE_HZ)
     with pcm:
         return pcm.read(start, min(stop, pcm.samples))

@@ -1,0 +1,233 @@
+"""Processes that decode, and a run that outlives what a decoder does to them.
+
+A damaged file can crash a decoder or keep it busy for ever (fuzzing found both in libsndfile 1.2.2
+and PyAV). One such file among a million must cost that file, not the run: each process notes what
+it has under its hands and has a limit of processor time for it; where it dies, another one takes
+its task up again, and goes without what killed two, or did not end.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pebble import ProcessExpired, ProcessPool
+
+from data_prep.errors import PrepError, UnusableAudio
+from trainer.runtime.allocation import keep_freed_memory
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+POLL_S = 0.2
+DEATHS = 2  # of processes over one recording before it is left out: the first may be chance
+START_S = 60.0  # processor time that any recording may take
+PER_S = 1 / 20  # Xeno-canto's MP3s take 1/740 of their duration (docs/benchmarks.md)
+MIN_BYTES_PER_S = 500.0  # of compressed sound: 4 kbit/s
+_AHEAD = 2  # tasks per process, the one it works at included
+
+
+@dataclass
+class _Hands:
+    """What this process has under its hands (where it is one of a pool)."""
+
+    note: int = -1
+    """Descriptor of the file that says it to the parent; -1: not a process of a pool."""
+    without: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Reason and detail of what is not to be touched again."""
+
+
+_hands = _Hands()
+
+
+@contextmanager
+def decoding(what: str, size: int, *, max_hours: float = 24.0) -> Iterator[None]:
+    """Say what is being decoded, and stop this process where that does not end.
+
+    `what` names the recording among those of the task, `size` is that of its file in bytes. Raises
+    UnusableAudio with reason `crashes` or `hangs` where it has ended processes before. Without
+    effect outside the processes of `each`.
+    """
+    if _hands.note < 0:
+        yield
+        return
+    if what in _hands.without:
+        raise UnusableAudio(*_hands.without[what])
+    os.pwrite(_hands.note, json.dumps(what).encode(), 0)
+    # The default action of SIGPROF ends the process, also one that never leaves the decoder.
+    signal.setitimer(signal.ITIMER_PROF, _limit_s(size, max_hours))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        os.ftruncate(_hands.note, 0)
+
+
+def _limit_s(size: int, max_hours: float) -> float:
+    """Return how much processor time decoding so many bytes may take, in seconds."""
+    return START_S + PER_S * min(size / MIN_BYTES_PER_S, 3600 * max_hours)
+
+
+def size_of(path: Path) -> int:
+    """Return a file's size; 0 where it cannot be told, which is for the decoder to say."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def each(
+    task: Callable[[In], Out],
+    items: Iterable[In],
+    *,
+    jobs: int,
+    log: Path,
+    say: Callable[[str], None],
+    idle: Callable[[], None] | None = None,
+    setup: Callable[..., None] | None = None,
+    setup_args: tuple[Any, ...] = (),
+) -> Generator[Out, None, None]:
+    """Yield `task(item)` of all items, in any order, from `jobs` processes.
+
+    Close it (`contextlib.closing`) where it may not come to its end: the processes end with it.
+
+    Args:
+        task: decodes within `decoding`. It runs again from its beginning where a process died.
+        items: taken a few at a time.
+        jobs: processes.
+        log: file that gets what decoders write to the terminal, and the stacks of the dead.
+        say: is told when a process died.
+        idle: is called at least every 0.2 s.
+        setup: is called in every process before its first task.
+        setup_args: what with.
+
+    Raises:
+        PrepError: processes cannot be started, or one task killed two of them outside `decoding`.
+    """
+    with tempfile.TemporaryDirectory(prefix="chorus-") as notes:
+        pool = ProcessPool(
+            jobs,
+            initializer=_start,
+            initargs=(notes, str(log), setup, setup_args),
+            # Spawned, not forked: a forked child of a process with threads (Polars, Arrow) hangs.
+            context=multiprocessing.get_context("spawn"),
+        )
+        waiting = iter(items)
+        pending: dict[Future[Out], _Task[In]] = {}
+
+        def submit(entry: _Task[In]) -> None:
+            pending[pool.schedule(_call, (task, entry.item, dict(entry.without)))] = entry
+
+        try:
+            while True:
+                for item in islice(waiting, max(0, _AHEAD * jobs - len(pending))):
+                    submit(_Task(item))
+                if not pending:
+                    return
+                done, _ = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
+                for future in done:
+                    entry = pending.pop(future)
+                    try:
+                        result = future.result()
+                    except ProcessExpired as death:
+                        say(entry.after(death, Path(notes), log))
+                        submit(entry)
+                        continue
+                    yield result
+                if idle:
+                    idle()
+        except BrokenProcessPool as err:
+            raise PrepError(f"The processes that decode do not start; see {log}.") from err
+        finally:
+            pool.stop()  # type: ignore[no-untyped-call]
+            pool.join()
+
+
+@dataclass
+class _Task(Generic[In]):
+    """An item and what has ended processes at it."""
+
+    item: In
+    deaths: Counter[str] = field(default_factory=Counter)
+    without: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def after(self, death: ProcessExpired, notes: Path, log: Path) -> str:
+        """Learn from a process that died; return what to tell. PrepError where nothing helps."""
+        note = notes / str(death.pid)
+        text = note.read_bytes() if note.exists() else b""
+        what = json.loads(text) if text else ""
+        how = _how(death.exitcode)
+        self.deaths[what] += 1
+        if not what:
+            if self.deaths[what] < DEATHS:
+                return f"A process died ({how}); another one takes up its work."
+            raise PrepError(
+                f"Two processes died ({how}) at the same work, and not while decoding; see {log}. "
+                "The same command continues; fewer processes (--jobs, `run.jobs`) need less memory."
+            )
+        if death.exitcode == -signal.SIGPROF:
+            self.without[what] = ("hangs", "decoding it does not end")
+            return f"{what}: decoding does not end; left out."
+        if self.deaths[what] < DEATHS:
+            return f"{what}: the process that decoded it died ({how}); another one tries."
+        self.without[what] = ("crashes", f"{DEATHS} processes died while decoding it ({how})")
+        return f"{what}: {DEATHS} processes died while decoding it ({how}); left out."
+
+
+def _how(exitcode: int) -> str:
+    if exitcode >= 0:
+        return f"exit code {exitcode}"
+    name = signal.Signals(-exitcode).name
+    return f"{name}, perhaps out of memory" if name == "SIGKILL" else name
+
+
+def _call(task: Callable[[In], Out], item: In, without: Mapping[str, tuple[str, str]]) -> Out:
+    _hands.without = without
+    return task(item)
+
+
+def _start(notes: str, log: str, setup: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
+    """Set up a process of a pool."""
+    start_worker(log)
+    _hands.note = os.open(Path(notes) / str(os.getpid()), os.O_WRONLY | os.O_CREAT, 0o600)
+    if setup:
+        setup(*args)
+
+
+def start_worker(log: str = "") -> None:
+    """Set up a process that decodes: it ends with its parent, and `log` gets what it prints."""
+    if log:
+        # libmpg123 writes its warnings straight to the terminal, across the progress bar.
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGPROF, chain=True)
+    # Asked to end: an exception, so that half-written files go.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # The same few blocks again and again: given back each time, they cost a tenth in page faults.
+    keep_freed_memory()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended: a killed run must not go on writing."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
