@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -209,24 +208,18 @@ def poisoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def chorus(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "trainer.cli", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
-
-
-def test_shards_of_an_archive_with_poison_in_it(poisoned: Path, tmp_path: Path) -> None:
-    options = ("--label-column", "species", "--shard-size-mb", "1", "--jobs", "2")
-    done = chorus("prep", "folder", poisoned, "--out", tmp_path / "set", *options)
-    assert done.returncode == 0, done.stderr
+def test_shards_of_an_archive_with_poison_in_it(
+    poisoned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stats = prepare_folder(poisoned, tmp_path / "set", jobs=2, shard_size_mb=1)
+    assert (stats["recordings"], stats["rejected"]) == (198, 2)
     rejected = pl.read_parquet(tmp_path / "set" / "rejected.parquet").sort("path")
     assert rejected.select("path", "reason").rows() == [
         ("077.wav", "crashes"), ("150.wav", "hangs"),
     ]  # fmt: skip
-    assert json.loads((tmp_path / "set" / "stats.json").read_text())["recordings"] == 198
-    assert "left out: 077.wav: crashes: 2 processes died" in done.stderr
+    assert "left out: 077.wav: crashes: 2 processes died" in capsys.readouterr().err
     assert not list((tmp_path / "set").rglob("*.tmp"))
-    check = chorus("data", "verify", tmp_path / "set")
-    assert check.returncode == 0, check.stdout + check.stderr
+    assert not verify_dataset(tmp_path / "set", jobs=1).count
 
 
 def test_fingerprints_of_an_archive_with_poison_in_it(poisoned: Path, tmp_path: Path) -> None:
