@@ -67,7 +67,7 @@ def build_dataset(
         sweep(out)
         builder.write(plan, plan.shards)
         stats = _finish(plan, out, builder.progress)
-    leave(out)
+    _close(out)
     builder.progress.say(f"Wrote {out}: {_summary(stats)}.")
     return stats
 
@@ -108,7 +108,7 @@ def merge_parts(
     progress = Progress()
     if (out / "index.parquet").exists():
         stats: dict[str, Any] = json.loads((out / "stats.json").read_text())
-        leave(out)
+        _close(out)
         progress.say(f"{out} is finished: {_summary(stats)}. Nothing to do.")
         return stats
     if not (out / WORK / PLAN / "plan.json").exists():
@@ -127,7 +127,7 @@ def merge_parts(
             gate.count(_summary_of(shard, out) or ShardSummary(shard.path))
         gate.check()
         stats = _finish(plan, out, progress)
-    leave(out)
+    _close(out)
     progress.say(f"Wrote {out}: {_summary(stats)}.")
     return stats
 
@@ -151,6 +151,7 @@ class _Builder:
 
     def stats(self) -> dict[str, Any]:
         """Say that there is nothing to do."""
+        _close(self.out)
         stats: dict[str, Any] = json.loads((self.out / "stats.json").read_text())
         self.progress.say(f"{self.out} is finished: {_summary(stats)}. Nothing to do.")
         return stats
@@ -290,11 +291,19 @@ def _finish(plan: Plan, out: Path, progress: Progress) -> dict[str, Any]:
         progress.say(f"left out: {len(rejected) - _NAMED} more, see {out / 'rejected.parquet'}")
     for path in sorted((out / WORK / BESIDE).glob("*")):
         write_whole(out / path.name, path.read_bytes())
-    stats = write_tables(plan, out)
-    # The tables left a short card; this one tells sources, taxa and the selection as well, which
-    # stand in the tables that are now there.
-    write_card(out)
-    return stats
+    return write_tables(plan, out)
+
+
+def _close(out: Path) -> None:
+    """End what makes a dataset: a run that is killed before leaves it to the next.
+
+    The tables came with a short card; the last one tells sources, taxa and the selection as well,
+    which stand in the tables that are now there.
+    """
+    if (out / WORK).is_dir():
+        with disk_errors(out):
+            write_card(out)
+        leave(out)
 
 
 def _summary(stats: dict[str, Any]) -> str:

@@ -39,7 +39,6 @@ def is_finished(out: Path, fingerprint: str, settings: dict[str, Any]) -> bool:
     except (OSError, ValueError, KeyError) as err:
         raise PrepError(f"{out} holds a dataset that this program did not write.") from err
     if known == fingerprint:
-        leave(out)
         return True
     raise PrepError(f"{out} holds a finished dataset {made_otherwise(theirs, settings)}")
 

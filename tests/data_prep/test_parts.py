@@ -216,6 +216,32 @@ def test_kills_at_any_moment_are_mended_by_the_same_command(
     assert digests(out) == whole
 
 
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_a_kill_before_the_last_card_is_mended(
+    table: Path, whole: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    in_parts: bool,
+) -> None:  # fmt: skip
+    """The index is there, so the dataset counts as finished; the card is still the short one."""
+    out = tmp_path / "set"
+
+    def run() -> None:
+        merge(out) if in_parts else prepare_shards(table, out, jobs=1)
+
+    def stop(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    if in_parts:
+        prepare_shards(table, out, part="1/1", jobs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("data_prep.build.write_card", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert (out / "index.parquet").exists()
+    run()
+    assert digests(out) == whole
+    assert not (out / ".prep").exists()
+
+
 def test_why_a_file_is_no_audio_does_not_depend_on_the_run(
     make_folder: Callable, make_rows: Callable, tmp_path: Path
 ) -> None:
