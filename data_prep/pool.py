@@ -90,7 +90,8 @@ def _run_here(tasks: Sequence[ShardTask], gate: Gate, bar: Bar) -> None:
 def _run_pool(
     tasks: Sequence[ShardTask], gate: Gate, bar: Bar, jobs: int, say: Callable[[str], None]
 ) -> None:
-    counter = multiprocessing.get_context("spawn").Value("d", 0.0)
+    # Without a lock, which a killed process would keep: at worst the bar misses a recording.
+    counter = multiprocessing.get_context("spawn").RawValue("d", 0.0)
     done = 0
 
     def show() -> None:
@@ -117,5 +118,4 @@ def _work(task: ShardTask) -> ShardSummary:
 
 
 def _advance(seconds: float) -> None:
-    with _counter.get_lock():
-        _counter.value += seconds
+    _counter.value += seconds

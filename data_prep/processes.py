@@ -19,15 +19,14 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Generic, TypeVar
-
-from pebble import ProcessExpired, ProcessPool
 
 from data_prep.errors import PrepError, UnusableAudio
 from trainer.runtime.allocation import keep_freed_memory
@@ -39,7 +38,7 @@ DEATHS = 2  # of processes over one recording before it is left out: the first m
 START_S = 60.0  # processor time that any recording may take
 PER_S = 1 / 20  # Xeno-canto's MP3s take 1/740 of their duration (docs/benchmarks.md)
 MIN_BYTES_PER_S = 500.0  # of compressed sound: 4 kbit/s
-_AHEAD = 2  # tasks per process, the one it works at included
+ENDS_S = 5.0  # that a process has to tidy up and end
 
 
 @dataclass
@@ -108,54 +107,101 @@ def each(
 
     Args:
         task: decodes within `decoding`. It runs again from its beginning where a process died.
-        items: taken a few at a time.
+        items: taken as they are needed.
         jobs: processes.
         log: file that gets what decoders write to the terminal, and the stacks of the dead.
         say: is told when a process died.
         idle: is called at least every 0.2 s.
         setup: is called in every process before its first task.
-        setup_args: what with.
+        setup_args: what with. A lock that processes share stays locked when one is killed.
 
     Raises:
         PrepError: processes cannot be started, or one task killed two of them outside `decoding`.
     """
-    with tempfile.TemporaryDirectory(prefix="chorus-") as notes:
-        pool = ProcessPool(
-            jobs,
-            initializer=_start,
-            initargs=(notes, str(log), setup, setup_args),
+    waiting = iter(items)
+    again: list[_Task[In]] = []
+    busy: dict[Future[Out], tuple[_Worker, _Task[In]]] = {}
+    with tempfile.TemporaryDirectory(prefix="chorus-") as notes, ExitStack() as stack:
+
+        def start() -> _Worker:
+            return stack.enter_context(_Worker(Path(notes), log, setup, setup_args))
+
+        free = [start() for _ in range(jobs)]
+        while True:
+            while free and (entry := again.pop() if again else _next(waiting)):
+                worker = free.pop()
+                try:
+                    busy[worker.submit(task, entry)] = worker, entry
+                except BrokenProcessPool:  # killed while it had nothing to do
+                    again.append(entry)
+                    free.append(start())
+            if not busy:
+                return
+            done, _ = wait(busy, timeout=POLL_S, return_when=FIRST_COMPLETED)
+            for future in done:
+                worker, entry = busy.pop(future)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    say(entry.after(worker, log))
+                    again.append(entry)
+                    free.append(start())
+                    continue
+                free.append(worker)
+                yield result
+            if idle:
+                idle()
+
+
+def _next(items: Iterator[In]) -> _Task[In] | None:
+    for item in items:
+        return _Task(item)
+    return None
+
+
+class _Worker(AbstractContextManager["_Worker"]):
+    """One process with a queue of its own: nothing is shared that a killed one could keep locked.
+
+    The process starts with the first task.
+    """
+
+    def __init__(
+        self, notes: Path, log: Path, setup: Callable[..., None] | None, args: tuple[Any, ...]
+    ) -> None:
+        descriptor, name = tempfile.mkstemp(dir=notes)
+        os.close(descriptor)
+        self.note = Path(name)
+        self.process: BaseProcess | None = None
+        self.pool = ProcessPoolExecutor(
+            1,
             # Spawned, not forked: a forked child of a process with threads (Polars, Arrow) hangs.
-            context=multiprocessing.get_context("spawn"),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start,
+            initargs=(name, str(log), setup, args),
         )
-        waiting = iter(items)
-        pending: dict[Future[Out], _Task[In]] = {}
 
-        def submit(entry: _Task[In]) -> None:
-            pending[pool.schedule(_call, (task, entry.item, dict(entry.without)))] = entry
+    def submit(self, task: Callable[[In], Out], entry: _Task[In]) -> Future[Out]:
+        """Let the process do `task` with an item."""
+        before = set(multiprocessing.active_children())
+        future = self.pool.submit(_call, task, entry.item, dict(entry.without))
+        started = set(multiprocessing.active_children()) - before
+        self.process = self.process or next(iter(started), None)
+        return future
 
-        try:
-            while True:
-                for item in islice(waiting, max(0, _AHEAD * jobs - len(pending))):
-                    submit(_Task(item))
-                if not pending:
-                    return
-                done, _ = wait(pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
-                for future in done:
-                    entry = pending.pop(future)
-                    try:
-                        result = future.result()
-                    except ProcessExpired as death:
-                        say(entry.after(death, Path(notes), log))
-                        submit(entry)
-                        continue
-                    yield result
-                if idle:
-                    idle()
-        except BrokenProcessPool as err:
-            raise PrepError(f"The processes that decode do not start; see {log}.") from err
-        finally:
-            pool.stop()  # type: ignore[no-untyped-call]
-            pool.join()
+    def exitcode(self) -> int | None:
+        """Return how the process ended, as `multiprocessing` counts: -9 is SIGKILL."""
+        # Its thread waits for the process, too; of two that wait, one learns nothing.
+        self.pool.shutdown()
+        return self.process.exitcode if self.process else None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if self.process is not None and self.process.is_alive():
+            self.process.terminate()
+            self.process.join(ENDS_S)
+            self.process.kill()
+        self.pool.shutdown(cancel_futures=True)
 
 
 @dataclass
@@ -166,12 +212,14 @@ class _Task(Generic[In]):
     deaths: Counter[str] = field(default_factory=Counter)
     without: dict[str, tuple[str, str]] = field(default_factory=dict)
 
-    def after(self, death: ProcessExpired, notes: Path, log: Path) -> str:
+    def after(self, dead: _Worker, log: Path) -> str:
         """Learn from a process that died; return what to tell. PrepError where nothing helps."""
-        note = notes / str(death.pid)
-        text = note.read_bytes() if note.exists() else b""
+        exitcode = dead.exitcode()
+        if exitcode == 0:
+            raise PrepError(f"The processes that decode do not start; see {log}.")
+        text = dead.note.read_bytes()
         what = json.loads(text) if text else ""
-        how = _how(death.exitcode)
+        how = _how(exitcode)
         self.deaths[what] += 1
         if not what:
             if self.deaths[what] < DEATHS:
@@ -180,7 +228,7 @@ class _Task(Generic[In]):
                 f"Two processes died ({how}) at the same work, and not while decoding; see {log}. "
                 "The same command continues; fewer processes (--jobs, `run.jobs`) need less memory."
             )
-        if death.exitcode == -signal.SIGPROF:
+        if exitcode == -signal.SIGPROF:
             self.without[what] = ("hangs", "decoding it does not end")
             return f"{what}: decoding does not end; left out."
         if self.deaths[what] < DEATHS:
@@ -189,8 +237,8 @@ class _Task(Generic[In]):
         return f"{what}: {DEATHS} processes died while decoding it ({how}); left out."
 
 
-def _how(exitcode: int) -> str:
-    if exitcode >= 0:
+def _how(exitcode: int | None) -> str:
+    if exitcode is None or exitcode >= 0:
         return f"exit code {exitcode}"
     name = signal.Signals(-exitcode).name
     return f"{name}, perhaps out of memory" if name == "SIGKILL" else name
@@ -201,10 +249,10 @@ def _call(task: Callable[[In], Out], item: In, without: Mapping[str, tuple[str, 
     return task(item)
 
 
-def _start(notes: str, log: str, setup: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
+def _start(note: str, log: str, setup: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
     """Set up a process of a pool."""
     start_worker(log)
-    _hands.note = os.open(Path(notes) / str(os.getpid()), os.O_WRONLY | os.O_CREAT, 0o600)
+    _hands.note = os.open(note, os.O_WRONLY)
     if setup:
         setup(*args)
 

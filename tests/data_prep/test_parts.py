@@ -159,11 +159,19 @@ def tree(pid: int) -> list[int]:
     return [pid, *(q for child in text.split() for q in tree(int(child)))]
 
 
-def kill_one(process: subprocess.Popen, rng: random.Random) -> None:
-    """SIGKILL the run or one of its processes, wherever it is; wait until all have ended."""
+def kill_one_and_all(process: subprocess.Popen, rng: random.Random, shards: Path) -> None:
+    """SIGKILL one process of the run, wherever it is, and then the run; wait until all have ended.
+
+    A run outlives a process of its own: it is killed at the next write.
+    """
     processes = tree(process.pid)
+    victim = rng.choice(processes)
     with contextlib.suppress(ProcessLookupError):
-        os.kill(rng.choice(processes), signal.SIGKILL)
+        os.kill(victim, signal.SIGKILL)
+    if victim != process.pid:
+        wait_for_a_write(process, shards)
+        processes = tree(process.pid)
+    process.kill()
     process.wait(timeout=60)
     deadline = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid in processes[1:]):
@@ -190,14 +198,14 @@ def test_kills_at_any_moment_are_mended_by_the_same_command(
     rng = random.Random(5)
     out = tmp_path / "set"
     killed = 0
-    for attempt in range(8):
+    for attempt in range(6):
         which = f"{attempt % 2 + 1}/2"
         process = subprocess.Popen(part(table, out, which, jobs=2), cwd=REPO,
                                    stderr=subprocess.DEVNULL)  # fmt: skip
         wait_for_a_write(process, out / "train")
         time.sleep(rng.uniform(0, 0.03))
         killed += process.poll() is None
-        kill_one(process, rng)
+        kill_one_and_all(process, rng, out / "train")
         assert not (out / "index.parquet").exists()
         for tar in out.glob("train/*.tar"):  # whatever has its name is whole
             name = f"train/{tar.name}"
@@ -209,7 +217,7 @@ def test_kills_at_any_moment_are_mended_by_the_same_command(
     for _ in range(4):
         process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL)
         time.sleep(rng.uniform(0.3, 1.0))
-        kill_one(process, rng)
+        kill_one_and_all(process, rng, out / "train")
         if (out / "index.parquet").exists():  # the last to be written: all the others are there
             assert json.loads((out / "stats.json").read_text())["clips"] == 96
     subprocess.run(command, cwd=REPO, check=True, stderr=subprocess.DEVNULL)
