@@ -40,8 +40,10 @@ def bird_sound(rng: np.random.Generator, seconds: int) -> npt.NDArray[np.int16]:
     return np.clip(wav_T, -32768, 32767).astype(np.int16)
 
 
-def write_dataset(root: Path, wavs: list[npt.NDArray[np.int16]], codec: str) -> Path:
-    """One shard with these clips, and its index."""
+def write_dataset(
+    root: Path, wavs: list[npt.NDArray[np.int16]], codec: str, classes: int = 1
+) -> Path:
+    """One shard with these clips, and its index; each clip has one of `classes` labels."""
     import soundfile as sf
 
     (root / "train").mkdir(parents=True)
@@ -56,7 +58,7 @@ def write_dataset(root: Path, wavs: list[npt.NDArray[np.int16]], codec: str) -> 
             tar.addfile(member, io.BytesIO(buffer.getvalue()))
             rows.append((offset, member.size, len(wav_T)))
     offsets, sizes, samples = np.array(rows, dtype=np.int64).T
-    write_index(root, offsets, sizes, samples, np.zeros(len(rows), dtype=np.int32), codec)
+    write_index(root, offsets, sizes, samples, np.zeros(len(rows), dtype=np.int32), codec, classes)
     return root
 
 
