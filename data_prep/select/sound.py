@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from data_prep.progress import Progress
+    from data_prep.progress import Bar, Progress
 
 T = TypeVar("T")
 In = TypeVar("In")
@@ -117,14 +117,8 @@ def take_prints(
         tasks = _chunks(list(todo.items()), _FILES)
         took = functools.partial(_take, max_s=max_s)
         with progress.files(len(todo), "fingerprints") as bar:
-            count = 0
             work = _work(took, tasks, len(todo), jobs, folder / "decoder.log", progress)
-            with closing(work):
-                for rows in work:
-                    for row in rows:
-                        parts.add(row)
-                    count += len(rows)
-                    bar.update(count, f"{len(done):,} known")
+            _keep(work, parts, bar, f"{len(done):,} known")
     return _gather(parts, keys)
 
 
@@ -145,6 +139,19 @@ def _work(
     else:
         jobs = jobs or len(os.sched_getaffinity(0))
         yield from each(task, chunks, jobs=jobs, log=log, say=progress.say)
+
+
+def _keep(
+    work: Generator[list[dict[str, Any]], None, None], parts: Parts, bar: Bar, note: str
+) -> None:
+    """Keep the rows as they come."""
+    count = 0
+    with closing(work):
+        for rows in work:
+            for row in rows:
+                parts.add(row)
+            count += len(rows)
+            bar.update(count, note)
 
 
 def _take(items: Sequence[tuple[bytes, Audio]], *, max_s: float) -> list[dict[str, Any]]:
@@ -226,14 +233,8 @@ def compare_pairs(
                 tasks_of.append(_Pair(key, audios[a], audios[b], i * STEP_S, j * STEP_S, lengths))
         tasks = _chunks(tasks_of, _PAIRS)
         with progress.files(len(tasks_of), "comparing pairs") as bar:
-            count = 0
             work = _work(_compare, tasks, len(tasks_of), jobs, cache / "decoder.log", progress)
-            with closing(work):
-                for found in work:
-                    for row in found:
-                        parts.add(row)
-                    count += len(found)
-                    bar.update(count, f"{len(done):,} known")
+            _keep(work, parts, bar, f"{len(done):,} known")
     known = {row[0]: Match(*row[1:]) for row in parts.read(_match_schema().names).iter_rows()}
     return [known[key] for key in keys]
 
