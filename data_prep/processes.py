@@ -38,6 +38,7 @@ DEATHS = 2  # of processes over one recording before it is left out: the first m
 START_S = 60.0  # processor time that any recording may take
 PER_S = 1 / 20  # Xeno-canto's MP3s take 1/740 of their duration (docs/benchmarks.md)
 MIN_BYTES_PER_S = 500.0  # of compressed sound: 4 kbit/s
+ASKED_TO_END = 128 + signal.SIGTERM
 ENDS_S = 5.0  # that a process has to tidy up and end
 
 
@@ -246,7 +247,10 @@ def _how(exitcode: int | None) -> str:
 
 def _call(task: Callable[[In], Out], item: In, without: Mapping[str, tuple[str, str]]) -> Out:
     _hands.without = without
-    return task(item)
+    try:
+        return task(item)
+    except SystemExit:  # SIGTERM; as a result it would end the parent
+        os._exit(ASKED_TO_END)
 
 
 def _start(note: str, log: str, setup: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
@@ -267,7 +271,7 @@ def start_worker(log: str = "") -> None:
     faulthandler.enable()
     faulthandler.register(signal.SIGPROF, chain=True)
     # Asked to end: an exception, so that half-written files go.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ASKED_TO_END))
     # The same few blocks again and again: given back each time, they cost a tenth in page faults.
     keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()

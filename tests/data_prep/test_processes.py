@@ -49,11 +49,12 @@ def test_a_worker_pays_once_for_its_memory() -> None:
     assert faults["worker"] < 0.3 * faults["plain"]
 
 
-def crash_once(folder: Path, name: str) -> None:
+def end_once(folder: Path, name: str, how: int = signal.SIGKILL) -> None:
     """Die at the first time."""
     if not (folder / name).exists():
         (folder / name).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), how)
+        time.sleep(60)
 
 
 def under_hands(name: str, *, folder: Path) -> str:
@@ -63,7 +64,7 @@ def under_hands(name: str, *, folder: Path) -> str:
             if name == "segfault":
                 os.kill(os.getpid(), signal.SIGSEGV)
             elif name == "once":
-                crash_once(folder, name)
+                end_once(folder, name)
             elif name == "endless":
                 hashlib.pbkdf2_hmac("sha256", b"", b"", 1 << 30)  # never comes back to Python
     except UnusableAudio as err:
@@ -73,7 +74,9 @@ def under_hands(name: str, *, folder: Path) -> str:
 
 def outside(name: str, *, folder: Path) -> str:
     if name == "once":
-        crash_once(folder, name)
+        end_once(folder, name)
+    elif name == "asked":
+        end_once(folder, name, signal.SIGTERM)
     elif name == "always":
         os.kill(os.getpid(), signal.SIGSEGV)
     return name
@@ -121,10 +124,12 @@ def test_what_kills_a_decoder_is_left_out_and_nothing_else(tmp_path: Path) -> No
 
 
 def test_a_death_outside_decoding_is_mended_once(tmp_path: Path) -> None:
-    assert run(outside, ["a", "once", "b"], tmp_path) == (
-        ["a", "b", "once"],
-        ["A process died (SIGKILL, perhaps out of memory); another one takes up its work."],
-    )
+    found, said = run(outside, ["a", "once", "b", "asked"], tmp_path)
+    assert found == ["a", "asked", "b", "once"]
+    assert sorted(said) == [
+        "A process died (SIGKILL, perhaps out of memory); another one takes up its work.",
+        "A process died (exit code 143); another one takes up its work.",
+    ]
     with pytest.raises(PrepError, match=r"Two processes died .SIGSEGV. at the same work"):
         run(outside, ["a", "always", "b"], tmp_path)
 
