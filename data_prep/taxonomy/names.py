@@ -86,7 +86,7 @@ def parse_name(text: str) -> ScientificName:
         name, group = found.groups()
         if " " in name or group[0].isupper():
             simple = _simple(name)
-            if simple and group[0].isupper() and not simple.doubt:
+            if simple and simple.canonical and group[0].isupper() and not simple.doubt:
                 return ScientificName(simple.canonical, qualifier=group)
     if simple := _simple(text):
         return simple

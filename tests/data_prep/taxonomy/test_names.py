@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep.taxonomy.names import (
@@ -95,6 +95,7 @@ WORDS = st.sampled_from(
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=60) | st.lists(WORDS, max_size=8).map(" ".join))
+@example("SP (A)")
 def test_any_text_gives_a_name_that_is_its_own(text: str) -> None:
     found = parse_name(text)
     if found.canonical:
