@@ -141,7 +141,7 @@ class Run:
         end = time.monotonic() + timeout_s
         while max(self.steps(), default=0) < step:
             if time.monotonic() > end:
-                raise AssertionError(f"no step {step} in time\n{self.log()[-6000:]}")
+                raise AssertionError(f"no step {step} in time\n{self.situation()}")
             time.sleep(0.05)
 
     def wait(self, *states: str, timeout_s: float = 300) -> dict[str, str]:
@@ -163,7 +163,7 @@ class Run:
         end = time.monotonic() + timeout_s
         while self.restarts() < count:
             if time.monotonic() > end:
-                raise AssertionError(f"not restarted {count} times\n{self.log()[-6000:]}")
+                raise AssertionError(f"not restarted {count} times\n{self.situation()}")
             time.sleep(0.2)
 
     def checkpoint(self) -> dict[str, Any]:
@@ -175,6 +175,18 @@ class Run:
         """Where the threads of a rank stood when its watchdog barked."""
         found = (self.folder / "failures").glob(f"*-rank{rank}.stacks")
         return "\n".join(p.read_text() for p in found)
+
+    def situation(self) -> str:
+        """What the job wrote last, and what SLURM says of it and of the nodes."""
+        controller = self.cluster.here / "log" / "slurmctld.log"
+        return "\n".join(
+            [
+                self.log()[-3000:],
+                self.cluster.run("scontrol", "show", "job", self.job_id),
+                self.cluster.run("scontrol", "show", "node"),
+                "\n".join(controller.read_text(errors="replace").splitlines()[-60:]),
+            ]
+        )
 
     def log(self) -> str:
         """The job's log."""

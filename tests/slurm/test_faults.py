@@ -94,6 +94,8 @@ def test_nodes_and_processes_die_one_after_the_other(
     cluster.run("scontrol", "update", "NodeName=n1", "State=DOWN", "Reason=test")
     # Given back earlier, SLURM ends on n1 what it has not seen end, and hits the job's next start.
     until(lambda: not step_daemons(run.job_id), 90)
+    run.wait("PENDING")
+    time.sleep(5)  # what the last daemon told is with the controller by now
     cluster.run("scontrol", "update", "NodeName=n1", "State=RESUME")
     run.wait_for_restart(3)
 
