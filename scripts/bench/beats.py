@@ -121,8 +121,7 @@ def on_cpu(report: Report, precision: str, rounds: int = ROUNDS, warm_ups: int =
 def on_gpu(report: Report) -> None:
     """Speed and share of the measured matrix rate, supervised and masked, eager and compiled."""
     torch.set_float32_matmul_precision("high")
-    rate = matrix_rate()
-    report(figure("bf16 matrix product 8192^3", [rate / 1e12], "TFLOP/s"))
+    rate = matrix_rate(report)
     position_convolution(report)
     for compiled in (False, True):
         for name, clips in GPU_CLIPS.items():
@@ -141,10 +140,8 @@ def on_gpu(report: Report) -> None:
             speeds = [clips / s for s in gpu_seconds(step)]
             memory_gb = torch.cuda.max_memory_allocated() / 1e9
             how = f"{name}, {'compiled' if compiled else 'eager'}, {clips} clips"
-            report(figure(f"{how}: speed", speeds, "clips/s"))
-            report(figure(f"{how}: rate", [s * flops / 1e12 for s in speeds], "TFLOP/s"))
-            share = [s * flops / rate for s in speeds]
-            report(figure(f"{how}: share of the matrix product", share, "", GPU_TARGETS[name]))
+            rates = [s * flops for s in speeds]
+            report_speed(report, how, speeds, rates, of=rate, target=GPU_TARGETS[name])
             report(figure(f"{how}: memory", [memory_gb], "GB"))
             del step, encoder, stacks
             torch.cuda.empty_cache()
@@ -172,10 +169,29 @@ def position_convolution(report: Report) -> None:
     report(figure("position convolution by FFT / cuDNN", ratio, ""))
 
 
-def matrix_rate() -> float:
-    """FLOP/s of a large bf16 matrix product."""
+def report_speed(
+    report: Report,
+    how: str,
+    speeds: list[float],
+    rates: list[float],
+    *,
+    of: float | None,
+    target: str,
+) -> None:
+    """Report clips/s, FLOP/s, and the latter's share `of` the matrix product's, where known."""
+    report(figure(f"{how}: speed", speeds, "clips/s"))
+    report(figure(f"{how}: rate", [rate / 1e12 for rate in rates], "TFLOP/s"))
+    if of:
+        share = [rate / of for rate in rates]
+        report(figure(f"{how}: share of the matrix product", share, "", target))
+
+
+def matrix_rate(report: Report) -> float:
+    """Report and return the FLOP/s of a large bf16 matrix product."""
     a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-    return 2 * 8192**3 / min(gpu_seconds(lambda: a @ a))
+    rate = 2 * 8192**3 / min(gpu_seconds(lambda: a @ a))
+    report(figure("bf16 matrix product 8192^3", [rate / 1e12], "TFLOP/s"))
+    return rate
 
 
 def gpu_seconds(work: Callable[[], object], rounds: int = 5, steps: int = 10) -> list[float]:

@@ -5,8 +5,8 @@ over, front end, noise and mixup, forward, backward, clipping, optimiser. The fi
 a run logs, without its first lines (start, compilation, warm-up of the loader).
 
 On a CUDA device BEATs base in bf16, supervised (496 tokens) and masked-token pre-training (128
-visible), eager and compiled, with a loader process per core; the share is of a bf16 matrix product
-measured in the same run. Elsewhere the small BEATs, to show what the loop costs.
+visible), eager and compiled, with a loader process for every core but two; the share is of a bf16
+matrix product measured in the same run. Elsewhere the small BEATs, to show what the loop costs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from scripts.bench import Report, figure, print_table
-from scripts.bench.beats import CLASSES, GPU_CLIPS, GPU_TARGETS, matrix_rate
+from scripts.bench.beats import CLASSES, GPU_CLIPS, GPU_TARGETS, matrix_rate, report_speed
 from scripts.bench.data import WINDOW_S, bird_sound, write_dataset
 from trainer.runtime.logging import read_metrics
 
@@ -106,12 +106,9 @@ def report_run(
     report: Report, how: str, lines: list[Any], *, rate: float | None, target: str
 ) -> None:
     """Report the figures of a run; `rate` is the matrix product's, in FLOP/s."""
-    report(figure(f"{how}: speed", [line["clips_per_s"] for line in lines], "clips/s"))
-    teras = [line["tflops_per_device"] for line in lines]
-    report(figure(f"{how}: rate", teras, "TFLOP/s"))
-    if rate:
-        share = [1e12 * tera / rate for tera in teras]
-        report(figure(f"{how}: share of the matrix product", share, "", target))
+    speeds = [line["clips_per_s"] for line in lines]
+    rates = [1e12 * line["tflops_per_device"] for line in lines]
+    report_speed(report, how, speeds, rates, of=rate, target=target)
     waits = [line["data_wait"] for line in lines]
     report(figure(f"{how}: waiting for data", waits, "", "<= 0.03" if rate else ""))
 
@@ -120,9 +117,7 @@ def run(report: Report) -> None:
     """Train from shards, supervised and masked; on a CUDA device compiled as well."""
     size = scale()
     on_gpu = torch.cuda.is_available()
-    rate = matrix_rate() if on_gpu else None
-    if rate:
-        report(figure("bf16 matrix product 8192^3", [rate / 1e12], "TFLOP/s"))
+    rate = matrix_rate(report) if on_gpu else None
     with tempfile.TemporaryDirectory(prefix="bench-training-") as folder:
         rng = np.random.default_rng(0)
         wavs = [bird_sound(rng, WINDOW_S) for _ in range(DIFFERENT)]
