@@ -107,10 +107,7 @@ def merge_parts(
     """
     progress = Progress()
     if (out / "index.parquet").exists():
-        stats: dict[str, Any] = json.loads((out / "stats.json").read_text())
-        _close(out)
-        progress.say(f"{out} is finished: {_summary(stats)}. Nothing to do.")
-        return stats
+        return _nothing_to_do(out, progress)
     if not (out / WORK / PLAN / "plan.json").exists():
         raise PrepError(
             f"There is nothing to merge in {out}: no part has started. `chorus prep shards TABLE "
@@ -151,10 +148,7 @@ class _Builder:
 
     def stats(self) -> dict[str, Any]:
         """Say that there is nothing to do."""
-        _close(self.out)
-        stats: dict[str, Any] = json.loads((self.out / "stats.json").read_text())
-        self.progress.say(f"{self.out} is finished: {_summary(stats)}. Nothing to do.")
-        return stats
+        return _nothing_to_do(self.out, self.progress)
 
     def work(self) -> AbstractContextManager[None]:
         """Make the work folder; what the disk refuses becomes a PrepError."""
@@ -304,6 +298,14 @@ def _close(out: Path) -> None:
         with disk_errors(out):
             write_card(out)
         leave(out)
+
+
+def _nothing_to_do(out: Path, progress: Progress) -> dict[str, Any]:
+    """End a finished dataset that a killed run may have left, and say so; return its stats."""
+    _close(out)
+    stats: dict[str, Any] = json.loads((out / "stats.json").read_text())
+    progress.say(f"{out} is finished: {_summary(stats)}. Nothing to do.")
+    return stats
 
 
 def _summary(stats: dict[str, Any]) -> str:
