@@ -84,10 +84,9 @@ def parse_name(text: str) -> ScientificName:
     text = tidy_name(text.replace("_", " ").replace("\x00", " "))[:_LONGEST].strip()
     if found := _QUALIFIED.fullmatch(text):
         name, group = found.groups()
-        if " " in name or group[0].isupper():
-            simple = _simple(name)
-            if simple and simple.canonical and group[0].isupper() and not simple.doubt:
-                return ScientificName(simple.canonical, qualifier=group)
+        simple = _simple(name) if group[0].isupper() else None
+        if simple and simple.canonical and not simple.doubt:
+            return ScientificName(simple.canonical, qualifier=group)
     if simple := _simple(text):
         return simple
     text = _GROUP.sub("", _BRACKETS.sub("", text)).strip(" ,;")
