@@ -83,20 +83,12 @@ def _limit_s(size: int, max_hours: float) -> float:
     return START_S + PER_S * min(size / MIN_BYTES_PER_S, 3600 * max_hours)
 
 
-def size_of(path: Path) -> int:
-    """Return a file's size; 0 where it cannot be told, which is for the decoder to say."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
 def each(
     task: Callable[[In], Out],
     items: Iterable[In],
     *,
     jobs: int,
-    log: Path,
+    log: Path | None,
     say: Callable[[str], None],
     idle: Callable[[], None] | None = None,
     setup: Callable[..., None] | None = None,
@@ -110,7 +102,8 @@ def each(
         task: decodes within `decoding`. It runs again from its beginning where a process died.
         items: taken as they are needed.
         jobs: processes.
-        log: file that gets what decoders write to the terminal, and the stacks of the dead.
+        log: file that gets what decoders write to the terminal, and the stacks of the dead. None:
+            they stay on the terminal.
         say: is told when a process died.
         idle: is called at least every 0.2 s.
         setup: is called in every process before its first task.
@@ -119,7 +112,7 @@ def each(
     Raises:
         PrepError: processes cannot be started, or one task killed two of them outside `decoding`.
     """
-    waiting = iter(items)
+    waiting = map(_Task, items)
     again: list[_Task[In]] = []
     busy: dict[Future[Out], tuple[_Worker, _Task[In]]] = {}
     with tempfile.TemporaryDirectory(prefix="chorus-") as notes, ExitStack() as stack:
@@ -129,7 +122,7 @@ def each(
 
         free = [start() for _ in range(jobs)]
         while True:
-            while free and (entry := again.pop() if again else _next(waiting)):
+            while free and (entry := again.pop() if again else next(waiting, None)):
                 worker = free.pop()
                 try:
                     busy[worker.submit(task, entry)] = worker, entry
@@ -154,12 +147,6 @@ def each(
                 idle()
 
 
-def _next(items: Iterator[In]) -> _Task[In] | None:
-    for item in items:
-        return _Task(item)
-    return None
-
-
 class _Worker(AbstractContextManager["_Worker"]):
     """One process with a queue of its own: nothing is shared that a killed one could keep locked.
 
@@ -167,7 +154,11 @@ class _Worker(AbstractContextManager["_Worker"]):
     """
 
     def __init__(
-        self, notes: Path, log: Path, setup: Callable[..., None] | None, args: tuple[Any, ...]
+        self,
+        notes: Path,
+        log: Path | None,
+        setup: Callable[..., None] | None,
+        args: tuple[Any, ...],
     ) -> None:
         descriptor, name = tempfile.mkstemp(dir=notes)
         os.close(descriptor)
@@ -178,15 +169,15 @@ class _Worker(AbstractContextManager["_Worker"]):
             # Spawned, not forked: a forked child of a process with threads (Polars, Arrow) hangs.
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start,
-            initargs=(name, str(log), setup, args),
+            initargs=(name, str(log or ""), setup, args),
         )
 
     def submit(self, task: Callable[[In], Out], entry: _Task[In]) -> Future[Out]:
         """Let the process do `task` with an item."""
-        before = set(multiprocessing.active_children())
+        others = set() if self.process else set(multiprocessing.active_children())
         future = self.pool.submit(_call, task, entry.item, dict(entry.without))
-        started = set(multiprocessing.active_children()) - before
-        self.process = self.process or next(iter(started), None)
+        if self.process is None:
+            self.process = next(iter(set(multiprocessing.active_children()) - others), None)
         return future
 
     def exitcode(self) -> int | None:
@@ -213,11 +204,12 @@ class _Task(Generic[In]):
     deaths: Counter[str] = field(default_factory=Counter)
     without: dict[str, tuple[str, str]] = field(default_factory=dict)
 
-    def after(self, dead: _Worker, log: Path) -> str:
+    def after(self, dead: _Worker, log: Path | None) -> str:
         """Learn from a process that died; return what to tell. PrepError where nothing helps."""
         exitcode = dead.exitcode()
+        see = f"; see {log}" if log else ""
         if exitcode == 0:
-            raise PrepError(f"The processes that decode do not start; see {log}.")
+            raise PrepError(f"The processes that decode do not start{see}.")
         text = dead.note.read_bytes()
         what = json.loads(text) if text else ""
         how = _how(exitcode)
@@ -226,7 +218,7 @@ class _Task(Generic[In]):
             if self.deaths[what] < DEATHS:
                 return f"A process died ({how}); another one takes up its work."
             raise PrepError(
-                f"Two processes died ({how}) at the same work, and not while decoding; see {log}. "
+                f"Two processes died ({how}) at the same work, and not while decoding{see}. "
                 "The same command continues; fewer processes (--jobs, `run.jobs`) need less memory."
             )
         if exitcode == -signal.SIGPROF:

@@ -19,9 +19,9 @@ from data_prep.audio import Original, Pcm, decode
 from data_prep.errors import UnusableAudio
 from data_prep.files import whole_file
 from data_prep.plan import ShardPlan, generator, members, shared_keys_of, spread
-from data_prep.processes import decoding, size_of
+from data_prep.processes import decoding
 from data_prep.recordings import BACKGROUND, FOREGROUND, Recording
-from data_prep.rows import RowStore, hash64, key_stem
+from data_prep.rows import RowStore, file_size, hash64, key_stem
 from data_prep.trim import sounding
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _decode(recording: Recording, task: ShardTask) -> tuple[Pcm, Original]:
     if not recording.path:
         raise UnusableAudio("missing", f"not downloaded (`chorus prep download`): {recording.url}")
     path, max_hours = task.root / recording.path, task.options.max_hours
-    with decoding(recording.path, size_of(path), max_hours=max_hours):
+    with decoding(recording.path, file_size(path), max_hours=max_hours):
         return decode(path, task.options.sample_rate_hz, spool_dir=task.work, max_hours=max_hours)
 
 

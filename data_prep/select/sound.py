@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from data_prep.errors import UnusableAudio
-from data_prep.processes import decoding, each, size_of
+from data_prep.processes import decoding, each
+from data_prep.rows import file_size
 from data_prep.select import fingerprints
 from data_prep.select.compare import NOTHING, Match, compare
 from data_prep.select.fingerprints import DIMENSIONS, RATE_HZ, STEP_S
@@ -160,7 +161,7 @@ def _take(items: Sequence[tuple[bytes, Audio]], *, max_s: float) -> list[dict[st
     for key, audio in items:
         row: dict[str, Any] = {"key": key, "reason": "", "detail": "", "pcm_sha1": ""}
         try:
-            with audio.file() as path, decoding(audio.name, size_of(path)):
+            with audio.file() as path, decoding(audio.name, file_size(path)):
                 found = fingerprints.fingerprint_file(path, max_s=max_s)
             row |= {"pcm_sha1": found.pcm_sha1, "duration_s": found.duration_s}
             row |= {"at": found.at_V.tobytes(), "vectors": found.vector_VD.tobytes()}
@@ -287,7 +288,7 @@ def _excerpt(audio: Audio, length_s: float, at_s: float) -> tuple[float, NDArray
 def _piece(audio: Audio, start: int, stop: int) -> NDArray[np.int16]:
     from data_prep.audio import decode
 
-    with audio.file() as path, decoding(audio.name, size_of(path)):
+    with audio.file() as path, decoding(audio.name, file_size(path)):
         pcm, _ = decode(path, RATE_HZ)
     with pcm:
         return pcm.read(start, min(stop, pcm.samples))
