@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from slurm.errors import SubmitError
 from slurm.submit import read_record
 
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
-_LEASE_S = 90.0
 
 
 @dataclass(frozen=True)
@@ -98,18 +98,16 @@ def state_of(folder: Path, known: dict[str, str] | None = None) -> RunState:
 
 def _owner(folder: Path) -> dict[str, Any] | None:
     """Who works in the folder now: its lease, unless that is void."""
-    import json
+    from trainer.runtime.lock import LEASE_S, leases
 
-    path = folder / "lock.json"
-    try:
-        if time.time() - path.stat().st_mtime > _LEASE_S:
-            return None
-        owner = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    if owner.get("host") == socket.gethostname() and not Path(f"/proc/{owner['pid']}").exists():
-        return None
-    return dict(owner)
+    for path, owner in leases(folder).items():
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > LEASE_S:
+                continue
+        here = owner["host"] == socket.gethostname()
+        if not here or Path(f"/proc/{owner['pid']}").exists():
+            return owner
+    return None
 
 
 def _state(

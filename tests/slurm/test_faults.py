@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from trainer.runtime.lock import leases
+
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 
@@ -121,7 +123,7 @@ def test_cancelled_means_ended_and_the_same_submission_continues(
     time.sleep(8)  # longer than a requeued job is held
     assert cluster.job(run.job_id)["JobState"] == "CANCELLED"
     assert not list((run.folder / "checkpoints").glob(".*.tmp"))
-    assert not (run.folder / "lock.json").exists()
+    assert not leases(run.folder)
     again = submit("cancelled", steps=STEPS)
     outcome("scancel, submitted again", 1, ends_right(again, expected, same_state), run.repeated())
     assert again.repeated() == 0

@@ -1,19 +1,26 @@
 """One job at a time works in a run folder.
 
-A lease in a file: created exclusively, renewed every few seconds, taken over where its owner is
-known to be gone. It holds on file systems that share no POSIX locks between nodes, and what a dead
-node left behind needs nobody to tidy it up.
+A lease in a file, `lock.<n>.json`: created exclusively, renewed every few seconds, taken over where
+its owner is known to be gone. It holds on file systems that share no POSIX locks between nodes, and
+what a dead node left behind needs nobody to tidy it up.
+
+Who wants the folder first puts its own file there, under the number after the highest it sees, and
+then looks who else is there. Of two, the later one sees the earlier one's file, however long it
+stood still in between; of many who see the same leases void, one gets the number.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import random
 import secrets
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +30,15 @@ from trainer.runtime.job import Job
 RENEW_S = 10.0
 LEASE_S = 90.0
 """A lease that was not renewed for so long is void: nine renewals missed."""
+ATTEMPTS = 20
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What `link` answers on a file system without hard links (man 2 link)."""
+
+Owner = dict[str, Any]
+SOMEBODY: Owner = {
+    "token": None, "name": "somebody", "job_id": "", "restart": 0, "host": "", "pid": 0,
+    "boot": "", "pid_space": 0, "started": None,
+}  # fmt: skip
 
 
 class RunLock:
@@ -31,7 +47,7 @@ class RunLock:
     Args:
         folder: the run folder; created if need be.
         job: who asks.
-        lost: called in a thread when the lease turns out to belong to somebody else, which happens
+        lost: called in a thread when the lease turns out to have been taken over, which happens
             to a process that was frozen for longer than `LEASE_S`. By default the process ends at
             once: it must not write another byte into that folder.
     """
@@ -40,9 +56,10 @@ class RunLock:
         self, folder: Path, job: Job, lost: Callable[[], None] | None = None, *,
         renew_s: float = RENEW_S, lease_s: float = LEASE_S,
     ) -> None:  # fmt: skip
-        self.path = folder / "lock.json"
+        self.folder = folder
         self.job = job
         self.token = secrets.token_hex(8)
+        self.path: Path | None = None
         self._lost = lost or self._end
         self._renew_s, self._lease_s = renew_s, lease_s
         self._released = threading.Event()
@@ -53,60 +70,75 @@ class RunLock:
         Raises:
             RunBusy: another job works in this folder; the message names it.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        for _ in range(5):
-            if self._create():
-                threading.Thread(target=self._renew, name="run lock", daemon=True).start()
-                return self
-            owner = self._read()
-            if owner is None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for _ in range(ATTEMPTS):
+            void = {}
+            for path, owner in leases(self.folder).items():
+                reason = self._gone(path, owner)
+                if reason is None:
+                    raise RunBusy(self._busy(owner))
+                void[path] = owner, reason
+            self.path = self._claim(void)
+            if self.path is None:
+                time.sleep(random.uniform(0, 0.1))
                 continue
-            reason = self._gone(owner)
-            if reason is None:
-                raise RunBusy(self._busy(owner))
-            if self._remove(owner):
+            for path, (owner, reason) in void.items():
                 print(
-                    f"{self.path.parent}: taking over from {owner['name']} ({reason})",
+                    f"{self.folder}: taking over from {owner['name']} ({reason})",
                     file=sys.stderr,
                     flush=True,
                 )
-        raise RunBusy(f"{self.path} changes hands all the time: look who starts jobs on this run")
+                path.unlink(missing_ok=True)
+            threading.Thread(target=self._renew, name="run lock", daemon=True).start()
+            return self
+        raise RunBusy(f"{self.folder} changes hands all the time: look who starts jobs on this run")
 
     def __exit__(self, *_: object) -> None:
         """Give it back."""
         self._released.set()
-        owner = self._read()
-        if owner is not None and owner.get("token") == self.token:
+        if self.path is not None and self._mine(self.path):
             self.path.unlink(missing_ok=True)
 
-    def _create(self) -> bool:
-        owner = {
+    def _claim(self, void: Mapping[Path, tuple[Owner, str]]) -> Path | None:
+        """Put a file of one's own beside the void ones; None where others were quicker."""
+        path = self.folder / f"lock.{1 + max(map(_number, void), default=0)}.json"
+        if not self._create(path):
+            return None
+        known = {void_path: owner["token"] for void_path, (owner, _) in void.items()}
+        known[path] = self.token
+        now = {other: owner["token"] for other, owner in leases(self.folder).items()}
+        if now.items() <= known.items():
+            return path
+        path.unlink(missing_ok=True)
+        return None
+
+    def _create(self, path: Path) -> bool:
+        """Write the file with all that it says at once; False where there is one."""
+        text = json.dumps({
             "token": self.token, "name": self.job.name, "job_id": self.job.job_id,
             "restart": self.job.restart, "host": self.job.host, "pid": self.job.pid,
             "boot": _boot(), "pid_space": _pid_space(), "started": _start_time(self.job.pid),
-        }  # fmt: skip
+        })  # fmt: skip
+        draft = self.folder / f".lock.{self.token}"
         try:
-            descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            draft.write_text(text)
+            os.link(draft, path)
         except FileExistsError:
-            return False
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(owner, file)
+            # NFS says so too where its first answer was lost (man 2 open, O_EXCL).
+            return self._mine(path)
+        except OSError as err:
+            if err.errno not in NO_LINKS:
+                raise
+            try:
+                with path.open("x") as file:
+                    file.write(text)
+            except FileExistsError:
+                return False
+        finally:
+            draft.unlink(missing_ok=True)
         return True
 
-    def _read(self) -> dict[str, Any] | None:
-        """The owner; an empty one where the file cannot be understood; None without a file."""
-        try:
-            owner = json.loads(self.path.read_text())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError):
-            owner = None
-        if not isinstance(owner, dict):
-            # Perhaps its owner is just writing it; or the disk was full.
-            return {"name": "somebody", "token": None, "job_id": "", "host": ""}
-        return owner
-
-    def _gone(self, owner: dict[str, Any]) -> str | None:
+    def _gone(self, path: Path, owner: Owner) -> str | None:
         """Why the owner does not count any more, or None."""
         same_job = self.job.job_id and owner["job_id"] == self.job.job_id
         if same_job and owner["restart"] < self.job.restart:
@@ -118,51 +150,39 @@ class RunLock:
             same_space = owner["pid_space"] == _pid_space()
             if same_space and owner["started"] != _start_time(owner["pid"]):
                 return "that process has ended"
-        age_s = self._age_s()
+        age_s = self._age_s(path)
         if age_s is not None and age_s > self._lease_s:
             return f"no sign of life for {age_s:.0f} s"
         return None
 
-    def _age_s(self) -> float | None:
+    def _age_s(self, path: Path) -> float | None:
         """Seconds since the lease was renewed, by the file system's clock, not by this node's."""
-        probe = self.path.with_name(f".{self.path.name}.{self.token}")
+        probe = self.folder / f".lock.{self.token}"
         try:
             probe.touch()
-            return probe.stat().st_mtime - self.path.stat().st_mtime
+            return probe.stat().st_mtime - path.stat().st_mtime
         except OSError:
             return None
         finally:
             with contextlib.suppress(OSError):
                 probe.unlink()
 
-    def _remove(self, owner: dict[str, Any]) -> bool:
-        """Take the file away if it is still `owner`'s: two who see it void must not both win."""
-        aside = self.path.with_name(f".{self.path.name}.{self.token}.void")
-        try:
-            self.path.rename(aside)
-        except FileNotFoundError:
-            return False
-        try:
-            taken = json.loads(aside.read_text()).get("token")
-        except (OSError, ValueError, AttributeError):
-            taken = None
-        if taken != owner["token"]:
-            with contextlib.suppress(FileExistsError):
-                os.link(aside, self.path)  # it was the next owner's already: put it back
-        aside.unlink()
-        return bool(taken == owner["token"])
+    def _mine(self, path: Path) -> bool:
+        owner = _read(path)
+        return owner is not None and owner["token"] == self.token
 
-    def _busy(self, owner: dict[str, Any]) -> str:
+    def _busy(self, owner: Owner) -> str:
         stop = f"`scancel {owner['job_id']}`" if owner["job_id"] else f"end {owner['name']}"
         return (
-            f"{owner['name']} works in the run folder {self.path.parent}. Wait for it or stop it "
+            f"{owner['name']} works in the run folder {self.folder}. Wait for it or stop it "
             f"({stop}), or give this run another name (name=...). If that machine is dead, its "
             f"claim ends {self._lease_s:.0f} s after its last sign of life"
         )
 
     def _renew(self) -> None:
+        assert self.path is not None
         while not self._released.wait(self._renew_s):
-            owner = self._read()
+            owner = _read(self.path)
             if self._released.is_set():
                 return
             if owner is None or owner["token"] not in (self.token, None):
@@ -173,12 +193,37 @@ class RunLock:
 
     def _end(self) -> None:
         print(
-            f"{self.path.parent}: another job has taken over this run while this process stood "
+            f"{self.folder}: another job has taken over this run while this process stood "
             "still; ending at once",
             file=sys.stderr,
             flush=True,
         )
         os._exit(1)
+
+
+def leases(folder: Path) -> dict[Path, Owner]:
+    """Return who claims a run folder, by the file that says so: one or none, but for moments."""
+    found = {path: _read(path) for path in folder.glob("lock.*.json")}
+    return {path: owner for path, owner in found.items() if owner is not None}
+
+
+def _number(path: Path) -> int:
+    text = path.name.split(".")[1]
+    return int(text) if text.isdecimal() else 0
+
+
+def _read(path: Path) -> Owner | None:
+    """Return what a lease says, somebody's where it cannot be understood; None without a file."""
+    try:
+        owner = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        owner = None
+    if isinstance(owner, dict) and owner.keys() >= SOMEBODY.keys():
+        return owner
+    # Perhaps its owner is just writing it; or the disk was full.
+    return dict(SOMEBODY)
 
 
 def _boot() -> str:

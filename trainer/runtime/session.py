@@ -1,6 +1,6 @@
 """One start of a run: claims the folder, counts itself, watches, and says how it ended.
 
-<run>/lock.json        while a job works here: which (see `lock`)
+<run>/lock.<n>.json    while a job works here: which (see `lock`)
 <run>/attempts.jsonl   a line per session
 <run>/requeue.json     left by a session that wants to come back; the job script looks for it
 <run>/failures/        a note per failed rank; stacks of ranks that hung

@@ -14,6 +14,7 @@ from trainer.errors import DataError, Fruitless, Preempted, RunBusy
 from trainer.runtime.attempts import read_attempts, record_attempt
 from trainer.runtime.failures import first_failure, note_failure
 from trainer.runtime.job import Job
+from trainer.runtime.lock import leases
 from trainer.runtime.session import Session
 
 JOB = Job("7", 0, "0", "n1", 1)
@@ -59,7 +60,7 @@ def test_a_failure_is_noted_with_its_trace_and_a_busy_folder_is_left_alone(tmp_p
     with session(run):
         with pytest.raises(RunBusy), session(run):
             pass
-        assert (run / "lock.json").exists()
+        assert leases(run)
     with pytest.raises(DataError), session(run):
         raise DataError("there is no dataset folder /nowhere: check the path")
     note = first_failure(run)
@@ -95,6 +96,7 @@ def test_the_first_of_many_failed_ranks_is_the_one_to_read(tmp_path: Path) -> No
 HANGS = """
 import sys, threading, time
 from pathlib import Path
+from trainer.runtime.lock import leases
 from trainer.runtime.session import Session
 run = Path(sys.argv[1])
 session = Session(run, 1, hang_after_s=4.0)
