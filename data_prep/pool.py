@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -71,7 +70,6 @@ def run_shards(tasks: Sequence[ShardTask], *, gate: Gate, jobs: int, progress: P
         if jobs == 1 or little:
             _run_here(tasks, gate, bar)
         else:
-            jobs = min(jobs or len(os.sched_getaffinity(0)), len(tasks))
             _run_pool(tasks, gate, bar, jobs, progress.say)
 
 

@@ -101,7 +101,7 @@ def each(
     Args:
         task: decodes within `decoding`. It runs again from its beginning where a process died.
         items: taken as they are needed.
-        jobs: processes.
+        jobs: processes, started as there is work for them; 0: one per core.
         log: file that gets what decoders write to the terminal, and the stacks of the dead. None:
             they stay on the terminal.
         say: is told when a process died.
@@ -120,7 +120,7 @@ def each(
         def start() -> _Worker:
             return stack.enter_context(_Worker(Path(notes), log, setup, setup_args))
 
-        free = [start() for _ in range(jobs)]
+        free = [start() for _ in range(jobs or len(os.sched_getaffinity(0)))]
         while True:
             while free and (entry := again.pop() if again else next(waiting, None)):
                 worker = free.pop()

@@ -9,7 +9,6 @@ Memory: about 80 bytes per recording and 8 per clip, and one shard's rows at a t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -101,10 +100,9 @@ def verify_dataset(
         expected = read_expected(dataset, report)
         check_tables(dataset, expected, report)
         checks = _checks(dataset, expected, quick)
-        jobs = min(jobs or len(os.sched_getaffinity(0)), max(1, expected.shards))
         progress = Progress()
         with progress.hours(max(expected.hours, 1e-9), "checking") as bar:
-            if jobs == 1:
+            if jobs == 1 or expected.shards < 2:
                 _run_here(checks, report, bar)
             else:
                 _run_pool(checks, report, bar, jobs, progress.say)

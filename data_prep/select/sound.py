@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -138,7 +137,6 @@ def _work(
     if jobs == 1 or items <= 2 * _FILES:
         yield from map(task, chunks)
     else:
-        jobs = jobs or len(os.sched_getaffinity(0))
         yield from each(task, chunks, jobs=jobs, log=log, say=progress.say)
 
 
