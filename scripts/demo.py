@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 DEMO = Path("runs/demo")
 DATASET, NOISE, EXPORT = DEMO / "dataset", DEMO / "noise", DEMO / "export"
@@ -23,6 +24,12 @@ CHORUS = str(Path(sys.executable).with_name("chorus"))
 def say(text: str) -> None:
     """A heading."""
     print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n{text}", flush=True)
+
+
+def refuse(message: str) -> NoReturn:
+    """End: what was asked for cannot be done."""
+    print(f"demo: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def call(command: list[str], shown: str) -> None:
@@ -47,9 +54,8 @@ def check_same_data(source: str) -> None:
     """A second demo on other sounds must not continue the first one's runs."""
     mark = DEMO / "source.txt"
     if mark.is_file() and mark.read_text() != source:
-        sys.exit(
-            f"demo: {DEMO} holds a demo on {mark.read_text()}; delete that folder to run one on "
-            f"{source}"
+        refuse(
+            f"{DEMO} holds a demo on {mark.read_text()}; delete that folder to run one on {source}"
         )
     DEMO.mkdir(parents=True, exist_ok=True)
     mark.write_text(source)
@@ -86,7 +92,7 @@ def folds() -> tuple[list[str], list[str], list[str]]:
     """(train, valid, test) folds: one chooses the checkpoint, one is kept from all learning."""
     names = sorted(json.loads((DATASET / "stats.json").read_text())["folds"])
     if len(names) < 3:
-        sys.exit(f"demo: the fold column has {len(names)} values; at least 3 are needed")
+        refuse(f"the fold column has {len(names)} values; at least 3 are needed")
     return names[:-2], names[-2:-1], names[-1:]
 
 
@@ -184,7 +190,7 @@ def main() -> None:
     parser.add_argument("--author", default="dawnchorus demo", help="for the model card")
     arguments = parser.parse_args()
     if arguments.data is not None and not (arguments.data / "metadata.csv").is_file():
-        sys.exit(f"demo: there is no metadata.csv in {arguments.data} (columns: see docs/data.md)")
+        refuse(f"there is no metadata.csv in {arguments.data} (columns: see docs/data.md)")
     start = time.monotonic()
     check_same_data(str(arguments.data.resolve()) if arguments.data else "the synthesised archive")
     prepare(arguments.data)

@@ -109,7 +109,8 @@ class AudioSet:
         if unpacked.is_dir() and not any(_within(unpacked, folder) for folder in folders):
             folders.append(unpacked)
         files = ClipFiles(folders)
-        self.progress.say(f"{files.count:,} files in {len(folders)} folders")
+        places = "1 folder" if len(folders) == 1 else f"{len(folders)} folders"
+        self.progress.say(f"{files.count:,} files in {places}")
         for segment, split in self._segments(report=True):
             if isinstance(segment, Rejected):
                 yield segment

@@ -25,7 +25,9 @@ from data_prep.select.writing import Leak, Result, write_all
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import numpy as np
     import polars as pl
+    from numpy.typing import NDArray
 
     from data_prep.progress import Progress
     from data_prep.select.recipe import SelectRecipe
@@ -192,7 +194,7 @@ def _hear(
     )
     own = len(numbers)
     _drop_broken(rows, left, prints.reason_R[:own], prints.detail_R[:own])
-    _fill_durations(rows, numbers, prints.duration_s_R[:own])
+    _take_durations(rows, numbers, prints.duration_s_R[:own], progress)
     filter_duration(rows, recipe.filters.duration, unknown_may_change=False)
     rows.step("audio")
 
@@ -231,14 +233,24 @@ def _drop_broken(
             rows.drop([n], reason, detail)
 
 
-def _fill_durations(rows: Rows, numbers: Sequence[int], heard_s: Any) -> None:
-    """Take the length from the audio where the table has none."""
+def _take_durations(
+    rows: Rows, numbers: Sequence[int], heard_s: NDArray[np.float64], progress: Progress
+) -> None:
+    """Take the lengths from the audio: amounts in hours are amounts of sound."""
+    import numpy as np
     import polars as pl
 
     duration_s = rows.frame["duration_s"].to_numpy().copy()
-    for n, seconds in zip(numbers, heard_s, strict=True):
-        if duration_s[n] <= 0:
-            duration_s[n] = seconds
+    stated_s = duration_s[numbers]
+    read_s = np.where(heard_s > 0, heard_s, stated_s)
+    other = (stated_s > 0) & (abs(read_s - stated_s) > np.maximum(1.0, 0.05 * stated_s))
+    if other.any():
+        progress.say(
+            f"recordings of another length than their tables say: {other.sum():,} "
+            f"({stated_s[other].sum() / 3600:,.2f} h stated; {read_s[other].sum() / 3600:,.2f} h "
+            "of sound, which counts)"
+        )
+    duration_s[numbers] = read_s
     rows.set_column("duration_s", pl.Series(duration_s))
 
 
