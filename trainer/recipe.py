@@ -336,7 +336,7 @@ def _one_problem(problem: Any, root: Any) -> list[str]:
     kind, value = problem["type"], problem.get("input")
     if kind in {"extra_forbidden", "unexpected_keyword_argument"}:
         known = _keys_at(root, problem["loc"][:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.6)
+        close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.7)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
         return [f"{path}: there is no such key; {hint}"]
     if kind == "missing":

@@ -161,9 +161,9 @@ def _run(recipe: Recipe, rank: int, ranks: int, stop: StopRequest, session: Sess
     )
     resume, complaints = checkpoints.newest_readable()
     first_step = checkpoints.step_of(resume) if resume else 0
+    check_folder(recipe, stream)
     if first_step >= recipe.train.total_steps:
         return recipe.folder
-    check_folder(recipe, stream)
     session.begin(first_step)
     gate = None
     if recipe.stage == "pretrain" and resume is None:

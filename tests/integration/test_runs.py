@@ -155,6 +155,9 @@ def test_a_folder_belongs_to_one_recipe_and_wandb_keeps_one_id(chorus_train):
     assert kinds == ["started", "preempted", "resumed", "finished"]
     again = chorus_train("mine", *layout)
     assert again.code == 0
+    # Finished or not: what is asked for is not what lies there.
+    changed = chorus_train("mine", *layout, "optim.lr=0.123", "optim.min_lr=0")
+    assert changed.code == 2 and "optim.lr" in changed.stderr
 
 
 @pytest.mark.slow
