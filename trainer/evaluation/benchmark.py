@@ -265,8 +265,8 @@ def evaluate(
 
     started = time.monotonic()
     device = choose_device(config.device)
-    task = prepare_task(config)
     loaded = load_model(source, device=device)
+    task = prepare_task(config)
     _check_model(loaded, task.clips, config)
     dataset = task.clips.name
     path, cache = output_paths(loaded, source, dataset, out, config.cache)
