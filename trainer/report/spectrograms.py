@@ -165,7 +165,8 @@ def _facts(example: Example, grid: _Grid | None, duration_s: float) -> str:
 
 
 def _scores(example: Example, limit: int = 5) -> list[dict[str, Any]]:
-    best = sorted(example.predictions, key=lambda pair: -pair[1])[:limit]
+    finite = [pair for pair in example.predictions if math.isfinite(pair[1])]
+    best = sorted(finite, key=lambda pair: -pair[1])[:limit]
     true = set(example.labels)
     return [
         {
@@ -175,7 +176,6 @@ def _scores(example: Example, limit: int = 5) -> list[dict[str, Any]]:
             "right": name in true,
         }
         for name, score in best
-        if math.isfinite(score)
     ]
 
 

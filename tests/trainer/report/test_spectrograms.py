@@ -91,7 +91,7 @@ def test_long_clips_do_not_make_large_pictures() -> None:
 
 def test_scores_are_sorted_and_the_true_label_is_known() -> None:
     mel_TF = np.zeros((32, 128), np.float32)
-    scores = [("b", 0.2), ("a", 0.9), ("c", float("nan")), ("d", 1.7)]
+    scores = [("a", 0.9), ("c", float("nan")), ("b", 0.2), ("d", 1.7)]
     shown = picture(Run(Path("x")), Example("k", "s", ["a"], scores, mel_TF)).predictions
     assert [(s["name"], s["right"], s["width"]) for s in shown] == [
         ("d", False, 100), ("a", True, 90), ("b", False, 20),
