@@ -18,7 +18,7 @@ import time
 
 from trainer.runtime.preemption import watch_signals
 
-watch_signals()
+_stop = watch_signals()
 
 import torch  # noqa: E402
 
@@ -40,6 +40,11 @@ def _hurt_here(where: str | int, step: int, rank: int) -> None:
         return
     if _hurt["rank"] in (None, rank):
         os.kill(os.getpid(), getattr(signal, _hurt["signal"]))
+        # The thread that waits for signals may wake later than the moment that is meant.
+        end = time.monotonic() + 60
+        while not _stop.is_set():
+            assert time.monotonic() < end, "the signal was not noticed"
+            time.sleep(0.001)
 
 
 def _step(self: TrainingModule, batch: dict, batch_idx: int) -> object:
