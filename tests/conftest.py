@@ -21,6 +21,13 @@ from hypothesis import settings
 settings.register_profile("fixed", derandomize=True)
 settings.load_profile("fixed")
 
+# Test processes side by side share the cores, as do the programs they start: threads of two pools
+# that spin while they wait for each other have slowed a test of seconds down to two minutes.
+if _processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    _threads = max(1, (os.cpu_count() or 1) // _processes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(_threads))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
 REPO = Path(__file__).resolve().parents[1]
 REAL_SOUND = Path(os.environ.get("CHORUS_REAL_SOUND", REPO.parent / "shared" / "data"))
 

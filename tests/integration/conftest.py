@@ -131,7 +131,7 @@ def chorus_train(tmp_path: Path, tone_dataset: Path):
         nan: dict[str, Any] | None = None,
         slow_s: float = 0.0,
         data: Path = tone_dataset,
-        timeout_s: float = 180,
+        timeout_s: float = 400,
         cold: bool = False,
     ) -> Outcome:
         ledger = tmp_path / f"{name}.ledger"

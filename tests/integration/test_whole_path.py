@@ -49,7 +49,7 @@ def test_the_whole_path(folder: Path, tmp_path: Path) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, *arguments],
-            capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment,
+            capture_output=True, text=True, timeout=500, cwd=tmp_path, env=environment,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr

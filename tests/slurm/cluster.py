@@ -155,7 +155,7 @@ class Cluster:
             f"--socket={run}/munge", f"--pid-file={run}/munged.pid", "--num-threads=2",
             f"--log-file={self.here}/log/munged.log", f"--seed-file={run}/munged.seed",
         )  # fmt: skip
-        self._until("munged", lambda: (run / "munge").exists(), 20)
+        self._until("munged", lambda: (run / "munge").exists(), 120)
         self._start("slurmctld", "slurmctld", "-D")
         for name in self.names:
             self.start_node(name)
@@ -265,7 +265,7 @@ class Cluster:
         if self.network:
             unshare = self.processes[name].pid
             children = Path(f"/proc/{unshare}/task/{unshare}/children")
-            self._until(f"{name}'s first process", lambda: children.read_text().strip() != "", 10)
+            self._until(f"{name}'s first process", lambda: children.read_text().strip() != "", 120)
             cable, inside = f"{self.bridge}{name}", children.read_text().split()[0]
             subprocess.run(["ip", "link", "del", cable], capture_output=True, check=False)
             self._ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", inside)
@@ -295,7 +295,7 @@ class Cluster:
         }
         return clean | {"SLURM_CONF": f"{self.here}/etc/slurm.conf", "PATH": PATH}
 
-    def run(self, *command: str, timeout_s: float = 60) -> str:
+    def run(self, *command: str, timeout_s: float = 240) -> str:
         """Run a command in the cluster's environment; returns its output."""
         done = subprocess.run(
             command, env=self.env, capture_output=True, text=True, timeout=timeout_s, check=False
@@ -332,7 +332,7 @@ class Cluster:
         time.sleep(2)
         return self.job(job_id)["JobState"] not in ENDED
 
-    def wait_for_nodes(self, timeout_s: float = 60) -> None:
+    def wait_for_nodes(self, timeout_s: float = 240) -> None:
         """Wait until all nodes are there."""
         good = {"idle", "mixed", "allocated", "completing"}
 

@@ -43,7 +43,7 @@ def test_a_job_that_fails_in_its_first_minute_says_why_in_one_place(submit, chor
         f"broken: SLURM holds job {run.job_id}: `scontrol release" in chorus("runs", *runs).stdout
     )
     cluster.run("scontrol", "release", run.job_id)
-    job = run.wait("FAILED", timeout_s=180)
+    job = run.wait("FAILED", timeout_s=300)
     assert job["ExitCode"] == "2:0"
     assert job["Restarts"] == "0"
     shown = chorus("runs", "show", "broken", *runs).stdout
@@ -101,7 +101,7 @@ def test_a_chain_is_checked_to_its_end_before_anything_starts(chorus, cluster, t
 
 
 def test_what_follows_a_failed_stage_never_starts(chorus, cluster, submit):
-    run = submit("first", "train.max_steps=30")
+    run = submit("first", steps=3000)
     after = cluster.run(
         "sbatch", "--parsable", f"--dependency=afterok:{run.job_id}", "--kill-on-invalid-dep=yes",
         "--wrap", "true", "--output", f"{cluster.here}/never",

@@ -18,7 +18,7 @@ def chorus(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProc
         capture_output=True,
         text=True,
         cwd=cwd,
-        timeout=120,
+        timeout=300,
     )
 
 

@@ -169,10 +169,11 @@ def test_stopped_and_continued(api, client, tmp_path):
 
 
 def test_requests_keep_their_distance(api, tmp_path):
-    with XenoCanto(KEY, url=api.url, pause_s=0.2, say=lambda _: None) as xc:
+    with XenoCanto(KEY, url=api.url, pause_s=0.6, say=lambda _: None) as xc:
         list(xc.pages(QUERY, tmp_path))
     moments = [moment for moment, _ in api.asked]
-    assert all(b - a >= 0.19 for a, b in itertools.pairwise(moments))
+    # What the server notes late seems nearer to the next.
+    assert all(b - a >= 0.3 for a, b in itertools.pairwise(moments))
     assert XenoCanto(KEY).pause_s >= 1.0
 
 
@@ -252,6 +253,7 @@ def test_the_key_is_nowhere(api, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("data_prep.archives.xeno_canto_api._TRIES", 2)
     monkeypatch.setenv("XENO_CANTO_KEY", KEY)
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="httpx")  # `download` keeps it quiet from then on
     api.pages[0]["_links"] = {"self": f"{api.url}?key={KEY}&page=1", "key": KEY}
     api.pages[0]["recordings"][0]["rmk"] = f"seen with {KEY}"
     echo = f"/api?key={KEY}"

@@ -149,7 +149,7 @@ def test_secrets_stay_secret(bench, server, row, make_sound):
 def cli(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "data_prep.cli", "download", *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **env}, timeout=150
+        command, capture_output=True, text=True, env={**os.environ, **env}, timeout=300
     )
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def start(bench, recipe: Path, *options: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(true, seconds: float = 60.0) -> None:
+def wait_for(true, seconds: float = 300.0) -> None:
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until, "it did not come to that"
@@ -38,14 +39,15 @@ def test_killed_and_continued(bench, server, row, make_sound, round_):
     wait_for(lambda: len(server.log) >= 12 + 25 * round_)
     process.kill()
     process.wait()
-    complete = {path.stem.removeprefix("xc_"): path.read_bytes() for path in bench.files()}
-    assert all(sent[f"xc:{key}"] == body for key, body in complete.items())  # no half file
-    asked_before = len(server.log)
+    complete = {f"xc:{path.stem.removeprefix('xc_')}": path.read_bytes() for path in bench.files()}
+    assert all(sent[key] == body for key, body in complete.items())  # no half file
+    assert 0 < len(complete) < len(sent)
     bench.run(recipe=paced)
     assert bench.fetched() == sent and not bench.parts()
-    again = [asked.path[1:] for asked in server.log[asked_before:]]
-    assert not set(again) & set(complete)  # no second request for what was complete
-    assert len(again) == len(sent) - len(complete)
+    # The server may note a request of the killed run later than the first of the next one.
+    asked = Counter(f"xc:{asked.path[1:]}" for asked in server.log)
+    assert asked.keys() == sent.keys() and max(asked.values()) <= 2
+    assert {asked[key] for key in complete} == {1}  # no second request for what was complete
 
 
 def test_a_killed_run_continues_a_long_file_where_it_is_safe(
@@ -66,10 +68,10 @@ def test_a_killed_run_continues_a_long_file_where_it_is_safe(
         handler.end_headers()
         handler.wfile.write(body[:200_000])
         handler.wfile.flush()
-        time.sleep(40)
+        time.sleep(400)
 
     bench.table([row("xc:1", server.does("/long", slowly))])
-    process = start(bench, bench.recipe_file(timeout={"read_s": 60, "slow_after_s": 60}))
+    process = start(bench, bench.recipe_file(timeout={"read_s": 400, "slow_after_s": 400}))
     wait_for(lambda: any(p.stat().st_size >= 100_000 for p in bench.parts()))
     time.sleep(3)  # the ledger commits twice a second
     process.kill()
@@ -105,15 +107,15 @@ def test_stopped_in_order_and_continued(
         handler.end_headers()
         handler.wfile.write(body[:30_000])
         handler.wfile.flush()
-        time.sleep(40)
+        time.sleep(400)
 
     rows = [row(f"xc:{i}", server.file(f"/{i}", make_sound(i))) for i in range(10)]
     bench.table([*rows, row("xc:77", server.does("/long", slowly))])
-    process = start(bench, bench.recipe_file(timeout={"read_s": 60, "slow_after_s": 60}))
+    process = start(bench, bench.recipe_file(timeout={"read_s": 400, "slow_after_s": 400}))
     wait_for(lambda: len(server.log) == 11 and len(bench.files()) == 10)
     time.sleep(2)
     process.send_signal(kind)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == code, said
     assert "the same command continues" in said and "Traceback" not in said
     assert not (bench.out / "recordings.parquet").exists()
@@ -184,7 +186,7 @@ def test_a_full_disk_stops_it_and_more_room_continues_it(
     sent = {f"xc:{i}": make_sound(i, 2.0) for i in range(30)}  # 1.9 MB
     bench.table([row(key, server.file(f"/{key[3:]}", body)) for key, body in sent.items()])
     process = start(bench, bench.recipe_file())
-    _, said = process.communicate(timeout=90)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 2, said
     assert "is full" in said and "Make room" in said and "Traceback" not in said
     complete = {path.stem.removeprefix("xc_"): path.read_bytes() for path in bench.files()}

@@ -74,16 +74,17 @@ def test_workers_outlive_the_signals_of_a_job_step_and_end_with_the_program(
     program: tuple[subprocess.Popen[str], list[int]],
 ) -> None:
     process, pids = program
+    assert ask(process) == "[4, 5, 6, 7]"  # the second worker's: both are at work
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
         for pid in pids:
             os.kill(pid, number)
         time.sleep(0.1)
-    for step in range(1, 12):
+    for step in range(2, 12):
         assert ask(process) == str(list(range(4 * step, 4 * step + 4)))
     assert all(map(alive, pids))
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert (out.strip(), err, process.returncode) == ("done", "", 0)
-    assert gone_within(pids, 10.0)
+    assert gone_within(pids, 300.0)
 
 
 def test_workers_die_with_their_parent(
@@ -92,7 +93,7 @@ def test_workers_die_with_their_parent(
     process, pids = program
     assert ask(process) == "[4, 5, 6, 7]"
     process.kill()
-    assert gone_within(pids, 30.0)
+    assert gone_within(pids, 300.0)
 
 
 def test_a_parents_sigterm_ends_a_worker(tmp_path: Path) -> None:
@@ -110,12 +111,12 @@ if __name__ == "__main__":
     worker.start()
     ready.wait()
     worker.terminate()
-    worker.join(60)
+    worker.join(300)
     print(worker.exitcode)
 """
     script = tmp_path / "script.py"
     script.write_text(code)
     out = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=90, check=True
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=400, check=True
     )
     assert out.stdout.split() == ["0"]

@@ -78,7 +78,7 @@ def all_answers(
     (root / "jobs.json").write_text(json.dumps(job))
     done = subprocess.run(
         [str(avex_python), "-I", str(USER), str(root / "jobs.json")],
-        cwd=root, capture_output=True, text=True, timeout=300, check=False,
+        cwd=root, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return {

@@ -61,7 +61,7 @@ def visits(
     elsewhere.mkdir()
     done = subprocess.run(
         [sys.executable, "-I", str(STRANGER), str(root / "jobs.json")],
-        cwd=elsewhere, capture_output=True, text=True, timeout=300, check=False,
+        cwd=elsewhere, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return {

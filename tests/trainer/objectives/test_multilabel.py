@@ -212,7 +212,7 @@ def test_both_phases_under_ddp_without_unused_parameter_search(tmp_path: Path) -
         subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)])
         for rank in range(2)
     ]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
 
 
 def test_dense_labels_take_repeats_and_none() -> None:

@@ -71,7 +71,7 @@ def test_ranks_of_two_runs_part_again(other: dict[str, object]) -> None:
     ]
     for process in ranks:
         process.start()
-    told = dict(answers.get(timeout=120) for _ in ranks)
+    told = dict(answers.get(timeout=300) for _ in ranks)
     for process in ranks:
         process.join()
     if other == everybody[0]:

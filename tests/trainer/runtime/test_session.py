@@ -99,7 +99,7 @@ from pathlib import Path
 from trainer.runtime.lock import leases
 from trainer.runtime.session import Session
 run = Path(sys.argv[1])
-session = Session(run, 1, hang_after_s=4.0)
+session = Session(run, 1, hang_after_s=8.0)
 session.watchdog._grace_s = 0.2
 def stands_here():
     if sys.argv[2] == "python":
@@ -119,7 +119,7 @@ with session, session.watchdog:
 def test_a_rank_that_hangs_writes_its_stacks_and_ends(tmp_path: Path, where: str) -> None:
     run = begun(tmp_path / "run")
     done = subprocess.run(
-        [sys.executable, "-c", HANGS, str(run), where], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", HANGS, str(run), where], capture_output=True, text=True, timeout=300
     )
     assert "stands_here" in (run / "failures" / "local-rank1.stacks").read_text()
     if where == "python":
