@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,14 @@ def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str)
     """Bytes give no name: what a library packs differs from second to second (the time in gzip's
     header), and two processes that list other tests run none."""
     return argname if isinstance(val, bytes) else None
+
+
+@pytest.fixture(autouse=True)
+def same_dice() -> None:
+    """A test draws the same numbers whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,7 @@ def test_stopped_and_killed_runs_end_bit_identical_on_one_rank(
     assert resumed.code == 0, resumed.stderr
     assert_same_run(straight, resumed)
 
-    step = random.randrange(1, STEPS)
+    step = random.Random(6 + workers).randrange(1, STEPS)
     hurt = {"signal": "SIGKILL", "step": step, "micro_step": 1, "rank": None}
     killed = chorus_train("killed", *layout, recipe=recipe, hurt=hurt)
     assert killed.code == -9
