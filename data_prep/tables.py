@@ -21,6 +21,7 @@ from data_prep.errors import PrepError
 from data_prep.files import whole_file, write_whole
 from data_prep.gather import Gathered, LicenceKey, gather, licence_key, results, same_audio
 from data_prep.plan import Plan
+from data_prep.pool import NAMED, name_rejects
 from data_prep.recordings import Recording, label_ranks, recording_schema, to_row
 from data_prep.rows import RowStore
 
@@ -42,7 +43,8 @@ def write_tables(plan: Plan, out: Path) -> dict[str, Any]:
     """
     found = gather(plan, out)
     if not found.kept_R.any():
-        raise PrepError("None of the recordings is usable; see the reasons with --jobs 1.")
+        shown = name_rejects(plan.folder, found.rejected.slice(0, NAMED).to_pylist())
+        raise PrepError(f"None of the {plan.recordings} recordings is usable:\n{shown}".rstrip())
     settings = plan.options
     with RowStore(plan.folder) as rows:
         labels = _write_recordings(rows, found, out)

@@ -9,7 +9,7 @@ Memory: about 80 bytes per recording and 8 per clip, and one shard's rows at a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,10 +102,10 @@ def verify_dataset(
         checks = _checks(dataset, expected, quick)
         progress = Progress()
         with progress.hours(max(expected.hours, 1e-9), "checking") as bar:
-            if jobs == 1 or expected.shards < 2:
-                _run_here(checks, report, bar)
-            else:
-                _run_pool(checks, report, bar, jobs, progress.say)
+            with closing(each(_check, checks, jobs=jobs, log=None, say=progress.say)) as found:
+                for check, problems in found:
+                    _add(report, check, problems, bar)
+            report.problems.sort(key=lambda problem: (problem.where, problem.key))
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as err:
         kind = type(err).__name__
         raise PrepError(
@@ -138,24 +138,6 @@ def _add(report: Report, check: ShardCheck, problems: Sequence[tuple[str, str]],
     report.shards += 1
     report.hours += check.hours
     bar.update(report.hours, f"shard {report.shards}, {report.count} problems")
-
-
-def _run_here(checks: Iterator[ShardCheck], report: Report, bar: Bar) -> None:
-    for check in checks:
-        _add(report, check, check_shard(check), bar)
-
-
-def _run_pool(
-    checks: Iterator[ShardCheck],
-    report: Report,
-    bar: Bar,
-    jobs: int,
-    say: Callable[[str], None],
-) -> None:
-    with closing(each(_check, checks, jobs=jobs, log=None, say=say)) as found:
-        for check, problems in found:
-            _add(report, check, problems, bar)
-    report.problems.sort(key=lambda problem: (problem.where, problem.key))
 
 
 def _check(check: ShardCheck) -> tuple[ShardCheck, list[tuple[str, str]]]:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,27 +117,10 @@ def take_prints(
         tasks = _chunks(list(todo.items()), _FILES)
         took = functools.partial(_take, max_s=max_s)
         with progress.files(len(todo), "fingerprints") as bar:
-            work = _work(took, tasks, len(todo), jobs, folder / "decoder.log", progress)
+            log = folder / "decoder.log"
+            work = each(took, tasks, jobs=jobs, log=log, say=progress.say)
             _keep(work, parts, bar, f"{len(done):,} known")
     return _gather(parts, keys)
-
-
-def _work(
-    task: Callable[[In], Out],
-    chunks: Iterable[In],
-    items: int,
-    jobs: int,
-    log: Path,
-    progress: Progress,
-) -> Generator[Out, None, None]:
-    """Yield `task(chunk)` of all chunks, in any order; processes are not started for a few items.
-
-    Without processes, what crashes a decoder crashes this one.
-    """
-    if jobs == 1 or items <= 2 * _FILES:
-        yield from map(task, chunks)
-    else:
-        yield from each(task, chunks, jobs=jobs, log=log, say=progress.say)
 
 
 def _keep(
@@ -232,7 +215,8 @@ def compare_pairs(
                 tasks_of.append(_Pair(key, audios[a], audios[b], i * STEP_S, j * STEP_S, lengths))
         tasks = _chunks(tasks_of, _PAIRS)
         with progress.files(len(tasks_of), "comparing pairs") as bar:
-            work = _work(_compare, tasks, len(tasks_of), jobs, cache / "decoder.log", progress)
+            log = cache / "decoder.log"
+            work = each(_compare, tasks, jobs=jobs, log=log, say=progress.say)
             _keep(work, parts, bar, f"{len(done):,} known")
     known = {row[0]: Match(*row[1:]) for row in parts.read(_match_schema().names).iter_rows()}
     return [known[key] for key in keys]

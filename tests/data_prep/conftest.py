@@ -11,6 +11,12 @@ import pytest
 import soundfile
 
 
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `jobs=1` the test's own process decodes: no start, and it can replace parts of it."""
+    monkeypatch.setattr("data_prep.processes.IN_THIS_PROCESS", True)
+
+
 def call(seconds: float, rate_hz: int, *, pitch_hz: float = 900.0, seed: int = 0) -> np.ndarray:
     """A tone in noise, mono, peak below 0.7."""
     rng = np.random.default_rng(seed)

@@ -200,7 +200,7 @@ def test_nothing_usable_is_an_error(
     make_folder(tmp_path / "a", make_rows(2, ["wav"]))
     for path in tmp_path.glob("a/audio/*"):
         path.write_bytes(b"x" * 100)
-    with pytest.raises(PrepError, match="None of the recordings"):
+    with pytest.raises(PrepError, match=r"(?s)None of the 2 recordings.*rec000.wav: not_audio"):
         prepare_folder(tmp_path / "a", tmp_path / "out", allow_broken=True, jobs=1)
     assert not (tmp_path / "out" / "index.parquet").exists()
 

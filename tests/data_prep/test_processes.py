@@ -227,6 +227,21 @@ def test_shards_of_an_archive_with_poison_in_it(
     assert not verify_dataset(tmp_path / "set", jobs=1).count
 
 
+@pytest.mark.parametrize("jobs", [0, 1])
+def test_a_crash_among_three_recordings_costs_one_of_them(
+    poisoned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    monkeypatch.setattr("data_prep.processes.IN_THIS_PROCESS", False)
+    names = ("076.wav", "077.wav", "078.wav")
+    (poisoned / "metadata.csv").write_text("path,species\n" + "".join(f"{n},b\n" for n in names))
+    stats = prepare_folder(poisoned, tmp_path / "set", jobs=jobs, allow_broken=True)
+    assert (stats["recordings"], stats["rejected_reasons"]) == (2, {"crashes": 1})
+    assert not verify_dataset(tmp_path / "set", jobs=jobs).count
+    audios = [Audio(str(poisoned / name)) for name in names]
+    prints = take_prints(audios, tmp_path / "cache", max_s=60, jobs=jobs, progress=Progress())
+    assert prints.reason_R == ["", "crashes", ""]
+
+
 def test_fingerprints_of_an_archive_with_poison_in_it(poisoned: Path, tmp_path: Path) -> None:
     audios = [Audio(str(path)) for path in sorted(poisoned.glob("*.wav"))]
     prints = take_prints(audios, tmp_path / "cache", max_s=60, jobs=2, progress=Progress())
