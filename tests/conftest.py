@@ -22,8 +22,8 @@ from hypothesis import settings
 settings.register_profile("fixed", derandomize=True)
 settings.load_profile("fixed")
 
-# Test processes side by side share the cores, as do the programs they start: threads of two pools
-# that spin while they wait for each other have slowed a test of seconds down to two minutes.
+# Test processes side by side share the cores, as do the programs they start: where each has as many
+# threads as there are cores, they spin while they wait for each other (a test of 2 s took 7).
 if _processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     _threads = max(1, (os.cpu_count() or 1) // _processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(_threads))
