@@ -89,6 +89,7 @@ class RunLock:
                     flush=True,
                 )
                 path.unlink(missing_ok=True)
+            self._tidy(self.path)
             threading.Thread(target=self._renew, name="run lock", daemon=True).start()
             return self
         raise RunBusy(f"{self.folder} changes hands all the time: look who starts jobs on this run")
@@ -137,6 +138,13 @@ class RunLock:
         finally:
             draft.unlink(missing_ok=True)
         return True
+
+    def _tidy(self, own: Path) -> None:
+        """Remove the drafts of those who were killed while they claimed."""
+        for draft in self.folder.glob(".lock.*"):
+            with contextlib.suppress(OSError):
+                if own.stat().st_mtime - draft.stat().st_mtime > self._lease_s:
+                    draft.unlink()
 
     def _gone(self, path: Path, owner: Owner) -> str | None:
         """Why the owner does not count any more, or None."""

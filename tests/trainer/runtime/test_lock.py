@@ -84,6 +84,15 @@ def test_a_lease_that_nobody_renews_runs_out_and_one_that_is_renewed_does_not(
     silent._released.set()
 
 
+def test_what_killed_claimants_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    old, new = tmp_path / ".lock.dead", tmp_path / ".lock.alive"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (time.time() - 100, time.time() - 100))
+    with RunLock(tmp_path, JOB):
+        assert not old.exists() and new.exists()
+
+
 def test_who_lost_the_lease_is_told(tmp_path: Path) -> None:
     lost = threading.Event()
     frozen = RunLock(tmp_path, JOB, lost.set, renew_s=0.1)
