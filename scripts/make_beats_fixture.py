@@ -123,7 +123,8 @@ def make_fixture() -> None:
 
 def compare_base() -> dict[str, float]:
     """Largest difference between avex and ours at base size, per case and in the log-mel."""
-    from trainer.encoders.beats import Beats, BeatsConfig
+    from trainer.encoders.beats import Beats
+    from trainer.encoders.beats_config import BeatsConfig
     from trainer.frontend import LogMel
 
     theirs, ours = build({}, seed=1), Beats(BeatsConfig.base()).eval()

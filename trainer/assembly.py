@@ -72,7 +72,8 @@ def resolve(recipe: Recipe) -> tuple[Recipe, int]:
 
 def build_objective(recipe: Recipe, encoder: Beats, classes: int) -> nn.Module:
     """The objective that the recipe names."""
-    from trainer.objectives.masked_tokens import MaskedTokens, MaskedTokensConfig
+    from trainer.objectives.masked_tokens import MaskedTokens
+    from trainer.objectives.masked_tokens_config import MaskedTokensConfig
     from trainer.objectives.multilabel import MultiLabel
 
     if isinstance(recipe.objective, MaskedTokensConfig):

@@ -15,14 +15,14 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, ValidationError
 from pydantic import model_validator as _model_validator
 
-from trainer.augment import AugmentConfig
+from trainer.augment_config import AugmentConfig
 from trainer.data.config import DataConfig
-from trainer.encoders.beats import BeatsConfig
+from trainer.encoders.beats_config import BeatsConfig
 from trainer.errors import RecipeError
 from trainer.hub.card_config import CardConfig
-from trainer.objectives.masked_tokens import MaskedTokensConfig
-from trainer.objectives.multilabel import MultiLabelConfig
-from trainer.optim import OptimConfig
+from trainer.objectives.masked_tokens_config import MaskedTokensConfig
+from trainer.objectives.multilabel_config import MultiLabelConfig
+from trainer.optim_config import OptimConfig
 
 _STRICT: dict[str, object] = {"extra": "forbid", "use_attribute_docstrings": True}
 

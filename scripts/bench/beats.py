@@ -27,10 +27,12 @@ from scripts.bench.paired import (
     measure,
     report_ratio,
 )
-from trainer.encoders.beats import Beats, BeatsConfig, BeatsLayers, _overlap_save
+from trainer.encoders.beats import Beats, BeatsLayers, _overlap_save
+from trainer.encoders.beats_config import BeatsConfig
 from trainer.frontend import LogMel
 from trainer.objectives.base import FeatureBatch
-from trainer.objectives.masked_tokens import MaskedTokens, MaskedTokensConfig
+from trainer.objectives.masked_tokens import MaskedTokens
+from trainer.objectives.masked_tokens_config import MaskedTokensConfig
 from trainer.runtime.allocation import keep_freed_memory
 
 SAMPLES, CLASSES = 160000, 1000

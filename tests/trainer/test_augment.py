@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from trainer.augment import AugmentConfig, add_noise, mixup
+from trainer.augment import add_noise, mixup
+from trainer.augment_config import AugmentConfig
 
 
 def power(wav: torch.Tensor) -> float:

@@ -12,7 +12,7 @@ from torchaudio.compliance import kaldi
 
 from trainer import frontend
 from trainer.encoders import beats
-from trainer.encoders.beats import BeatsConfig
+from trainer.encoders.beats_config import BeatsConfig
 from trainer.frontend import FLOOR, LogMel, mel_filters
 
 Kind = Literal["beats", "eat"]

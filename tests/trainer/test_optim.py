@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.encoders.beats import Beats, BeatsConfig
+from trainer.encoders.beats import Beats
+from trainer.encoders.beats_config import BeatsConfig
 from trainer.optim import (
     OptimConfig,
     ParameterEma,

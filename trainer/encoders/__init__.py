@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.encoders.beats import Beats, BeatsConfig
+from trainer.encoders.beats import Beats
+from trainer.encoders.beats_config import BeatsConfig
 
 ENCODERS: dict[str, tuple[type[BeatsConfig], type[Beats]]] = {"beats": (BeatsConfig, Beats)}
 

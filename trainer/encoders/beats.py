@@ -1,9 +1,9 @@
 """BEATs: an audio transformer with gated relative position bias and DeepNorm.
 
 Paper: Chen et al., "BEATs: Audio Pre-Training with Acoustic Tokenizers" (arXiv 2212.09058).
-This file is self-contained (torch and the standard library): it is shipped inside exported
-models. State-dict names are those of the released checkpoints; the relative-position table,
-which they repeat under every layer, exists once, under layer 0.
+This file is self-contained (torch, the standard library and its config beside it): it is shipped
+inside exported models. State-dict names are those of the released checkpoints; the
+relative-position table, which they repeat under every layer, exists once, under layer 0.
 
 Shape legend: B clips, M masked views, T frames, F mel bins, N tokens of the full grid (index
 n = 8 t + f: time-major), K kept tokens, L tokens in general, P patch channels, D width,
@@ -16,7 +16,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,113 +24,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
+from .beats_config import BeatsConfig
+
 PositionMode = Literal["true", "compact"]
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BeatsConfig:
-    """Architecture of a BEATs encoder and the numbers of the front end that feeds it.
-
-    The defaults are BEATs base and the configuration of the released self-supervised
-    checkpoints (iteration 3).
-    """
-
-    __pydantic_config__: ClassVar[dict[str, object]] = {
-        "extra": "forbid",
-        "use_attribute_docstrings": True,
-    }
-
-    layers: int = 12
-    """Transformer layers. Base 12, large 24."""
-    dim: int = 768
-    """Width of a token. Base 768, large 1024."""
-    ffn_dim: int = 3072
-    """Hidden width of the feed-forward part."""
-    heads: int = 12
-    """Attention heads; must divide `dim`."""
-    patch_dim: int = 512
-    """Channels of the patch convolution, projected to `dim` where the two differ."""
-    patch: int = 16
-    """Side of a square patch, in frames and in mel bins."""
-    conv_pos: int = 128
-    """Kernel of the convolutional position embedding, in tokens."""
-    conv_pos_groups: int = 16
-    """Groups of the convolutional position embedding; must divide `dim`."""
-    num_buckets: int = 320
-    """Buckets of the relative position bias, half of them per direction."""
-    max_distance: int = 800
-    """Distance in tokens from which all positions share the last bucket. 800 in every released
-    checkpoint."""
-    dropout: float = 0.1
-    """Dropout on the output of attention and feed-forward, and after the position embedding."""
-    attention_dropout: float = 0.1
-    """Dropout on attention weights."""
-    activation_dropout: float = 0.0
-    """Dropout after the activation of the feed-forward part."""
-    input_dropout: float = 0.1
-    """Dropout on the projected patches."""
-    layer_drop: float = 0.05
-    """Probability of skipping a layer in a training step (the same layers on all ranks)."""
-    grad_checkpoint: bool = False
-    """Recompute each layer in the backward pass: less memory, about a third more compute."""
-    frontend: Literal["beats", "eat"] = "beats"
-    """Variant of the log-mel front end."""
-    sample_rate_hz: int = 16000
-    """Sampling rate the encoder expects, in Hz."""
-    mel_bins: int = 128
-    """Mel bins; a multiple of `patch`."""
-    mel_mean: float = 15.41663
-    """Mean of the natural-log mel that the front end subtracts (released checkpoints)."""
-    mel_std: float = 6.55582
-    """Standard deviation of the natural-log mel; the front end divides by twice this."""
-
-    def __post_init__(self) -> None:
-        for name in ("layers", "dim", "ffn_dim", "heads", "patch_dim", "patch", "conv_pos"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name, divisor in (("dim", "heads"), ("dim", "conv_pos_groups"), ("mel_bins", "patch")):
-            if getattr(self, name) % getattr(self, divisor):
-                raise ValueError(
-                    f"{name} ({getattr(self, name)}) must be a multiple of "
-                    f"{divisor} ({getattr(self, divisor)})"
-                )
-        if self.num_buckets < 4 or self.num_buckets % 4:
-            raise ValueError(f"num_buckets is {self.num_buckets}; it must be a multiple of 4")
-        if self.max_distance <= self.num_buckets // 4:
-            raise ValueError(f"max_distance must exceed num_buckets / 4 = {self.num_buckets // 4}")
-        for name in ("dropout", "attention_dropout", "activation_dropout", "input_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
-        if not 0 <= self.layer_drop < 1:
-            raise ValueError(f"layer_drop is {self.layer_drop}; it must be in [0, 1)")
-        if self.frontend not in ("beats", "eat"):
-            raise ValueError(f"frontend is {self.frontend!r}; allowed: 'beats', 'eat'")
-
-    @classmethod
-    def base(cls, **changes: Any) -> BeatsConfig:
-        """BEATs base: 12 layers of 768 (90 M parameters)."""
-        return cls(**changes)
-
-    @classmethod
-    def large(cls, **changes: Any) -> BeatsConfig:
-        """OpenBEATs large: 24 layers of 1024 (about 310 M parameters)."""
-        return cls(**{"layers": 24, "dim": 1024, "ffn_dim": 4096, "heads": 16, **changes})
-
-    @property
-    def alpha(self) -> float:
-        """DeepNorm weight of the residual, (2 N)^(1/4) for N layers."""
-        return math.sqrt(math.sqrt(2 * self.layers))
-
-    @property
-    def beta(self) -> float:
-        """DeepNorm gain of the initial value, output and feed-forward weights, (8 N)^(-1/4)."""
-        return 1 / math.sqrt(math.sqrt(8 * self.layers))
-
-    @property
-    def bands(self) -> int:
-        """Tokens per time column."""
-        return self.mel_bins // self.patch
 
 
 @dataclass

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from trainer.model import masked_mean
 from trainer.objectives.base import FeatureBatch, StepOutput
+from trainer.objectives.multilabel_config import MultiLabelConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,42 +27,6 @@ if TYPE_CHECKING:
 
 _NEVER = -20.0
 """Logit of a class that has no positive clip: a probability of 2e-9."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MultiLabelConfig:
-    """Multi-label classification with a linear head."""
-
-    __pydantic_config__: ClassVar[dict[str, object]] = {
-        "extra": "forbid",
-        "use_attribute_docstrings": True,
-    }
-
-    name: Literal["multilabel"] = "multilabel"
-    """Which objective this is."""
-    loss: Literal["bce", "softmax"] = "bce"
-    """bce: an independent yes or no per class (AVEX). softmax: one distribution over the classes,
-    with 1/k on each of a clip's k labels (Perch 2); clips without a label then do not count."""
-    ignore_cross_source_negatives: bool = False
-    """Leave out the classes that a clip's source never labels: a bird may well sing in an AudioSet
-    clip that lists no species. false: their absence counts as a negative (AVEX). bce only."""
-    head_dropout: float = 0.0
-    """Dropout on the mean token (AVEX: none)."""
-    head_bias: Literal["default", "prior"] = "default"
-    """Start of the head's bias. default: torch's own (AVEX). prior: every class at a probability of
-    1 / classes, so that the first steps are not spent on learning that most labels are absent."""
-
-    def __post_init__(self) -> None:
-        if self.loss not in ("bce", "softmax"):
-            raise ValueError(f"loss is {self.loss!r}; allowed: 'bce', 'softmax'")
-        if self.head_bias not in ("default", "prior"):
-            raise ValueError(f"head_bias is {self.head_bias!r}; allowed: 'default', 'prior'")
-        if not 0 <= self.head_dropout < 1:
-            raise ValueError(f"head_dropout is {self.head_dropout}; it must be in [0, 1)")
-        if self.ignore_cross_source_negatives and self.loss == "softmax":
-            raise ValueError(
-                "ignore_cross_source_negatives is true; with loss softmax it must be false"
-            )
 
 
 class MultiLabel(nn.Module):

@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.encoders import beats as beats_file
 from trainer.encoders import build_encoder
-from trainer.encoders.beats import Beats, BeatsConfig
+from trainer.encoders.beats import Beats
+from trainer.encoders.beats_config import BeatsConfig
 from trainer.frontend import LogMel
 
 TINY = BeatsConfig(

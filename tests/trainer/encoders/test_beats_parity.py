@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from trainer.encoders.beats import Beats, BeatsConfig
+from trainer.encoders.beats import Beats
+from trainer.encoders.beats_config import BeatsConfig
 from trainer.frontend import LogMel
 from trainer.hub.formats import state_from_microsoft
 

@@ -9,12 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.encoders.beats import Beats, BeatsConfig
+from trainer.encoders.beats import Beats
+from trainer.encoders.beats_config import BeatsConfig
 from trainer.errors import RecipeError
 from trainer.objectives.base import FeatureBatch
-from trainer.objectives.masked_tokens import MaskedTokens, MaskedTokensConfig
+from trainer.objectives.masked_tokens import MaskedTokens
+from trainer.objectives.masked_tokens_config import MaskedTokensConfig
 from trainer.objectives.masking import MaskPlan, draw_masks
-from trainer.objectives.tokenizers import RandomProjectionConfig, codebook_usage
+from trainer.objectives.tokenizers import codebook_usage
+from trainer.objectives.tokenizers_config import RandomProjectionConfig
 
 TINY = BeatsConfig(
     layers=2, dim=48, ffn_dim=96, heads=4, patch_dim=32, conv_pos=16, num_buckets=32,

@@ -17,7 +17,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from trainer.errors import CheckpointError
 from trainer.hub.reading import read_weights
-from trainer.optim import OptimConfig, ParameterEma
+from trainer.optim import ParameterEma
+from trainer.optim_config import OptimConfig
 from trainer.recipe import TrainConfig
 from trainer.runtime import shards
 from trainer.runtime.checkpoint import (

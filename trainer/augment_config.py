@@ -1,0 +1,38 @@
+"""What a recipe says about noise and mixup; imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """What is done to training clips. Defaults: AVEX, section 3 and model cards."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+    }
+
+    noise_prob: float = 0.5
+    """Share of clips that get noise from the `data.noise` datasets."""
+    snr_db: tuple[float, float] = (-10.0, 20.0)
+    """Signal-to-noise ratio in dB, uniform between these. The paper says [-10, 20], all published
+    configs [-5, 20]."""
+    mixup_prob: float = 0.5
+    """Share of clips that another clip of the micro-batch is mixed into; labels are united. The
+    paper says 0.5; the published code mixes one pair in half of the batches."""
+    mixup_alpha: float = 0.4
+    """The clip's own share is drawn from Beta(alpha, alpha): 0.4 in the published code, none given
+    in the paper."""
+
+    def __post_init__(self) -> None:
+        for name in ("noise_prob", "mixup_prob"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1]")
+        low, high = self.snr_db
+        if not -100.0 <= low <= high <= 100.0:
+            raise ValueError(f"snr_db is [{low}, {high}]; it must ascend, within -100 and 100 dB")
+        if not self.mixup_alpha > 0.0:
+            raise ValueError(f"mixup_alpha is {self.mixup_alpha}; it must be above 0")

@@ -1,0 +1,76 @@
+"""The numbers of masked-token pre-training; imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from trainer.objectives.tokenizers_config import RandomProjectionConfig
+
+_LEAST_PERPLEXITY = 8.0
+"""Fewer codes in effective use than this are a collapse. It hardly depends on the codebook's size:
+with the published projection, ESC-10 and Xeno-canto clips have a perplexity of 12 to 32 of 1024
+codes, by seed (about 150 to 230 with `whiten: 0.75`), and of 5 to 18 of 128."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedTokensConfig:
+    """Masked-token pre-training of BEATs, with a random-projection tokenizer (iteration 1)."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "use_attribute_docstrings": True,
+    }
+
+    name: Literal["masked_tokens"] = "masked_tokens"
+    """Which objective this is."""
+    mask_ratio: float = 0.75
+    """Share of the valid tokens that the encoder does not see (BEATs: 0.75)."""
+    keep_multiple_of: int = 8
+    """The number of visible tokens of a full-length clip is rounded to a multiple of this: 128
+    instead of 124 of 496, because attention kernels want multiples of 8."""
+    masks_per_clip: int = 1
+    """Masked views k per clip. The clip is read, transformed and tokenised once, so that more views
+    cost no input; BEATs has 1, EAT 16."""
+    position_mode: Literal["true", "compact"] = "true"
+    """true: visible tokens keep their places in the grid, for the position convolution and the
+    relative bias, as at inference. compact: they count as contiguous (ESPnet; what Microsoft did is
+    not known)."""
+    predictor_layers: int = 3
+    """Layers of the predictor (ESPnet: 3)."""
+    predictor_dim: int | None = None
+    """Width of the predictor; null: the encoder's (ESPnet)."""
+    label_smoothing: float = 0.0
+    """Label smoothing of the cross-entropy. ESPnet has 0.1; BEATs does not say. Above 0 the loss is
+    no longer comparable with `unigram_nll`."""
+    min_perplexity: float | None = None
+    """Training does not start when the perplexity of the codes over the first clips is lower; null:
+    8, or an eighth of a smaller codebook."""
+    tokenizer: RandomProjectionConfig = field(default_factory=RandomProjectionConfig)
+    """The tokenizer that makes the targets."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio is {self.mask_ratio}; it must be in (0, 1)")
+        for name in ("keep_multiple_of", "masks_per_clip", "predictor_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.position_mode not in ("true", "compact"):
+            raise ValueError(f"position_mode is {self.position_mode!r}; allowed: 'true', 'compact'")
+        if self.predictor_dim is not None and self.predictor_dim < 1:
+            raise ValueError(
+                f"predictor_dim is {self.predictor_dim}; it must be at least 1, or null"
+            )
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}; it must be in [0, 1)")
+        if self.min_perplexity is not None and self.min_perplexity < 0:
+            raise ValueError(
+                f"min_perplexity is {self.min_perplexity}; it must be 0 or more, or null"
+            )
+
+    @property
+    def least_perplexity(self) -> float:
+        """The threshold of `MaskedTokens.check_codebook`."""
+        if self.min_perplexity is not None:
+            return self.min_perplexity
+        return min(_LEAST_PERPLEXITY, self.tokenizer.codebook_size / 8)
