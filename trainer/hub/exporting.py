@@ -3,7 +3,8 @@
     <out>/model.safetensors          our names, for transformers and for `load_model`
     <out>/<repo>.safetensors         avex's names, with train_config.yaml (its model_spec)
     <out>/config.json                every number of encoder and front end, labels, auto_map
-    <out>/modeling_dawnchorus.py     with beats.py and frontend.py exactly as the trainer runs them
+    <out>/modeling_dawnchorus.py     with beats.py, beats_config.py and frontend.py
+                                     exactly as the trainer runs them
     <out>/preprocessor_config.json   for transformers' feature extractor
     <out>/label_map.json             {name: index}; empty without a head
     <out>/recipe.yaml, data.json     how it was trained, on whose sound
@@ -136,8 +137,11 @@ def write_repo(folder: Path, model: BioEncoder, facts: CardFacts) -> None:
     labels = facts.labels or ()
     _write_json(folder / "label_map.json", {name: i for i, name in enumerate(labels)})
     modeling = Path(__file__).with_name(f"{MODELING}.py")
-    for source in (_source(type(model.encoder)), _source(frontend), modeling):
+    encoder = model.encoder
+    for shipped in (type(encoder), type(encoder.config), frontend):
+        source = _source(shipped)
         shutil.copyfile(source, folder / source.name)
+    shutil.copyfile(modeling, folder / modeling.name)
     recipe = yaml.safe_dump(facts.recipe, sort_keys=False, allow_unicode=True)
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     (folder / "data.json").write_text(to_json(facts.stages), encoding="utf-8")

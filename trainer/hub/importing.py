@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.encoders import ENCODERS
+from trainer.encoders import ENCODERS, config_class, encoder_class
 from trainer.errors import CheckpointError
 from trainer.hub.reading import Kind, Weights, Which, read_weights, some
 from trainer.model import BioEncoder
@@ -92,9 +92,7 @@ def whole_section(weights: Weights) -> dict[str, Any]:
     fields = {key: value for key, value in weights.encoder.items() if key != "name"}
     name = str(weights.encoder.get("name"))
     try:
-        if name not in ENCODERS:
-            raise ValueError(f"no encoder {name!r}; there are: {', '.join(sorted(ENCODERS))}")
-        return {"name": name, **dataclasses.asdict(ENCODERS[name][0](**fields))}
+        return {"name": name, **dataclasses.asdict(config_class(name)(**fields))}
     except (ValueError, TypeError) as error:
         raise CheckpointError(
             f"{weights.file}: no model can be built from its encoder section: {error}"
@@ -135,8 +133,8 @@ def initialise_from(
 
 def encoder_name(encoder: nn.Module) -> str:
     """The registry's name of an encoder."""
-    for name, (_, encoder_class) in ENCODERS.items():
-        if type(encoder) is encoder_class:
+    for name in ENCODERS:
+        if type(encoder) is encoder_class(name):
             return name
     raise CheckpointError(f"{type(encoder).__name__} is in no registry of encoders")
 

@@ -4,8 +4,8 @@
     model = AutoModel.from_pretrained("<this repository>", trust_remote_code=True)
     embedding_BD = model(wav_BT).pooler_output
 
-Shipped inside exported repositories beside `beats.py` and `frontend.py`; needs torch and
-transformers, nothing else.
+Shipped inside exported repositories beside `beats.py`, `beats_config.py` and `frontend.py`; needs
+torch and transformers, nothing else.
 
 Shape legend: B clips, T samples, N tokens, D channels, C classes.
 """
@@ -21,7 +21,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 # These lie beside this file once it is exported.
-from .beats import Beats, BeatsConfig  # type: ignore[import-not-found, import-untyped, unused-ignore]
+from .beats import Beats  # type: ignore[import-not-found, import-untyped, unused-ignore]
+from .beats_config import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    BeatsConfig,
+)
 from .frontend import LogMel  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 

@@ -11,6 +11,7 @@ import yaml
 from safetensors import safe_open
 
 import trainer.encoders.beats
+import trainer.encoders.beats_config
 import trainer.frontend
 from trainer.errors import CheckpointError, RecipeError
 from trainer.hub import exporting
@@ -30,15 +31,15 @@ def exported(tmp_path: Path, make_run: MakeRun) -> tuple[Path, BioEncoder]:
 def test_the_folder_is_complete(exported: tuple[Path, BioEncoder]) -> None:
     folder, _ = exported
     assert sorted(p.name for p in folder.iterdir()) == [
-        "README.md", "beats.py", "config.json", "data.json", "frontend.py", "label_map.json",
-        "model.safetensors", "modeling_dawnchorus.py", "preprocessor_config.json", "recipe.yaml",
-        "tiny-beats.safetensors", "train_config.yaml",
+        "README.md", "beats.py", "beats_config.py", "config.json", "data.json", "frontend.py",
+        "label_map.json", "model.safetensors", "modeling_dawnchorus.py",
+        "preprocessor_config.json", "recipe.yaml", "tiny-beats.safetensors", "train_config.yaml",
     ]  # fmt: skip
 
 
 def test_code_is_the_trainers_own(exported: tuple[Path, BioEncoder]) -> None:
     folder, _ = exported
-    for module in (trainer.encoders.beats, trainer.frontend):
+    for module in (trainer.encoders.beats, trainer.encoders.beats_config, trainer.frontend):
         source = Path(str(module.__file__))
         assert (folder / source.name).read_bytes() == source.read_bytes()
 
