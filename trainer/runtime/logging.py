@@ -1,4 +1,4 @@
-"""`metrics.jsonl` is the truth; Weights & Biases and the progress bar show the same figures.
+"""`metrics.jsonl` is the truth; Weights & Biases, TensorBoard and the progress bar show the same.
 
 Each line is one flat JSON object: `kind` ("train", "valid" or "event"), `step` (optimiser steps
 done), `samples_seen` (clips consumed by all ranks), `wall_s` (seconds of training up to here, all
@@ -13,12 +13,18 @@ import os
 import secrets
 import sys
 import time
+from collections import deque
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from trainer.errors import RecipeError
 from trainer.runtime.files import write_text
 
 Mode = Literal["disabled", "offline", "online"]
+
+_ETA_LINES = 50
+"""Log lines whose speed tells when a run will end: enough for some validations among them."""
 
 
 class Sink(Protocol):
@@ -141,16 +147,55 @@ class WandbSink:
 
     def write(self, line: dict[str, Any]) -> None:
         """Send the numbers of a line, prefixed by its kind."""
-        figures = {
-            f"{line['kind']}/{k}": v
-            for k, v in line.items()
-            if isinstance(v, int | float) and not isinstance(v, bool) and k not in {"step", "kind"}
-        }
-        self._run.log({"trainer/global_step": line["step"], **figures})
+        self._run.log({"trainer/global_step": line["step"], **_numbers(line)})
 
     def close(self) -> None:
         """Finish the run (writes the offline files out)."""
         self._run.finish()
+
+
+class TensorBoardSink:
+    """The run in TensorBoard's event files, in the folder `tensorboard` of the run.
+
+    Args:
+        run: the run folder.
+        resume_step: figures of later steps are taken back: an earlier session had gone on after its
+            last checkpoint, and this one repeats those steps.
+
+    Raises:
+        RecipeError: the package `tensorboard` is missing.
+    """
+
+    def __init__(self, run: Path, *, resume_step: int = 0) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise RecipeError(
+                "log.tensorboard needs the package tensorboard, which is not installed: "
+                "pip install 'dawnchorus[tensorboard]', or set log.tensorboard=false"
+            ) from None
+        self._writer = SummaryWriter(  # type: ignore[no-untyped-call]
+            str(run / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
+        )
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Add the numbers of a line at its step, as `train/loss` and the like."""
+        for name, value in _numbers(line).items():
+            self._writer.add_scalar(name, value, line["step"])  # type: ignore[no-untyped-call]
+        self._writer.flush()  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Write out what is left."""
+        self._writer.close()  # type: ignore[no-untyped-call]
+
+
+def _numbers(line: dict[str, Any]) -> dict[str, float]:
+    """The figures of a line under the names that dashboards show: `<kind>/<figure>`."""
+    return {
+        f"{line['kind']}/{name}": value
+        for name, value in line.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and name != "step"
+    }
 
 
 class ProgressSink:
@@ -164,6 +209,7 @@ class ProgressSink:
 
         self._title = title
         self._total = total_steps
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_ETA_LINES)
         self._bar: Any = None
         if sys.stderr.isatty():
             self._bar = tqdm(total=total_steps, initial=first_step, desc=title, unit="step",
@@ -183,12 +229,23 @@ class ProgressSink:
             self._bar.set_postfix_str(figures)
             return
         text = figures or line.get("message", "")
+        if line["kind"] == "train":
+            text += self._time_left(line)
         kind = "" if line["kind"] == "train" else f" {line.get('event', line['kind'])}:"
         message = f"{self._title} {line['step']}/{self._total}{kind}  {text}"
         if self._bar is not None:
             self._bar.write(message, file=sys.stderr)
         else:
             print(message, file=sys.stderr, flush=True)
+
+    def _time_left(self, line: dict[str, Any]) -> str:
+        """`  eta 1:23:45`, by the speed of the last lines, validations and checkpoints included."""
+        self._recent.append((line["step"], line["wall_s"]))
+        (first_step, first_s), (step, now_s) = self._recent[0], self._recent[-1]
+        if step <= first_step or step >= self._total:
+            return ""
+        left_s = (self._total - step) * (now_s - first_s) / (step - first_step)
+        return f"  eta {timedelta(seconds=round(left_s))}"
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -6,7 +6,9 @@ import json
 import math
 from pathlib import Path
 
-from trainer.runtime.logging import MetricsFile, read_metrics
+import pytest
+
+from trainer.runtime.logging import MetricsFile, ProgressSink, TensorBoardSink, read_metrics
 
 
 def test_lines_after_the_resume_step_are_marked_and_torn_lines_dropped(tmp_path: Path) -> None:
@@ -41,3 +43,34 @@ def test_wall_time_goes_on_over_sessions(tmp_path: Path) -> None:
     metrics = MetricsFile(path, resume_step=1)
     assert metrics.wall_s >= 100.0
     metrics.close()
+
+
+def test_tensorboard_shows_the_figures_and_takes_repeated_steps_back(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsFile(path, sinks=(TensorBoardSink(tmp_path),))
+    for step in (1, 2, 3):
+        first.write("train", step, step * 8, loss=float(step), grad_norm=math.nan)
+    first.write("event", 3, 24, event="preempted", message="stopped")
+    first.close()
+    again = MetricsFile(path, resume_step=2, sinks=(TensorBoardSink(tmp_path, resume_step=2),))
+    again.write("train", 3, 24, loss=30.0)
+    again.write("valid", 3, 24, map=0.5)
+    again.close()
+    seen = events.EventAccumulator(str(tmp_path / "tensorboard"))
+    seen.Reload()
+    loss = [(x.step, x.value) for x in seen.Scalars("train/loss")]
+    assert loss == [(1, 1.0), (2, 2.0), (3, 30.0)]
+    assert [x.value for x in seen.Scalars("valid/map")] == [0.5]
+    assert "train/grad_norm" not in seen.Tags()["scalars"]
+
+
+def test_the_log_says_when_the_run_will_end(capsys: pytest.CaptureFixture[str]) -> None:
+    log = ProgressSink(100, 0, "run")
+    for step, wall_s in ((10, 50.0), (20, 70.0), (30, 130.0)):
+        log.write({"kind": "train", "step": step, "wall_s": wall_s, "loss": 1.0})
+    log.write({"kind": "train", "step": 100, "wall_s": 300.0, "loss": 1.0})
+    lines = capsys.readouterr().err.splitlines()
+    # 10 steps in 20 s: 80 steps in 160 s; then 20 steps in 80 s: 70 steps in 280 s.
+    assert ["eta" in line for line in lines] == [False, True, True, False]
+    assert lines[1].endswith("eta 0:02:40") and lines[2].endswith("eta 0:04:40")
