@@ -24,6 +24,31 @@ recipe_app = typer.Typer(help="Recipes: what there is, what one resolves to, whe
                          no_args_is_help=True)  # fmt: skip
 app.add_typer(recipe_app, name="recipe")
 
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"dawnchorus {version('dawnchorus')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            "-V",
+            callback=_say_version,
+            is_eager=True,
+            help="Say the version and leave.",
+        ),
+    ] = False,
+) -> None:
+    """Options that come before the command."""
+
+
 RecipeArgument = Annotated[
     str,
     typer.Argument(

@@ -1,0 +1,83 @@
+"""What is imported is declared, and the package says who made it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = ("trainer", "data_prep", "slurm", "scripts")
+EXTRAS = {"transformers", "datasets", "s3fs", "tensorboard"}
+"""Distributions that are imported where an extra asks for them, and told by name where missing."""
+
+
+def _project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def _declared(requirements: list[str]) -> set[str]:
+    return {_plain(re.match(r"[A-Za-z0-9._-]+", line).group()) for line in requirements}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _imported(folders: tuple[str, ...]) -> dict[str, Path]:
+    """Top-level name -> a file that imports it."""
+    names: dict[str, Path] = {}
+    for folder in folders:
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                found = []
+                if isinstance(node, ast.Import):
+                    found = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and not node.level:
+                    found = [node.module or ""]
+                for name in found:
+                    names.setdefault(name.partition(".")[0], path)
+    return names
+
+
+def test_every_import_is_declared() -> None:
+    providers = importlib.metadata.packages_distributions()
+    project = _project()
+    declared = _declared(project["dependencies"]) | EXTRAS
+    missing = {}
+    for name, path in _imported(("trainer", "data_prep", "slurm")).items():
+        if name in sys.stdlib_module_names or name in OURS or name == "avex":
+            continue
+        distributions = {_plain(d) for d in providers.get(name, [name])}
+        if not distributions & declared:
+            missing[name] = str(path.relative_to(ROOT))
+    assert not missing, f"imported and not declared in pyproject.toml: {missing}"
+
+
+def test_what_an_extra_brings_is_declared_there() -> None:
+    extras = _project()["optional-dependencies"]
+    brought = set().union(*(_declared(v) for k, v in extras.items() if k != "dev"))
+    assert brought >= EXTRAS - {"datasets"}  # `datasets` reads our shards in tests and examples
+
+
+def test_the_package_says_who_made_it_under_which_licence() -> None:
+    project = _project()
+    assert project["authors"] and project["license"] == "MIT"
+    assert "MIT License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+    for folder in ("trainer", "data_prep", "slurm"):
+        assert (ROOT / folder / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_the_command_says_its_version(flag: str) -> None:
+    from typer.testing import CliRunner
+
+    from trainer.cli import app
+
+    result = CliRunner().invoke(app, [flag])
+    assert result.exit_code == 0 and _project()["version"] in result.output
