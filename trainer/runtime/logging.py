@@ -174,19 +174,19 @@ class TensorBoardSink:
                 "log.tensorboard needs the package tensorboard, which is not installed: "
                 "pip install 'dawnchorus[tensorboard]', or set log.tensorboard=false"
             ) from None
-        self._writer = SummaryWriter(  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(
             str(run / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
         )
 
     def write(self, line: dict[str, Any]) -> None:
         """Add the numbers of a line at its step, as `train/loss` and the like."""
         for name, value in _numbers(line).items():
-            self._writer.add_scalar(name, value, line["step"])  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, line["step"])
+        self._writer.flush()
 
     def close(self) -> None:
         """Write out what is left."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 def _numbers(line: dict[str, Any]) -> dict[str, float]:
