@@ -12,25 +12,12 @@ from torch import Tensor, nn
 
 from trainer.encoders import build_encoder
 from trainer.frontend import LogMel
+from trainer.pooling import Pooling, pool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trainer.encoders.beats import Beats, EncoderOutput
-
-
-def masked_mean(tok_BND: Tensor, valid_BN: Tensor) -> Tensor:
-    """Mean over the valid tokens of each clip.
-
-    Args:
-        tok_BND: tokens.
-        valid_BN: bool, true where a token is sound rather than padding; at least one per clip.
-
-    Returns:
-        [B, D], in float32.
-    """
-    weight_BN1 = valid_BN.unsqueeze(-1).to(torch.float32)
-    return (tok_BND.float() * weight_BN1).sum(1) / weight_BN1.sum(1).clamp(min=1.0)
 
 
 class BioEncoder(nn.Module):
@@ -76,19 +63,24 @@ class BioEncoder(nn.Module):
         return output
 
     def embed(
-        self, wav_BT: Tensor, length_B: Tensor | None = None, layer: int | Literal["all"] = -1
+        self,
+        wav_BT: Tensor,
+        length_B: Tensor | None = None,
+        layer: int | Literal["all"] = -1,
+        pooling: Pooling = "mean",
     ) -> Tensor:
-        """Mean over the valid tokens of one layer ([B, D]) or of all layers ([B, L, D]).
+        """The valid tokens of one layer ([B, K D]) or of all layers ([B, L, K D]), pooled.
 
         Layer 0 is the input of the first block, layer i the output of block i, -1 the last.
+        `pooling` decides K: see `trainer.pooling.pool`.
         """
         if layer == -1:
             out = self(wav_BT, length_B)
-            return masked_mean(out.tokens_BND, out.valid_BN)
+            return pool(out.tokens_BND, out.valid_BN, pooling)
         out = self(wav_BT, length_B, layers=True)
         if layer == "all":
-            return torch.stack([masked_mean(t, out.valid_BN) for t in out.layers], dim=1)
-        return masked_mean(out.layers[layer], out.valid_BN)
+            return torch.stack([pool(t, out.valid_BN, pooling) for t in out.layers], dim=1)
+        return pool(out.layers[layer], out.valid_BN, pooling)
 
     def logits(self, wav_BT: Tensor, length_B: Tensor | None = None) -> Tensor:
         """Class logits [B, C] of a post-trained model: linear head on the mean token.

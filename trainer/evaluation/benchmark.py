@@ -37,6 +37,7 @@ from trainer.evaluation.retrieval import evaluate_retrieval
 from trainer.evaluation.scores import accuracy, macro_average_precision
 from trainer.evaluation.tables import print_result
 from trainer.evaluation.task import Task, describe_task, prepare_task, remarks
+from trainer.pooling import STATISTICS, Pooling, pool
 from trainer.runtime.files import write_text
 
 if TYPE_CHECKING:
@@ -70,13 +71,17 @@ class _Bench:
         self.task, self.config, self.device, self.cache = task, config, device, cache
         self.window = round(config.window_s * task.clips.sample_rate_hz)
 
-    def embed(self, model: Any, name: str, layer: Any) -> FloatArray:
-        """[N, D], or [N, L, D] for all layers."""
+    def embed(
+        self, model: Any, name: str, layer: Any, pooling: Pooling | None = None
+    ) -> FloatArray:
+        """[N, K D], or [N, L, K D] for all layers; `pooling` None: the config's."""
         config, clips = self.config, self.task.clips
+        pooling = pooling or config.pooling
 
         def compute(make_store: Any) -> FloatArray:
             return embed_clips(
-                model, clips, window=self.window, layer=layer, long_clips=config.long_clips,
+                model, clips, window=self.window, layer=layer, pooling=pooling,
+                long_clips=config.long_clips,
                 batch_size=config.batch_size, device=self.device, who=name, make_store=make_store,
             )  # fmt: skip
 
@@ -85,7 +90,7 @@ class _Bench:
         key = hashlib.sha256(
             json.dumps(
                 [FORMAT, weights_digest(model), _code_digest(model), clips.digest, self.window,
-                 layer, config.long_clips, clips.number_N.tolist()]
+                 layer, pooling, config.long_clips, clips.number_N.tolist()]
             ).encode()
         ).hexdigest()[:24]  # fmt: skip
         return cached(self.cache / f"{name}-{key}.npy", compute)
@@ -133,7 +138,7 @@ class _Bench:
             emb_ND = self.embed(model, name, self.config.layer)
             row = self.measure(emb_ND, name, self.config.layer)
             if self.config.layer == "last":
-                row["head"] = self.head(emb_ND, model)
+                row["head"] = self.head(emb_ND, model, name)
             return row, [], None
         emb_NLD = self.embed(model, name, "all")
         layers = [
@@ -144,24 +149,30 @@ class _Bench:
         if self.config.probe.layer_mix:
             mix = self.probe(emb_NLD, standardise=False, name=f"{name}, layer mix")
         row = layers[-1] | {"name": name, "layer": "last"}
-        row["head"] = self.head(emb_NLD[:, -1], model)
+        row["head"] = self.head(emb_NLD[:, -1], model, name)
         return row, layers, mix
 
-    def head(self, emb_ND: FloatArray, model: Any) -> dict[str, Any] | None:
+    def head(self, emb_ND: FloatArray, model: Any, name: str) -> dict[str, Any] | None:
         """Score of a post-trained model's own head on the classes that it shares with the
         dataset, without any probe; None where there are fewer than two.
 
-        The head is linear on the mean token, so the last layer's embeddings are all it needs.
+        The head is linear on the pooled tokens, so the last layer's embeddings are all it needs.
+        Every pooling begins with those that give fewer numbers.
         """
         clips, tested = self.task.clips, self.task.protocol.tested
-        names = {name: i for i, name in enumerate(model.labels or ())}
-        ours = [c for c, name in enumerate(clips.classes) if name in names]
+        names = {label: i for i, label in enumerate(model.labels or ())}
+        ours = [c for c, label in enumerate(clips.classes) if label in names]
         if model.head is None or len(ours) < 2:
             return None
+        width = model.head.in_features
+        if width > emb_ND.shape[1]:
+            dim = model.encoder.config.dim
+            pooling = next(p for p, times in STATISTICS.items() if times * dim == width)
+            emb_ND = self.embed(model, name, "last", pooling)
         columns = [names[clips.classes[c]] for c in ours]
         hot_NC = torch.from_numpy(clips.label_NC[tested][:, ours])
         with torch.inference_mode():
-            emb = torch.from_numpy(np.array(emb_ND[tested])).to(self.device)
+            emb = torch.from_numpy(np.array(emb_ND[tested, :width])).to(self.device)
             logit_NC = model.head(emb)[:, columns].cpu()
         if not self.task.multi_label:
             known_N = hot_NC.any(1)
@@ -180,9 +191,11 @@ class _Bench:
 
 
 def _code_digest(model: nn.Module) -> str:
-    """Of the source files of a model and its parts: an edited encoder makes other embeddings."""
+    """Of the source files of a model, its parts and the pooling: an edited encoder makes other
+    embeddings.
+    """
     digest = hashlib.sha256()
-    files = set()
+    files = {inspect.getfile(pool)}
     for part in model.modules():
         if not type(part).__module__.startswith("torch"):
             try:

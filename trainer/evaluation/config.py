@@ -126,7 +126,7 @@ class BaselineConfig:
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
     logmel: bool = True
-    """Mean and standard deviation of each log-mel band over the clip: no learning at all."""
+    """Each log-mel band over the clip, pooled as the model's tokens are: no learning at all."""
     random_init: bool = True
     """The same encoder with its initial, untrained weights."""
     random_init_seed: int = 0
@@ -175,8 +175,9 @@ class EvaluateConfig:
     layer: int | Literal["last", "all"] = "last"
     """Which output: `last` (the paper), a number (0: before the first block, i: after block i),
     or `all`, one row per layer and one for a learned mix."""
-    pooling: Literal["mean"] = "mean"
-    """Over time: the mean of the valid tokens, as in the paper."""
+    pooling: Literal["mean", "mean_std", "mean_std_max"] = "mean_std"
+    """Over time, of the valid tokens of an encoder and the frames of log-mel alike: `mean` (the
+    paper), `mean_std` with their standard deviation, `mean_std_max` with their maximum too."""
     window_s: float = 10.0
     """Longest piece that goes through the model at once (paper: each dataset's own length, at
     most 10 s). Shorter clips are not stretched."""

@@ -1,4 +1,4 @@
-"""Embeddings of every clip of a dataset: masked mean over time, any layer or all in one pass.
+"""Embeddings of every clip of a dataset: pooled over time, any layer or all in one pass.
 
 Shape legend: N clips, W windows, B windows of a batch, T samples or frames, F mel bins, D
 channels, L layers.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import typing
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,41 +26,49 @@ from trainer.errors import CheckpointError, DataError
 from trainer.evaluation.clips import Clips
 from trainer.evaluation.splits import some
 from trainer.frontend import LogMel
+from trainer.pooling import Pooling, pool
 from trainer.runtime.files import atomic_write
 
 IntArray = npt.NDArray[np.int64]
 Layer = int | Literal["last", "all"]
 
 
-class Embedder(Protocol):
+class Embedder(typing.Protocol):
     """What is evaluated: `trainer.model.BioEncoder`, or anything with this method."""
 
-    def embed(self, wav_BT: Tensor, length_B: Tensor, layer: int | Literal["all"] = -1) -> Tensor:
-        """Masked mean over time of a layer, [B, D]; of all of them, [B, L, D]."""
+    def embed(
+        self,
+        wav_BT: Tensor,
+        length_B: Tensor,
+        layer: int | Literal["all"] = -1,
+        pooling: Pooling = "mean",
+    ) -> Tensor:
+        """A layer pooled over the valid tokens, [B, K D]; all of them, [B, L, K D]."""
         ...
 
 
 class LogMelStatistics(nn.Module):
-    """The baseline without learning: mean and standard deviation of each log-mel band over the
-    clip's own frames, 2 x 128 numbers.
+    """The baseline without learning: each log-mel band over the clip's own frames, pooled as the
+    model's tokens are.
     """
 
     def __init__(self, sample_rate_hz: int = 16000) -> None:
         super().__init__()
         self.frontend = LogMel("beats", sample_rate_hz)
 
-    def embed(self, wav_BT: Tensor, length_B: Tensor, layer: int | Literal["all"] = -1) -> Tensor:
-        """[B, 256]: the means, then the standard deviations. There are no layers to choose."""
+    def embed(
+        self,
+        wav_BT: Tensor,
+        length_B: Tensor,
+        layer: int | Literal["all"] = -1,
+        pooling: Pooling = "mean",
+    ) -> Tensor:
+        """[B, K x 128]: see `trainer.pooling.pool`. There are no layers to choose."""
         del layer
         mel_BTF, frames_B = self.frontend(wav_BT, length_B)
         frame_T = torch.arange(mel_BTF.shape[1], device=mel_BTF.device)
-        valid_BT1 = (frame_T < frames_B[:, None]).unsqueeze(-1)
-        count_B1 = frames_B[:, None].double()
-        mel_BTF = mel_BTF.double()
-        mean_BF = (mel_BTF * valid_BT1).sum(1) / count_B1
-        deviation_BTF = (mel_BTF - mean_BF.unsqueeze(1)) * valid_BT1
-        std_BF = (deviation_BTF.square().sum(1) / count_B1).sqrt()
-        return torch.cat([mean_BF, std_BF], dim=1).float()
+        valid_BT = frame_T < frames_B[:, None]
+        return pool(mel_BTF.double(), valid_BT, pooling).float()
 
 
 @dataclass(frozen=True)
@@ -127,12 +136,18 @@ def _batches(
 
 
 def _embed_batch(
-    model: Embedder, wav_BT: npt.NDArray[np.int16], samples_B: IntArray, layer: Layer, device: Any
+    model: Embedder,
+    wav_BT: npt.NDArray[np.int16],
+    samples_B: IntArray,
+    layer: Layer,
+    pooling: Pooling,
+    device: Any,
 ) -> npt.NDArray[np.float32]:
     wav = torch.from_numpy(wav_BT).to(device).float() / 32768.0
     length = torch.from_numpy(samples_B).to(device)
     number: int | Literal["all"] = -1 if layer == "last" else layer
-    emb: npt.NDArray[np.float32] = model.embed(wav, length, number).float().cpu().numpy()
+    emb_BD = model.embed(wav, length, number, pooling).float()
+    emb: npt.NDArray[np.float32] = emb_BD.cpu().numpy()
     return emb
 
 
@@ -159,6 +174,7 @@ def embed_clips(
     *,
     window: int,
     layer: Layer = "last",
+    pooling: Pooling = "mean",
     long_clips: Literal["first", "mean"] = "first",
     batch_size: int = 16,
     device: torch.device | str = "cpu",
@@ -173,6 +189,7 @@ def embed_clips(
         clips: what to embed.
         window: longest piece that goes through the model at once, in samples.
         layer: `last`, a number as in `BioEncoder.embed`, or `all`.
+        pooling: over the tokens of a window.
         long_clips: for clips longer than the window: see `plan_windows`.
         batch_size: windows per forward pass.
         device: where the model is.
@@ -181,8 +198,8 @@ def embed_clips(
         make_store: allocates the result (a memory map, say); plain memory when left out.
 
     Returns:
-        [N, D], or [N, L, D] for all layers; float32. Batching does not change a clip's embedding
-        (beyond rounding): padding is masked out.
+        [N, K D], or [N, L, K D] for all layers; float32. Batching does not change a clip's
+        embedding (beyond rounding): padding is masked out.
 
     Raises:
         DataError: NaN or infinite embeddings of some clips, or a clip that cannot be read.
@@ -197,7 +214,7 @@ def embed_clips(
     finite_N = np.ones(len(clips), dtype=bool)
     with Progress(len(windows), f"embedding with {who}", "window") as advance:
         for rows, wav_BT in _batches(clips, windows, batch_size, workers):
-            emb = _embed_batch(model, wav_BT, windows.samples_W[rows], layer, device)
+            emb = _embed_batch(model, wav_BT, windows.samples_W[rows], layer, pooling, device)
             if store is None:
                 shape = (len(clips), *emb.shape[1:])
                 store = make_store(shape) if make_store else np.zeros(shape, np.float32)

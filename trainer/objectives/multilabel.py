@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.model import masked_mean
 from trainer.objectives.base import FeatureBatch, StepOutput
 from trainer.objectives.multilabel_config import MultiLabelConfig
+from trainer.pooling import pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,7 +92,7 @@ class MultiLabel(nn.Module):
 
         The head is cheap, and bf16 scores would tie: it runs in fp32 under autocast too.
         """
-        mean_BD = self.dropout(masked_mean(tokens_BND, valid_BN))
+        mean_BD = self.dropout(pool(tokens_BND, valid_BN))
         with torch.autocast(mean_BD.device.type, enabled=False):
             logit_BC: Tensor = self.head(mean_BD.to(self.head.weight.dtype))
         return logit_BC.float()

@@ -61,7 +61,7 @@ def test_a_run_is_measured_beside_its_baselines(
     assert result["protocol"]["kind"] == "folds" and result["protocol"]["tested_clips"] == 48
     assert result["data"]["digest"] and result["environment"]["versions"]["torch"]
     assert result["model"]["step"] == 2
-    for row, dim in zip(result["rows"], (256, 32, 32), strict=True):
+    for row, dim in zip(result["rows"], (256, 64, 64), strict=True):
         assert row["dim"] == dim
         probe = row["probe"]
         assert 0 <= probe["mean"] <= 1 and probe["n"] == 48 and len(probe["per_seed"]) == 3
@@ -167,6 +167,10 @@ def test_the_models_own_head_is_scored_on_the_shared_classes(
     run = write_run(tmp_path / "post", labels=labels)
     options = {"baselines": BaselineConfig(logmel=False), "layer": layer}
     result = evaluate(run, config(tone_dataset, **options))
+    # The head knows the means alone, however the probe's features are pooled.
+    again = evaluate(run, config(tone_dataset, pooling="mean", **options))
+    assert again["rows"][-1]["head"] == result["rows"][-1]["head"]
+    assert (result["protocol"]["pooling"], again["protocol"]["pooling"]) == ("mean_std", "mean")
     clips = prepare_task(config(tone_dataset)).clips
     model = load_model(run).model
     right = total = 0

@@ -24,7 +24,10 @@ RECIPES = Path(__file__).resolve().parents[3] / "recipes" / "evaluate"
         (
             "paper",
             EvaluateConfig(
-                data="x", probe=ProbeConfig.paper(), clustering=ClusteringConfig(seeds=1)
+                data="x",
+                pooling="mean",
+                probe=ProbeConfig.paper(),
+                clustering=ClusteringConfig(seeds=1),
             ),
         ),
     ],

@@ -25,6 +25,7 @@ from trainer.evaluation.embed import (
     plan_windows,
     weights_digest,
 )
+from trainer.pooling import Pooling, pool
 
 LENGTHS_S = (0.1, 1.0, 2.3, 3.0, 3.01, 5.7, 2.3, 0.0, 4.0)
 
@@ -49,7 +50,9 @@ def wav_of(clips: Clips, i: int) -> npt.NDArray[np.int16]:
 class Sum(nn.Module):
     """An embedding that can be computed by hand: mean and length of the valid samples."""
 
-    def embed(self, wav_BT: Tensor, length_B: Tensor, layer: Any = -1) -> Tensor:
+    def embed(
+        self, wav_BT: Tensor, length_B: Tensor, layer: Any = -1, pooling: Pooling = "mean"
+    ) -> Tensor:
         total_B = wav_BT.sum(1)
         return torch.stack([total_B / length_B.clamp(min=1), length_B.float()], dim=1)
 
@@ -81,6 +84,22 @@ def test_all_layers_hold_each_layer(uneven: Clips, tiny_encoder: dict[str, Any])
     np.testing.assert_allclose(everything[:, -1], last, atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "mean_std", "mean_std_max"])
+def test_the_tokens_of_a_clip_alone_are_what_is_pooled(
+    uneven: Clips, tiny_encoder: dict[str, Any], pooling: Pooling
+) -> None:
+    model = random_encoder(tiny_encoder, 3)
+    emb = embed_clips(model, uneven, window=160_000, pooling=pooling, batch_size=4)
+    layers = embed_clips(model, uneven, window=160_000, layer="all", pooling=pooling, batch_size=4)
+    np.testing.assert_allclose(layers[:, -1], emb, atol=1e-5)
+    for i in range(len(uneven)):
+        wav = torch.from_numpy(wav_of(uneven, i)).float()[None] / 32768
+        with torch.inference_mode():
+            out = model(wav, torch.tensor([wav.shape[1]]))
+        alone = pool(out.tokens_BND, out.valid_BN, pooling)[0]
+        np.testing.assert_allclose(emb[i], alone, atol=5e-5)
+
+
 def test_first_window_or_the_mean_over_windows(uneven: Clips) -> None:
     second = 16_000
     first = embed_clips(Sum(), uneven, window=second, long_clips="first", batch_size=2)
@@ -110,8 +129,10 @@ def test_windows_cover_clips_longest_first() -> None:
 
 
 def test_log_mel_statistics_are_those_of_kaldis_filter_bank(uneven: Clips) -> None:
-    emb = embed_clips(LogMelStatistics(), uneven, window=160_000, batch_size=9)
-    assert emb.shape == (9, 256)
+    emb = embed_clips(
+        LogMelStatistics(), uneven, window=160_000, pooling="mean_std_max", batch_size=9
+    )
+    assert emb.shape == (9, 384)
     for i in (1, 2, 5):
         wav = torch.from_numpy(wav_of(uneven, i)).float()[None]
         mel = torchaudio.compliance.kaldi.fbank(
@@ -119,7 +140,8 @@ def test_log_mel_statistics_are_those_of_kaldis_filter_bank(uneven: Clips) -> No
         )
         mel = (mel - 15.41663) / (2 * 6.55582)
         np.testing.assert_allclose(emb[i, :128], mel.mean(0), atol=1e-4)
-        np.testing.assert_allclose(emb[i, 128:], mel.std(0, correction=0), atol=1e-4)
+        np.testing.assert_allclose(emb[i, 128:256], mel.std(0, correction=0), atol=1e-4)
+        np.testing.assert_allclose(emb[i, 256:], mel.amax(0), atol=1e-3)
 
 
 class Broken(Sum):
@@ -129,7 +151,9 @@ class Broken(Sum):
         super().__init__()
         self.limit = limit
 
-    def embed(self, wav_BT: Tensor, length_B: Tensor, layer: Any = -1) -> Tensor:
+    def embed(
+        self, wav_BT: Tensor, length_B: Tensor, layer: Any = -1, pooling: Pooling = "mean"
+    ) -> Tensor:
         emb = super().embed(wav_BT, length_B)
         return torch.where(length_B[:, None] > self.limit, torch.nan, emb)
 

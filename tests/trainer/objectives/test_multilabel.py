@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from trainer.encoders.beats import Beats
 from trainer.encoders.beats_config import BeatsConfig
-from trainer.model import masked_mean
 from trainer.objectives.base import FeatureBatch
 from trainer.objectives.multilabel import MultiLabel, dense_labels, touch
 from trainer.objectives.multilabel_config import MultiLabelConfig
+from trainer.pooling import pool
 
 TINY = BeatsConfig(
     layers=2, dim=32, ffn_dim=64, heads=4, patch_dim=16, conv_pos=16, num_buckets=32,
@@ -144,7 +144,7 @@ def test_head_works_on_the_masked_mean_in_fp32() -> None:
         low = objective.logits(short.tokens_BND, short.valid_BN)
     assert low.dtype == torch.float32
     torch.testing.assert_close(low, logit_BC)
-    mean_BD = masked_mean(short.tokens_BND, short.valid_BN)
+    mean_BD = pool(short.tokens_BND, short.valid_BN)
     torch.testing.assert_close(objective.head(mean_BD), logit_BC)
 
 
