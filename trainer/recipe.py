@@ -131,6 +131,8 @@ class LogConfig:
     """Weights & Biases; `offline` writes into the run folder and `wandb sync` sends it later."""
     wandb_project: str = "dawnchorus"
     """Project name on Weights & Biases."""
+    tensorboard: bool = False
+    """Write TensorBoard's event files into the run folder too (`tensorboard --logdir runs`)."""
 
 
 Objective = Annotated[MaskedTokensConfig | MultiLabelConfig, Discriminator("name")]
@@ -164,7 +166,7 @@ class Recipe(BaseModel):
     train: TrainConfig
     """Length, batch, precision, devices, checkpoints."""
     log: LogConfig = LogConfig()
-    """Weights & Biases."""
+    """Weights & Biases, TensorBoard."""
     card: CardConfig = CardConfig()
     """For the model card on export."""
 

@@ -25,7 +25,7 @@ from trainer.runtime.allocation import keep_freed_memory
 from trainer.runtime.checkpoint import AtomicCheckpointIO, CheckpointFolder
 from trainer.runtime.folder import check_folder, write_folder
 from trainer.runtime.job import in_slurm_step
-from trainer.runtime.logging import MetricsFile, ProgressSink, WandbSink
+from trainer.runtime.logging import MetricsFile, ProgressSink, TensorBoardSink, WandbSink
 from trainer.runtime.loop import StepBoundary
 from trainer.runtime.preemption import StopRequest, watch_signals
 from trainer.runtime.session import Session
@@ -110,6 +110,8 @@ def _sinks(recipe: Recipe, first_step: int) -> tuple[MetricsFile, ProgressSink]:
                 config=recipe.resolved(),
             )
         )
+    if recipe.log.tensorboard:
+        sinks.append(TensorBoardSink(recipe.folder, resume_step=first_step))
     path = recipe.folder / "metrics.jsonl"
     return MetricsFile(path, resume_step=first_step, sinks=tuple(sinks)), progress
 

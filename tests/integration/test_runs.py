@@ -137,7 +137,7 @@ def test_broken_clips_are_named_and_replaced_and_too_many_end_the_run(
 
 @pytest.mark.slow
 def test_a_folder_belongs_to_one_recipe_and_wandb_keeps_one_id(chorus_train):
-    layout = [*FEW, "train.micro_batch=8", "log.wandb=offline"]
+    layout = [*FEW, "train.micro_batch=8", "log.wandb=offline", "log.tensorboard=true"]
     first = chorus_train("mine", *layout, hurt={"signal": "SIGUSR1", "step": 1, "micro_step": 0,
                                                 "rank": None})  # fmt: skip
     assert first.code == 75, first.stderr
@@ -151,6 +151,7 @@ def test_a_folder_belongs_to_one_recipe_and_wandb_keeps_one_id(chorus_train):
     assert (second.folder / "wandb_id.txt").read_text() == wandb_id
     folders = list((second.folder / "wandb").glob("offline-run-*"))
     assert len(folders) == 2 and all(f.name.endswith(wandb_id) for f in folders)
+    assert len(list((second.folder / "tensorboard").glob("events.out.tfevents.*"))) == 2
     kinds = [x.get("event") for x in second.metrics() if x["kind"] == "event"]
     assert kinds == ["started", "preempted", "resumed", "finished"]
     again = chorus_train("mine", *layout)
