@@ -25,12 +25,12 @@ from data_prep.decoders import (
     BLOCK_VALUES,
     MISSING_FRACTION,
     Blocks,
-    CannotRead,
     container_cut,
+    decoder_errors,
     open_ffmpeg,
     open_soundfile,
 )
-from data_prep.errors import UnusableAudio
+from data_prep.errors import CannotRead, SpoolError, UnusableAudio
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,7 +87,10 @@ class Pcm:
         pcm_T = scaled_T.astype("<i2")
         data = pcm_T.tobytes()
         self._sha1.update(data)
-        self._file.write(data)
+        try:
+            self._file.write(data)
+        except OSError as err:
+            raise SpoolError(err.errno, err.strerror) from err
         self.samples += pcm_T.size
 
     def read(self, start: int, stop: int) -> NDArray[np.int16]:
@@ -129,8 +132,8 @@ def decode(
     """
     try:
         size = path.stat().st_size
-    except OSError as err:
-        raise UnusableAudio("missing", f"{err.strerror or err}") from err
+    except (OSError, ValueError) as err:  # ValueError: a name with a NUL
+        raise UnusableAudio("missing", getattr(err, "strerror", "") or str(err)) from err
     if not path.is_file():
         raise UnusableAudio("missing", "not a file")
     if size == 0:
@@ -170,7 +173,7 @@ def probe_duration_s(path: Path) -> float:
         size = path.stat().st_size
         with path.open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as audio:
             frames, rate = audio.frames, audio.samplerate
-    except (OSError, RuntimeError):
+    except Exception:  # whatever libsndfile makes of it, the length is not known
         return 0.0
     return float(min(frames / rate, size / 500.0)) if rate > 0 and frames > 0 else 0.0
 
@@ -188,12 +191,13 @@ def _convert(
 
     `claimed_s` is what another decoder found in the header.
     """
-    with ExitStack() as stack:
+    with decoder_errors(), ExitStack() as stack:  # closing a damaged file may raise, too
         source = opener(path, stack)
         _check_format(source)
         pcm = Pcm(sample_rate_hz, spool_dir)
         try:
-            frames = _stream(source, pcm, max_hours)
+            with decoder_errors():
+                frames = _stream(source, pcm, max_hours)
             _check_complete(path, source, frames, claimed_s)
         except BaseException as err:
             pcm.close()

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_prep.errors import UnusableAudio
+from data_prep.errors import CannotRead, SpoolError, UnusableAudio
 
 if TYPE_CHECKING:
     import soundfile
@@ -43,16 +43,19 @@ class Blocks:
     blocks: Iterator[NDArray[np.float32]]
 
 
-class CannotRead(Exception):
-    """The file is not for this decoder; another may read it.
+@contextmanager
+def decoder_errors() -> Iterator[None]:
+    """Turn whatever a decoder raises into CannotRead: it is the file's fault, not the run's.
 
-    `opened`: it failed half-way. `claimed_s`: it ended before this length that its header claims.
+    PyAV alone has 52 kinds of errors, and tags that are no UTF-8, sizes beyond 64 bits and memory
+    that a header asks for come as Python's own.
     """
-
-    def __init__(self, message: str, *, claimed_s: float = 0.0) -> None:
-        super().__init__(message)
-        self.claimed_s = claimed_s
-        self.opened = False
+    try:
+        yield
+    except (CannotRead, UnusableAudio, SpoolError):
+        raise
+    except Exception as err:
+        raise CannotRead(brief(err)) from err
 
 
 def container_cut(path: Path) -> str:
@@ -144,6 +147,11 @@ def _check_whole(path: Path, file: soundfile.SoundFile) -> None:
 
 def open_soundfile(path: Path, stack: ExitStack) -> Blocks:
     """Open with libsndfile, through a descriptor so that the file name plays no part."""
+    with decoder_errors():
+        return _open_soundfile(path, stack)
+
+
+def _open_soundfile(path: Path, stack: ExitStack) -> Blocks:
     import soundfile
 
     try:
@@ -152,11 +160,8 @@ def open_soundfile(path: Path, stack: ExitStack) -> Blocks:
         raise UnusableAudio("unreadable", f"{err.strerror or err}") from err
     if os.pread(opened.fileno(), 2, 0) == SAMPLE_DUMP:
         raise CannotRead("a MIDI sample dump")
-    try:
-        # libsndfile must not own the descriptor: it closes it when it fails, too.
-        file = soundfile.SoundFile(opened.fileno(), closefd=False)
-    except (RuntimeError, TypeError) as err:
-        raise CannotRead(_brief(err)) from err
+    # libsndfile must not own the descriptor: it closes it when it fails, too.
+    file = soundfile.SoundFile(opened.fileno(), closefd=False)
     stack.enter_context(file)
     _check_whole(path, file)
     name = (file.subtype if file.format == "OGG" else file.format).lower()
@@ -168,10 +173,8 @@ def open_soundfile(path: Path, stack: ExitStack) -> Blocks:
         count = max(1, BLOCK_VALUES // file.channels)
         decoded = 0
         while True:
-            try:
+            with decoder_errors():
                 block_TC = file.read(count, dtype="float32", always_2d=True)
-            except (RuntimeError, ValueError) as err:  # ValueError: beyond the end, by its count
-                raise CannotRead(_brief(err)) from err
             if not len(block_TC):
                 break
             decoded += len(block_TC)
@@ -189,23 +192,25 @@ _EXACT_DURATION = {"flac", "wav", "aiff", "w64", "caf", "mov", "mp4", "m4a"}
 
 def open_ffmpeg(path: Path, stack: ExitStack) -> Blocks:
     """Open with FFmpeg, again by content (it gets an open file, no name)."""
+    with decoder_errors():
+        return _open_ffmpeg(path, stack)
+
+
+def _open_ffmpeg(path: Path, stack: ExitStack) -> Blocks:
     import av
 
     av.logging.set_level(None)
-    try:
-        file = stack.enter_context(path.open("rb"))
-        container = stack.enter_context(
-            av.open(file, options={"format_whitelist": FFMPEG_FORMATS}, metadata_errors="ignore")
-        )
-        if not container.streams.audio:
-            raise CannotRead("no audio stream")
-        stream = container.streams.audio[0]
-        context = stream.codec_context
-        if context is None:
-            raise CannotRead("a codec that FFmpeg has no decoder for")
-        rate, channels, codec = context.sample_rate, context.channels, context.codec.canonical_name
-    except (av.error.FFmpegError, OSError, ValueError) as err:
-        raise CannotRead(_brief(err)) from err
+    file = stack.enter_context(path.open("rb"))
+    container = stack.enter_context(
+        av.open(file, options={"format_whitelist": FFMPEG_FORMATS}, metadata_errors="ignore")
+    )
+    if not container.streams.audio:
+        raise CannotRead("no audio stream")
+    stream = container.streams.audio[0]
+    context = stream.codec_context
+    if context is None:
+        raise CannotRead("a codec that FFmpeg has no decoder for")
+    rate, channels, codec = context.sample_rate, context.channels, context.codec.canonical_name
     claimed = 0
     if stream.duration and _EXACT_DURATION & set(container.format.name.split(",")):
         claimed = int(stream.duration * stream.time_base * rate)
@@ -214,28 +219,27 @@ def open_ffmpeg(path: Path, stack: ExitStack) -> Blocks:
         # Interleaved: planar frames of eight channels and more crash in PyAV (found by fuzzing).
         to_float = av.AudioResampler(format="flt")
         packets = broken = 0
-        try:
-            for packet in container.demux(stream):
-                packets += 1
-                try:
-                    frames = packet.decode()
-                except av.error.InvalidDataError as err:
-                    broken += 1
-                    last = err
-                    continue
-                for frame in frames:
-                    if frame.sample_rate != rate or frame.layout.nb_channels != channels:
-                        raise CannotRead("sample rate or channels change within the file")
-                    for part in to_float.resample(frame):
-                        yield part.to_ndarray().reshape(-1, channels)
-        except (av.error.FFmpegError, ValueError) as err:
-            raise CannotRead(_brief(err)) from err
+        for packet in container.demux(stream):
+            packets += 1
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError as err:
+                broken += 1
+                last = err
+                continue
+            for frame in frames:
+                if frame.sample_rate != rate or frame.layout.nb_channels != channels:
+                    raise CannotRead("sample rate or channels change within the file")
+                for part in to_float.resample(frame):
+                    yield part.to_ndarray().reshape(-1, channels)
         if broken > max(1, MISSING_FRACTION * packets):
-            raise CannotRead(f"{broken} of {packets} packets: {_brief(last)}")
+            raise CannotRead(f"{broken} of {packets} packets: {brief(last)}")
 
     return Blocks(codec, rate, channels, claimed, blocks())
 
 
-def _brief(err: BaseException) -> str:
-    text = " ".join(str(err).split()) or type(err).__name__
-    return text[:160]
+def brief(err: BaseException) -> str:
+    """Return a line that says what a decoder's error is; its kind where it is not told by name."""
+    text = " ".join(str(err).split())
+    named = isinstance(err, RuntimeError | OSError | ValueError) and text
+    return (text if named else f"{type(err).__name__}: {text}".rstrip(": "))[:160]

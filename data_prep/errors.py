@@ -22,3 +22,20 @@ class UnusableAudio(Exception):
     def __reduce__(self) -> tuple[type["UnusableAudio"], tuple[str, str]]:
         """Pickle by the two arguments, not by the joined message."""
         return UnusableAudio, (self.reason, self.detail)
+
+
+class CannotRead(Exception):
+    """A file is not for this decoder; another may read it.
+
+    `opened`: it failed half-way. `claimed_s`: it ended before this length, which the file claims or
+    holds.
+    """
+
+    def __init__(self, message: str, *, claimed_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.claimed_s = claimed_s
+        self.opened = False
+
+
+class SpoolError(OSError):
+    """The disk refuses what was decoded: no fault of the recording."""

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from data_prep.errors import PrepError, UnusableAudio
+from data_prep.errors import PrepError, SpoolError, UnusableAudio
 from trainer.runtime.allocation import keep_freed_memory
 
 In = TypeVar("In")
@@ -63,11 +63,12 @@ def decoding(what: str, size: int, *, max_hours: float = 24.0) -> Iterator[None]
     """Say what is being decoded, and stop this process where that does not end.
 
     `what` names the recording among those of the task, `size` is that of its file in bytes. Raises
-    UnusableAudio with reason `crashes` or `hangs` where it has ended processes before. Without
-    effect outside the processes of `each`.
+    UnusableAudio with reason `crashes` or `hangs` where it has ended processes before, and with
+    `corrupt` whatever else is raised within it. Outside the processes of `each` that is all.
     """
     if _hands.note < 0:
-        yield
+        with _faults():
+            yield
         return
     if what in _hands.without:
         raise UnusableAudio(*_hands.without[what])
@@ -75,10 +76,26 @@ def decoding(what: str, size: int, *, max_hours: float = 24.0) -> Iterator[None]
     # The default action of SIGPROF ends the process, also one that never leaves the decoder.
     signal.setitimer(signal.ITIMER_PROF, _limit_s(size, max_hours))
     try:
-        yield
+        with _faults():
+            yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         os.ftruncate(_hands.note, 0)
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    """Turn whatever is raised over a recording into its rejection, but for what the disk refuses.
+
+    One recording of a million must not end the run, whatever it makes a decoder raise.
+    """
+    try:
+        yield
+    except (UnusableAudio, PrepError, SpoolError):
+        raise
+    except Exception as err:
+        what = " ".join(f"{type(err).__name__}: {err}".split())
+        raise UnusableAudio("corrupt", f"decoding it fails ({what[:160]})") from err
 
 
 def _limit_s(size: int, max_hours: float) -> float:

@@ -47,3 +47,16 @@ def test_the_fuzzer_sees_what_is_wrong(tmp_path: Path, monkeypatch: pytest.Monke
         assert outcome.wrong and outcome.kind == kind
     monkeypatch.setattr(audio, "decode", leaves)
     assert judge(0, "a", path, spool, 1 << 20).kind == "spool file left"
+
+
+def test_every_container_of_ffmpeg_has_a_seed() -> None:
+    """A seed that cannot be made is an error; most inputs begin with one of FFmpeg's."""
+    from scripts import fuzz_inputs
+
+    names = [name for name, _ in fuzz_inputs.ffmpeg_seeds()]
+    assert names == [f"{kind}-{codec}" for kind, codec, _ in fuzz_inputs._FFMPEG]
+    assert len(names) == 20 and len(fuzz_inputs.seeds()) == 256
+    made = [fuzz_inputs.make_input(0, k)[0].split("+")[0] for k in range(200)]
+    assert sum(name in names for name in made) > 100
+    with pytest.raises(Exception, match="no_such_codec"):
+        fuzz_inputs._with_ffmpeg("mp4", "no_such_codec", 0)

@@ -17,14 +17,17 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from helpers import evil_zip
 
 from data_prep import audio, decoders
 from data_prep.audio import decode
+from data_prep.download.sniff import audio_ending
 from data_prep.errors import UnusableAudio
 from data_prep.folder import prepare_folder
+from scripts import fuzz_inputs
 
 REPO = Path(__file__).resolve().parents[2]
 RATE_HZ = 16000
@@ -313,6 +316,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 from data_prep.audio import decode
+from data_prep.download.sniff import audio_ending
 from data_prep.errors import UnusableAudio
 
 def peak_mb():
@@ -372,3 +376,76 @@ def test_a_folder_of_hostile_files_becomes_a_dataset(tmp_path: Path) -> None:
     new = {path for path in tmp_path.rglob("*") if path not in before}
     assert new and all(path.is_relative_to(tmp_path / "out") for path in new)
     assert not Path("/tmp/outside_too.txt").exists()
+
+
+RAISED = (
+    OverflowError("Python int too large to convert to C long"), MemoryError(), RecursionError("x"),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), ValueError("x"), TypeError(),
+    ZeroDivisionError("Fraction(1, 0)"), av.error.PatchWelcomeError(1, "x"),
+    av.error.BugError(1, "x"), av.error.EOFError(1, "x"), av.error.LookupError(1, "x"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("where", ["open", "resample"])
+def test_whatever_a_decoder_raises_rejects_that_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
+) -> None:
+    def raises(*_: object, **__: object) -> None:
+        raise error
+
+    (tmp_path / "a.m4a").write_bytes(aac())
+    adts = dict(fuzz_inputs.seeds())["adts-aac"]  # no signature: a download must open it
+    (tmp_path / "b.aac").write_bytes(adts)
+    if where == "open":
+        monkeypatch.setattr(av, "open", raises)
+    else:
+        monkeypatch.setattr(av, "AudioResampler", raises)
+    with pytest.raises(UnusableAudio) as caught:
+        decode(tmp_path / "a.m4a", RATE_HZ)
+    assert caught.value.reason == ("not_audio" if where == "open" else "corrupt")
+    assert audio_ending(tmp_path / "b.aac")[0] == ("" if where == "open" else "aac")
+
+
+def test_a_folder_goes_on_without_what_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards, fingerprints and the check of a dataset: the file's name, and no trace."""
+    from data_prep.progress import Progress
+    from data_prep.select.sound import Audio, take_prints
+    from data_prep.verify import verify_dataset
+
+    def raises(*_: object, **__: object) -> None:
+        raise OverflowError("too large")
+
+    (tmp_path / "in").mkdir()
+    for k in range(3):
+        (tmp_path / "in" / f"{k}.wav").write_bytes(encoded("WAV", wav=wav_T(0.5 + k / 10)))
+    (tmp_path / "in" / "bad.m4a").write_bytes(aac())
+    (tmp_path / "in" / "metadata.csv").write_text(
+        "filename,label\n0.wav,x\n1.wav,x\n2.wav,y\nbad.m4a,y\n"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(av, "open", raises)
+        stats = prepare_folder(tmp_path / "in", tmp_path / "out", allow_broken=True, jobs=1)
+        assert stats["recordings"] == 3
+        audios = [Audio(str(path)) for path in sorted((tmp_path / "in").glob("*.[mw]*"))]
+        prints = take_prints(audios, tmp_path / "cache", max_s=60, jobs=1, progress=Progress())
+        assert prints.reason_R == ["", "", "", "not_audio"]
+    rejected = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
+    assert [row["path"] for row in rejected] == ["bad.m4a"]
+    assert "OverflowError: too large" in rejected[0]["detail"]
+    monkeypatch.setattr(soundfile, "SoundFile", raises)
+    problems = verify_dataset(tmp_path / "out", jobs=1).problems
+    assert len(problems) == 3 and all("OverflowError: too large" in p.what for p in problems)
+
+
+def test_a_full_disk_is_no_fault_of_the_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.wav").write_bytes(encoded("WAV"))
+    monkeypatch.setattr(audio, "SPOOL_BYTES", 10)
+    full = Path("/dev/full").open("wb", 0)  # noqa: SIM115 (closed by `decode`)
+    monkeypatch.setattr(audio.tempfile, "SpooledTemporaryFile", lambda **_: full)
+    with pytest.raises(OSError, match="No space left"):
+        decode(tmp_path / "a.wav", RATE_HZ)
