@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from trainer.objectives.multilabel import probabilities
 from trainer.runtime.files import atomic_write, write_text
 
 if TYPE_CHECKING:
@@ -62,7 +63,10 @@ def write_examples(
         for name in ("mask", "code", "predicted"):
             arrays[f"{name}_KN"] = found[f"{name}_BN"].cpu().numpy()
     else:
-        _add_predictions(records, module, found["logits_BC"].sigmoid())
+        objective: Any = module.objective
+        loss = getattr(objective.config, "loss", "bce")
+        score_KC = probabilities(found["logits_BC"], objective.active_C, loss)
+        _add_predictions(records, module, score_KC)
     atomic_write(folder / "examples.npz", lambda path: _save_arrays(path, arrays))
     write_text(folder / "examples.json", json.dumps(records, ensure_ascii=False, indent=1) + "\n")
 

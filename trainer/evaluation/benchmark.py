@@ -10,7 +10,7 @@ import inspect
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ from trainer.evaluation.retrieval import evaluate_retrieval
 from trainer.evaluation.scores import accuracy, macro_average_precision
 from trainer.evaluation.tables import print_result
 from trainer.evaluation.task import Task, describe_task, prepare_task, remarks
+from trainer.objectives.multilabel import ranking_scores, trained_classes
 from trainer.pooling import STATISTICS, Pooling, pool
 from trainer.runtime.files import write_text
 
@@ -130,7 +131,9 @@ class _Bench:
         row["wall_s"] = round(time.monotonic() - started, 2)
         return row
 
-    def encoder(self, model: Any, name: str) -> tuple[dict[str, Any], list[Any], Any]:
+    def encoder(
+        self, model: Any, name: str, recipe: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], list[Any], Any]:
         """The row of a model at the wanted layer; with `layer: all` also a row per layer and the
         probe on a learned mix of them.
         """
@@ -138,7 +141,7 @@ class _Bench:
             emb_ND = self.embed(model, name, self.config.layer)
             row = self.measure(emb_ND, name, self.config.layer)
             if self.config.layer == "last":
-                row["head"] = self.head(emb_ND, model, name)
+                row["head"] = self.head(emb_ND, model, name, recipe)
             return row, [], None
         emb_NLD = self.embed(model, name, "all")
         layers = [
@@ -149,15 +152,18 @@ class _Bench:
         if self.config.probe.layer_mix:
             mix = self.probe(emb_NLD, standardise=False, name=f"{name}, layer mix")
         row = layers[-1] | {"name": name, "layer": "last"}
-        row["head"] = self.head(emb_NLD[:, -1], model, name)
+        row["head"] = self.head(emb_NLD[:, -1], model, name, recipe)
         return row, layers, mix
 
-    def head(self, emb_ND: FloatArray, model: Any, name: str) -> dict[str, Any] | None:
+    def head(
+        self, emb_ND: FloatArray, model: Any, name: str, recipe: Mapping[str, Any] | None
+    ) -> dict[str, Any] | None:
         """Score of a post-trained model's own head on the classes that it shares with the
         dataset, without any probe; None where there are fewer than two.
 
         The head is linear on the pooled tokens, so the last layer's embeddings are all it needs.
-        Every pooling begins with those that give fewer numbers.
+        Every pooling begins with those that give fewer numbers. `recipe`, where the file carries
+        one, says which loss the head learned with: see `ranking_scores`.
         """
         clips, tested = self.task.clips, self.task.protocol.tested
         names = {label: i for i, label in enumerate(model.labels or ())}
@@ -173,18 +179,21 @@ class _Bench:
         hot_NC = torch.from_numpy(clips.label_NC[tested][:, ours])
         with torch.inference_mode():
             emb = torch.from_numpy(np.array(emb_ND[tested, :width])).to(self.device)
-            logit_NC = model.head(emb)[:, columns].cpu()
+            loss = str(((recipe or {}).get("objective") or {}).get("loss", "bce"))
+            score_NC = ranking_scores(model.head(emb), trained_classes(model.head), loss)
+            score_NC = score_NC[:, columns].cpu()
         if not self.task.multi_label:
             known_N = hot_NC.any(1)
-            hot_NC, logit_NC = hot_NC[known_N], logit_NC[known_N]
+            hot_NC, score_NC = hot_NC[known_N], score_NC[known_N]
         real_1N = torch.ones(1, len(hot_NC), dtype=torch.bool)
         if self.task.multi_label:
-            value = macro_average_precision(logit_NC[None], hot_NC[None].float(), real_1N)
+            value = macro_average_precision(score_NC[None], hot_NC[None].float(), real_1N)
         else:
-            value = accuracy(logit_NC[None], hot_NC[None].int().argmax(-1), real_1N)
+            value = accuracy(score_NC[None], hot_NC[None].int().argmax(-1), real_1N)
         return {
             "metric": "map" if self.task.multi_label else "accuracy",
             "value": float(value),
+            "ranked_by": "log-probability" if loss == "softmax" else "logit",
             "classes": len(ours),
             "n": len(hot_NC),
         }
@@ -324,7 +333,7 @@ def _measure_all(
         rows.append(row | {"seed": baselines.random_init_seed})
         if mix:
             mixes["random-init"] = mix
-    row, layers, mix = bench.encoder(loaded.model, "model")
+    row, layers, mix = bench.encoder(loaded.model, "model", loaded.recipe)
     if mix:
         mixes["model"] = mix
     return [*rows, row], layers, mixes

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _NEVER = -20.0
 """Logit of a class that has no positive clip: a probability of 2e-9."""
+_IMPOSSIBLE = -200.0
+"""Log-probability of such a class under a softmax."""
 
 
 class MultiLabel(nn.Module):
@@ -159,6 +161,46 @@ def dense_labels(labels_P2: Tensor, like_BC: Tensor) -> Tensor:
     target_BC = torch.zeros_like(like_BC, dtype=torch.bool)
     target_BC[labels_P2[:, 0], labels_P2[:, 1]] = True
     return target_BC
+
+
+def ranking_scores(logit_BC: Tensor, active_C: Tensor, loss: str) -> Tensor:
+    """What ranks clips for a class, and classes for a clip.
+
+    A softmax is blind to a constant added to all of a clip's logits, so raw logits of two clips
+    cannot be compared: its scores are log-probabilities over the active classes. Logits of `bce`
+    are comparable as they are.
+
+    Args:
+        logit_BC: what the head gives.
+        active_C: bool, classes with a positive clip in the training data.
+        loss: `bce` or `softmax`, the objective's.
+
+    Returns:
+        [B, C] in fp32 at least, finite; a class that is not active has the same score everywhere.
+    """
+    if loss != "softmax":
+        return logit_BC
+    logit_BC = logit_BC.to(torch.promote_types(logit_BC.dtype, torch.float32))
+    log_share_BC = logit_BC.masked_fill(~active_C, -torch.inf).log_softmax(1)
+    # Finite, and below every probability that a float32 softmax can tell from zero.
+    return log_share_BC.masked_fill(~active_C, _IMPOSSIBLE)
+
+
+def probabilities(logit_BC: Tensor, active_C: Tensor, loss: str) -> Tensor:
+    """The head's probability of each class, [B, C]; those of a softmax sum to 1 over a clip."""
+    score_BC = ranking_scores(logit_BC, active_C, loss)
+    return score_BC.exp() if loss == "softmax" else score_BC.sigmoid()
+
+
+def trained_classes(head: nn.Linear) -> Tensor:
+    """Bool [C]: the classes that were active when this head was trained.
+
+    `MultiLabel.set_active` gives the others weights of zero and a constant bias, which travel with
+    the checkpoint; the flags themselves do not.
+    """
+    weight_CD, bias_C = head.weight.detach(), head.bias.detach()
+    trained_C: Tensor = weight_CD.ne(0).any(1) | bias_C.ne(_NEVER)
+    return trained_C if bool(trained_C.any()) else torch.ones_like(trained_C)
 
 
 def touch(parameters: Iterable[nn.Parameter]) -> Tensor:

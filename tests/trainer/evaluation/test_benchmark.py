@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from sklearn.metrics import average_precision_score
 
 from trainer.errors import CheckpointError, ChorusError, DataError, RecipeError
 from trainer.evaluation.benchmark import evaluate, evaluate_command
@@ -188,6 +189,32 @@ def test_the_models_own_head_is_scored_on_the_shared_classes(
     assert total == 36
     assert head["value"] == pytest.approx(right / total)
     assert result["rows"][0]["head"] is None
+
+
+@pytest.mark.parametrize("loss", ["softmax", "bce"])
+def test_a_softmax_head_is_ranked_by_its_log_probabilities(
+    tone_dataset: Path, tmp_path: Path, write_run: Callable[..., Path], loss: str
+) -> None:
+    labels = ["tone_3", "a bird", "tone_1", "tone_0", "tone_2"]
+    objective = {"name": "multilabel", "loss": loss}
+    run = write_run(tmp_path / "post", labels=labels, objective=objective)
+    options = {"baselines": BaselineConfig(logmel=False, random_init=False), "task": "multi"}
+    head = evaluate(run, config(tone_dataset, **options))["rows"][-1]["head"]
+    clips, model = prepare_task(config(tone_dataset)).clips, load_model(run).model
+    logits = []
+    for i in range(len(clips)):
+        wav = torch.from_numpy(clips.read(i, 0, int(clips.samples_N[i]))).float() / 32768
+        logits.append(model.logits(wav[None], torch.tensor([len(wav)]))[0].detach())
+    logit_NC = torch.stack(logits).double()
+    found = {}
+    for name, score_NC in (("bce", logit_NC), ("softmax", logit_NC.log_softmax(1))):
+        found[name] = np.mean([
+            average_precision_score(clips.label_NC[:, c], score_NC[:, labels.index(label)])
+            for c, label in enumerate(clips.classes)
+        ])  # fmt: skip
+    assert abs(found["bce"] - found["softmax"]) > 0.01
+    assert head["value"] == pytest.approx(found[loss], abs=1e-6)
+    assert head["ranked_by"] == {"softmax": "log-probability", "bce": "logit"}[loss]
 
 
 def test_several_labels_per_clip(

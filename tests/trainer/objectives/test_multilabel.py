@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from trainer.encoders.beats import Beats
 from trainer.encoders.beats_config import BeatsConfig
 from trainer.objectives.base import FeatureBatch
-from trainer.objectives.multilabel import MultiLabel, dense_labels, touch
+from trainer.objectives.multilabel import (
+    MultiLabel,
+    dense_labels,
+    probabilities,
+    ranking_scores,
+    touch,
+    trained_classes,
+)
 from trainer.objectives.multilabel_config import MultiLabelConfig
 from trainer.pooling import pool
 
@@ -284,3 +291,31 @@ def test_learns_labels_that_follow_from_the_sound() -> None:
         optimizer.zero_grad()
     # Knowing only how frequent the labels are costs 0.61.
     assert float(out.logs["loss"][0] / out.count) < 0.35
+
+
+def test_a_softmax_is_ranked_by_log_probabilities_over_the_active_classes() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logit_BC = torch.randn(5, 4, generator=generator)
+    active_C = torch.tensor([True, True, False, True])
+    shift_B1 = 30 * torch.randn(5, 1, generator=generator)
+    scores = ranking_scores(logit_BC, active_C, "softmax")
+    # A constant that a softmax cannot see must not reorder the clips of a class.
+    shifted = ranking_scores((logit_BC + shift_B1).bfloat16(), active_C, "softmax")
+    assert scores.dtype == shifted.dtype == torch.float32
+    torch.testing.assert_close(
+        ranking_scores(logit_BC + shift_B1, active_C, "softmax"), scores, atol=1e-4, rtol=1e-4
+    )
+    assert not torch.equal((logit_BC + shift_B1).argsort(0), logit_BC.argsort(0))
+    share = probabilities(logit_BC, active_C, "softmax")
+    torch.testing.assert_close(share.sum(1), torch.ones(5))
+    assert scores.isfinite().all() and share[:, 2].eq(0).all()
+    assert ranking_scores(logit_BC, active_C, "bce") is logit_BC
+    torch.testing.assert_close(probabilities(logit_BC, active_C, "bce"), logit_BC.sigmoid())
+
+
+def test_the_classes_that_a_head_was_trained_on_are_known_from_its_weights() -> None:
+    objective = MultiLabel(MultiLabelConfig(loss="softmax"), 32, CLASSES)
+    active_C = torch.tensor([True, False, True, True, False, True])
+    objective.set_active(active_C)
+    assert torch.equal(trained_classes(objective.head), active_C)
+    assert trained_classes(nn.Linear(4, 3)).all()
