@@ -322,4 +322,6 @@ def _settings(options: BuildOptions, out: Path) -> dict[str, Any]:
     """Return the options that decide what is in the dataset."""
     settings = {k: v for k, v in asdict(options).items() if k not in FREE_OPTIONS}
     settings["name"] = options.name or out.resolve().name
+    if not options.task:  # a dataset from before there were tasks is still the same
+        del settings["task"]
     return settings

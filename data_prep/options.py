@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import PrepError
+from trainer.tasks import TASKS
 
 LABELS = "Labels and origin"
 AUDIO = "Audio and shards"
@@ -76,6 +77,13 @@ class FolderOptions:
 class BuildOptions:
     """How recordings become a dataset."""
 
+    task: str = _option(
+        "",
+        LABELS,
+        "What the labels are for, as `chorus evaluate` scores them: single (one per clip), multi "
+        "(any number), detection (clips without a label are negatives). Default: not declared; "
+        "told from the labels then.",
+    )
     name: str = _option("", AUDIO, "Name of the dataset in its card. Default: DATASET's name.")
     codec: str = _option(
         "flac", AUDIO, "Of the stored clips: flac, or wav (twice the size, faster to decode)."
@@ -120,6 +128,7 @@ class BuildOptions:
             if isinstance(item.default, float):
                 object.__setattr__(self, item.name, float(getattr(self, item.name)))
         rules = {
+            f"task must be one of {', '.join(TASKS)}": self.task in ("", *TASKS),
             f"codec must be one of {', '.join(CODECS)}": self.codec in CODECS,
             "sample_rate_hz must be 1000 to 655350 (FLAC's limit)": (
                 1000 <= self.sample_rate_hz <= 655350

@@ -55,7 +55,7 @@ def write_tables(plan: Plan, out: Path) -> dict[str, Any]:
         "fingerprint": plan.fingerprint,
     }
     licences = _licences(found, licence_ids, settings["sample_rate_hz"])
-    write_whole(out / "labels.json", _labels_json(labels))
+    write_whole(out / "labels.json", _labels_json(labels, settings.get("task")))
     write_whole(out / "licences.parquet", _parquet(licences))
     sums = [f"{s.sha256}  {s.shard}\n" for s in found.summaries if s.clips]
     write_whole(out / SHARD_SUMS, "".join(sums).encode())
@@ -176,12 +176,13 @@ def _split_rows(
         yield recording
 
 
-def _labels_json(labels: dict[str, tuple[str, str]]) -> bytes:
+def _labels_json(labels: dict[str, tuple[str, str]], task: str | None) -> bytes:
     rows = [
         {"id": i, "name": name, "rank": rank, "taxonomy": taxonomy}
         for i, (name, (rank, taxonomy)) in enumerate(labels.items())
     ]
-    return _json({"version": 1, "labels": rows})
+    declared = {"task": task} if task else {}
+    return _json({"version": 1, **declared, "labels": rows})
 
 
 # --- licences, index, stats ------------------------------------------------------------------

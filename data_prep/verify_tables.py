@@ -19,6 +19,7 @@ from data_prep.rows import hash64
 from data_prep.tables import SHARD_SUMS, index_schema
 from data_prep.verify_shard import RecordingFacts
 from data_prep.workplace import WORK
+from trainer.tasks import TASKS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,7 +92,10 @@ def read_expected(dataset: Path, report: Report) -> Expected:
     import pyarrow.parquet as pq
 
     stats = json.loads((dataset / "stats.json").read_text())
-    labels = json.loads((dataset / "labels.json").read_text())["labels"]
+    space = json.loads((dataset / "labels.json").read_text())
+    labels, task = space["labels"], space.get("task")
+    if task is not None and task not in TASKS:
+        report.add("labels.json", f"the task is {task!r}; it can be {', '.join(TASKS)}")
     if [label["id"] for label in labels] != list(range(len(labels))):
         report.add("labels.json", "ids are not 0 to n-1 in order")
     names = [str(label["name"]) for label in labels]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -21,6 +22,8 @@ import soundfile
 
 from data_prep.errors import PrepError
 from data_prep.folder import prepare_folder
+from data_prep.verify import verify_dataset
+from trainer.data.index import LabelSpace
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -117,6 +120,20 @@ def test_other_options_or_metadata_are_refused(
     with pytest.raises(PrepError, match="audio files changed"):
         prepare_folder(copy, dataset, source_name=archive.name)
     assert digests(dataset) == before
+
+
+def test_a_declared_task_is_written_and_an_undeclared_one_changes_nothing(
+    archive: Path, dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "declared"
+    stats = prepare_folder(archive, out, jobs=1, task="detection", name="birds")
+    assert LabelSpace.read(out / "labels.json").task == stats["options"]["task"] == "detection"
+    assert "task" not in json.loads((dataset / "labels.json").read_text())
+    # Datasets from before the option are still known by the digest of what they were made with.
+    assert "task" not in json.loads((dataset / "stats.json").read_text())["options"]
+    assert verify_dataset(out, quick=True).problems == []
+    (out / "labels.json").write_text((out / "labels.json").read_text().replace("detection", "x"))
+    assert "task is 'x'" in str(verify_dataset(out, quick=True).problems)
 
 
 def test_strange_folders_are_not_touched(archive: Path, tmp_path: Path) -> None:
@@ -243,7 +260,8 @@ def test_a_full_disk_leaves_nothing_that_looks_finished(
 
 
 @pytest.mark.parametrize(
-    "options", [{"codec": "mp3"}, {"max_piece_s": 0.0}, {"max_broken": 2.0}, {"colour": 1}]
+    "options",
+    [{"codec": "mp3"}, {"task": "guess"}, {"max_piece_s": 0.0}, {"max_broken": 2.0}, {"colour": 1}],
 )
 def test_impossible_options(archive: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(PrepError, match=next(iter(options))):

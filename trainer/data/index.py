@@ -24,6 +24,7 @@ from trainer.data.config import RemoteConfig
 from trainer.data.remote import Version
 from trainer.data.storage import DatasetFolder, open_folder
 from trainer.errors import DataError
+from trainer.tasks import TASKS, DeclaredTask
 
 _TAR_BLOCK = 512
 
@@ -34,6 +35,8 @@ class LabelSpace:
 
     names: tuple[str, ...]
     """Class names; a class's id is its place here."""
+    task: DeclaredTask | None = None
+    """What the dataset says its labels are for; None where it does not say."""
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -48,11 +51,13 @@ class LabelSpace:
         """Read `labels.json` of a dataset.
 
         Raises:
-            DataError: missing, unreadable, ids that are not 0..n-1, or a name that occurs twice.
+            DataError: missing, unreadable, ids that are not 0..n-1, a name that occurs twice, or a
+                task that there is not.
         """
         path = Path(path)
         try:
-            labels = json.loads(path.read_text(encoding="utf-8"))["labels"]
+            whole = json.loads(path.read_text(encoding="utf-8"))
+            labels, task = whole["labels"], whole.get("task")
             names = {int(label["id"]): str(label["name"]) for label in labels}
         except FileNotFoundError:
             raise DataError(f"{path} is missing: {MENDING}") from None
@@ -60,7 +65,11 @@ class LabelSpace:
             raise DataError(f"{path} is not a label space ({error!r}): {MENDING}") from None
         if sorted(names) != list(range(len(labels))) or len(set(names.values())) != len(labels):
             raise DataError(f"{path}: ids must be 0..n-1 and names unique: {MENDING}")
-        return cls(tuple(names[i] for i in range(len(names))))
+        if task is not None and task not in TASKS:
+            raise DataError(
+                f"{path}: task is {task!r}; it can be {', '.join(TASKS)}, or be left out"
+            )
+        return cls(tuple(names[i] for i in range(len(names))), task)
 
     @classmethod
     def union(cls, spaces: Sequence[LabelSpace]) -> LabelSpace:

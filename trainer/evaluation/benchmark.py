@@ -159,7 +159,8 @@ class _Bench:
         self, emb_ND: FloatArray, model: Any, name: str, recipe: Mapping[str, Any] | None
     ) -> dict[str, Any] | None:
         """Score of a post-trained model's own head on the classes that it shares with the
-        dataset, without any probe; None where there are fewer than two.
+        dataset, without any probe; None where they are too few to rank: two for accuracy, one
+        for average precision.
 
         The head is linear on the pooled tokens, so the last layer's embeddings are all it needs.
         Every pooling begins with those that give fewer numbers. `recipe`, where the file carries
@@ -168,7 +169,7 @@ class _Bench:
         clips, tested = self.task.clips, self.task.protocol.tested
         names = {label: i for i, label in enumerate(model.labels or ())}
         ours = [c for c, label in enumerate(clips.classes) if label in names]
-        if model.head is None or len(ours) < 2:
+        if model.head is None or len(ours) < (1 if self.task.multi_label else 2):
             return None
         width = model.head.in_features
         if width > emb_ND.shape[1]:

@@ -66,9 +66,14 @@ class Clips:
         return len(self.keys)
 
     @property
-    def multi_label(self) -> bool:
-        """Whether any clip has more than one label."""
-        return bool((self.label_NC.sum(1) > 1).any())
+    def several_labels(self) -> int:
+        """How many clips have more than one label."""
+        return int((self.label_NC.sum(1) > 1).sum())
+
+    @property
+    def unlabelled(self) -> int:
+        """How many clips have none."""
+        return int((~self.label_NC.any(1)).sum())
 
     def read(self, clip: int, start: int, samples: int) -> npt.NDArray[np.int16]:
         """Decode a piece of a clip; may be called from several threads.

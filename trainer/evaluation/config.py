@@ -167,8 +167,9 @@ class EvaluateConfig:
     """Share of the training part that chooses the probe's epoch; whole groups, each class keeps
     training clips. 0: no choice, the last epoch counts."""
     task: Literal["auto", "single", "multi"] = "auto"
-    """`single`: one label per clip, cross-entropy, accuracy. `multi`: any number, binary
-    cross-entropy, macro mAP. `auto`: `multi` as soon as one clip has two labels."""
+    """`single`: one label per clip, cross-entropy, accuracy; clips without a label are left out.
+    `multi`: any number, binary cross-entropy, macro mAP; clips without a label are negatives.
+    `auto`: what the dataset declares; else `multi` as soon as one clip has two labels, or none."""
     rare_classes: Literal["error", "drop"] = "error"
     """What to do with a class that has fewer than two groups, or no group outside the test part:
     it cannot be learned and tested on different groups."""

@@ -241,14 +241,21 @@ def untestable_classes(clips: Clips, protocol: Protocol | None = None) -> dict[i
     return reasons
 
 
-def settle_classes(clips: Clips, config: EvaluateConfig) -> tuple[Clips, Protocol, dict[str, str]]:
+def settle_classes(
+    clips: Clips, config: EvaluateConfig, least_classes: int = 2
+) -> tuple[Clips, Protocol, dict[str, str]]:
     """Make the protocol and see that every class can be learned and tested on other groups.
+
+    Args:
+        clips: the labelled clips, and negatives where the task has them.
+        config: the protocol.
+        least_classes: with fewer there is nothing to measure: 2, or 1 beside negatives.
 
     Returns:
         The clips that are left, their protocol, and the dropped classes with the reasons.
 
     Raises:
-        DataError: with `rare_classes: error`, naming the classes; or fewer than two are left.
+        DataError: with `rare_classes: error`, naming the classes; or too few are left.
     """
     dropped: dict[str, str] = {}
     while True:
@@ -268,8 +275,8 @@ def settle_classes(clips: Clips, config: EvaluateConfig) -> tuple[Clips, Protoco
             return clips, protocol, dropped
         dropped |= {clips.classes[c]: why for c, why in reasons.items()}
         clips = clips.without_classes(sorted(reasons))
-        if len(clips.classes) < 2:
+        if len(clips.classes) < least_classes:
             raise DataError(
-                f"{clips.path}: fewer than two classes are left after dropping {len(dropped)} "
-                "that have too few groups"
+                f"{clips.path}: {len(clips.classes) or 'no'} classes are left after dropping "
+                f"{len(dropped)} that have too few groups; {least_classes} are needed"
             )

@@ -80,6 +80,9 @@ def facts(result: Mapping[str, Any]) -> str:
             f"the model's own head, no probe: {METRIC_NAMES[head['metric']]} {head['value']:.3f} "
             f"({head['classes']} shared classes, {head['n']} clips)"
         )
+    negatives = (result.get("task") or {}).get("unlabelled_clips")
+    if negatives:
+        lines.append(f"negatives: {negatives} clips without a label")
     left_out = result["data"]["left_out"]
     if left_out["unlabelled"]:
         lines.append(f"left out: {left_out['unlabelled']} clips without a label")

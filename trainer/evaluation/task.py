@@ -12,7 +12,7 @@ from trainer.errors import DataError
 from trainer.evaluation.clips import Clips, open_clips
 from trainer.evaluation.config import EvaluateConfig
 from trainer.evaluation.embed import weights_digest
-from trainer.evaluation.splits import Protocol, settle_classes
+from trainer.evaluation.splits import Protocol, settle_classes, some
 from trainer.runtime.environment import describe_environment
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class Task:
     clips: Clips
     protocol: Protocol
     multi_label: bool
+    decided_by: str
+    """Why it is single- or multi-label, in words."""
     unlabelled: int
     """Clips without a label that a single-label task leaves out."""
     dropped: dict[str, str]
@@ -35,28 +37,91 @@ class Task:
     dropped_clips: int
 
 
+def is_multi_label(clips: Clips, asked: str) -> tuple[bool, str]:
+    """Whether clips may have any number of labels, and what decided it.
+
+    `asked` (the config's `task`) decides, then what the dataset declares, then its clips: one with
+    two labels, or one with none, which is a negative of every class.
+    """
+    if asked != "auto":
+        return asked != "single", f"task={asked}"
+    declared = clips.index.labels.task
+    if declared is not None:
+        return declared != "single", f"the dataset declares task {declared}"
+    if clips.several_labels:
+        return True, f"{clips.several_labels} clips have more than one label"
+    if clips.unlabelled:
+        return True, f"{clips.unlabelled} clips have no label"
+    return False, "every clip has one label"
+
+
 def prepare_task(config: EvaluateConfig) -> Task:
     """Open the dataset, decide single- or multi-label, divide the clips.
 
     Raises:
-        DataError: see `open_clips`, `settle_classes`; or several labels in a single-label task.
+        DataError: see `open_clips`, `settle_classes`; several labels in a single-label task; or
+            labels that leave nothing to tell apart.
     """
     clips = open_clips(config.data, config.splits)
-    multi = clips.multi_label if config.task == "auto" else config.task == "multi"
-    if clips.multi_label and not multi:
-        several = int((clips.label_NC.sum(1) > 1).sum())
-        raise DataError(
-            f"{clips.path}: task=single, but {several} clips have more than one label; use "
-            "task=multi"
-        )
+    multi, why = is_multi_label(clips, config.task)
     unlabelled = 0
     if not multi:
-        labelled_N = clips.label_NC.any(1)
-        unlabelled = int((~labelled_N).sum())
-        clips = clips.take(np.flatnonzero(labelled_N))
+        if clips.several_labels:
+            raise DataError(
+                f"{clips.path}: {why}, but {clips.several_labels} clips have more than one label; "
+                "use task=multi"
+            )
+        unlabelled = clips.unlabelled
+        clips = clips.take(np.flatnonzero(clips.label_NC.any(1)))
+    check_contrast(clips, multi, why, unlabelled)
     before = len(clips)
-    clips, protocol, dropped = settle_classes(clips, config)
-    return Task(clips, protocol, multi, unlabelled, dropped, before - len(clips))
+    clips, protocol, dropped = settle_classes(clips, config, least_classes=1 if multi else 2)
+    check_contrast(clips, multi, why, unlabelled)
+    if multi:
+        check_test_parts(clips, protocol)
+    return Task(clips, protocol, multi, why, unlabelled, dropped, before - len(clips))
+
+
+def check_contrast(clips: Clips, multi: bool, why: str, unlabelled: int) -> None:
+    """Raise where every answer would be right: a score of 1 says nothing then.
+
+    Raises:
+        DataError: one class in a single-label task; no class that any clip lacks in another.
+    """
+    if not multi and len(clips.classes) < 2:
+        negatives = (
+            f" The {unlabelled} clips without a label can be its negatives: use task=multi."
+            if unlabelled
+            else " Add clips of other classes, or clips without a label and task=multi."
+        )
+        raise DataError(
+            f"{clips.path}: one class ({clips.classes[0]}) in a single-label task ({why}): every "
+            f"answer would be right.{negatives}"
+        )
+    if multi and clips.label_NC.all():
+        raise DataError(
+            f"{clips.path}: every clip has every label ({len(clips.classes)}), so there is nothing "
+            "to tell apart. Add clips of other classes, or clips without a label"
+        )
+
+
+def check_test_parts(clips: Clips, protocol: Protocol) -> None:
+    """Raise where average precision is not defined on a test part.
+
+    Raises:
+        DataError: no class has both a clip with it and a clip without it there.
+    """
+    empty = []
+    for fold in protocol.folds:
+        hot_NC = clips.label_NC[fold.test]
+        if not (hot_NC.any(0) & ~hot_NC.all(0)).any():
+            empty.append(fold.name)
+    if empty:
+        raise DataError(
+            f"{clips.path}: no class can be ranked in the test part {some(empty)}: its clips all "
+            "have a label or all lack it, so there is no average precision. Name other parts with "
+            "test_folds, or use protocol=groups"
+        )
 
 
 def remarks(task: Task, seen: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -91,6 +156,11 @@ def describe_task(task: Task, config: EvaluateConfig, loaded: LoadedModel) -> di
         "format": FORMAT,
         "dataset": clips.name,
         "metric": "map" if task.multi_label else "accuracy",
+        "task": {
+            "kind": "multi" if task.multi_label else "single",
+            "decided_by": task.decided_by,
+            "unlabelled_clips": clips.unlabelled,
+        },
         "clips": len(clips),
         "classes": len(clips.classes),
         "groups": len(np.unique(clips.group_N)),

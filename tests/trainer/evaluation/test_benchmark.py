@@ -244,16 +244,69 @@ def test_several_labels_per_clip(
         prepare_task(config(path, task="single"))
 
 
-def test_clips_without_a_label_are_left_out_of_a_single_label_task(
+def declare(dataset: Path, task: str | None) -> None:
+    """Write the task into a dataset's `labels.json`."""
+    space = json.loads((dataset / "labels.json").read_text())
+    (dataset / "labels.json").write_text(json.dumps(space | {"task": task}))
+
+
+def test_clips_without_a_label_make_a_task_multi_label_unless_it_is_said_to_be_single(
     make_dataset: Callable[..., Path], tmp_path: Path
 ) -> None:
     wav = np.zeros(1600, dtype=np.int16)
     clips = [{"wav": wav, "labels": [f"l{i % 2}"] if i < 20 else []} for i in range(25)]
     path = make_dataset(tmp_path / "some", clips, ["l0", "l1", "unused"])
-    task = prepare_task(config(path))
-    assert (len(task.clips), task.unlabelled, task.clips.classes) == (20, 5, ("l0", "l1"))
-    multi = prepare_task(config(path, task="multi"))
-    assert len(multi.clips) == 25 and multi.multi_label
+    found = prepare_task(config(path))
+    assert found.multi_label and len(found.clips) == 25
+    assert found.decided_by == "5 clips have no label"
+    single = prepare_task(config(path, task="single"))
+    assert (len(single.clips), single.unlabelled, single.clips.classes) == (20, 5, ("l0", "l1"))
+    declare(path, "single")
+    assert not prepare_task(config(path)).multi_label
+    assert prepare_task(config(path, task="multi")).multi_label
+    for task in ("multi", "detection"):
+        declare(path, task)
+        found = prepare_task(config(path))
+        assert found.multi_label and found.decided_by == f"the dataset declares task {task}"
+    declare(path, "guess")
+    with pytest.raises(DataError, match="task is 'guess'; it can be single, multi, detection"):
+        prepare_task(config(path))
+
+
+def test_one_class_among_negatives_is_a_detection_and_alone_it_is_no_task(
+    make_dataset: Callable[..., Path], run: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(1)
+    tone = 3000 * np.sin(2 * np.pi * 900 * np.arange(16_000) / 16_000)
+    clips: list[dict[str, Any]] = [
+        {"wav": (300 * rng.standard_normal(16_000) + tone * (i < 20)).astype(np.int16),
+         "labels": ["whale"] * (i < 20), "group": f"g{i}", "fold": i % 2}
+        for i in range(60)
+    ]  # fmt: skip
+    path = make_dataset(tmp_path / "whales", clips, ["whale"])
+    options = {"baselines": BaselineConfig(random_init=False)}
+    result = evaluate(run, config(path, **options), out=tmp_path / "whales.json")
+    assert (result["metric"], result["clips"], result["classes"]) == ("map", 60, 1)
+    assert result["task"]["kind"] == "multi" and result["task"]["unlabelled_clips"] == 40
+    row = result["rows"][0]
+    assert row["probe"]["mean"] > 0.9 and row["clustering"]["nmi"] is None
+    assert row["retrieval"]["n"] == 20 and 0.5 < row["retrieval"]["roc_auc"] <= 1
+    with pytest.raises(
+        DataError, match=r"one class \(whale\) in a single-label task \(task=single\)"
+    ):
+        prepare_task(config(path, task="single"))
+    alone = make_dataset(tmp_path / "alone", clips[:20], ["whale"])
+    with pytest.raises(
+        DataError, match=r"every answer would be right\. Add clips of other classes"
+    ):
+        prepare_task(config(alone))
+    with pytest.raises(DataError, match="every clip has every label"):
+        prepare_task(config(alone, task="multi"))
+    apart = [{**clip, "fold": 0 if clip["labels"] else 1 + i % 2} for i, clip in enumerate(clips)]
+    apart[0]["fold"] = 1
+    divided = make_dataset(tmp_path / "divided", apart, ["whale"])
+    with pytest.raises(DataError, match="no class can be ranked in the test part 0, 2"):
+        prepare_task(config(divided, valid_fraction=0))
 
 
 def test_an_exported_folder_writes_beside_the_caller(
