@@ -24,7 +24,7 @@ def keep_code(folder: Path) -> Path:
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc", "_recipes")
     for name in PACKAGES:
         shutil.copytree(package_folder(name), folder / name, ignore=ignore)
-    from trainer.recipe import recipes_folder
+    from trainer.compose import recipes_folder
 
     shutil.copytree(recipes_folder(), folder / "recipes", ignore=ignore)
     from trainer.runtime.environment import source_revision

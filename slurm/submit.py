@@ -49,7 +49,7 @@ def split_overrides(overrides: Sequence[str]) -> tuple[str | None, list[str], li
 
 def profile_from(name: str | None, overrides: Sequence[str]) -> ClusterProfile:
     """The profile; SubmitError where none was named."""
-    from trainer.recipe import recipes_folder
+    from trainer.compose import recipes_folder
 
     if name is None:
         raise SubmitError(

@@ -229,7 +229,7 @@ def report(
 @recipe_app.command("list")
 def recipe_list() -> None:
     """The shipped recipes, with the first comment line of each."""
-    from trainer.recipe import recipes_folder, shipped_recipes
+    from trainer.compose import recipes_folder, shipped_recipes
 
     names = shipped_recipes()
     for name in names:
@@ -256,7 +256,8 @@ def recipe_check(
     recipes: Annotated[list[str] | None, typer.Argument(metavar="RECIPE [KEY=VALUE]...")] = None,
 ) -> None:
     """Compose and validate a recipe (all shipped ones when none is named); trains nothing."""
-    from trainer.recipe import load_recipe, shipped_recipes
+    from trainer.compose import shipped_recipes
+    from trainer.recipe import load_recipe
 
     arguments = recipes or []
     overrides = [a for a in arguments if "=" in a]

@@ -5,8 +5,6 @@ A recipe names things and the registries find them; no YAML key holds an import 
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +14,11 @@ from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, Validati
 from pydantic import model_validator as _model_validator
 
 from trainer.augment_config import AugmentConfig
+from trainer.compose import compose
 from trainer.data.config import DataConfig
 from trainer.encoders.beats_config import BeatsConfig
 from trainer.errors import RecipeError
+from trainer.explain import describe
 from trainer.hub.card_config import CardConfig
 from trainer.objectives.masked_tokens_config import MaskedTokensConfig
 from trainer.objectives.multilabel_config import MultiLabelConfig
@@ -210,95 +210,6 @@ class Recipe(BaseModel):
         return TypeAdapter(Recipe).dump_python(self, mode="json")  # type: ignore[no-any-return]
 
 
-# --------------------------------------------------------------------------- composing
-
-
-def recipes_folder() -> Path:
-    """Where the shipped recipes are: in the checkout, or inside the installed package."""
-    here = Path(__file__).resolve().parent
-    for folder in (here.parent / "recipes", here / "_recipes"):
-        if (folder / "encoder").is_dir():
-            return folder
-    raise RecipeError(f"the folder of shipped recipes is missing beside {here}: reinstall")
-
-
-def _search_path(recipe: str) -> tuple[Path, str]:
-    """(config folder, config name) of a shipped recipe's name or of a path to a YAML file."""
-    path = Path(recipe)
-    if path.suffix in {".yaml", ".yml"} or path.is_file():
-        if not path.is_file():
-            raise RecipeError(f"there is no recipe file {recipe}")
-        return path.resolve().parent, path.stem
-    folder = recipes_folder()
-    if not (folder / f"{recipe}.yaml").is_file():
-        close = difflib.get_close_matches(recipe, shipped_recipes(), n=3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise RecipeError(
-            f"there is no recipe {recipe!r}.{hint} `chorus recipe list` shows the shipped ones; "
-            "a recipe of your own is given as the path of its YAML file"
-        )
-    return folder, recipe
-
-
-def shipped_recipes() -> list[str]:
-    """Names of the complete training recipes (the YAML files at the top of the folder)."""
-    return sorted(p.stem for p in recipes_folder().glob("*.yaml"))
-
-
-def _as_hydra_overrides(overrides: Sequence[str], folder: Path) -> list[str]:
-    """`group=choice` stays; `a.b=value` becomes a forced set, so that a misspelt key reaches the
-    validation, which reports all of them at once and says what was meant.
-    """
-    result = []
-    for override in overrides:
-        key, equals, _ = override.partition("=")
-        bare = key.lstrip("+~")
-        if not equals and not override.startswith("~"):
-            raise RecipeError(
-                f"cannot read the override {override!r}: write key=value, e.g. train.max_steps=100"
-            )
-        is_group = "." not in bare and any(
-            (root / bare.split("@")[0]).is_dir() for root in {folder, recipes_folder()}
-        )
-        result.append(
-            override if is_group or override.startswith("~") else f"++{bare}{override[len(key) :]}"
-        )
-    return result
-
-
-def compose(recipe: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Compose a recipe and its overrides into plain dicts; nothing is validated yet.
-
-    Args:
-        recipe: name of a shipped recipe, or path of a YAML file (whose `defaults` may name the
-            shipped groups).
-        overrides: Hydra's grammar, e.g. `encoder=beats_large`, `optim.lr=1e-4`.
-
-    Raises:
-        RecipeError: there is no such recipe, group or choice, or an override cannot be read.
-    """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    folder, name = _search_path(recipe)
-    arguments = _as_hydra_overrides(overrides, folder)
-    if folder != recipes_folder():
-        arguments.append(f"hydra.searchpath=[file://{recipes_folder()}]")
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(folder), version_base="1.3", job_name="chorus"):
-            config = hydra_compose(name, arguments)
-        plain = OmegaConf.to_container(config, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise RecipeError(f"recipe {recipe!r} does not compose: {error}") from None
-    assert isinstance(plain, dict)
-    return {str(k): v for k, v in plain.items()}
-
-
 def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     """Compose and validate.
 
@@ -315,59 +226,7 @@ def validate(composed: Mapping[str, Any], origin: str) -> Recipe:
     try:
         return Recipe.model_validate(composed)
     except ValidationError as error:
-        raise RecipeError(describe(error, origin)) from None
-
-
-# --------------------------------------------------------------------------- messages
-
-
-def describe(error: ValidationError, origin: str, root: Any = None) -> str:
-    """All problems of a validation, one block each: path, what is wrong, what is allowed."""
-    lines: list[str] = []
-    for problem in error.errors(include_url=False):
-        lines += _one_problem(problem, Recipe if root is None else root)
-    count = len(lines)
-    head = f"{count} problem{'s' if count > 1 else ''} in recipe {origin!r}:"
-    return "\n".join([head, *(f"  {line}" for line in lines)])
-
-
-def _one_problem(problem: Any, root: Any) -> list[str]:
-    # A tagged union puts the tag into the path; nobody wrote it there.
-    location = [p for p in problem["loc"] if p not in {"masked_tokens", "multilabel"}]
-    path = ".".join(str(p) for p in location)
-    kind, value = problem["type"], problem.get("input")
-    if kind in {"extra_forbidden", "unexpected_keyword_argument"}:
-        known = _keys_at(root, problem["loc"][:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.7)
-        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-        return [f"{path}: there is no such key; {hint}"]
-    if kind == "missing":
-        return [f"{path}: is required and not given"]
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if not path:
-        return message.split("\n")
-    shown = f" (got {value!r})" if not isinstance(value, dict) else ""
-    return [f"{path}: {message}{shown}"]
-
-
-def _keys_at(root: Any, location: Sequence[Any]) -> list[str]:
-    """The keys that the schema allows at a path."""
-    from typing import get_args, get_type_hints
-
-    current = root
-    for step in location:
-        hints = get_type_hints(current) if isinstance(current, type) else {}
-        if step in hints:
-            current = hints[step]
-            continue
-        arguments = [a for a in get_args(current) if isinstance(a, type)]
-        tagged = [a for a in arguments if getattr(a, "name", None) == step]
-        current = tagged[0] if tagged else (arguments[-1] if arguments else current)
-    if isinstance(current, type) and dataclasses.is_dataclass(current):
-        return [f.name for f in dataclasses.fields(current)]
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return list(current.model_fields)
-    return []
+        raise RecipeError(describe(error, origin, Recipe)) from None
 
 
 def json_schema() -> dict[str, Any]:

@@ -18,8 +18,8 @@ from slurm.scheduler import clean_environment
 from slurm.script import JobScript
 from slurm.submit import prepare_recipe, split_overrides
 from slurm.verdict import verdict
+from trainer.compose import recipes_folder
 from trainer.errors import RecipeError, Strangers
-from trainer.recipe import recipes_folder
 from trainer.runtime.failures import note_failure
 from trainer.runtime.job import Job
 

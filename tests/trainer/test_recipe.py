@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from trainer.compose import compose, recipes_folder, shipped_recipes
 from trainer.errors import RecipeError
-from trainer.recipe import compose, json_schema, load_recipe, recipes_folder, shipped_recipes
+from trainer.recipe import json_schema, load_recipe
 
 DATA = ["data.train.mine.path=somewhere"]
 

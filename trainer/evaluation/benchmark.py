@@ -372,7 +372,8 @@ def load_config(overrides: Sequence[str], preset: str = "default") -> EvaluateCo
     """
     from pydantic import TypeAdapter, ValidationError
 
-    from trainer.recipe import compose, describe
+    from trainer.compose import compose
+    from trainer.explain import describe
 
     # `data` is also the name of a folder of recipe parts; here it is a plain key.
     data = [o.split("=", 1)[1] for o in overrides if o.split("=", 1)[0].lstrip("+") == "data"]
