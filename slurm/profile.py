@@ -16,6 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from slurm.errors import SubmitError
+from trainer import plain_yaml
+from trainer.overrides import apply, read_override
 
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
@@ -143,13 +145,14 @@ def load_profile(name: str, overrides: Sequence[str], recipes: Path) -> ClusterP
             "one, adapt it to your cluster, and give its path: cluster=my_cluster.yaml"
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        for override in overrides:
-            key, _, text = override.removeprefix("cluster.").partition("=")
-            values[key] = yaml.safe_load(text) if key != "time" else text
+        values = plain_yaml.load(path.read_text(encoding="utf-8")) or {}
+        if not isinstance(values, dict):
+            raise SubmitError(f"{path} is no YAML mapping: write `key: value` lines")
+        for word in overrides:
+            apply(values, read_override(word.removeprefix("cluster.")), ClusterProfile)
         return ClusterProfile.model_validate(values)
-    except yaml.YAMLError as error:
-        raise SubmitError(f"{path} is not YAML: {error}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SubmitError(f"the cluster profile {path} cannot be read: {error}") from None
     except ValidationError as error:
         raise SubmitError(_describe(error, path)) from None
 

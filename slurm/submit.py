@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from slurm import scheduler
 from slurm.errors import SubmitError
 from slurm.estimate import estimate
 from slurm.profile import ClusterProfile, as_plain, load_profile
 from slurm.script import JobScript, write_script
 from slurm.snapshot import keep_code
+from trainer import plain_yaml
+from trainer.recipe_data import missing_inputs
 
 if TYPE_CHECKING:
     from trainer.recipe import Recipe
@@ -82,7 +82,7 @@ def prepare_recipe(
     ]  # fmt: skip
     loaded = load_recipe(recipe, [*overrides, *fixed])
     loaded = loaded.model_copy(update={"runs": str(Path(loaded.runs).resolve())})
-    problems = _missing(loaded, later=later)
+    problems = missing_inputs(loaded, later=later)
     ranks = profile.nodes * profile.tasks
     batch = loaded.train.global_batch
     if batch % ranks:
@@ -94,24 +94,6 @@ def prepare_recipe(
     if problems:
         raise SubmitError("nothing was submitted:\n  " + "\n  ".join(problems))
     return loaded
-
-
-def _missing(recipe: Recipe, *, later: bool) -> list[str]:
-    problems = []
-    for part in ("train", "valid", "noise"):
-        for name, source in getattr(recipe.data, part).items():
-            folder = Path(source.path)
-            if "://" in source.path:
-                continue  # object storage: the job will see
-            if not (folder / "index.parquet").is_file():
-                what = "holds no finished dataset" if folder.is_dir() else "does not exist"
-                problems.append(f"data.{part}.{name}.path: {folder} {what} (see `chorus prep`)")
-    start = recipe.init_from
-    if start is not None and not later and not Path(start).exists():
-        problems.append(f"init_from: {start} does not exist")
-    if not recipe.data.train:
-        problems.append("data.train names no dataset: add data.train.NAME.path=DATASET")
-    return problems
 
 
 def training_script(
@@ -147,7 +129,7 @@ def fix_in_folder(recipe: Recipe, *, code: bool = True) -> None:
         )
     check_folder(recipe)
     run.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
+    text = plain_yaml.dump(recipe.resolved())
     (run / RECIPE).write_text("# As submitted.\n" + text, encoding="utf-8")
     if code:
         keep_code(run / "code")

@@ -182,16 +182,12 @@ def export(
 
 
 def _card_fields(pairs: list[str]) -> dict[str, object]:
-    import yaml
+    from trainer.hub.card_config import CardConfig
+    from trainer.overrides import apply, read_override
 
-    from trainer.errors import RecipeError
-
-    fields = {}
+    fields: dict[str, object] = {}
     for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise RecipeError(f"--card {pair}: write KEY=VALUE")
-        fields[key] = yaml.safe_load(value)
+        apply(fields, read_override(pair), CardConfig)
     return fields
 
 
@@ -243,30 +239,51 @@ def recipe_list() -> None:
 @recipe_app.command("show")
 def recipe_show(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     """Print the recipe as it resolves, every key given. Saved to a file, it is a recipe itself."""
-    import yaml
-
+    from trainer.plain_yaml import dump
     from trainer.recipe import load_recipe
 
-    plain = load_recipe(recipe, overrides or []).resolved()
-    typer.echo(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), nl=False)
+    typer.echo(dump(load_recipe(recipe, overrides or []).resolved()), nl=False)
 
 
 @recipe_app.command("check")
 def recipe_check(
     recipes: Annotated[list[str] | None, typer.Argument(metavar="RECIPE [KEY=VALUE]...")] = None,
+    data: Annotated[
+        bool,
+        typer.Option(
+            "--data", help="Also open the datasets that it names: are they there, and fit for it?"
+        ),
+    ] = False,
 ) -> None:
-    """Compose and validate a recipe (all shipped ones when none is named); trains nothing."""
+    """Compose and validate a recipe (all shipped ones when none is named); trains nothing.
+
+    All mistakes are told at once. Paths of datasets are looked at with --data.
+    """
     from trainer.compose import shipped_recipes
+    from trainer.errors import RecipeError
     from trainer.recipe import load_recipe
+    from trainer.recipe_data import missing_inputs
 
     arguments = recipes or []
-    overrides = [a for a in arguments if "=" in a]
-    for name in [a for a in arguments if "=" not in a] or shipped_recipes():
-        loaded = load_recipe(name, overrides)
+    # A file may lie in a folder called v=2.
+    names = [a for a in arguments if "=" not in a or Path(a).is_file()]
+    overrides = [a for a in arguments if a not in names]
+    wrong = []
+    for name in names or shipped_recipes():
+        try:
+            loaded = load_recipe(name, overrides)
+            if data and (missing := missing_inputs(loaded, opened=True)):
+                raise RecipeError(f"recipe {name!r} is right, its data is not:\n  "
+                                  + "\n  ".join(missing))  # fmt: skip
+        except RecipeError as error:
+            wrong.append(str(error))
+            continue
         typer.echo(
             f"{name}: right ({loaded.stage}, {loaded.train.total_steps} steps of "
             f"{loaded.train.global_batch} clips)"
         )
+    if wrong:
+        raise RecipeError("\n".join(wrong))
 
 
 @recipe_app.command("schema")

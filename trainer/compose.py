@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trainer.errors import RecipeError
+from trainer.overrides import alternatives, annotations_at, apply, fields_of, read_override
+
+_ENDINGS = {".yaml", ".yml"}
+Result = TypeVar("Result")
 
 
 def recipes_folder() -> Path:
@@ -19,22 +24,30 @@ def recipes_folder() -> Path:
     raise RecipeError(f"the folder of shipped recipes is missing beside {here}: reinstall")
 
 
-def _search_path(recipe: str) -> tuple[Path, str]:
-    """(config folder, config name) of a shipped recipe's name or of a path to a YAML file."""
+def recipe_file(recipe: str) -> Path:
+    """The file of a shipped recipe's name or of a path to a YAML file; never another one.
+
+    Raises:
+        RecipeError: there is none.
+    """
     path = Path(recipe)
-    if path.suffix in {".yaml", ".yml"} or path.is_file():
+    if path.suffix in _ENDINGS:
         if not path.is_file():
             raise RecipeError(f"there is no recipe file {recipe}")
-        return path.resolve().parent, path.stem
-    folder = recipes_folder()
-    if not (folder / f"{recipe}.yaml").is_file():
-        close = difflib.get_close_matches(recipe, shipped_recipes(), n=3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise RecipeError(
-            f"there is no recipe {recipe!r}.{hint} `chorus recipe list` shows the shipped ones; "
-            "a recipe of your own is given as the path of its YAML file"
-        )
-    return folder, recipe
+        return path
+    if not path.is_absolute() and ".." not in path.parts:
+        shipped = recipes_folder() / f"{recipe}.yaml"
+        if shipped.is_file():
+            return shipped
+    if path.is_file():
+        return path
+    beside = [str(path) + end for end in sorted(_ENDINGS) if Path(f"{path}{end}").is_file()]
+    close = beside or difflib.get_close_matches(recipe, shipped_recipes(), n=3)
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    raise RecipeError(
+        f"there is no recipe {recipe!r}.{hint} `chorus recipe list` shows the shipped ones; "
+        "a recipe of your own is given as the path of its YAML file"
+    )
 
 
 def shipped_recipes() -> list[str]:
@@ -42,55 +55,132 @@ def shipped_recipes() -> list[str]:
     return sorted(p.stem for p in recipes_folder().glob("*.yaml"))
 
 
-def _as_hydra_overrides(overrides: Sequence[str], folder: Path) -> list[str]:
-    """`group=choice` stays; `a.b=value` becomes a forced set, so that a misspelt key reaches the
-    validation, which reports all of them at once and says what was meant.
-    """
-    result = []
-    for override in overrides:
-        key, equals, _ = override.partition("=")
-        bare = key.lstrip("+~")
-        if not equals and not override.startswith("~"):
-            raise RecipeError(
-                f"cannot read the override {override!r}: write key=value, e.g. train.max_steps=100"
-            )
-        is_group = "." not in bare and any(
-            (root / bare.split("@")[0]).is_dir() for root in {folder, recipes_folder()}
-        )
-        result.append(
-            override if is_group or override.startswith("~") else f"++{bare}{override[len(key) :]}"
-        )
-    return result
-
-
-def compose(recipe: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def compose(
+    recipe: str,
+    overrides: Sequence[str] = (),
+    schema: Any = None,
+    problems: list[str] | None = None,
+) -> dict[str, Any]:
     """Compose a recipe and its overrides into plain dicts; nothing is validated yet.
 
     Args:
         recipe: name of a shipped recipe, or path of a YAML file (whose `defaults` may name the
             shipped groups).
-        overrides: Hydra's grammar, e.g. `encoder=beats_large`, `optim.lr=1e-4`.
+        overrides: `encoder=beats_large` chooses a file of a group, `optim.lr=1e-4` sets a key,
+            `~data.noise` takes one away (see `trainer.overrides`).
+        schema: the dataclass or pydantic model of the recipe; values are read as its fields want.
+        problems: takes what is wrong with overrides, which are then left out, so that everything
+            else can be looked at too; None: the first is raised.
 
     Raises:
         RecipeError: there is no such recipe, group or choice, or an override cannot be read.
     """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    folder, name = _search_path(recipe)
-    arguments = _as_hydra_overrides(overrides, folder)
-    if folder != recipes_folder():
-        arguments.append(f"hydra.searchpath=[file://{recipes_folder()}]")
-    GlobalHydra.instance().clear()
+    file = recipe_file(recipe)
+    folders = [file.parent, recipes_folder()]
+    collect = _Collected(problems)
+    given = [x for word in overrides for x in collect(read_override, word)]
+    groups = [x for x in given if _is_group(x.path, folders, schema)]
+    choices = [x for group in groups for x in collect(_choice, group.word, group.value)]
+    tree = _stringed(_with_choices(recipe, file, choices, collect))
+    for override in given:
+        if override not in groups:
+            collect(apply, tree, override, schema)
     try:
-        with initialize_config_dir(str(folder), version_base="1.3", job_name="chorus"):
-            config = hydra_compose(name, arguments)
-        plain = OmegaConf.to_container(config, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
+        # Once more: references in files see what was overridden.
+        plain = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+    except OmegaConfBaseException as error:
         raise RecipeError(f"recipe {recipe!r} does not compose: {error}") from None
-    assert isinstance(plain, dict)
-    return {str(k): v for k, v in plain.items()}
+    composed: dict[str, Any] = _stringed(plain)
+    return composed
+
+
+class _Collected:
+    """Calls things; where `problems` is a list, a RecipeError goes there instead of up."""
+
+    def __init__(self, problems: list[str] | None) -> None:
+        self.problems = problems
+
+    def __call__(self, thing: Callable[..., Result], *arguments: Any) -> list[Result]:
+        try:
+            return [thing(*arguments)]
+        except RecipeError as error:
+            if self.problems is None:
+                raise
+            self.problems.append(str(error))
+            return []
+
+
+def _with_choices(recipe: str, file: Path, choices: Sequence[str], collect: _Collected) -> Any:
+    """The composed files; a choice that does not exist is noted and left out."""
+    try:
+        return _by_hydra(recipe, file, choices)
+    except RecipeError:
+        if not choices or collect.problems is None:
+            raise
+    plain = _by_hydra(recipe, file, [])
+    good = [x for x in choices if collect(_by_hydra, recipe, file, [x])]
+    return _by_hydra(recipe, file, good) if good else plain
+
+
+def _is_group(path: tuple[str, ...], folders: Sequence[Path], schema: Any) -> bool:
+    """Whether a key names a group of recipe files: a folder, and no field that holds one value."""
+    group = path[0].partition("@")[0]
+    if len(path) > 1 or not any((folder / group).is_dir() for folder in folders):
+        return False
+    known = [kind for a in annotations_at(schema, (group,)) for kind in alternatives(a)]
+    return not known or any(fields_of(kind) for kind in known)
+
+
+def _choice(word: str, value: str | None) -> str:
+    """A choice of a group for Hydra, quoted so that its lexer takes every character."""
+    key = word.partition("=")[0]
+    if not re.fullmatch(r"[+~]*[\w/-]+(@[\w.:-]+)?", key, re.ASCII):
+        raise RecipeError(f"{word}: {key!r} cannot name a group of recipe files")
+    if value is None or value == "null":
+        return word
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+    return f"{key}='{escaped}'"
+
+
+def _by_hydra(recipe: str, file: Path, choices: Sequence[str]) -> Any:
+    """The composed files and group choices, with references as they are written."""
+    from hydra import version
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+    from hydra.core.plugins import Plugins
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf, open_dict
+    from omegaconf.errors import OmegaConfBaseException
+
+    from trainer.recipe_files import NAMED, RecipeFiles
+
+    Plugins.instance().register(RecipeFiles)
+    version.setbase("1.3")
+    path = ConfigSearchPathImpl()
+    path.append("hydra", "pkg://hydra.conf")
+    path.append("main", RecipeFiles.address(file))
+    path.append("beside", RecipeFiles.address(file.parent))
+    path.append("shipped", RecipeFiles.address(recipes_folder()))
+    path.append("schema", "structured://")
+    try:
+        config = ConfigLoaderImpl(path).load_configuration(
+            NAMED, list(choices), run_mode=RunMode.RUN, from_shell=False
+        )
+        with open_dict(config):
+            del config["hydra"]
+        return OmegaConf.to_container(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        text = str(error.__cause__ or error).replace(NAMED, str(file)).partition("\nSearch path")[0]
+        raise RecipeError(f"recipe {recipe!r} does not compose: {text}") from None
+
+
+def _stringed(tree: Any) -> Any:
+    """The same, every key a text (a dataset may be called 1)."""
+    if isinstance(tree, dict):
+        return {str(key): _stringed(value) for key, value in tree.items()}
+    return [_stringed(value) for value in tree] if isinstance(tree, list) else tree

@@ -1,28 +1,86 @@
-"""What pydantic finds wrong with a recipe, as sentences: path, what is wrong, what is allowed."""
+"""What is wrong with a recipe, as sentences: path, what is wrong, what is allowed; all at once."""
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import difflib
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
+
+from trainer.errors import RecipeError
+from trainer.overrides import alternatives, annotations_at, fields_of, walk
+
+Model = TypeVar("Model")
+_ROUNDS = 4
 
 
-def describe(error: ValidationError, origin: str, root: Any) -> str:
-    """All problems of a validation, one block each: path, what is wrong, what is allowed."""
-    lines: list[str] = []
-    for problem in error.errors(include_url=False):
-        lines += _one_problem(problem, root)
-    count = len(lines)
-    head = f"{count} problem{'s' if count > 1 else ''} in recipe {origin!r}:"
-    return "\n".join([head, *(f"  {line}" for line in lines)])
+def validated(
+    schema: type[Model],
+    composed: Mapping[str, Any],
+    origin: str,
+    problems: Sequence[str] = (),
+) -> Model:
+    """A recipe as its model, or every mistake in it.
+
+    pydantic looks at what fields have to do with one another only where each is right by itself.
+    So what is wrong is taken out, and the rest is looked at again.
+
+    Args:
+        schema: the dataclass or pydantic model.
+        composed: the recipe as nested dicts.
+        origin: names the recipe in the message.
+        problems: what was found before.
+
+    Raises:
+        RecipeError: with one line per mistake.
+    """
+    found = list(problems)
+    adapter, rest = TypeAdapter(schema), copy.deepcopy(dict(composed))
+    taken: set[str] = set()
+    model = None
+    for _ in range(_ROUNDS):
+        try:
+            model = adapter.validate_python(rest)
+            break
+        except ValidationError as error:
+            mistakes = error.errors(include_url=False)
+        for mistake in mistakes:
+            for line in _one_problem(mistake, schema):
+                # What was taken out is missing by our own doing.
+                if line not in found and not (taken & set(re.findall(r"\w+", line))):
+                    found.append(line)
+        before = len(taken)
+        taken |= {name for mistake in mistakes if (name := _take_out(rest, mistake["loc"], schema))}
+        if len(taken) == before:
+            break
+    if model is None or found:
+        count = len(found)
+        head = f"{count} problem{'s' if count > 1 else ''} in recipe {origin!r}:"
+        raise RecipeError("\n".join([head, *(f"  {line}" for line in found)]))
+    return model
+
+
+def _take_out(tree: dict[str, Any], location: Sequence[Any], root: Any) -> str | None:
+    """Remove what a mistake is about; returns the name of its key."""
+    path = walk(root, location)[1]
+    place: Any = tree
+    for step in path[:-1]:
+        inside = place.get(step) if isinstance(place, dict) else None
+        if not isinstance(inside, dict):
+            path = path[: path.index(step) + 1]
+            break
+        place = inside
+    if path and isinstance(place, dict) and path[-1] in place:
+        del place[path[-1]]
+        return str(path[-1])
+    return None
 
 
 def _one_problem(problem: Any, root: Any) -> list[str]:
-    # A tagged union puts the tag into the path; nobody wrote it there.
-    location = [p for p in problem["loc"] if p not in {"masked_tokens", "multilabel"}]
+    _, location = walk(root, problem["loc"])
     path = ".".join(str(p) for p in location)
     kind, value = problem["type"], problem.get("input")
     if kind in {"extra_forbidden", "unexpected_keyword_argument"}:
@@ -33,27 +91,13 @@ def _one_problem(problem: Any, root: Any) -> list[str]:
     if kind == "missing":
         return [f"{path}: is required and not given"]
     message = str(problem["msg"]).removeprefix("Value error, ")
-    if not path:
-        return message.split("\n")
+    if kind == "value_error" and isinstance(value, dict):
+        return [f"{path}: {line}" if path else line for line in message.split("\n")]
     shown = f" (got {value!r})" if not isinstance(value, dict) else ""
-    return [f"{path}: {message}{shown}"]
+    return [f"{path}: {message}{shown}" if path else message]
 
 
 def _keys_at(root: Any, location: Sequence[Any]) -> list[str]:
     """The keys that the schema allows at a path."""
-    from typing import get_args, get_type_hints
-
-    current = root
-    for step in location:
-        hints = get_type_hints(current) if isinstance(current, type) else {}
-        if step in hints:
-            current = hints[step]
-            continue
-        arguments = [a for a in get_args(current) if isinstance(a, type)]
-        tagged = [a for a in arguments if getattr(a, "name", None) == step]
-        current = tagged[0] if tagged else (arguments[-1] if arguments else current)
-    if isinstance(current, type) and dataclasses.is_dataclass(current):
-        return [f.name for f in dataclasses.fields(current)]
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return list(current.model_fields)
-    return []
+    kinds = [kind for found in annotations_at(root, location) for kind in alternatives(found)]
+    return list(dict.fromkeys(name for kind in kinds for name in fields_of(kind)))

@@ -5,20 +5,19 @@ A recipe names things and the registries find them; no YAML key holds an import 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter
 from pydantic import model_validator as _model_validator
 
 from trainer.augment_config import AugmentConfig
 from trainer.compose import compose
 from trainer.data.config import DataConfig
 from trainer.encoders.beats_config import BeatsConfig
-from trainer.errors import RecipeError
-from trainer.explain import describe
+from trainer.explain import validated
 from trainer.hub.card_config import CardConfig
 from trainer.objectives.masked_tokens_config import MaskedTokensConfig
 from trainer.objectives.multilabel_config import MultiLabelConfig
@@ -216,17 +215,10 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: with every problem found, each with its path and what is allowed.
     """
-    composed = compose(recipe, overrides)
+    problems: list[str] = []
+    composed = compose(recipe, overrides, Recipe, problems)
     composed.setdefault("name", Path(recipe).stem)
-    return validate(composed, recipe)
-
-
-def validate(composed: Mapping[str, Any], origin: str) -> Recipe:
-    """Check a composed recipe. `origin` names it in the message. Raises RecipeError."""
-    try:
-        return Recipe.model_validate(composed)
-    except ValidationError as error:
-        raise RecipeError(describe(error, origin, Recipe)) from None
+    return validated(Recipe, composed, recipe, problems)
 
 
 def json_schema() -> dict[str, Any]:

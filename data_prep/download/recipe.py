@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from data_prep.errors import PrepError
 from data_prep.shipped import find_recipe, recipe_folder
+from trainer import plain_yaml
 
 GB = 10**9
 
@@ -161,7 +162,7 @@ def _read(path: str) -> dict[str, Any]:
     from pathlib import Path
 
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        found = plain_yaml.load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
         raise PrepError(f"The recipe {path} cannot be read: {err}") from err
     if not isinstance(found, dict | None):

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ValidationError
 from data_prep.errors import PrepError
 from data_prep.select.recipe import SelectRecipe
 from data_prep.shipped import find_recipe
+from trainer import plain_yaml
+from trainer.errors import RecipeError
+from trainer.overrides import apply, read_override
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> SelectRecipe:
@@ -23,14 +26,17 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> SelectRecipe:
 
     path = find_recipe("select", name)
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = plain_yaml.load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
         raise PrepError(f"The recipe {path} cannot be read: {err}") from err
     if not isinstance(found, dict):
         raise PrepError(f"The recipe {path} is not a YAML mapping (key: value).")
     problems: list[str] = []
     for override in overrides:
-        _override(found, override, problems)
+        try:
+            apply(found, read_override(override), SelectRecipe)
+        except RecipeError as err:
+            problems.append(str(err))
     _drop_nulls(found)
     found = _environment(found, (), problems)
     try:
@@ -49,31 +55,6 @@ def _drop_nulls(recipe: dict[str, Any]) -> None:
         for key in ("tables", "sets"):
             if isinstance(place.get(key), dict):
                 place[key] = {k: v for k, v in place[key].items() if v is not None}
-
-
-def _override(recipe: dict[str, Any], text: str, problems: list[str]) -> None:
-    """Set `a.b.c=value` (the value is YAML) in place."""
-    import yaml
-
-    key, equals, value = text.partition("=")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as err:
-        problems.append(f"{text}: the value is no YAML: {' '.join(str(err).split())}")
-        return
-    if not equals or not key:
-        problems.append(f"{text}: overrides are key=value, for example caps.per_class=500")
-        return
-    *above, last = key.split(".")
-    place: Any = recipe
-    for part in above:
-        if place.get(part) is None:
-            place[part] = {}
-        place = place[part]
-        if not isinstance(place, dict):
-            problems.append(f"{text}: {part} has no keys below it")
-            return
-    place[last] = parsed
 
 
 def _environment(value: Any, where: tuple[str, ...], problems: list[str]) -> Any:

@@ -11,6 +11,7 @@ import yaml
 from trainer.compose import compose, recipes_folder, shipped_recipes
 from trainer.errors import RecipeError
 from trainer.recipe import json_schema, load_recipe
+from trainer.recipe_data import missing_inputs
 
 DATA = ["data.train.mine.path=somewhere"]
 
@@ -78,7 +79,7 @@ def test_unknown_names_are_answered_with_near_ones() -> None:
         load_recipe("ssl_beats_bas")
     with pytest.raises(RecipeError, match="beats_lage"):
         load_recipe("ssl_beats_base", ["encoder=beats_lage"])
-    with pytest.raises(RecipeError, match="write key=value"):
+    with pytest.raises(RecipeError, match="overrides are key=value"):
         load_recipe("ssl_beats_base", ["optim.lr"])
 
 
@@ -125,3 +126,19 @@ def test_no_import_paths_in_yaml() -> None:
 
 def test_compose_leaves_hydra_free_for_the_next() -> None:
     assert compose("ssl_beats_tiny", DATA) == compose("ssl_beats_tiny", DATA)
+
+
+def test_the_data_of_a_recipe_is_looked_at_on_request(tone_dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    recipe = load_recipe(
+        "sl_beats_tiny",
+        [f"data.train.a.path={tone_dataset}", "data.train.b.path=nowhere",
+         f"data.train.c.path={tmp_path}/empty", f"data.valid.d.path={tone_dataset}",
+         "data.valid.d.splits=[dev]", "init_from=no/run"],
+    )  # fmt: skip
+    told = "\n".join(missing_inputs(recipe, opened=True))
+    for part in ("data.train.b.path: nowhere does not exist", "c.path", "no finished dataset",
+                 "data.valid.d: ", "dev", "init_from: no/run does not exist"):  # fmt: skip
+        assert part in told, told
+    good = load_recipe("sl_beats_tiny", [f"data.train.a.path={tone_dataset}"])
+    assert missing_inputs(good, opened=True) == []

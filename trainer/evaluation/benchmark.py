@@ -370,21 +370,12 @@ def load_config(overrides: Sequence[str], preset: str = "default") -> EvaluateCo
     Raises:
         RecipeError: with every problem found.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     from trainer.compose import compose
-    from trainer.explain import describe
+    from trainer.explain import validated
 
-    # `data` is also the name of a folder of recipe parts; here it is a plain key.
-    data = [o.split("=", 1)[1] for o in overrides if o.split("=", 1)[0].lstrip("+") == "data"]
-    others = [o for o in overrides if o.split("=", 1)[0].lstrip("+") != "data"]
-    composed = compose(f"evaluate/{preset}", others)
-    if data:
-        composed["data"] = data[-1]
-    try:
-        return TypeAdapter(EvaluateConfig).validate_python(composed)
-    except ValidationError as error:
-        raise RecipeError(describe(error, f"evaluate/{preset}", EvaluateConfig)) from None
+    problems: list[str] = []
+    composed = compose(f"evaluate/{preset}", overrides, EvaluateConfig, problems)
+    return validated(EvaluateConfig, composed, f"evaluate/{preset}", problems)
 
 
 def evaluate_command(

@@ -28,7 +28,7 @@ import torch
 import yaml
 
 import trainer
-from trainer import frontend
+from trainer import frontend, plain_yaml
 from trainer.errors import CheckpointError
 from trainer.hub import formats
 from trainer.hub.card import CardFacts, gather, merge_card, render
@@ -142,8 +142,7 @@ def write_repo(folder: Path, model: BioEncoder, facts: CardFacts) -> None:
         source = _source(shipped)
         shutil.copyfile(source, folder / source.name)
     shutil.copyfile(modeling, folder / modeling.name)
-    recipe = yaml.safe_dump(facts.recipe, sort_keys=False, allow_unicode=True)
-    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    (folder / "recipe.yaml").write_text(plain_yaml.dump(facts.recipe), encoding="utf-8")
     (folder / "data.json").write_text(to_json(facts.stages), encoding="utf-8")
     for name, text in render(facts).items():
         (folder / name).write_text(text, encoding="utf-8")

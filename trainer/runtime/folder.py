@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from trainer import plain_yaml
 from trainer.errors import RecipeError
 from trainer.hub.provenance import lineage
 from trainer.runtime.environment import describe_environment
@@ -77,7 +76,7 @@ def check_folder(recipe: Recipe, stream: TrainStream | None = None) -> None:
     if not path.is_file():
         return
     known = _digests(recipe.folder)
-    old = yaml.safe_load(path.read_text())
+    old = plain_yaml.load(path.read_text(encoding="utf-8"))
     differences = recipe_differences(old, recipe.resolved(), moved=bool(known))
     if stream is not None:
         differences += [
@@ -105,8 +104,7 @@ def _digests(folder: Path) -> dict[str, str]:
 def write_folder(recipe: Recipe, stream: TrainStream) -> None:
     """Create the run folder with what is known before the first step. Rank 0 only."""
     folder = recipe.folder
-    dump = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
-    write_text(folder / "recipe.yaml", dump)
+    write_text(folder / "recipe.yaml", plain_yaml.dump(recipe.resolved()))
     described = zip(stream.describe_sources(), stream.sources, strict=True)
     data: dict[str, Any] = {
         "sources": [_source(plain, source.index.root) for plain, source in described],

@@ -1,0 +1,100 @@
+"""Recipes are found by their own path alone, wherever they and this package lie."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer.compose import compose, recipes_folder
+from trainer.errors import RecipeError
+from trainer.recipe import load_recipe
+
+OWN = "defaults: [ssl_beats_tiny, _self_]\ndata: {train: {mine: {path: x}}}\n"
+NAMES = ("jörg", "v=2", "x,y", "Jane Doe", "it's", 'a"b', "#1", "[z]", "$HOME", "100%", "b\\s", "~")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_lies_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    (folder / "encoder").mkdir(parents=True)
+    (folder / f"{name}.yaml").write_text(OWN)
+    (folder / "encoder" / "own.yaml").write_text("name: beats\nlayers: 5\n")
+    file = str(folder / f"{name}.yaml")
+    recipe = load_recipe(file, ["name=r", "encoder=own", f"init_from={folder}"])
+    assert (recipe.encoder.layers, recipe.init_from) == (5, str(folder))
+
+
+def test_the_package_lies_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    place = tmp_path / "v=2, it's [jörg] #1"
+    place.mkdir()
+    shutil.copytree(Path(__file__).parents[2] / "trainer", place / "trainer")
+    shutil.copytree(recipes_folder(), place / "recipes")
+    (tmp_path / "my.yaml").write_text(OWN)
+    program = (
+        "import trainer.recipe as r, sys; assert sys.argv[1] in r.__file__; "
+        "print(r.load_recipe('my.yaml', ['encoder=beats_base']).encoder.layers)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(place)], cwd=tmp_path, env={"PYTHONPATH": str(place)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "12", done.stderr
+
+
+def test_the_named_file_is_read_and_no_other(tmp_path: Path) -> None:
+    for ending, seed in ((".yaml", 1), (".yml", 2), ("", 3)):
+        (tmp_path / f"x{ending}").write_text(OWN + f"seed: {seed}\n")
+    for ending, seed in ((".yaml", 1), (".yml", 2), ("", 3)):
+        recipe = load_recipe(str(tmp_path / f"x{ending}"))
+        assert (recipe.seed, recipe.name) == (seed, "x")
+    (tmp_path / "x.yaml").unlink()
+    assert load_recipe(str(tmp_path / "x.yml")).seed == 2
+    with pytest.raises(RecipeError, match="there is no recipe file"):
+        load_recipe(str(tmp_path / "x.yaml"))
+    (tmp_path / "x").unlink()
+    with pytest.raises(RecipeError, match=r"Did you mean .*x\.yml"):
+        load_recipe(str(tmp_path / "x"))
+
+
+def test_neighbours_of_either_ending(tmp_path: Path) -> None:
+    (tmp_path / "base.yml").write_text(OWN + "seed: 5\n")
+    (tmp_path / "mine.yml").write_text("defaults: [base, _self_]\nname: m\n")
+    mine = str(tmp_path / "mine.yml")
+    assert load_recipe(mine).seed == 5
+    (tmp_path / "base.yaml").write_text(OWN + "seed: 6\n")
+    with pytest.raises(RecipeError, match=r"base\.yaml or .*base\.yml"):
+        load_recipe(mine)
+    (tmp_path / "mine.yml").write_text("defaults: [base.yml, _self_]\nname: m\n")
+    assert load_recipe(mine).seed == 5
+
+
+def test_a_shipped_name_means_the_shipped_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ssl_beats_tiny").write_text("seed: 9\n")
+    assert compose("ssl_beats_tiny").get("seed") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"[1, 2]", "no YAML mapping"), (b"a: [", "cannot be read"), (b"a: 1\na: 2", "twice"),
+        ("ö: 1".encode("latin-1"), "cannot be read"), (b"defaults: [gone]", "gone"),
+        (b"a: ${nothing}", "nothing"),
+    ],
+)  # fmt: skip
+def test_what_is_no_recipe_is_told_with_its_file(tmp_path: Path, content: bytes, why: str) -> None:
+    (tmp_path / "bad recipe.yaml").write_bytes(content)
+    with pytest.raises(RecipeError, match=why) as caught:
+        load_recipe(str(tmp_path / "bad recipe.yaml"))
+    assert "bad recipe.yaml" in str(caught.value)
+
+
+def test_comments_at_the_top_may_say_anything(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("# @jane wrote this one\n# @package\n\ufeff"[:-1] + OWN)
+    assert load_recipe(str(tmp_path / "x.yaml")).name == "x"

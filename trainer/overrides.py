@@ -1,0 +1,205 @@
+"""`key.key=value` on a command line: what the value means follows from the field that it sets.
+
+Where a recipe wants text (a path, a name, one of several words), the value is the text as it
+stands, whatever characters it has; only quotes around the whole of it are taken off, and `null`
+is nothing where the field may be empty. Where it wants a list of texts, `[a, b]` is that list.
+Everywhere else the value is read as YAML: numbers (also 1e-4), true, false, null, [lists] and
+{mappings}; what is none of these is text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from trainer.errors import RecipeError
+
+_SINGLE = re.compile(r"'(?:[^']|'')*'", re.DOTALL)
+_DOUBLE = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Override:
+    """One word of a command line, cut at its first `=`."""
+
+    word: str
+    path: tuple[str, ...]
+    value: str | None
+    """As it stands; None for `~key`, which takes the key away."""
+
+
+def read_override(word: str) -> Override:
+    """Cut `a.b=value` or `~a.b`; a `+` or `++` before the key is allowed and means nothing.
+
+    Raises:
+        RecipeError: it is neither.
+    """
+    key, equals, value = word.partition("=")
+    removed = key.startswith("~")
+    bare = key.lstrip("+~")
+    path = tuple(bare.split("."))
+    if (not equals and not removed) or not all(part.strip() for part in path):
+        raise RecipeError(f"{word}: overrides are key=value, for example seed=1")
+    return Override(word, path, None if removed else value)
+
+
+def apply(tree: dict[str, Any], override: Override, schema: Any = None) -> None:
+    """Set or take away one key of plain nested dicts, in place.
+
+    Args:
+        tree: what the override is laid over.
+        override: which key, and the value.
+        schema: the dataclass or pydantic model that describes `tree`; None: values are YAML.
+
+    Raises:
+        RecipeError: the value cannot be read, or there is nothing to set it in.
+    """
+    *above, last = override.path
+    place: Any = tree
+    for depth, part in enumerate(above):
+        if override.value is not None and place.get(part) is None:
+            place[part] = {}
+        place = place.get(part)
+        if not isinstance(place, dict):
+            where = ".".join(override.path[: depth + 1])
+            what = "there is no such key" if place is None else f"{where} has no keys below it"
+            raise RecipeError(f"{override.word}: {what}")
+    if override.value is None:
+        if last not in place:
+            raise RecipeError(f"{override.word}: there is nothing to take away")
+        del place[last]
+        return
+    kinds = annotations_at(schema, override.path) if schema is not None else []
+    place[last] = read_value(override.value, kinds, override.word)
+
+
+def read_value(text: str, kinds: Sequence[Any], word: str) -> Any:
+    """The value that `text` means where a field of one of `kinds` is set.
+
+    Args:
+        text: what stands behind the `=`.
+        kinds: annotations of the field; none where it is not known.
+        word: the whole override, for the message.
+
+    Raises:
+        RecipeError: it begins like a list or mapping and is none, or refers to other keys.
+    """
+    import yaml
+
+    from trainer import plain_yaml
+
+    if "${" in text:
+        raise RecipeError(
+            f"{word}: ${{ is a reference, and those stand in recipe files only; let the shell put "
+            "in what is meant, or write the key in a recipe file of your own"
+        )
+    flat = [kind for annotation in kinds for kind in alternatives(annotation)]
+    empty = type(None) in flat
+    wanted = [kind for kind in flat if kind is not type(None)]
+    if (quoted := _unquoted(text)) is not None:
+        return quoted
+    if wanted and all(_is_text(kind) for kind in wanted):
+        return None if empty and plain_yaml.scalar(text) is None else text
+    plain = text.strip()
+    if plain[:1] in ("[", "{"):
+        texts = bool(wanted) and all(_is_text(inner) for kind in wanted for inner in _inside(kind))
+        try:
+            return plain_yaml.load(plain, texts=texts)
+        except yaml.YAMLError as error:
+            raise RecipeError(
+                f"{word}: the value begins like a list or a mapping and cannot be read as one "
+                f"({' '.join(str(error).split())}); put quotes around a text: key='\"{plain}\"'"
+            ) from None
+    found = plain_yaml.scalar(plain)
+    return text if isinstance(found, str) else found
+
+
+def _unquoted(text: str) -> str | None:
+    """The text within quotes that stand around all of it; None where there are none."""
+    import yaml
+
+    if _SINGLE.fullmatch(text):
+        return text[1:-1].replace("''", "'")
+    if _DOUBLE.fullmatch(text):
+        try:
+            return str(yaml.safe_load(text))
+        except yaml.YAMLError:
+            return None
+    return None
+
+
+# --------------------------------------------------------------------------- what a field wants
+
+
+def alternatives(annotation: Any) -> list[Any]:
+    """The members of a union, without `Annotated`."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return alternatives(get_args(annotation)[0])
+    if origin in (Union, types.UnionType):
+        return [kind for member in get_args(annotation) for kind in alternatives(member)]
+    return [annotation]
+
+
+def fields_of(kind: Any) -> dict[str, Any]:
+    """Name -> annotation of a dataclass or pydantic model; empty for anything else."""
+    if not isinstance(kind, type):
+        return {}
+    names: Mapping[str, Any] | list[str] = getattr(kind, "model_fields", {})
+    if dataclasses.is_dataclass(kind):
+        names = [field.name for field in dataclasses.fields(kind)]
+    hints = typing.get_type_hints(kind, include_extras=True) if names else {}
+    return {name: hints[name] for name in names}
+
+
+def annotations_at(root: Any, path: Sequence[Any]) -> list[Any]:
+    """Annotations that a schema has at a path; several below a union, none where it has no key."""
+    return walk(root, path)[0]
+
+
+def walk(root: Any, path: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """(annotations at a path, the path as a person writes it).
+
+    pydantic puts the tag of a tagged union into its paths: it chooses the member and is left out.
+    """
+    current, written = [root], []
+    for step in path:
+        kinds = [kind for annotation in current for kind in alternatives(annotation)]
+        tagged = [kind for kind in kinds if step in get_args(fields_of(kind).get("name"))]
+        if tagged and len(kinds) > 1:
+            current = tagged
+            continue
+        written.append(step)
+        current = [inner for kind in kinds for inner in _below(kind, step)]
+    return current, written
+
+
+def _below(kind: Any, step: Any) -> list[Any]:
+    if get_origin(kind) in (dict, Mapping):
+        return [get_args(kind)[1]]
+    fields = fields_of(kind)
+    return [fields[step]] if step in fields else []
+
+
+def _inside(kind: Any) -> list[Any]:
+    """Annotations of the elements of a list or the values of a mapping; itself for the rest."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (list, tuple, set, frozenset):
+        inner = [argument for argument in arguments if argument is not Ellipsis]
+    elif origin in (dict, Mapping):
+        inner = [arguments[1]]
+    else:
+        return [kind]
+    return [member for argument in inner for member in alternatives(argument)]
+
+
+def _is_text(kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return all(isinstance(word, str) for word in get_args(kind))
+    return isinstance(kind, type) and issubclass(kind, str | Path)

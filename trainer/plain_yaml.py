@@ -1,0 +1,108 @@
+"""YAML by the rules of YAML 1.2, for every recipe and profile.
+
+PyYAML follows 1.1, where `off` and `no` are false, `12:00:00` is 43200, `010` is 8, a date is no
+text, and `1e-4` is a text. Here true and false are the only truth values, a number is what looks
+like one, and everything else is text. A key that occurs twice is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+_TAG = "tag:yaml.org,2002:"
+_SCALARS: dict[str, tuple[re.Pattern[str], list[str]]] = {
+    "null": (re.compile(r"~|null|Null|NULL|"), ["~", "n", "N", ""]),
+    "bool": (re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF")),
+    # No leading zeros: 007 is a name. Underscores as in 400_000.
+    "int": (re.compile(r"[-+]?(?:0|[1-9][0-9_]*)"), list("-+0123456789")),
+    "float": (
+        re.compile(
+            r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9_]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+            r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+        ),
+        list("-+0123456789."),
+    ),
+}
+
+
+class _TextLoader(yaml.SafeLoader):
+    """Every scalar is text."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own way)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; a key that occurs twice would silently hide the first value."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == _TAG + "merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a text", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} occurs twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+class _Loader(_TextLoader):
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either version of YAML would not read back as the same text."""
+
+
+def _number(loader: yaml.SafeLoader, node: Any) -> Any:
+    found = scalar(str(node.value))
+    if not isinstance(found, int | float):
+        raise yaml.constructor.ConstructorError(
+            None, None, f"{node.value!r} is no number", node.start_mark
+        )
+    return found
+
+
+for _name, (_pattern, _first) in _SCALARS.items():
+    _whole = re.compile(rf"(?:{_pattern.pattern})\Z")
+    _Loader.add_implicit_resolver(_TAG + _name, _whole, _first)
+    _Dumper.add_implicit_resolver(_TAG + _name, _whole, _first)
+for _class in (_Loader, _TextLoader):
+    _class.add_implicit_resolver(_TAG + "merge", re.compile(r"<<\Z"), ["<"])
+    for _name in ("int", "float"):
+        _class.add_constructor(_TAG + _name, _number)
+
+
+def load(text: str, *, texts: bool = False) -> Any:
+    """What a YAML document means.
+
+    Args:
+        text: the document.
+        texts: read every scalar as the text that stands there.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, or a key occurs twice.
+    """
+    return yaml.load(text, Loader=_TextLoader if texts else _Loader)
+
+
+def scalar(text: str) -> Any:
+    """What one plain scalar means: None, a bool, an int, a float, or the text itself."""
+    for name, (pattern, _) in _SCALARS.items():
+        if text and pattern.fullmatch(text):
+            if name in ("int", "float"):
+                plain = text.replace("_", "").lower()
+                return int(plain) if name == "int" else float(re.sub(r"\.(?=inf|nan)", "", plain))
+            return None if name == "null" else text.lower() == "true"
+    return text
+
+
+def dump(value: Any) -> str:
+    """A document that `load`, and any other reader of YAML, reads as `value`; keys keep order."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)

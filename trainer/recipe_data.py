@@ -1,0 +1,51 @@
+"""Whether the datasets and weights that a recipe names are there, before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.errors import DataError
+
+if TYPE_CHECKING:
+    from trainer.recipe import Recipe
+
+
+def missing_inputs(recipe: Recipe, *, opened: bool = False, later: bool = False) -> list[str]:
+    """What a run of the recipe would not find, a sentence each, with the key that names it.
+
+    Args:
+        recipe: the recipe.
+        opened: open each dataset too, also in object stores: its splits, folds, rate and labels.
+        later: `init_from` will be made by a job before this one.
+    """
+    problems = []
+    if not recipe.data.train:
+        problems.append("data.train names no dataset: add data.train.NAME.path=DATASET")
+    labelled = False
+    for part in ("train", "valid", "noise"):
+        for name, source in getattr(recipe.data, part).items():
+            where = f"data.{part}.{name}.path"
+            folder = Path(source.path)
+            remote = "://" in source.path
+            if not remote and not (folder / "index.parquet").is_file():
+                what = "does not exist"
+                if folder.exists():
+                    what = "holds no finished dataset" if folder.is_dir() else "is no folder"
+                problems.append(f"{where}: {folder} {what} (see `chorus prep`)")
+            elif opened:
+                from trainer.data.sources import open_indexes
+
+                try:
+                    index = open_indexes(
+                        {name: source}, part, recipe.encoder.sample_rate_hz, recipe.data.remote
+                    )[name]
+                    labelled |= part == "train" and bool(index.label_counts().any())
+                except DataError as error:
+                    problems.append(str(error))
+    if opened and not problems and recipe.stage == "posttrain" and not labelled:
+        problems.append("data.train: no clip of these datasets has a label to post-train on")
+    start = recipe.init_from
+    if start is not None and not later and not Path(start).exists():
+        problems.append(f"init_from: {start} does not exist")
+    return problems

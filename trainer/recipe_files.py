@@ -1,0 +1,119 @@
+"""Where Hydra finds the files of a recipe: the named one, its neighbours, then the shipped ones.
+
+Hydra's own source of files reads `.yaml` alone, takes the neighbour of that ending when another is
+named, and its search path goes through a lexer that knows few characters. Here a folder is named
+by its percent-encoding, and a file is the one that was named.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
+from omegaconf import OmegaConf
+
+from trainer import plain_yaml
+from trainer.errors import RecipeError
+
+ENDINGS = (".yaml", ".yml")
+NAMED = "the_named_recipe"
+"""What Hydra knows the file by that the user named."""
+_PACKAGE = re.compile(r"#\s*@package\s+(\S+)\s*")
+
+
+class RecipeFiles(ConfigSource):  # type: ignore[misc]
+    """The YAML files of one folder and its group folders; or one file, as `NAMED`."""
+
+    def __init__(self, provider: str, path: str) -> None:
+        super().__init__(provider, path)
+        self.root = Path(unquote(self.path))
+
+    @staticmethod
+    def scheme() -> str:
+        """As it stands before `://`."""
+        return "recipes"
+
+    @classmethod
+    def address(cls, path: Path) -> str:
+        """How Hydra's search path names a folder or file."""
+        return f"{cls.scheme()}://{quote(str(path.absolute()), safe='')}"
+
+    def available(self) -> bool:
+        """Whether it is there."""
+        return self.root.exists()
+
+    def is_group(self, config_path: str) -> bool:
+        """Whether there is such a folder."""
+        return (self.root / config_path).is_dir()
+
+    def is_config(self, config_path: str) -> bool:
+        """Whether there is such a file."""
+        return self._file(config_path) is not None
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """Names of the files (CONFIG) and folders (GROUP) below a group."""
+        names = set()
+        for path in (self.root / config_path).iterdir():
+            if path.is_dir() and results_filter in (None, ObjectType.GROUP):
+                names.add(path.name)
+            elif path.suffix in ENDINGS and results_filter in (None, ObjectType.CONFIG):
+                names.add(path.stem)
+        return sorted(names)
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Read a file. Raises RecipeError where it is no YAML mapping."""
+        file = self._file(config_path)
+        if file is None:
+            raise ConfigLoadError(f"there is no recipe file {self.root / config_path}")
+        text, values = read_mapping(file)
+        return ConfigResult(
+            provider=self.provider,
+            path=f"{self.scheme()}://{self.path}",
+            config=OmegaConf.create(values),
+            header={"package": _package(text)},
+        )
+
+    def _file(self, config_path: str) -> Path | None:
+        if self.root.is_file():
+            return self.root if config_path == NAMED else None
+        path = self.root / config_path
+        if path.suffix in ENDINGS:
+            return path if path.is_file() else None
+        found = [file for end in ENDINGS if (file := path.with_name(path.name + end)).is_file()]
+        if len(found) > 1:
+            raise RecipeError(
+                f"{config_path} may mean {found[0]} or {found[1]}: write it with its ending, or "
+                "rename one of them"
+            )
+        return found[0] if found else None
+
+
+def read_mapping(file: Path) -> tuple[str, dict[str, object]]:
+    """(text, mapping) of a recipe file; an empty one is an empty mapping.
+
+    Raises:
+        RecipeError: it cannot be read, or is no YAML mapping; the message says where in the file.
+    """
+    import yaml
+
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        values = plain_yaml.load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"the recipe file {file} cannot be read: {error}") from None
+    if values is not None and not isinstance(values, dict):
+        raise RecipeError(f"the recipe file {file} is no YAML mapping: write `key: value` lines")
+    return text, values or {}
+
+
+def _package(text: str) -> str | None:
+    """What `# @package` in the comments at the top says."""
+    for line in text.splitlines():
+        if line.strip() and not line.lstrip().startswith("#"):
+            break
+        if found := _PACKAGE.fullmatch(line.strip()):
+            return found[1]
+    return None
