@@ -12,8 +12,6 @@ import socket
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
-from trainer.errors import Strangers
-
 _FIRST_PORT, _PORTS = 20000, 12000  # below Linux's ephemeral range, which begins at 32768
 
 
@@ -74,47 +72,10 @@ def master_port(job_id: str, step_id: str, restart: int) -> int:
     """A port that the tasks of one srun agree on without talking.
 
     Two steps of a job, two restarts, and jobs whose numbers end alike get different ones (but for
-    one chance in 12,000); whoever meets a stranger all the same finds out by `compare_sessions`.
+    one chance in 12,000); whoever meets a stranger all the same finds out by `meeting.meet`.
     """
     digest = hashlib.blake2b(f"{job_id}.{step_id}.{restart}".encode(), digest_size=8).digest()
     return _FIRST_PORT + int.from_bytes(digest, "little") % _PORTS
-
-
-def compare_sessions(facts: Mapping[str, object]) -> list[str]:
-    """Make sure that all ranks of the process group belong to one run and start alike.
-
-    Two runs that meet on one port would train together and both report success; a rank whose file
-    system showed it an older checkpoint would train from other weights.
-
-    Args:
-        facts: what must be equal on all ranks, by name.
-
-    Returns:
-        The host of each rank.
-
-    Raises:
-        Strangers: on every rank, naming the ranks that differ and in what.
-    """
-    import torch.distributed as dist
-
-    if not (dist.is_available() and dist.is_initialized()):
-        return [socket.gethostname()]
-    everybody: list[tuple[str, dict[str, object]]] = [("", {})] * dist.get_world_size()
-    dist.all_gather_object(everybody, (socket.gethostname(), dict(facts)))
-    first = everybody[0][1]
-    strangers = [
-        f"rank {rank} on {host} has {name} {theirs.get(name)!r}, rank 0 has {value!r}"
-        for rank, (host, theirs) in enumerate(everybody)
-        for name, value in first.items()
-        if theirs.get(name) != value
-    ]
-    if strangers:
-        raise Strangers(
-            "the processes that met do not belong together: " + "; ".join(strangers[:8]) + ". "
-            "Start it again; if it happens again, look for another run with the same MASTER_PORT, "
-            "or for a file system that shows different files on different nodes"
-        )
-    return [host for host, _ in everybody]
 
 
 def prepare_rendezvous(environment: MutableMapping[str, str] | None = None) -> None:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from trainer.errors import CheckpointError, DataError, NonFiniteLoss
 from trainer.runtime.checkpoint import AtomicCheckpointIO, CheckpointFolder
-from trainer.runtime.job import compare_sessions
+from trainer.runtime.meeting import meet
 from trainer.runtime.throughput import slowest
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class StepBoundary(pl.Callback):
         validation: what to validate with; None for no validation set.
         broken: ledger of broken clips, with `add(names)` and `check()`.
         session: is told of everything that was finished.
-        facts: what must be equal on all ranks (see `compare_sessions`).
+        facts: what must be equal on all ranks (see `meeting.meet`).
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class StepBoundary(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         """The ranks have met: make sure that they are one run's."""
-        self._hosts = compare_sessions(self.facts)
+        self._hosts = meet(self.facts, module.recipe.folder)
         self.session.beat("meeting the other ranks")
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

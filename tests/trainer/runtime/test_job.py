@@ -1,16 +1,12 @@
-"""What the scheduler's variables mean, and that strangers are noticed."""
+"""What the scheduler's variables mean."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from typing import Any
 
 import pytest
-import torch.distributed as dist
 
-from trainer.errors import ChorusError
-from trainer.runtime.job import Job, compare_sessions, master_port, prepare_rendezvous
+from trainer.runtime.job import Job, master_port, prepare_rendezvous
 
 STEP = {
     "SLURM_JOB_ID": "1234", "SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "2",
@@ -43,40 +39,3 @@ def test_an_inherited_port_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     outside = {"MASTER_PORT": "29500"}
     prepare_rendezvous(outside)
     assert outside == {"MASTER_PORT": "29500"}
-
-
-def _rank(rank: int, port: int, facts: dict[str, object], answers: Any) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    try:
-        answers.put((rank, compare_sessions(facts)))
-    except ChorusError as error:
-        answers.put((rank, str(error)))
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-@pytest.mark.ddp
-@pytest.mark.parametrize(
-    "other", [{"session": "job1.0", "step": 3}, {"session": "job7.0", "step": 2}]
-)
-def test_ranks_of_two_runs_part_again(other: dict[str, object]) -> None:
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
-    port = master_port(str(os.getpid()), str(other["session"]), 0)
-    everybody = ({"session": "job1.0", "step": 3}, other)
-    ranks = [
-        context.Process(target=_rank, args=(r, port, facts, answers))
-        for r, facts in enumerate(everybody)
-    ]
-    for process in ranks:
-        process.start()
-    told = dict(answers.get(timeout=300) for _ in ranks)
-    for process in ranks:
-        process.join()
-    if other == everybody[0]:
-        assert [len(hosts) for hosts in told.values()] == [2, 2]
-    else:
-        for message in told.values():
-            assert "do not belong together" in message
-            assert "rank 1" in message and "job7.0" in message and "step 2" in message
