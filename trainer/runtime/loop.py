@@ -79,7 +79,7 @@ class StepBoundary(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         """The ranks have met: make sure that they are one run's."""
-        self._hosts = meet(self.facts, module.recipe.folder)
+        self._hosts = meet(self.facts, self.session.folder)
         self.session.beat("meeting the other ranks")
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
