@@ -129,7 +129,6 @@ class Mapped:
     def lines(self) -> list[str]:
         """Return readable lines that say where the values of every field come from."""
         lines = []
-        nothing = []
         for field in FIELDS:
             column = self.columns.get(field.name)
             if column is not None:
@@ -137,10 +136,6 @@ class Mapped:
                 lines.append(f"{field.name:<12} {column:<20} {how}")
             elif field.absent:
                 lines.append(f"{field.name:<12} {'-':<20} {field.absent} ({field.option})")
-            else:
-                nothing.append(field.option)
-        if nothing:
-            lines.append(f"no column for {', '.join(nothing)}")
         if self.unused:
             lines.append(f"{'not used':<12} {', '.join(self.unused)}")
         return lines

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
+import functools
 import math
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.columns import FIELDS, Mapped, map_columns, plain_name
+from data_prep.archives.checked import text_of
+from data_prep.archives.delimited import BadRow
+from data_prep.archives.table_rows import RowTable, open_table
+from data_prep.cells import is_absent, is_nothing, number_in
+from data_prep.columns import FIELDS, Mapped, map_columns
 from data_prep.errors import PrepError
+from data_prep.folder_labels import LabelReader
+from data_prep.folder_notes import split_map, warnings
+from data_prep.folder_paths import Finder, best_base, relative
 from data_prep.licences import licence_url
 from data_prep.options import BuildOptions, FolderOptions
-from data_prep.recordings import BACKGROUND, FOREGROUND, RANKS, Label, Recording, tidy_name
+from data_prep.recordings import BACKGROUND, FOREGROUND, Recording, tidy_name
+from data_prep.times import NOT_SUPPORTED, header_length_s, refuse_times
 
-# Columns whose name says what rank their labels have.
-SPECIES_COLUMNS = ("species", "scientific_name", "scientificname")
 EXAMPLE = """\
     filename,label,recordist,licence
     audio/a.wav,Parus major,Ann,CC BY 4.0
     audio/b.mp3,Parus major;Turdus merula,Ben,CC0"""
+_MAX_NAMED = 5
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,229 +44,227 @@ class FolderTable:
 
 
 def read_folder(directory: Path, options: FolderOptions) -> FolderTable:
-    """Read the table and turn its rows into recordings. No audio is opened.
+    """Read the table and turn its rows into recordings. No audio is opened, but headers where
+    the table gives times.
 
     Rows that name the same file are one recording with all their labels. Raises PrepError when
-    the table is missing or unreadable, a column is not there, or such rows contradict each other.
+    the table is missing or unreadable, a column is not there, such rows contradict each other,
+    or labels hold for parts of recordings.
     """
     if not directory.is_dir():
         raise PrepError(f"{directory} is not a folder.")
     metadata = options.metadata or directory / "metadata.csv"
-    header, rows = _read_table(metadata, directory)
+    table, rows = _read_table(metadata, directory, options)
+    header = list(table.columns)
+    if not options.ignore_times:
+        _refuse_pathless_times(metadata, header, rows, options)
     mapped = map_columns(header, options.columns)
-    base = _base(directory, metadata, [_get(row, mapped, "path") for row in rows])
-    source = options.source_name or tidy_name(directory.resolve().name) or "folder"
-    merged: dict[str, Recording] = {}
-    repeated = 0
-    for number, row in enumerate(rows, start=2):
-        if not any(row.values()):
-            continue
-        text = _get(row, mapped, "path")
-        if not text:
-            raise PrepError(
-                f"{metadata}, row {number}: column {mapped.columns['path']!r} is empty."
-            )
-        path = _relative(_find(base, text), directory)
-        recording = _recording(row, mapped, options, source=source, path=path)
-        if path in merged:
-            repeated += 1
-            recording = _merge(merged[path], recording, f"{metadata}, row {number}")
-        merged[path] = recording
-    recordings = list(merged.values())
-    notes = [f"{repeated} rows name a file that an earlier row names: labels merged"] * (
-        repeated > 0
-    )
+    reader = _Reader(directory, metadata, mapped, options, rows)
+    if not options.ignore_times:
+        reader.refuse_times(header)
+    recordings = reader.recordings()
+    notes = [*table.notes, *reader.notes()]
     if options.make_folds and "fold" not in mapped.columns:
         from data_prep.folds import make_folds
 
         recordings = make_folds(recordings, options.make_folds)
         notes.append(f"{options.make_folds} folds were made, of whole groups")
-    return FolderTable(directory, metadata, recordings, mapped, notes + _warnings(recordings))
+    notes += warnings(recordings, mapped, rows)
+    return FolderTable(directory, metadata, recordings, mapped, notes)
 
 
-def _warnings(recordings: Sequence[Recording]) -> list[str]:
-    """Return what a person should know about the table before it is used."""
-    notes = []
-    unlicensed = sum(not recording.licence_url for recording in recordings)
-    if unlicensed:
-        notes.append(f"{unlicensed} recordings state no licence (--licence sets one)")
-    for name in ("fold", "split"):
-        parts: dict[str, set[str | None]] = {}
-        for recording in recordings:
-            parts.setdefault(recording.group_id, set()).add(getattr(recording, name))
-        divided = sorted(group for group, places in parts.items() if len(places) > 1)
-        if divided:
-            notes.append(
-                f"{len(divided)} groups lie in more than one {name}, for example {divided[0]!r}: "
-                "a score on one of them is not a score on unknown sources"
-            )
-    return notes
+def _refuse_pathless_times(
+    metadata: Path, header: list[str], rows: list[tuple[int, Row]], options: FolderOptions
+) -> None:
+    """Refuse a table of times that names no files: Raven's and Audacity's are such."""
+    if any(options.columns.values()):
+        return
+    try:
+        map_columns(header, options.columns)
+    except PrepError:
+        if len(header) in (2, 3) and all(number_in(name) is not None for name in header[:2]):
+            raise PrepError(
+                f"{metadata} has no header; it looks like labels of Audacity, with times. "
+                f"{NOT_SUPPORTED}."
+            ) from None
+        refuse_times(str(metadata), header, rows, lambda row: "", lambda name: 0.0)
 
 
-def _read_table(path: Path, directory: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Read CSV (comma, semicolon or tab) or Parquet as text; empty cells are ''."""
-    import polars as pl
-
+def _read_table(
+    path: Path, directory: Path, options: FolderOptions
+) -> tuple[RowTable, list[tuple[int, Row]]]:
+    """Return the table and its rows with their numbers. Raises PrepError that names bad rows."""
     if not path.is_file():
+        others = sorted(
+            p.name for p in directory.iterdir()
+            if p.suffix.lower() in (".csv", ".tsv", ".txt", ".parquet", ".jsonl") and p.is_file()
+        )  # fmt: skip
+        there = f" There are {', '.join(others[:_MAX_NAMED])}." if others else ""
         raise PrepError(
-            f"There is no table at {path}. Describe the recordings of {directory} in a "
+            f"There is no table at {path}.{there} Describe the recordings of {directory} in a "
             f"metadata.csv such as\n{EXAMPLE}\nor name another table with --metadata."
         )
-    try:
-        if path.suffix.lower() == ".parquet":
-            frame = pl.read_parquet(path).cast(pl.String, strict=False)
-        else:
-            frame = pl.read_csv(path, separator=_separator(path), infer_schema=False)
-    except UnicodeDecodeError as err:
-        raise PrepError(f"{path} is not UTF-8 text; save it as UTF-8.") from err
-    except (pl.exceptions.PolarsError, OSError) as err:
-        text = str(err).splitlines()[0]
-        hint = " (save it as UTF-8)" if "utf-8" in text.lower() or "utf8" in text.lower() else ""
-        raise PrepError(f"{path} cannot be read as a table: {text}{hint}.") from err
-    frame = frame.rename({name: name.strip() for name in frame.columns}).fill_null("")
-    frame = frame.with_columns(pl.all().str.strip_chars())
-    if frame.height == 0:
-        raise PrepError(f"{path} has a header but no rows.")
-    return frame.columns, frame.to_dicts()
-
-
-def _separator(path: Path) -> str:
-    """Return the character that the header line is divided by."""
-    with path.open("rb") as file:
-        line = file.readline(1 << 16).decode("utf-8-sig")
-    return max(",", "\t", ";", key=line.count)
-
-
-def _get(row: Mapping[str, str], mapped: Mapped, name: str) -> str:
-    column = mapped.columns.get(name)
-    return row[column] if column is not None else ""
-
-
-def _base(directory: Path, metadata: Path, paths: Sequence[str]) -> Path:
-    """Return the folder that the table's paths start from: where most of a sample exist."""
-    step = max(1, len(paths) // 50)
-    sample = [text for text in paths[::step] if text]
-    candidates = dict.fromkeys((directory, metadata.parent, directory / "audio"))
-    return max(candidates, key=lambda base: sum(_find(base, text).exists() for text in sample))
-
-
-def _find(base: Path, text: str) -> Path:
-    """Return the file that `text` means: as written, in another Unicode form, with slashes."""
-    spellings = dict.fromkeys(
-        (
-            text,
-            unicodedata.normalize("NFC", text),
-            unicodedata.normalize("NFD", text),
-            text.replace("\\", "/"),
-        )
-    )
-    for spelling in spellings:
-        path = base / spelling
-        if path.is_file():
-            return path
-    return base / text
-
-
-def _relative(path: Path, directory: Path) -> str:
-    try:
-        return path.relative_to(directory).as_posix()
-    except ValueError:
-        return path.absolute().as_posix()
-
-
-def _recording(
-    row: Mapping[str, str], mapped: Mapped, options: FolderOptions, *, source: str, path: str
-) -> Recording:
-    """Turn one row into a recording."""
-
-    def get(name: str) -> str:
-        return _get(row, mapped, name)
-
-    source_id = tidy_name(get("id")) or path
-    identity = f"{source}:{source_id}"
-    url = get("url")
-    fold = get("fold")
-    return Recording(
-        id=identity,
-        source=source,
-        source_id=source_id,
-        path=path,
-        # A column called "source" may hold page addresses or the name of an archive.
-        url=url if "://" in url or "url" in mapped.given else "",
-        licence_url=licence_url(get("licence") or options.licence),
-        attribution=tidy_name(get("attribution")),
-        recordist=tidy_name(get("recordist")),
-        labels=_labels(get("label"), get("rank"), get("background"), mapped, options, path),
-        quality=get("quality"),
-        sound_type=get("sound_type"),
-        datetime=get("datetime"),
-        lat=_number(get("lat"), 90.0),
-        lon=_number(get("lon"), 180.0),
-        duration_s=_number(get("duration"), math.inf) or 0.0,
-        group_id=tidy_name(get("group")) or identity,
-        split=get("split") or options.split,
-        fold=fold or None,
-    )
-
-
-def _number(text: str, limit: float) -> float | None:
-    """Return the number, or None where there is none or it cannot be true."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and abs(value) <= limit else None
-
-
-def _labels(
-    names: str, ranks: str, background: str, mapped: Mapped, options: FolderOptions, path: str
-) -> tuple[Label, ...]:
-    """Return foreground labels with their ranks, then background labels that are not among them."""
-    name_list = _cells(names, options.label_separator)
-    rank_list = _cells(ranks, options.label_separator)
-    if len(rank_list) == 1:
-        rank_list *= len(name_list)
-    if rank_list and len(rank_list) != len(name_list):
+    table = open_table(path, encoding=options.encoding, guess=True)
+    good: list[tuple[int, Row]] = []
+    bad: list[str] = []
+    for number, row in table.numbered():
+        if isinstance(row, BadRow):
+            bad.append(f"row {number}: {row.detail.partition(', line ')[2].partition(': ')[2]}")
+        elif any(value not in ("", None) for value in row.values()):
+            good.append((number, row))
+    if bad:
+        more = f"\n  and {len(bad) - _MAX_NAMED} more" if len(bad) > _MAX_NAMED else ""
         raise PrepError(
-            f"{path}: {len(name_list)} labels ({names!r}) but {len(rank_list)} ranks ({ranks!r}); "
-            f"they must go in parallel, divided by {options.label_separator!r}."
+            f"{path} has {len(bad)} rows that cannot be read:\n  "
+            + "\n  ".join(bad[:_MAX_NAMED])
+            + more
+            + "\nCells with commas, quotes or decimal commas stand in quotes; save it as UTF-8."
         )
-    default = options.rank
-    if not default and plain_name(mapped.columns.get("label", "")) in SPECIES_COLUMNS:
-        default = "species"
-    found: dict[str, Label] = {}
-    for i, text in enumerate(name_list):
-        rank, name = _ranked(text, rank_list[i].lower() if rank_list else default)
-        found.setdefault(name, Label(name, rank, FOREGROUND, options.taxonomy))
-    for text in _cells(background, options.label_separator):
-        rank, name = _ranked(text, default)
-        found.setdefault(name, Label(name, rank, BACKGROUND, options.taxonomy))
-    return tuple(found.values())
+    if not good:
+        raise PrepError(f"{path} has a header but no rows.")
+    return table, good
 
 
-def _ranked(text: str, default: str) -> tuple[str, str]:
-    """Split "genus:Parus" into rank and name; other text has the default rank."""
-    rank, colon, name = text.partition(":")
-    if colon and rank.strip().lower() in RANKS and name.strip():
-        return rank.strip().lower(), tidy_name(name)
-    return default, text
+class _Reader:
+    """Turns the rows of one table into recordings."""
+
+    def __init__(
+        self,
+        directory: Path,
+        metadata: Path,
+        mapped: Mapped,
+        options: FolderOptions,
+        rows: list[tuple[int, Row]],
+    ) -> None:
+        self.directory, self.metadata = directory, metadata
+        self.mapped, self.options, self.rows = mapped, options, rows
+        paths = [self._text(row, "path") for _, row in rows]
+        self.finder = Finder(directory, best_base(directory, metadata, paths))
+        self.labels = LabelReader(mapped, options)
+        self.source = options.source_name or tidy_name(directory.resolve().name) or "folder"
+        self.splits = split_map(options.split_map)
+        self.repeated = 0
+        self.odd_numbers: dict[str, list[str]] = {}
+        self.found_paths: dict[str, Path] = {}
+        self.time_notes: list[str] = []
+
+    def refuse_times(self, header: list[str]) -> None:
+        """Raise PrepError where the table gives times of labels."""
+        taken = {c for f, c in self.mapped.columns.items() if f != "duration"}
+
+        def length_of(name: str) -> float:
+            return header_length_s(self._find(name)) if name else 0.0
+
+        self.time_notes = refuse_times(
+            str(self.metadata),
+            [name for name in header if name not in taken],
+            self.rows,
+            lambda row: self._text(row, "path"),
+            functools.cache(length_of),
+        )
+
+    def recordings(self) -> list[Recording]:
+        """Return one recording per file."""
+        merged: dict[str, Recording] = {}
+        for number, row in self.rows:
+            where = f"{self.metadata}, row {number}"
+            text = self._text(row, "path")
+            if not text:
+                raise PrepError(f"{where}: column {self.mapped.columns['path']!r} is empty.")
+            if "\n" in text:
+                raise PrepError(f"{where}: a line break in the file's name; is a quote not closed?")
+            path = relative(self._find(text), self.directory)
+            recording = self._recording(row, path, where)
+            if path in merged:
+                self.repeated += 1
+                recording = _merge(merged[path], recording, where, self.mapped)
+            merged[path] = recording
+        self.labels.check()
+        return list(merged.values())
+
+    def _find(self, text: str) -> Path:
+        if text not in self.found_paths:
+            self.found_paths[text] = self.finder.find(text)
+        return self.found_paths[text]
+
+    def _cell(self, row: Mapping[str, Any], name: str) -> Any:
+        column = self.mapped.columns.get(name)
+        return row[column] if column is not None else ""
+
+    def _text(self, row: Mapping[str, Any], name: str) -> str:
+        """Return a cell as text; '' for what programs write where a value is missing."""
+        value = self._cell(row, name)
+        if isinstance(value, dict):  # audio as Hugging Face stores it
+            value = value.get("path")
+        text = value.strip() if isinstance(value, str) else text_of(value)
+        return "" if is_absent(text) and name not in ("id", "path") else text
+
+    def _recording(self, row: Row, path: str, where: str) -> Recording:
+        """Turn one row into a recording."""
+
+        def get(name: str) -> str:
+            return self._text(row, name)
+
+        source_id = tidy_name(get("id")) or path
+        identity = f"{self.source}:{source_id}"
+        url = get("url")
+        split = get("split") or self.options.split
+        labels, ranks, also = (self._cell(row, k) for k in ("label", "rank", "background"))
+        return Recording(
+            id=identity,
+            source=self.source,
+            source_id=source_id,
+            path=path,
+            # A column called "source" may hold page addresses or the name of an archive.
+            url=url if "://" in url or "url" in self.mapped.given else "",
+            licence_url=licence_url(get("licence") or self.options.licence),
+            attribution=tidy_name(get("attribution")),
+            recordist=tidy_name(get("recordist")),
+            labels=self.labels.read(labels, ranks, also, where),
+            quality=get("quality"),
+            sound_type=get("sound_type"),
+            datetime=get("datetime"),
+            lat=self._number(get("lat"), "lat", 90.0, where),
+            lon=self._number(get("lon"), "lon", 180.0, where),
+            duration_s=self._number(get("duration"), "duration", math.inf, where) or 0.0,
+            group_id=tidy_name(get("group")) or identity,
+            split=self.splits.get(split, split),
+            fold=get("fold") or None,
+        )
+
+    def _number(self, text: str, name: str, limit: float, where: str) -> float | None:
+        """Return the number, or None where there is none or it cannot be true."""
+        value = number_in(text)
+        if value is not None and abs(value) <= limit:
+            return value
+        if text and not is_nothing(text):
+            self.odd_numbers.setdefault(name, []).append(f"{where}: {text!r}")
+        return None
+
+    def notes(self) -> list[str]:
+        """Return what a person should know about how the rows were read."""
+        notes = []
+        if self.repeated:
+            notes.append(
+                f"{self.repeated} rows name a file that an earlier row names: labels merged"
+            )
+        for name, places in self.odd_numbers.items():
+            notes.append(
+                f"{len(places)} values of {name} are no such numbers and are left out; the first: "
+                f"{places[0]}"
+            )
+        return [*notes, *self.time_notes, *self.labels.notes(), *self.finder.notes()]
 
 
-def _cells(text: str, separator: str) -> list[str]:
-    """Return the values of one cell: a Python list ("['a', 'b']") or separated text."""
-    if text.startswith("[") and text.endswith("]"):
-        try:
-            values = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            pass
-        else:
-            return [name for value in values if (name := tidy_name(str(value)))]
-    parts = text.split(separator) if separator else [text]
-    return [name for part in parts if (name := tidy_name(part))]
-
-
-def _merge(first: Recording, second: Recording, where: str) -> Recording:
+def _merge(first: Recording, second: Recording, where: str, mapped: Mapped) -> Recording:
     """Join two rows of one file: all labels; everything else must be equal."""
+    if first.source_id != second.source_id and "id" in mapped.columns:
+        raise PrepError(
+            f"{where}: {second.path!r} has been described before, with another id "
+            f"({first.source_id!r} and {second.source_id!r}). If the column "
+            f"{mapped.columns['id']!r} numbers labels, not recordings, --id-column none leaves it "
+            "out: then the labels of all rows hold for the whole file."
+        )
     labels = {label.name: label for label in first.labels}
     for label in second.labels:
         known = labels.get(label.name)

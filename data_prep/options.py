@@ -38,14 +38,26 @@ class FolderOptions:
     metadata: Path | None = _option(
         None,
         LABELS,
-        "Table of the recordings: CSV (comma, semicolon or tab) or Parquet. "
+        "Table of the recordings: CSV (comma, semicolon or tab), Parquet or JSON lines. "
         "Default: DIR/metadata.csv.",
     )
-    label_separator: str = _option(
-        ";",
+    encoding: str = _option(
+        "",
         LABELS,
-        "Between several labels in one cell; '' takes every cell as one label. Python lists "
-        "(\"['a', 'b']\") are understood as well.",
+        "Encoding of a CSV that is neither UTF-8 nor UTF-16. Default: Windows-1252 (cp1252).",
+    )
+    label_separator: str | None = _option(
+        None,
+        LABELS,
+        "Between several labels in one cell; '' takes every cell as one label. Lists as Python, "
+        "NumPy or JSON write them (\"['a', 'b']\") are understood as well. Default: ';', and where "
+        "labels look like several with another separator, it asks.",
+    )
+    ignore_times: bool = _option(
+        False,
+        LABELS,
+        "Take labels for their whole files although the table gives times (columns such as start "
+        "and end): where these mean something else.",
     )
     rank: str = _option(
         "",
@@ -58,6 +70,12 @@ class FolderOptions:
     )
     licence: str = _option("", LABELS, "Licence of recordings that state none, URL or name.")
     split: str = _option("train", LABELS, "Split of recordings without one.")
+    split_map: str = _option(
+        "",
+        LABELS,
+        "Other names for the table's splits, such as 'data=train,dev=valid': recipes ask for "
+        "train, valid and test.",
+    )
     make_folds: int = _option(
         0,
         LABELS,

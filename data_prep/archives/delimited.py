@@ -8,6 +8,7 @@ polars reads faster, but it repairs or drops such rows without saying which.
 from __future__ import annotations
 
 import csv
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ MAX_LINE_BYTES = 1 << 20
 _MANY_BAD, _BAD_SHARE = 100, 0.05
 _BOM = b"\xef\xbb\xbf"
 _SEPARATORS = "\t,;"
+_STATED = re.compile(r"sep=(.)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,32 @@ def read_rows(
     file breaks off, or when more than 5 % of the rows (and more than 100) are bad: then it is not
     the rows, but the file or what its description says about it.
     """
+    good = bad = 0
+    for _, row in numbered_rows(stream, name, dialect, columns):
+        if isinstance(row, BadRow):
+            bad += 1
+            if bad > _MANY_BAD and bad > _BAD_SHARE * (good + bad):
+                raise PrepError(
+                    f"{bad} of the first {good + bad} rows of {name} cannot be read; the last one: "
+                    f"{row.detail}. Is the file whole, and as its description (meta.xml, header) "
+                    "says?"
+                )
+        else:
+            good += 1
+        yield row
+
+
+def numbered_rows(
+    stream: BinaryIO, name: str, dialect: Dialect, columns: int = 0, *, ragged: bool = False
+) -> Iterator[tuple[int, list[str] | BadRow]]:
+    """Yield (row, fields) as `read_rows` does, with the number that a spreadsheet shows.
+
+    The first row is 1, header and blank rows count. With `ragged`, a row may lack its last fields,
+    which are empty then, and have empty fields too many. Raises PrepError when the file breaks off.
+    """
     source = _Lines(stream, name, dialect.encoding)
     rows = _quoted(source, dialect) if dialect.quote else _plain(source, dialect)
-    good = bad = at_most = 0
+    at_most = 0
     for number, (first_line, fields) in enumerate(rows):
         problem, detail = source.take_problem()
         if number < dialect.header_lines:
@@ -63,22 +88,24 @@ def read_rows(
         if not problem:
             if not fields or fields == [""]:
                 continue
+            if ragged:
+                fields = _fitted(fields, at_most)
             if len(fields) < columns or (dialect.header_lines and len(fields) > at_most):
                 wanted = at_most if dialect.header_lines else f"at least {columns}"
                 problem = "wrong_number_of_columns"
                 detail = f"{len(fields)} columns instead of {wanted}"
-        if not problem:
-            good += 1
-            yield fields
-            continue
-        bad += 1
-        row = BadRow(problem, f"{name}, line {first_line}: {detail}", name)
-        if bad > _MANY_BAD and bad > _BAD_SHARE * (good + bad):
-            raise PrepError(
-                f"{bad} of the first {good + bad} rows of {name} cannot be read; the last one: "
-                f"{row.detail}. Is the file whole, and as its description (meta.xml, header) says?"
-            )
-        yield row
+        if problem:
+            detail = f"{name}, line {first_line}: {detail}"
+            yield number + 1, BadRow(problem, detail, name)
+        else:
+            yield number + 1, fields
+
+
+def _fitted(fields: list[str], width: int) -> list[str]:
+    """Return the fields with empty ones added, or surplus empty ones taken away."""
+    while len(fields) > width and not fields[-1].strip():
+        fields.pop()
+    return fields + [""] * (width - len(fields))
 
 
 def _quoted(source: _Lines, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
@@ -155,25 +182,36 @@ class _Lines:
 def sniff(stream: BinaryIO, name: str) -> tuple[list[str], Dialect]:
     """Return the header of a table that nothing describes, and its dialect.
 
-    The separator is what divides the header most; tabs mean that quotes are text unless the
-    header itself is quoted. Raises PrepError when the file does not begin with a line of text.
+    A first line "sep=;" (Excel's) is obeyed. Else the separator is what divides the header most;
+    tabs mean that quotes are text unless the header itself is quoted. Raises PrepError when the
+    file does not begin with a line of text.
     """
-    raw = stream.readline(MAX_LINE_BYTES).removeprefix(_BOM)
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as err:
-        raise PrepError(f"{name} does not begin with a line of UTF-8 text: {err}.") from err
-    if "\0" in text or not text.strip():
+    text = _first_line(stream, name)
+    stated = _STATED.fullmatch(text.strip(" \r\n").strip('"'))
+    if stated:
+        text = _first_line(stream, name)
+    if not text.strip():
         raise PrepError(f"{name} does not begin with a line of column names.")
-    separator = max(_SEPARATORS, key=text.count)
+    separator = stated[1] if stated else max(_SEPARATORS, key=text.count)
     quote = "" if separator == "\t" and not text.startswith('"') else '"'
-    dialect = Dialect(separator, quote)
+    dialect = Dialect(separator, quote, header_lines=2 if stated else 1)
     line = text.rstrip("\r\n")
     try:
         header = next(csv.reader([line], delimiter=separator)) if quote else line.split(separator)
     except csv.Error as err:
         raise PrepError(f"{name} does not begin with a line of column names: {err}.") from err
     return [column.strip() for column in header], dialect
+
+
+def _first_line(stream: BinaryIO, name: str) -> str:
+    raw = stream.readline(MAX_LINE_BYTES).removeprefix(_BOM)
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as err:
+        raise PrepError(f"{name} does not begin with a line of UTF-8 text: {err}.") from err
+    if "\0" in text:
+        raise PrepError(f"{name} does not begin with a line of column names.")
+    return text
 
 
 def plain_key(name: str) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from data_prep.archives.delimited import BadRow, read_rows, sniff
+from data_prep.archives.delimited import BadRow, Dialect, numbered_rows, read_rows, sniff
 from data_prep.archives.json_files import Document, broken_file, items
+from data_prep.archives.text_files import TextForm, as_utf8, text_form
 from data_prep.errors import PrepError
 
 _BATCH_ROWS = 16  # a row may hold a whole recording
@@ -20,6 +22,7 @@ _MAX_CELL_BYTES = 1 << 30
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _MAX_JSON_ROW = 16 << 20
 Row = dict[str, Any]
+_UTF8, _COMMAS = TextForm(), Dialect()
 
 
 @dataclass(frozen=True)
@@ -27,31 +30,63 @@ class RowTable:
     """A table and what it says about itself.
 
     `classes` are the names behind numbers, by column: Hugging Face writes class labels as
-    numbers and their names into the file's metadata.
+    numbers and their names into the file's metadata. `notes` are what a person should know.
     """
 
     path: Path
     columns: tuple[str, ...]
     classes: dict[str, list[str]]
     kind: str
+    form: TextForm = _UTF8
+    dialect: Dialect = _COMMAS
+    notes: Sequence[str] = field(default=())
 
     def rows(self) -> Iterator[Row | BadRow]:
         """Yield the rows; raises PrepError where the file breaks off."""
-        if self.kind == "parquet":
-            yield from _parquet_rows(self.path)
-        elif self.kind == "jsonl":
-            for item in items(Document(str(self.path), lambda: self.path.open("rb")), "",
-                              _MAX_JSON_ROW):  # fmt: skip
-                yield item if isinstance(item, dict) else BadRow(
-                    "bad_row", f"{self.path}: {type(item).__name__} instead of an object",
-                    str(self.path),
-                )  # fmt: skip
+        if self.kind == "csv":
+            with _text(self.path, self.form) as stream:
+                name = str(self.path)
+                for fields in read_rows(stream, name, self.dialect, len(self.columns)):
+                    yield self._named(fields)
         else:
-            yield from _csv_rows(self.path)
+            for _, row in self.numbered():
+                yield row
+
+    def numbered(self) -> Iterator[tuple[int, Row | BadRow]]:
+        """Yield (row, its cells); the header of a CSV is row 1. Rows of a CSV may lack their last
+        cells, and bad ones may be many.
+        """
+        name = str(self.path)
+        if self.kind == "parquet":
+            yield from enumerate(_parquet_rows(self.path), start=1)
+        elif self.kind == "jsonl":
+            document = Document(name, lambda: self.path.open("rb"))
+            for number, item in enumerate(items(document, "", _MAX_JSON_ROW), start=1):
+                yield (
+                    number,
+                    item
+                    if isinstance(item, dict)
+                    else BadRow(
+                        "bad_row", f"{name}: {type(item).__name__} instead of an object", name
+                    ),
+                )
+        else:
+            with _text(self.path, self.form) as stream:
+                width = len(self.columns)
+                for number, fields in numbered_rows(stream, name, self.dialect, width, ragged=True):
+                    yield number, self._named(fields)
+
+    def _named(self, fields: list[str] | BadRow) -> Row | BadRow:
+        if isinstance(fields, BadRow):
+            return fields
+        return dict(zip(self.columns, fields, strict=False))
 
 
-def open_table(path: Path) -> RowTable:
-    """Return a table, by its content. Raises PrepError when it is none of the three."""
+def open_table(path: Path, *, encoding: str = "", guess: bool = False) -> RowTable:
+    """Return a table, by its content. Raises PrepError when it is none of the three.
+
+    `encoding` and `guess` are those of `data_prep.archives.text_files.text_form`.
+    """
     with broken_file(path), path.open("rb") as file:
         start = file.read(512)
     if start[:4] == b"PAR1":
@@ -60,16 +95,42 @@ def open_table(path: Path) -> RowTable:
         for first in RowTable(path, (), {}, "jsonl").rows():
             return RowTable(path, tuple(first) if isinstance(first, dict) else (), {}, "jsonl")
     with broken_file(path), path.open("rb") as file:
-        header, _ = sniff(file, str(path))
-    return RowTable(path, tuple(header), {}, "csv")
+        form = text_form(file, str(path), encoding=encoding, guess=guess)
+    with _text(path, form) as stream:
+        header, dialect = sniff(stream, str(path))
+    if dialect.separator == "\t" and not dialect.quote:
+        dialect = _tabs(path, form, dialect, len(header))
+    notes = (form.note,) if form.note else ()
+    return RowTable(path, tuple(_distinct(header)), {}, "csv", form, dialect, notes)
 
 
-def _csv_rows(path: Path) -> Iterator[Row | BadRow]:
+def _tabs(path: Path, form: TextForm, plain: Dialect, width: int) -> Dialect:
+    """Return how a table with tabs quotes: as CSV does, unless that leaves rows unreadable."""
+    quoted = replace(plain, quote='"')
+    with _text(path, form) as stream:
+        rows = numbered_rows(stream, str(path), quoted, width)
+        return plain if any(isinstance(row, BadRow) for _, row in rows) else quoted
+
+
+@contextmanager
+def _text(path: Path, form: TextForm) -> Iterator[BinaryIO]:
+    """Open the text of a table as UTF-8."""
     with broken_file(path), path.open("rb") as file:
-        header, dialect = sniff(file, str(path))
-        file.seek(0)
-        for fields in read_rows(file, str(path), dialect, len(header)):
-            yield fields if isinstance(fields, BadRow) else dict(zip(header, fields, strict=False))
+        yield as_utf8(file, str(path), form)
+
+
+def _distinct(header: Sequence[str]) -> list[str]:
+    """Return the columns' names, each once: "label", "label (2)"; "column 3" without one."""
+    found: dict[str, None] = {}
+    for place, name in enumerate(header, start=1):
+        name = name or f"column {place}"
+        number = 1
+        other = name
+        while other in found:
+            number += 1
+            other = f"{name} ({number})"
+        found[other] = None
+    return list(found)
 
 
 def _open_parquet(path: Path) -> RowTable:

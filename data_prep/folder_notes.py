@@ -1,0 +1,110 @@
+"""What a person should know about a folder's table before it is used: splits, groups, licences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from data_prep.columns import Mapped, plain_name
+from data_prep.errors import PrepError
+from data_prep.recordings import Recording
+
+Row = Mapping[str, Any]
+SPLITS = ("train", "valid", "test")
+_USUAL_SPLITS = {
+    "train": ("train", "training", "tr", "trn", "data", "all", "dataset", "fit", "learn"),
+    "valid": ("valid", "validation", "val", "dev", "devel", "development", "tune"),
+    "test": ("test", "testing", "tst", "eval", "evaluation", "holdout", "heldout"),
+}
+# Columns that say what recordings have in common, where no group is named.
+_GROUPING = ("recordist", "individual", "bird", "animal", "speaker", "session", "site", "location",
+             "station", "deployment", "tape")  # fmt: skip
+_MAX_NAMED = 5
+
+
+def split_map(text: str) -> dict[str, str]:
+    """Read "data=train,dev=valid"."""
+    found = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        old, equals, new = pair.rpartition("=")
+        if not equals or not old.strip() or not new.strip():
+            raise PrepError(
+                f"--split-map {text!r}: {pair!r} is no pair OLD=NEW, such as data=train."
+            )
+        found[old.strip()] = new.strip()
+    return found
+
+
+def suggested_split_map(names: Iterable[str]) -> str:
+    """Return the --split-map that turns usual names of splits into train, valid and test.
+
+    '' where all have these names, or where a name is not usual.
+    """
+    pairs = []
+    for name in sorted(names):
+        plain = "".join(c for c in name.casefold() if c.isalpha())
+        new = next((k for k, usual in _USUAL_SPLITS.items() if plain in usual), "")
+        if not new:
+            return ""
+        if new != name:
+            pairs.append(f"{name}={new}")
+    return ",".join(pairs)
+
+
+def warnings(
+    recordings: Sequence[Recording], mapped: Mapped, rows: Sequence[tuple[int, Row]]
+) -> list[str]:
+    """Return what a person should know about the table before it is used."""
+    notes = []
+    unlicensed = sum(not recording.licence_url for recording in recordings)
+    if unlicensed:
+        notes.append(f"{unlicensed} recordings state no licence (--licence sets one)")
+    notes += _split_notes(recordings)
+    notes += _group_notes(recordings, mapped, rows)
+    for name in ("fold", "split"):
+        divided = _divided(recordings, name, "group_id")
+        if divided:
+            notes.append(
+                f"{len(divided)} groups lie in more than one {name}, for example {divided[0]!r}: "
+                "a score on one of them is not a score on unknown sources"
+            )
+    return notes
+
+
+def _split_notes(recordings: Sequence[Recording]) -> list[str]:
+    names = {recording.split for recording in recordings}
+    if names <= set(SPLITS):
+        return []
+    shown = ", ".join(sorted(names)[:_MAX_NAMED])
+    text = suggested_split_map(names) or f"{sorted(names - set(SPLITS))[0]}=train"
+    return [f"the splits are {shown}; recipes ask for train, valid, test: --split-map '{text}'"]
+
+
+def _group_notes(
+    recordings: Sequence[Recording], mapped: Mapped, rows: Sequence[tuple[int, Row]]
+) -> list[str]:
+    """Say that parts are made of single files although a column tells what belongs together."""
+    if "group" in mapped.columns:
+        return []
+    parts = [n for n in ("fold", "split") if len({getattr(r, n) for r in recordings}) > 1]
+    column = mapped.columns.get("recordist", "")
+    if not column or len({r.recordist for r in recordings}) >= len(recordings):
+        plain = {plain_name(name).removesuffix("_id"): name for name in mapped.unused}
+        column = next((plain[name] for name in _GROUPING if name in plain), "")
+        if not column or len({str(row.get(column)) for _, row in rows}) >= len(recordings):
+            return []
+    for name in parts:
+        return [
+            f"each {name} is made of single files: one {column} may lie in several of them, and a "
+            f"model knows its {column}s; --group-column {column} keeps them together"
+        ]
+    return [f"each recording is a group of its own; --group-column {column} keeps those of one "
+            "together"]  # fmt: skip
+
+
+def _divided(recordings: Sequence[Recording], part: str, group: str) -> list[str]:
+    """Return the groups that lie in more than one fold or split."""
+    places: dict[str, set[str | None]] = {}
+    for recording in recordings:
+        places.setdefault(getattr(recording, group), set()).add(getattr(recording, part))
+    return sorted(name for name, found in places.items() if len(found) > 1)

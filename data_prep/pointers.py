@@ -1,0 +1,18 @@
+"""Small text files that stand for a file that was not fetched: Git LFS and git-annex."""
+
+from __future__ import annotations
+
+_LFS = b"version https://git-lfs.github.com/spec/"
+_ANNEX = (b"/annex/objects/", b"../.git/annex/objects/", b".git/annex/objects/")
+SIZE = 1024
+"""No pointer is longer."""
+
+
+def pointer_in(start: bytes) -> str:
+    """Return what a file is that begins so, and what to do about it; '' where it is no pointer."""
+    start = start[:SIZE].removeprefix(b"\xef\xbb\xbf")
+    if start.startswith(_LFS):
+        return "a Git LFS pointer, not the file itself: run `git lfs pull` where it was cloned"
+    if start.startswith(_ANNEX):
+        return "a git-annex pointer, not the file itself: run `git annex get` where it was cloned"
+    return ""
