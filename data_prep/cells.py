@@ -43,9 +43,14 @@ class UnreadableList(PrepError):
     """A cell that begins like a list and is none: what it holds cannot be told apart."""
 
 
+_NAMES = frozenset(("Nan", "Nat", "Na", "Nil"))
+"""No program writes a missing value so; people and animals are called so."""
+
+
 def is_nothing(text: str) -> bool:
     """Return whether a label cell, or one entry of its list, names nothing ("nan", "N/A", "-")."""
-    return text.strip().casefold() in NOTHING
+    text = text.strip()
+    return text.casefold() in NOTHING and text not in _NAMES
 
 
 def is_absent(text: str) -> bool:
@@ -53,7 +58,8 @@ def is_absent(text: str) -> bool:
 
     Unlike `is_nothing` it lets "none" pass, which can be what a person says of a licence.
     """
-    return text.strip().casefold() in ABSENT
+    text = text.strip()
+    return text.casefold() in ABSENT and text not in _NAMES
 
 
 def values_of(cell: Any, *separators: str) -> list[str]:
@@ -102,7 +108,7 @@ def _tidy(text: str) -> str:
     if len(text) > MAX_LIST:  # normalising megabytes takes minutes; its length is told elsewhere
         return text
     tidy = " ".join(unicodedata.normalize("NFC", text).split())
-    return "" if tidy.casefold() in NOTHING else tidy
+    return "" if is_nothing(tidy) else tidy
 
 
 def _plain_number(value: float) -> str:

@@ -85,7 +85,7 @@ def _refuse_pathless_times(
         if len(header) in (2, 3) and all(number_in(name) is not None for name in header[:2]):
             raise PrepError(
                 f"{metadata} has no header; it looks like labels of Audacity, with times. "
-                f"{NOT_SUPPORTED}."
+                f"{NOT_SUPPORTED}. Cut the sounds to these times and list the pieces."
             ) from None
         refuse_times(str(metadata), header, rows, lambda row: "", lambda name: 0.0)
 
@@ -114,11 +114,13 @@ def _read_table(
             good.append((number, row))
     if bad:
         more = f"\n  and {len(bad) - _MAX_NAMED} more" if len(bad) > _MAX_NAMED else ""
+        count = "a row" if len(bad) == 1 else f"{len(bad)} rows"
         raise PrepError(
-            f"{path} has {len(bad)} rows that cannot be read:\n  "
+            f"{path} has {count} that cannot be read:\n  "
             + "\n  ".join(bad[:_MAX_NAMED])
             + more
-            + "\nCells with commas, quotes or decimal commas stand in quotes; save it as UTF-8."
+            + "\nPut cells that hold commas (decimal commas too) or quotes in quotes, or save the "
+            "table with tabs, as UTF-8."
         )
     if not good:
         raise PrepError(f"{path} has a header but no rows.")
@@ -245,9 +247,8 @@ class _Reader:
         """Return what a person should know about how the rows were read."""
         notes = []
         if self.repeated:
-            notes.append(
-                f"{self.repeated} rows name a file that an earlier row names: labels merged"
-            )
+            rows = "1 row names" if self.repeated == 1 else f"{self.repeated} rows name"
+            notes.append(f"{rows} a file that an earlier row names: labels merged")
         for name, places in self.odd_numbers.items():
             notes.append(
                 f"{len(places)} values of {name} are no such numbers and are left out; the first: "

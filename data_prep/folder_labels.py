@@ -41,7 +41,7 @@ class LabelReader:
         that do not go in parallel.
         """
         name_list = self._values(names, where)
-        rank_list = self._values(ranks, where)
+        rank_list = self._values(ranks, where, names=False)
         if len(rank_list) == 1:
             rank_list *= len(name_list)
         if rank_list and len(rank_list) != len(name_list):
@@ -61,12 +61,12 @@ class LabelReader:
             self.seen.setdefault(name, where)
         return tuple(found.values())
 
-    def _values(self, cell: Any, where: str) -> list[str]:
+    def _values(self, cell: Any, where: str, *, names: bool = True) -> list[str]:
         try:
             found = values_of(cell, self.separator)
         except UnreadableList as err:
             raise PrepError(f"{where}: {err}.") from err
-        if not found and isinstance(cell, str) and cell.strip() and is_nothing(cell):
+        if names and isinstance(cell, str) and cell.strip() and is_nothing(cell):
             self.nothing[cell.strip()] += 1
         if isinstance(cell, str) and "\n" in cell.strip() and cell.strip()[-1] not in "])}":
             raise PrepError(f"{where}: a label with a line break in it; is a quote not closed?")
@@ -83,11 +83,11 @@ class LabelReader:
             joined = _several(self.seen, separator)
             if joined:
                 first = joined[0]
+                count = "It looks" if len(joined) == 1 else f"It and {len(joined) - 1} more look"
                 raise PrepError(
-                    f"{self.seen[first]}: is {first!r} one label or several? "
-                    f"{len(joined)} labels of the table look like several with {separator!r} "
-                    f"between them. --label-separator '{separator}' divides them; "
-                    f"--label-separator '{SEPARATOR}' takes each as one name."
+                    f"{self.seen[first]}: is {first!r} one label or several? {count} like several "
+                    f"with {separator!r} between them. --label-separator '{separator}' divides "
+                    f"them; --label-separator '{SEPARATOR}' takes each as one name."
                 )
 
     def notes(self) -> list[str]:

@@ -76,7 +76,10 @@ def _split_notes(recordings: Sequence[Recording]) -> list[str]:
     if names <= set(SPLITS):
         return []
     shown = ", ".join(sorted(names)[:_MAX_NAMED])
-    text = suggested_split_map(names) or f"{sorted(names - set(SPLITS))[0]}=train"
+    text = suggested_split_map(names)
+    if not text:
+        text = f"{sorted(names - set(SPLITS))[0]}=train' (or valid, test"
+        return [f"the splits are {shown}; recipes ask for train, valid, test: --split-map '{text})"]
     return [f"the splits are {shown}; recipes ask for train, valid, test: --split-map '{text}'"]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import Any
 from data_prep.audio import probe_duration_s
 from data_prep.cells import number_in
 from data_prep.errors import PrepError
+from data_prep.recording_table import Rejected
+from data_prep.recordings import Recording
 
 NOT_SUPPORTED = (
     "Labels of parts of a recording are not supported yet, and giving them to the whole recording "
@@ -207,6 +209,29 @@ def label_times(row: Row, columns: TimeColumns, length_s: float = 0.0) -> str:
     if length_s > 0 and (span.covers(length_s) or span.is_cut(length_s)):
         return ""
     return str(span)
+
+
+REASON = "label_times"
+
+
+def unless_all_timed(
+    rows: Iterable[Recording | Rejected], source: Path
+) -> Iterator[Recording | Rejected]:
+    """Pass rows on. Raises PrepError at the end where none was a recording and times were why."""
+    timed = first = None
+    any_good = False
+    for row in rows:
+        if isinstance(row, Recording):
+            any_good = True
+        elif row.reason == REASON:
+            timed = (timed or 0) + 1
+            first = first or row.detail
+        yield row
+    if timed and not any_good:
+        raise PrepError(
+            f"{source}: the labels hold for parts of recordings ({first}; {timed:,} rows). "
+            f"{NOT_SUPPORTED}."
+        )
 
 
 def header_length_s(path: Path) -> float:

@@ -8,7 +8,6 @@ somebody's disk: files are found by their base name. Remarks are in German and n
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +21,7 @@ from data_prep.errors import PrepError
 from data_prep.licences import licence_url
 from data_prep.recording_table import Rejected
 from data_prep.recordings import BACKGROUND, RANKS, Label, Recording, tidy_name
+from data_prep.times import REASON, label_times, time_columns, unless_all_timed
 
 _TABLES = (".csv", ".tsv", ".txt")
 # Field -> columns that may hold it, as letters and digits.
@@ -61,7 +61,7 @@ def read_animal_sound_archive(
         yield from read_gbif(source, scratch=scratch, asked=asked)
         return
     for table in _tables(source):
-        yield from checked(_rows(table, asked))
+        yield from unless_all_timed(checked(_rows(table, asked)), table)
 
 
 def _tables(source: Path) -> list[Path]:
@@ -99,12 +99,19 @@ def _rows(table: Path, asked: Asked) -> Iterator[Recording | Rejected]:
                 f"name (scientificName). Columns: {', '.join(x[:40] for x in header[:20])}."
             )
         pick = picker(columns)
+        times = time_columns(header)
         with table.open("rb") as stream:
             for row in read_rows(stream, name, dialect, len(header)):
                 if isinstance(row, BadRow):
                     yield Rejected(recording_id="asa:?", reason=row.problem, detail=row.detail)
-                else:
-                    yield _recording(pick(row), asked)
+                    continue
+                found = _recording(pick(row), asked)
+                span = label_times(dict(zip(header, row, strict=False)), times) if times else ""
+                if span and isinstance(found, Recording):
+                    found = Rejected(
+                        recording_id=found.id, reason=REASON, detail=span, path=found.path
+                    )
+                yield found
     except OSError as err:
         raise PrepError(f"{table} cannot be read: {err}.") from err
 
@@ -170,7 +177,7 @@ def _label(stated: str, rank: str, row: Row) -> Label | None:
 def _background(text: str, foreground: str) -> tuple[Label, ...]:
     """Return the labels of "Parus major; Turdus merula"; words that are no names are left out."""
     found: dict[str, Label] = {}
-    for part in re.split(r"[|;,\[\]'\"]", text):
+    for part in xeno_canto.names_in(text):
         name = xeno_canto.read_name(part)
         if name.words >= 2 and not name.doubt and name.canonical != foreground:
             rank = ("", "genus", "species", "subspecies")[name.words]

@@ -25,6 +25,7 @@ from data_prep.errors import PrepError
 from data_prep.progress import LINE_EVERY_S, Progress
 from data_prep.recording_table import Rejected
 from data_prep.recordings import Recording
+from data_prep.times import NOT_SUPPORTED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,6 +76,8 @@ class AudioSetOptions:
     labels: Path | None = None
     mid_names: Path | None = None
     strong: Sequence[Path] = ()
+    ignore_times: bool = False
+    """Take strong labels for their whole clips; without it they are refused."""
     only_below: Sequence[str] = ()
 
 
@@ -249,6 +252,11 @@ def _check(options: AudioSetOptions) -> None:
     problems = []
     if not (options.segments or options.strong):
         problems.append("no segment list: give eval_segments.csv and others, or --strong")
+    if options.strong and not options.ignore_times:
+        problems.append(
+            f"--strong says when a sound begins and ends. {NOT_SUPPORTED}; --ignore-times takes "
+            "every label for its whole clip of ten seconds"
+        )
     tables = (*options.segments, *options.strong)
     others = (options.ontology, options.labels, options.mid_names)
     problems += [

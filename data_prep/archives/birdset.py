@@ -8,8 +8,9 @@ Codes mean what eBird's taxonomy of one year says: the year stays with them.
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,10 +21,12 @@ from data_prep.archives.files import FileIndex
 from data_prep.archives.inaturalist import TAXONOMY as INATURALIST
 from data_prep.archives.inaturalist import bare_url, credit, sound_number
 from data_prep.archives.table_rows import RowTable, audio_in, open_table, write_audio
+from data_prep.cells import UnreadableList, values_of
 from data_prep.errors import PrepError
 from data_prep.licences import licence_url
 from data_prep.recording_table import Rejected
 from data_prep.recordings import BACKGROUND, FOREGROUND, Label, Recording
+from data_prep.times import REASON, label_times, time_columns, unless_all_timed
 
 SOURCE = "birdset"
 MAX_SOUNDSCAPES = 2_000_000
@@ -32,9 +35,6 @@ _CONFIG = re.compile(r"(?:HSN|NBP|NES|PER|POW|SNE|SSW|UHH|XCM|XCL)")
 _XENO_CANTO = re.compile(r"XC(\d+)")
 _INATURALIST = re.compile(r"iNat(\d+)", re.IGNORECASE)
 _SEGMENT = re.compile(r"(?:_start)?_\d{1,4}(?:\.\d+)?(?:_end)?_\d{1,4}(?:\.\d+)?$")
-_QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
-_BARE = re.compile(r"[^\s,\[\]]+")
-_MAX_LIST = 1 << 16
 _NAME_FILES = ("taxonomy.csv", "eBird_Taxonomy_*.csv", "ebird_taxonomy_*.csv")
 _CREATIVE_COMMONS = {
     "attribution": "by", "noncommercial": "nc", "sharealike": "sa", "noderivs": "nd",
@@ -73,28 +73,49 @@ def read_birdset(
     """Yield the recordings of BirdSet's tables (parquet, CSV, JSON lines) or of BirdCLEF's CSV.
 
     Audio inside a parquet file is written to `out/audio`; else it is looked for below `audio` by
-    its name; recordings of Xeno-canto that are nowhere have their address. Events of one
-    soundscape become one recording with the labels of all. Rejected: codes that are numbers
-    without names, rows without a file name, soundscapes that are not on disk. Raises PrepError
-    when the source is nothing of the kind, or `year` is no year.
+    its name; recordings of Xeno-canto that are nowhere have their address. Rows of one soundscape
+    become one recording with the labels of all. Rejected: labels of a part of a soundscape (and
+    all other labels of it), codes that are numbers without names, rows without a file name,
+    soundscapes that are not on disk. Raises PrepError when the source is nothing of the kind, all
+    its labels have times, or `year` is no year.
     """
     if not re.fullmatch(r"20\d\d", year):
         raise PrepError(f"--ebird-year is the year of eBird's taxonomy, such as 2021, not {year!r}")
     tables = _tables(source)
     index = FileIndex(audio) if audio is not None else None
     names = _code_names(source if source.is_dir() else source.parent, tables, year)
+    read = _read_all(
+        _Reader(table, names, index, out, config or _config_of(table.path)) for table in tables
+    )
+    yield from unless_all_timed(read, source)
+
+
+def _read_all(readers: Iterable[_Reader]) -> Iterator[Recording | Rejected]:
     soundscapes: dict[str, Recording] = {}
-    for table in tables:
-        reader = _Reader(table, names, index, out, config or _config_of(table.path))
-        yield from checked(_split_off(reader.rows(), soundscapes))
-    yield from checked(soundscapes.values())
+    timed: set[str] = set()
+    for reader in readers:
+        yield from checked(_split_off(reader.rows(), soundscapes, timed))
+    for identity, recording in soundscapes.items():
+        if identity in timed:
+            yield Rejected(
+                recording_id=identity,
+                reason=REASON,
+                detail="other labels of it hold for parts",
+                path=recording.path,
+            )
+        else:
+            yield from checked([recording])
 
 
 def _split_off(
-    rows: Iterator[Recording | Rejected], soundscapes: dict[str, Recording]
+    rows: Iterator[Recording | Rejected], soundscapes: dict[str, Recording], timed: set[str]
 ) -> Iterator[Recording | Rejected]:
-    """Yield the rows of other archives; gather those of soundscapes, one per file."""
+    """Yield the rows of other archives; gather those of soundscapes, one per file. `timed` gets
+    the ids that some label holds only for a part of.
+    """
     for row in rows:
+        if isinstance(row, Rejected) and row.reason == REASON:
+            timed.add(row.recording_id)
         if isinstance(row, Rejected) or row.source != SOURCE:
             yield row
             continue
@@ -173,13 +194,25 @@ class _Reader:
 
     def rows(self) -> Iterator[Recording | Rejected]:
         read = self._birdclef if _is_birdclef(self.table) else self._birdset
+        times = time_columns(self.table.columns)
         for row in self.table.rows():
             if isinstance(row, BadRow):
                 yield Rejected(
                     recording_id="", reason=row.problem, detail=row.detail, path=row.file
                 )
-            else:
-                yield read(row)
+                continue
+            name = text_of(row.get("filepath") or row.get("filename"))
+            try:
+                found = read(row)
+            except UnreadableList as err:
+                yield Rejected(
+                    recording_id="", reason="unreadable_list", detail=str(err), path=name
+                )
+                continue
+            span = label_times(row, times, _length_s(row)) if times else ""
+            if span and isinstance(found, Recording):
+                found = Rejected(recording_id=found.id, reason=REASON, detail=span, path=name)
+            yield found
 
     def _birdset(self, row: Mapping[str, Any]) -> Recording | Rejected:
         content, inside = audio_in(row.get("audio"))
@@ -211,7 +244,7 @@ class _Reader:
             licence=text_of(row.get("license")),
             recordist=recordist,
             quality=text_of(row.get("quality")),
-            sound_type=", ".join(list_of(row.get("call_type"))),
+            sound_type=", ".join(values_of(row.get("call_type"))),
             date=date,
             position=(lat, lon),
             duration_s=number_of(row.get("length"), 1e7) or 0.0,
@@ -227,7 +260,7 @@ class _Reader:
             return Rejected(recording_id=identity, reason="no_id", detail=str(self.table.path))
         labels = [self.names.label(code, FOREGROUND)] + [
             self.names.label(other, BACKGROUND)
-            for other in list_of(row.get("secondary_labels"))
+            for other in values_of(row.get("secondary_labels"))
             if other != code
         ]
         lat, lon = number_of(row.get("latitude"), 90.0), number_of(row.get("longitude"), 180.0)
@@ -243,7 +276,7 @@ class _Reader:
             licence=text_of(row.get("license")),
             recordist=text_of(row.get("author")),
             quality=letter_of(row.get("rating")),
-            sound_type=", ".join(list_of(row.get("type"))),
+            sound_type=", ".join(values_of(row.get("type"))),
             date=date,
             position=(lat, lon),
         )
@@ -342,6 +375,19 @@ class _Reader:
         return "test" if "test" in words else "train"
 
 
+def _length_s(row: Mapping[str, Any]) -> float:
+    """Return the length of a row's file: of the audio inside the table, else as it is stated."""
+    content, _ = audio_in(row.get("audio"))
+    if content:
+        import soundfile
+
+        try:
+            return float(soundfile.info(io.BytesIO(content)).duration)
+        except (RuntimeError, OSError):
+            pass
+    return number_of(row.get("length"), 1e7) or 0.0
+
+
 class _Unnamed(Exception):
     """A code that is a number without a name."""
 
@@ -351,18 +397,7 @@ def _is_sound(url: str) -> bool:
 
 
 def _items(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else list_of(value)
-
-
-def list_of(value: Any) -> list[str]:
-    """Return the texts of a list, or of a list written as text ("['a', 'b']", "['a' 'b']")."""
-    if isinstance(value, list):
-        return [text for item in value if (text := text_of(item))]
-    text = text_of(value)
-    if not text.startswith("[") or len(text) > _MAX_LIST:
-        return [text] if text else []  # what is too long is rejected with its row
-    quoted = [one or two for one, two in _QUOTED.findall(text)]
-    return [item for item in (quoted or _BARE.findall(text)) if item.strip()]
+    return value if isinstance(value, list) else values_of(value)
 
 
 def letter_of(rating: Any) -> str:

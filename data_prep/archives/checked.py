@@ -96,7 +96,7 @@ def text_of(value: Any) -> str:
     if len(text) > MAX_TEXT:
         return text
     text = tidy_name(text)
-    return "" if text.lower() in ("nan", "none", "null") else text
+    return "" if text.lower() in ("nan", "none", "null", "<na>") else text
 
 
 def number_of(value: Any, limit: float) -> float | None:

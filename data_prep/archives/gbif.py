@@ -188,7 +188,7 @@ def _from_xeno_canto(core: Row, media: Row, number: int, asked: Asked) -> Record
         )
     if number:  # a recording has one sound; its number cannot stand for a second
         return Rejected(recording_id=f"xc:{source_id}", reason="second_sound", path=_address(media))
-    also = re.split(r"[|;,]", core.get("associatedtaxa", ""))
+    also = xeno_canto.names_in(core.get("associatedtaxa", ""))
     background = (text.rpartition(":")[2] for text in also)
     label = Label(label.name, label.rank, taxonomy=label.taxonomy, ids=_ids(core))
     return _recording(

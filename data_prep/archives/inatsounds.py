@@ -19,6 +19,7 @@ from data_prep.errors import PrepError
 from data_prep.licences import licence_url
 from data_prep.recording_table import Rejected
 from data_prep.recordings import Label, Recording
+from data_prep.times import NOT_SUPPORTED, label_times, time_columns
 
 TERMS = (
     "iNatSounds 2024: its terms allow non-commercial research and education only, and no "
@@ -67,6 +68,11 @@ def _read_tables(document: Document) -> _Tables:
             folders[key] = text_of(row.get("audio_dir_name"))
     category_of: dict[str, list[str]] = {}
     for row in _rows(document, "annotations.item", _MAX_ANNOTATIONS):
+        if (times := time_columns(row)) and (span := label_times(row, times)):
+            raise PrepError(
+                f"{document.name}: annotations hold for parts of recordings ({span}). "
+                f"{NOT_SUPPORTED}."
+            )
         category_of.setdefault(text_of(row.get("audio_id")), []).append(
             text_of(row.get("category_id"))
         )

@@ -22,6 +22,7 @@ from data_prep.archives.table_rows import RowTable, audio_in, open_table, write_
 from data_prep.errors import PrepError
 from data_prep.recording_table import Rejected
 from data_prep.recordings import Label, Recording
+from data_prep.times import REASON, label_times, time_columns, unless_all_timed
 
 LICENCE = "LicenseRef-WHOI-Public"
 """Free for personal or academic use, not a Creative Commons licence."""
@@ -112,7 +113,7 @@ def read_watkins(source: Path, audio: Path | None, out: Path) -> Iterator[Record
     tables = _tables(source)
     if tables:
         base = audio or (source if source.is_dir() else source.parent)
-        yield from checked(_merged(_table_cuts(tables, base, out)))
+        yield from unless_all_timed(checked(_merged(_table_cuts(tables, base, out))), source)
     else:
         yield from checked(_merged(_folder_cuts(source)))
 
@@ -142,11 +143,16 @@ def _known(table: RowTable) -> RowTable:
 def _table_cuts(tables: list[RowTable], base: Path, out: Path) -> Iterator[_Cut | Rejected]:
     index: FileIndex | None = None
     for table in tables:
+        times = time_columns(table.columns)
         for row in table.rows():
             if isinstance(row, BadRow):
                 yield Rejected(
                     recording_id="", reason=row.problem, detail=row.detail, path=row.file
                 )
+                continue
+            if span := label_times(row, times):
+                name = text_of(row.get("path")) or text_of(row.get("file"))
+                yield Rejected(recording_id="", reason=REASON, detail=span, path=name)
                 continue
             content, inside = audio_in(row.get("audio"))
             name = text_of(row.get("path")) or text_of(row.get("file")) or inside

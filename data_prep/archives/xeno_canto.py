@@ -7,9 +7,7 @@ read by `data_prep.archives.gbif`, with the helpers of this module.
 
 from __future__ import annotations
 
-import ast
 import gzip
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from data_prep.archives.checked import MAX_TEXT, checked, date_of, group_of, num
 from data_prep.archives.delimited import BadRow, picker, read_rows, sniff
 from data_prep.archives.files import FileIndex
 from data_prep.archives.json_files import broken_file, documents, items, top_level_keys
+from data_prep.cells import UnreadableList, values_of
 from data_prep.errors import PrepError
 from data_prep.licences import licence_url
 from data_prep.recording_table import Rejected
@@ -181,7 +180,7 @@ def from_api(row: Mapping[str, Any], audio: FileIndex | None = None) -> Recordin
             detail=tidy_name(f"{text('gen')} {text('sp')}") if source_id else text("id"),
             path=full_url(text("url")),
         )
-    also = background_labels(_list_of(get.get("also")), label.name)
+    also = background_labels(names_in(get.get("also")), label.name)
     lat, lon = coordinates(get.get("lat"), get.get("lon", get.get("lng")))
     date = when(text("date"), text("time"))
     recordist = text("rec")
@@ -251,6 +250,16 @@ def name_label(genus: str, species: str, subspecies: str, group: str = "") -> La
     return Label(name, rank, taxonomy=TAXONOMY, ids=_GROUPS.get(group.lower(), ()))
 
 
+def names_in(cell: Any) -> list[str]:
+    """Return the species of a cell: a list in any spelling, or "A b; C d". Of a list that cannot
+    be read, none: what is in the background is not worth a recording.
+    """
+    try:
+        return values_of(cell, ";", ",", "|")
+    except UnreadableList:
+        return []
+
+
 def background_labels(names: Iterable[str], foreground: str) -> tuple[Label, ...]:
     """Return labels of the species in the background, each once, without the foreground's."""
     found: dict[str, Label] = {}
@@ -264,21 +273,6 @@ def background_labels(names: Iterable[str], foreground: str) -> tuple[Label, ...
         if name != foreground:
             found[name] = Label(name, rank, BACKGROUND, TAXONOMY)
     return tuple(found.values())
-
-
-def _list_of(value: Any) -> list[str]:
-    """Return a list as JSON has it, or as tables spell it: "['A b', 'C d']", "A b; C d"."""
-    if isinstance(value, list):
-        return [text_of(item) for item in value]
-    text = text_of(value)
-    if text.startswith("["):
-        for read in (json.loads, ast.literal_eval):
-            try:
-                found = read(text)
-            except (ValueError, SyntaxError, MemoryError, RecursionError):
-                continue
-            return [text_of(item) for item in found] if isinstance(found, list) else []
-    return [part.strip(" '\"[]") for part in re.split(r"[;,|]", text)]
 
 
 def full_url(url: str) -> str:

@@ -34,8 +34,18 @@ def audioset(
     ] = None,
     strong: Annotated[
         list[Path] | None,
-        typer.Option(metavar="TSV", help="Strong labels, added to the clips. May be repeated."),
+        typer.Option(
+            metavar="TSV",
+            help="Strong labels, added to the clips; needs --ignore-times. May be repeated.",
+        ),
     ] = None,
+    ignore_times: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-times",
+            help="Take strong labels for their whole clips, whenever the sound begins and ends.",
+        ),
+    ] = False,
     mid_names: Annotated[
         Path | None,
         typer.Option(metavar="TSV", help="mid_to_display_name.tsv: names of the strong labels."),
@@ -69,6 +79,7 @@ def audioset(
             labels=labels,
             ontology=ontology,
             strong=strong or (),
+            ignore_times=ignore_times,
             mid_names=mid_names,
             only_below=only_below or (),
         )
@@ -77,6 +88,7 @@ def audioset(
             "command": "chorus prep audioset",
             "segments": [str(path) for path in options.segments],
             "strong": [str(path) for path in options.strong],
+            "ignore_times": options.ignore_times,
             "only_below": list(options.only_below),
         }
         summary = write_table(archive.rows(), out, made_by=made_by)

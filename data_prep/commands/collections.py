@@ -87,10 +87,13 @@ def _write(
     rows: Iterator[Recording | Rejected], out: Path, command: str, source: Path, notes: list[str]
 ) -> None:
     from data_prep.recording_table import RECORDINGS, write_table
+    from data_prep.times import NOT_SUPPORTED, REASON
 
     made_by = {"command": command, "source": str(source), "notes": notes}
     summary = write_table(rows, out, made_by=made_by)
     for note in notes:
         typer.echo(f"note: {note}", err=True)
+    if timed := summary.rejected.get(REASON, 0):
+        typer.echo(f"note: {timed:,} rows are left out ({REASON}). {NOT_SUPPORTED}.", err=True)
     typer.echo(summary.text)
     typer.echo(out / RECORDINGS)

@@ -155,6 +155,14 @@ nothinghere_0\t0.0\t0.96\t/m/06mb1\tMAYBE
 """
 
 
+def test_strong_labels_are_refused_unless_their_times_are_ignored(
+    tables: Path, tmp_path: Path
+) -> None:
+    (tables / "audioset_train_strong.tsv").write_text(STRONG)
+    with pytest.raises(PrepError, match=r"not supported yet.*--ignore-times"):
+        read(tables, lay(tmp_path / "audio"), strong=[tables / "audioset_train_strong.tsv"])
+
+
 def test_strong_labels(tables: Path, tmp_path: Path) -> None:
     (tables / "audioset_train_strong.tsv").write_text(STRONG)
     (tables / "audioset_eval_strong_framed_posneg.tsv").write_text(FRAMED)
@@ -162,7 +170,7 @@ def test_strong_labels(tables: Path, tmp_path: Path) -> None:
     (tables / "mid_to_display_name.tsv").write_text(names)
     audio = lay(tmp_path / "audio", *(f"{ytid}.wav" for ytid in [*IDS, "-newer_clip"]))
     good, bad, archive = read(
-        tables, audio, strong=sorted(tables.glob("*strong*.tsv")),
+        tables, audio, strong=sorted(tables.glob("*strong*.tsv")), ignore_times=True,
         mid_names=tables / "mid_to_display_name.tsv",
     )  # fmt: skip
     joined = good["audioset:_1kaN-iD_30@30"]
@@ -181,7 +189,11 @@ def test_strong_labels(tables: Path, tmp_path: Path) -> None:
     assert "outside the class list, kept: 1 labels of 1 classes (Bow-wow 1)" in notes
     assert "2 rows say that a sound is not there" in notes
     strong_alone, _, _ = read(
-        tables, audio, segments=[], strong=[tables / "audioset_train_strong.tsv"]
+        tables,
+        audio,
+        segments=[],
+        strong=[tables / "audioset_train_strong.tsv"],
+        ignore_times=True,
     )
     assert set(strong_alone) == {"audioset:_1kaN-iD_30@30", "audioset:-newer_clip@5"}
 

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from data_prep.archives.birdset import letter_of, licence_of, list_of
+from data_prep.archives.birdset import letter_of, licence_of
 from data_prep.cli import prep_app
 from data_prep.recording_table import read_recordings
 from data_prep.recordings import Label
@@ -140,21 +140,24 @@ def test_recordings_of_xeno_canto(tmp_path: Path) -> None:
     assert Path(third.path).is_relative_to(tmp_path / "out" / "audio")
 
 
-def test_events_of_a_soundscape_become_one_recording(tmp_path: Path) -> None:
+SOUNDSCAPE = "HSN_001_20150708_061805.ogg"
+OF_A_SOUNDSCAPE = {
+    "recordist": None, "license": "Creative Commons Attribution 4.0", "quality": None
+}  # fmt: skip
+
+
+def test_rows_of_a_soundscape_become_one_recording(tmp_path: Path) -> None:
     audio = tmp_path / "audio"
     audio.mkdir()
-    (audio / "HSN_001_20150708_061805.ogg").write_bytes(ogg_bytes())
-    common = {"recordist": None, "license": "Creative Commons Attribution 4.0", "quality": None}
+    (audio / SOUNDSCAPE).write_bytes(ogg_bytes())
     rows = [
-        birdset_row("HSN_001_20150708_061805.ogg", start_time=3.0, end_time=6.0, ebird_code=code,
-                    ebird_code_multilabel=[code], **common)
+        birdset_row(SOUNDSCAPE, ebird_code=code, ebird_code_multilabel=[code], **OF_A_SOUNDSCAPE)
         for code in (0, 1, 0)
-    ]  # fmt: skip
-    rows.append(birdset_row("HSN_009_nowhere.ogg", **common))
-    rows.append(birdset_row("HSN_009_nowhere.ogg", **common))
+    ]
+    rows.append(birdset_row("HSN_009_nowhere.ogg", **OF_A_SOUNDSCAPE))
+    rows.append(birdset_row("HSN_009_nowhere.ogg", **OF_A_SOUNDSCAPE))
     write_parquet(tmp_path / "HSN" / "test-00000-of-00001.parquet", rows)
-    empty = birdset_row("HSN_001_20150708_061805.ogg", ebird_code=None, ebird_code_multilabel=[],
-                        **common)  # fmt: skip
+    empty = birdset_row(SOUNDSCAPE, ebird_code=None, ebird_code_multilabel=[], **OF_A_SOUNDSCAPE)
     write_parquet(tmp_path / "HSN" / "test_5s-00000-of-00001.parquet", [empty])
     result = run(tmp_path / "HSN", "--audio", audio, "--out", tmp_path / "out",
                  "--ebird-year", "2022")  # fmt: skip
@@ -166,6 +169,47 @@ def test_events_of_a_soundscape_become_one_recording(tmp_path: Path) -> None:
     assert row.split == "test"
     assert row.licence_url == "https://creativecommons.org/licenses/by/4.0/"
     assert reasons(tmp_path / "out") == {"no_audio": 1}
+
+
+def test_events_of_a_soundscape_are_refused(tmp_path: Path) -> None:
+    """Also the other labels of it: a recording that lacks some of its labels is wrong, too."""
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    (audio / SOUNDSCAPE).write_bytes(ogg_bytes())
+    rows = [
+        birdset_row(SOUNDSCAPE, start_time=start, end_time=start + 3.0, **OF_A_SOUNDSCAPE)
+        for start in (3.0, 9.0)
+    ]
+    source = write_parquet(tmp_path / "HSN" / "test-00000-of-00001.parquet", rows)
+    result = run(source, "--audio", audio, "--out", tmp_path / "none")
+    assert result.exit_code == 2
+    said = " ".join(result.output.split())
+    assert "from 3 s to 6 s; 2 rows" in said and "not supported yet" in said
+    rows += [birdset_row(SOUNDSCAPE, **OF_A_SOUNDSCAPE), birdset_row("XC7.ogg")]
+    write_parquet(source, rows)
+    result = run(source, "--audio", audio, "--out", tmp_path / "out")
+    assert result.exit_code == 0 and "3 rows are left out (label_times)" in result.output
+    assert [row.id for row in read_recordings(tmp_path / "out")] == ["xc:7"]
+
+
+def test_a_row_that_spans_its_file_or_a_file_cut_to_it_is_taken(tmp_path: Path) -> None:
+    rows = [
+        birdset_row("XC8.ogg", start_time=0.0, end_time=29.0),
+        birdset_row("XC9.ogg", start_time=15.0, end_time=20.0, length=5),
+        birdset_row("XC10.ogg", start_time=15.0, end_time=20.0),
+    ]
+    source = write_parquet(tmp_path / "HSN" / "test_5s-00000-of-00001.parquet", rows)
+    assert run(source, "--out", tmp_path / "out").exit_code == 0
+    assert [row.id for row in read_recordings(tmp_path / "out")] == ["xc:8", "xc:9"]
+    assert reasons(tmp_path / "out") == {"label_times": 1}
+
+
+def test_soundscape_labels_of_birdclef_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train_soundscapes_labels.csv").write_text(
+        "filename,start,end,primary_label\nA.ogg,00:00:00,00:00:05,rbwoo1\n"
+    )
+    result = run(tmp_path, "--out", tmp_path / "out")
+    assert result.exit_code == 2 and "not supported yet" in " ".join(result.output.split())
 
 
 def test_csv_and_json_lines_with_codes_and_scientific_names_beside(tmp_path: Path) -> None:
@@ -268,12 +312,7 @@ def test_birdclef_2025_digits_are_taxa_of_inaturalist(tmp_path: Path) -> None:
     assert row.licence_url == "https://creativecommons.org/licenses/by-nc/4.0/"
 
 
-def test_lists_ratings_and_licences() -> None:
-    assert list_of("['a', \"b\"]") == ["a", "b"]
-    assert list_of("['a' 'b']") == ["a", "b"]
-    assert list_of("[3, 4]") == ["3", "4"]
-    assert list_of("['']") == list_of("[]") == list_of(None) == list_of(float("nan")) == []
-    assert list_of("[" * 1_000_000) == ["[" * 1_000_000]  # rejected with its row
+def test_ratings_and_licences() -> None:
     assert [letter_of(r) for r in ("5.0", 4.5, 4, 3.5, 1, 0.5, 0, None, "nan", 9)] == [
         "A", "A", "B", "B", "E", "E", "", "", "", "",
     ]  # fmt: skip
