@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.citations import citation, source_name
-from data_prep.credits import permissions
+from data_prep.credits import licence_name, permissions
 from data_prep.errors import PrepError
-from data_prep.licences import hugging_face_id, short_name
+from trainer.licences import read_licence
 
 if TYPE_CHECKING:
     from data_prep.report.gather import Facts, Share
@@ -80,7 +80,7 @@ def write_card(folder: Path, selection: Path | None = None) -> Path:
 
 def _front_matter(stats: Mapping[str, Any], licences: Sequence[Mapping[str, Any]]) -> str:
     urls = {row["licence_url"] for row in licences}
-    licence = hugging_face_id(next(iter(urls))) if len(urls) == 1 else "other"
+    licence = read_licence(next(iter(urls))).hub_id if len(urls) == 1 else "other"
     size = next((name for limit, name in _SIZES if stats["clips"] < limit), "100M<n<1B")
     lines = ["---", f"pretty_name: {json.dumps(stats['name'], ensure_ascii=False)}"]
     lines.append(f"license: {licence}")
@@ -230,7 +230,7 @@ def _licence_table(licences: Sequence[Mapping[str, Any]]) -> str:
         people.setdefault(url, set()).add(row["recordist"])
     rows = [
         (
-            f"[{short_name(url)}]({url})" if url.startswith("http") else _cell(short_name(url)),
+            f"[{licence_name(url)}]({url})" if url.startswith("http") else _cell(licence_name(url)),
             f"{count:,}",
             f"{hours[url]:.2f}",
             f"{len(people[url] - {''}):,}",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.citations import bibtex, citation
 from data_prep.errors import PrepError
-from data_prep.licences import short_name
+from trainer.licences import Licence, read_licence
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 FORMATS = ("text", "markdown", "csv", "bibtex")
 _COLUMNS = ("source", "source_id", "url", "licence_url", "recordist", "attribution")
 _ROWS = 10_000
-_CC = re.compile(r"https://creativecommons\.org/licenses/(by(?:-nc)?(?:-sa|-nd)?)/(\d\.\d)/")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
 # Where a recording's page is, for ids that look like this; else the address of its audio.
@@ -34,46 +33,20 @@ _PAGES = {
 # --------------------------------------------------------------------------- terms of licences
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a licence asks for. `known` is False where it is none of Creative Commons'."""
-
-    known: bool
-    attribution: bool = True
-    non_commercial: bool = False
-    share_alike: bool = False
-    no_derivatives: bool = False
-
-
-def terms(licence_url: str) -> Terms:
-    """Return what the licence at this canonical URL (`data_prep.licences`) asks for.
-
-    Licences that are not read with certainty ("CC Sampling+", a name without a version, nothing)
-    are not known: nothing may be taken to be permitted.
-    """
-    if licence_url.startswith("https://creativecommons.org/publicdomain/"):
-        return Terms(known=True, attribution=False)
-    found = _CC.match(licence_url)
-    if not found:
-        return Terms(known=False)
-    parts = found[1].split("-")
-    return Terms(True, True, "nc" in parts, "sa" in parts, "nd" in parts)
-
-
 def strictest(licence_urls: Iterable[str]) -> str:
     """Return what a mixture of known licences is as strict as: "CC BY-NC-SA", "CC0" ...
 
     Where share-alike and no-derivatives meet, both are named: no one licence says so. Licences
     that are not known are left aside; "" where none is known.
     """
-    known = [asked for asked in map(terms, set(licence_urls)) if asked.known]
+    known = [asked for asked in map(read_licence, set(licence_urls)) if asked.creative_commons]
     if not known:
         return ""
-    if not any(asked.attribution for asked in known):
+    terms = frozenset().union(*(asked.terms for asked in known))
+    if not terms:
         return "public domain"
-    name = "CC BY" + ("-NC" if any(asked.non_commercial for asked in known) else "")
-    alike = any(asked.share_alike for asked in known)
-    fixed = any(asked.no_derivatives for asked in known)
+    name = "CC BY" + ("-NC" if "nc" in terms else "")
+    alike, fixed = "sa" in terms, "nd" in terms
     if alike and fixed:
         return f"{name}, parts SA, parts ND"
     return name + ("-SA" if alike else "") + ("-ND" if fixed else "")
@@ -86,10 +59,10 @@ def permissions(amounts: Mapping[str, float], unit: str = "h") -> list[str]:
     licences' names, no advice of a lawyer.
     """
     total = sum(amounts.values())
-    by_url = {url: (terms(url), n) for url, n in amounts.items()}
+    by_url = {url: (read_licence(url), n) for url, n in amounts.items()}
     found = [asked for asked, _ in by_url.values()]
 
-    def part(test: Callable[[Terms], bool]) -> str:
+    def part(test: Callable[[Licence], bool]) -> str:
         value = sum(n for asked, n in by_url.values() if test(asked))
         share = f" ({100 * value / total:.1f} %)" if total else ""
         if unit == "h" and value < 0.1:
@@ -97,7 +70,7 @@ def permissions(amounts: Mapping[str, float], unit: str = "h") -> list[str]:
         return f"{value:,.3g} {unit}{share}" if value < 100 else f"{value:,.0f} {unit}{share}"
 
     rule = strictest(amounts)
-    unclear = any(not asked.known for asked in found)
+    unclear = any(not asked.creative_commons for asked in found)
     if rule and unclear:
         said = [f"As strict as {rule}, and a part comes under no licence that can be relied on."]
     elif rule:
@@ -106,23 +79,23 @@ def permissions(amounts: Mapping[str, float], unit: str = "h") -> list[str]:
         said = ["It comes under no licence that can be relied on."]
     if unclear:
         said.append(
-            f"{part(lambda t: not t.known)} state no licence, or one that is not read here with "
-            "certainty: take all rights to be reserved, and do not pass that part on."
+            f"{part(lambda t: not t.creative_commons)} state no licence, or one that is not read "
+            "here with certainty: take all rights to be reserved, and do not pass that part on."
         )
-    if any(asked.known and asked.attribution for asked in found):
-        said.append(f"Credit is due for {part(lambda t: t.known and t.attribution)}.")
-    if any(asked.non_commercial for asked in found):
-        said.append(f"No commercial use of {part(lambda t: t.non_commercial)} (NC).")
-    if any(asked.no_derivatives for asked in found):
+    if any(asked.creative_commons and asked.terms for asked in found):
+        said.append(f"Credit is due for {part(lambda t: t.creative_commons and bool(t.terms))}.")
+    if any(asked.nc for asked in found):
+        said.append(f"No commercial use of {part(lambda t: t.nc)} (NC).")
+    if any(asked.nd for asked in found):
         said.append(
-            f"Unchanged copies only of {part(lambda t: t.no_derivatives)} (ND). Clips are "
+            f"Unchanged copies only of {part(lambda t: t.nd)} (ND). Clips are "
             "resampled, mixed to mono and cut: whether that is a change is disputed, so do not "
             "publish that part without asking."
         )
-    alike = sorted({short_name(url) for url, (asked, _) in by_url.items() if asked.share_alike})
+    alike = sorted({asked.name for asked in found if asked.sa})
     if alike:
         said.append(
-            f"Changed copies of {part(lambda t: t.share_alike)} go on under the licence they came "
+            f"Changed copies of {part(lambda t: t.sa)} go on under the licence they came "
             f"with (SA: {', '.join(alike)})."
         )
     if len(alike) > 1:
@@ -213,7 +186,7 @@ class _Ledger:
         """Yield the recordists of a licence by name."""
         import polars as pl
 
-        asks = terms(licence_url).attribution
+        asks = not _is_free(read_licence(licence_url))
         wanted = self.scan.filter(pl.col("licence_url") == licence_url).drop("licence_url")
         who = pl.when(pl.col("recordist") != "").then("recordist").otherwise("attribution")
         frame = wanted.with_columns(who=who).drop("recordist", "attribution")
@@ -253,11 +226,21 @@ def _many(count: int, hours: float) -> str:
     return f"{count:,} {noun}, " + (f"{hours:,.2f} h" if hours >= 0.1 else f"{3600 * hours:.0f} s")
 
 
+def licence_name(licence_url: str) -> str:
+    """Return what to print for a licence: "CC BY-NC 4.0", its text, or "not stated"."""
+    return read_licence(licence_url).name or "not stated"
+
+
+def _is_free(licence: Licence) -> bool:
+    """Whether not even credit is asked for."""
+    return licence.creative_commons and not licence.terms
+
+
 def _duty(licence_url: str) -> str:
-    asked = terms(licence_url)
-    if not asked.known:
+    asked = read_licence(licence_url)
+    if not asked.creative_commons:
         return "No licence that can be relied on: ask the recordist before you pass these on."
-    return "" if asked.attribution else "No credit is asked for; it is given all the same."
+    return "" if not _is_free(asked) else "No credit is asked for; it is given all the same."
 
 
 def _text(ledger: _Ledger) -> Iterator[str]:
@@ -267,7 +250,7 @@ def _text(ledger: _Ledger) -> Iterator[str]:
     for url, count, hours in ledger.licences():
         yield ""
         address = f" <{_clean(url)}>" if url.startswith("http") else ""
-        yield f"{_clean(short_name(url))}{address}: {_many(count, hours)}"
+        yield f"{_clean(licence_name(url))}{address}: {_many(count, hours)}"
         if _duty(url):
             yield f"  {_duty(url)}"
         for person in ledger.people(url):
@@ -285,7 +268,7 @@ def _markdown(ledger: _Ledger) -> Iterator[str]:
         text = f"* **{_escape(source)}**, {_many(count, hours)}. {citation(source)}"
         yield text.rstrip(" .") + "."
     for url, count, hours in ledger.licences():
-        name = _escape(short_name(url))
+        name = _escape(licence_name(url))
         yield ""
         yield f"## {f'[{name}](<{_clean(url)}>)' if url.startswith('http') else name}"
         yield ""
@@ -306,7 +289,7 @@ def _csv(ledger: _Ledger) -> Iterator[str]:
     for url, _, _ in ledger.licences():
         for person in ledger.people(url):
             yield _csv_line(
-                short_name(url),
+                licence_name(url),
                 url,
                 person.recordist,
                 person.recordings,

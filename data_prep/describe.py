@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_prep.credits import licence_name
 from data_prep.errors import PrepError
-from data_prep.licences import short_name
 from data_prep.workplace import WORK
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def show(facts: Mapping[str, Any], *, top: int = 20, console: Console | None = N
     folds = [(fold, f"{count:,}") for fold, count in facts["folds"].items()]
     _print(console, "Folds", ("fold", "recordings"), folds, top)
     licences = [
-        (short_name(row["licence_url"]), f"{row['clips']:,}", f"{row['hours']:,.2f}",
+        (licence_name(row["licence_url"]), f"{row['clips']:,}", f"{row['hours']:,.2f}",
          f"{row['recordists']:,}")
         for row in facts["licences"]
     ]  # fmt: skip

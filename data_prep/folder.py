@@ -19,10 +19,10 @@ from data_prep.errors import PrepError
 from data_prep.folder_labels import LabelReader
 from data_prep.folder_notes import split_map, warnings
 from data_prep.folder_paths import Finder, best_base, relative
-from data_prep.licences import licence_url
 from data_prep.options import BuildOptions, FolderOptions
 from data_prep.recordings import BACKGROUND, FOREGROUND, Recording, tidy_name
 from data_prep.times import NOT_SUPPORTED, header_length_s, refuse_times
+from trainer.licences import read_licence
 
 EXAMPLE = """\
     filename,label,recordist,licence
@@ -219,7 +219,9 @@ class _Reader:
             path=path,
             # A column called "source" may hold page addresses or the name of an archive.
             url=url if "://" in url or "url" in self.mapped.given else "",
-            licence_url=licence_url(get("licence") or self.options.licence),
+            licence_url=(
+                read_licence(get("licence")).url or read_licence(self.options.licence).url
+            ),
             attribution=tidy_name(get("attribution")),
             recordist=tidy_name(get("recordist")),
             labels=self.labels.read(labels, ranks, also, where),

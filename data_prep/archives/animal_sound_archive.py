@@ -18,10 +18,10 @@ from data_prep.archives.dwca import Row, is_archive
 from data_prep.archives.files import FileIndex, asa_key
 from data_prep.archives.gbif import ASA, ASA_LICENCE, HIGHER, Asked, read_gbif
 from data_prep.errors import PrepError
-from data_prep.licences import licence_url
 from data_prep.recording_table import Rejected
 from data_prep.recordings import BACKGROUND, RANKS, Label, Recording, tidy_name
 from data_prep.times import REASON, label_times, time_columns, unless_all_timed
+from trainer.licences import read_licence
 
 _TABLES = (".csv", ".tsv", ".txt")
 # Field -> columns that may hold it, as letters and digits.
@@ -135,7 +135,8 @@ def _recording(row: Row, asked: Asked) -> Recording | Rejected:
             detail=tidy_name(stated) if label is None else f"no file {base or source_id}",
             path=text("path"),
         )
-    if not text("licence"):
+    licence = read_licence(text("licence")).url
+    if not licence:
         asked.notes["no_licence"] += 1
     lat, lon = xeno_canto.coordinates(row.get("lat"), row.get("lon"))
     date = date_of(text("date"))
@@ -148,7 +149,7 @@ def _recording(row: Row, asked: Asked) -> Recording | Rejected:
         source_id=source_id,
         path=path,
         url=text("url"),
-        licence_url=licence_url(text("licence") or ASA_LICENCE),
+        licence_url=licence or ASA_LICENCE,
         attribution=f"{who}, Tierstimmenarchiv {source_id}, Museum für Naturkunde Berlin",
         recordist=recordist,
         labels=(label, *_background(text("also"), label.name)),

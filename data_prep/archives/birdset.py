@@ -23,10 +23,10 @@ from data_prep.archives.inaturalist import bare_url, credit, sound_number
 from data_prep.archives.table_rows import RowTable, audio_in, open_table, write_audio
 from data_prep.cells import UnreadableList, values_of
 from data_prep.errors import PrepError
-from data_prep.licences import licence_url
 from data_prep.recording_table import Rejected
 from data_prep.recordings import BACKGROUND, FOREGROUND, Label, Recording
 from data_prep.times import REASON, label_times, time_columns, unless_all_timed
+from trainer.licences import read_licence
 
 SOURCE = "birdset"
 MAX_SOUNDSCAPES = 2_000_000
@@ -36,10 +36,6 @@ _XENO_CANTO = re.compile(r"XC(\d+)")
 _INATURALIST = re.compile(r"iNat(\d+)", re.IGNORECASE)
 _SEGMENT = re.compile(r"(?:_start)?_\d{1,4}(?:\.\d+)?(?:_end)?_\d{1,4}(?:\.\d+)?$")
 _NAME_FILES = ("taxonomy.csv", "eBird_Taxonomy_*.csv", "ebird_taxonomy_*.csv")
-_CREATIVE_COMMONS = {
-    "attribution": "by", "noncommercial": "nc", "sharealike": "sa", "noderivs": "nd",
-    "noderivatives": "nd",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -320,7 +316,7 @@ class _Reader:
             source_id=source_id,
             path=path,
             url=url,
-            licence_url=licence_of(licence),
+            licence_url=read_licence(licence).url,
             attribution=line,
             recordist=recordist,
             labels=labels,
@@ -406,13 +402,3 @@ def letter_of(rating: Any) -> str:
     if number is None or number < 0.5:
         return ""
     return "EDCBA"[min(4, max(0, round(number + 0.25) - 1))]
-
-
-def licence_of(text: str) -> str:
-    """Return the licence's URL, also of "Creative Commons Attribution-NonCommercial 4.0"."""
-    found = re.fullmatch(r"creative commons ([a-z-]+?) (\d\.\d)(?: .*)?", text.lower())
-    if found:
-        parts = [_CREATIVE_COMMONS.get(word, "") for word in found.group(1).split("-")]
-        if all(parts):
-            return licence_url(f"CC {'-'.join(parts)} {found.group(2)}")
-    return licence_url(text)

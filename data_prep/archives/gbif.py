@@ -22,9 +22,9 @@ from data_prep.archives.checked import MAX_TEXT, checked, date_of, group_of
 from data_prep.archives.dwca import BadRow, Joined, Row, open_archive
 from data_prep.archives.files import FileIndex, asa_key
 from data_prep.archives.inaturalist import bare_url, sound_number
-from data_prep.licences import licence_url
 from data_prep.recording_table import Rejected
 from data_prep.recordings import RANKS, Label, Recording, tidy_name
+from trainer.licences import read_licence
 
 XC, INAT, ASA, GBIF = "xc", "inat", "asa", "gbif"
 DATASETS = {
@@ -239,7 +239,7 @@ def _from_animal_sound_archive(
         names = [*asa_key(_address(media).rpartition("/")[2])]
         names += asa_key(source_id) if not number else ()
         path = next((path for name in names if (path := asked.audio.find(name))), "")
-    if not (media.get("license") or media.get("rights")):
+    if not _licence(media):
         asked.notes["no_licence"] += 1
         media = media | {"license": ASA_LICENCE}
     return _recording(core, media, ASA, source_id, (label,), path=path)
@@ -320,7 +320,7 @@ def _recording(
         source_id=source_id,
         path=path,
         url=_address(media),
-        licence_url=licence_url(media.get("license", "") or media.get("rights", "")),
+        licence_url=_licence(media),
         # The licence asks to name who made the file, where that is someone else.
         attribution=_credit(source, source_id, media.get("creator", "") or recordist, core),
         recordist=recordist,
@@ -372,3 +372,9 @@ _READERS: dict[str, Callable[[Row, Row, int, Asked], Recording | Rejected]] = {
     ASA: _from_animal_sound_archive,
     GBIF: _from_any,
 }
+
+
+def _licence(media: Row) -> str:
+    """The address (or text) of the first of two columns that states a licence; else ""."""
+    stated = (read_licence(media.get(name, "")).url for name in ("license", "rights"))
+    return next(filter(None, stated), "")

@@ -16,10 +16,10 @@ from data_prep.archives.checked import checked, date_of, group_of, number_of, te
 from data_prep.archives.inaturalist import RANK_KEYS, TAXONOMY
 from data_prep.archives.json_files import Document, items
 from data_prep.errors import PrepError
-from data_prep.licences import licence_url
 from data_prep.recording_table import Rejected
 from data_prep.recordings import Label, Recording
 from data_prep.times import NOT_SUPPORTED, label_times, time_columns
+from trainer.licences import read_licence
 
 TERMS = (
     "iNatSounds 2024: its terms allow non-commercial research and education only, and no "
@@ -79,7 +79,7 @@ def _read_tables(document: Document) -> _Tables:
     licences = {}
     for row in _rows(document, "licenses.item", 1000):
         text = text_of(row.get("url")) or text_of(row.get("name"))
-        licences[text_of(row.get("id"))] = licence_url(text)
+        licences[text_of(row.get("id"))] = read_licence(text).url
     if not labels:
         raise PrepError(f"{document.name} lists no categories: is it the metadata of iNatSounds?")
     return _Tables(labels, folders, category_of, licences)

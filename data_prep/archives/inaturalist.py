@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 from data_prep.archives.checked import checked, date_of, group_of, number_of, text_of
 from data_prep.archives.files import FileIndex
 from data_prep.archives.json_files import Document, items, top_level_keys
-from data_prep.licences import licence_url
 from data_prep.recording_table import Rejected
 from data_prep.recordings import Label, Recording, tidy_name
+from trainer.licences import read_licence
 
 TAXONOMY = "inaturalist"
 ALL_RIGHTS_RESERVED = "all rights reserved"
@@ -70,7 +70,7 @@ def bare_url(url: str) -> str:
 
 def licence_of_code(code: str) -> str:
     """Return the licence of iNaturalist's code ("cc-by-nc"); other codes as they are."""
-    return _CODES.get(code.lower(), "") or licence_url(code)
+    return _CODES.get(code.lower(), "") or read_licence(code).url
 
 
 def credit(name: str, sound: str, observation: str) -> str:

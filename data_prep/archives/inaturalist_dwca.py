@@ -35,10 +35,10 @@ from data_prep.archives.inaturalist import (
 )
 from data_prep.archives.json_files import broken_file
 from data_prep.errors import PrepError
-from data_prep.licences import licence_url
 from data_prep.progress import LINE_EVERY_S, Progress
 from data_prep.recording_table import Rejected
 from data_prep.recordings import Label, Recording
+from trainer.licences import read_licence
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -201,7 +201,7 @@ def _recording(row: Row, sound: Row, local: FileIndex | None) -> Recording | Rej
         source_id=key,
         path=local.find(key) if local else "",
         url=bare_url(url),
-        licence_url=licence_url(sound["license"]),
+        licence_url=read_licence(sound["license"]).url,
         attribution=credit(recordist, key, observation),
         recordist=recordist,
         labels=(

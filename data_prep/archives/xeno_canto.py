@@ -21,10 +21,10 @@ from data_prep.archives.files import FileIndex
 from data_prep.archives.json_files import broken_file, documents, items, top_level_keys
 from data_prep.cells import UnreadableList, values_of
 from data_prep.errors import PrepError
-from data_prep.licences import licence_url
 from data_prep.recording_table import Rejected
 from data_prep.recordings import BACKGROUND, Label, Recording, tidy_name
 from data_prep.taxonomy.names import NO_NAME, ScientificName, parse_name
+from trainer.licences import read_licence
 
 SOURCE = "xc"
 TAXONOMY = "xeno-canto"
@@ -190,7 +190,7 @@ def from_api(row: Mapping[str, Any], audio: FileIndex | None = None) -> Recordin
         source_id=source_id,
         path=audio.find(f"XC{source_id}") if audio else "",
         url=url,
-        licence_url=licence_url(text("lic")),
+        licence_url=read_licence(text("lic")).url,
         attribution=credit(recordist, source_id),
         recordist=recordist,
         labels=(label, *also),

@@ -12,8 +12,8 @@ from data_prep.commands.apps import STEPS, friendly_errors, prep_app
 
 WHICH = "Which recordings (decided before anybody is asked)"
 _LICENCES = (
-    "cc0, pdm, by, by-sa, by-nd, by-nc, by-nc-sa, by-nc-nd, other, none (not stated); cc, sa, nc, "
-    "nd, stated, all for several"
+    "cc0, pd, by, by-sa, by-nd, by-nc, by-nc-sa, by-nc-nd, other, unknown, all-rights-reserved; "
+    "for several: cc, sa, nc, nd, none (unknown, all-rights-reserved), stated, all"
 )
 
 

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from data_prep.download.addresses import BadAddress, host_of
 from data_prep.errors import PrepError
+from trainer.licences import GROUPS, KINDS, LicenceChoice, read_licence
 
-CODES = ("cc0", "pdm", "by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd", "other", "none")
-# Words that stand for several licences.
-GROUPS = {
-    "all": CODES,
-    "stated": CODES[:-1],
-    "cc": tuple(code for code in CODES if code.startswith(("cc0", "pdm", "by"))),
-    "nc": tuple(code for code in CODES if "nc" in code.split("-")),
-    "nd": tuple(code for code in CODES if "nd" in code.split("-")),
-    "sa": tuple(code for code in CODES if "sa" in code.split("-")),
+# Words for kinds of licences, and words that stand for several.
+WORDS = {
+    **{kind: (kind,) for kind in KINDS},
+    **GROUPS,
+    "all": KINDS,
+    "stated": tuple(kind for kind in KINDS if kind != "all-rights-reserved"),
+    "none": ("unknown", "all-rights-reserved"),
 }
-_URL = re.compile(r"creativecommons\.org/(licenses|publicdomain)/([a-z-]+)", re.IGNORECASE)
-_NAME = re.compile(r"(?:cc|creative commons)[ _-]*(by(?:[ _-]+(?:nc|nd|sa))*|0|zero)\b", re.I)
-_NOT_GIVEN = {"", "none", "null", "c", "all rights reserved", "unknown"}
+_STATED = LicenceChoice(allow=frozenset(WORDS["stated"]))
 
 
 class Row(Protocol):
@@ -40,45 +35,26 @@ class Row(Protocol):
     def duration_s(self) -> float: ...  # noqa: D102
 
 
-@lru_cache(maxsize=4096)
-def licence_code(text: str) -> str:
-    """Return what kind of licence the text (a URL or a name) is: one of CODES.
-
-    "none" is no licence or all rights reserved, "other" a licence that is not Creative Commons.
-    """
-    text = text.strip()
-    if text.casefold() in _NOT_GIVEN:
-        return "none"
-    found = _URL.search(text)
-    if found:
-        kind, name = found.group(1).lower(), found.group(2).lower().strip("-")
-        if kind == "publicdomain":
-            return "cc0" if name == "zero" else "pdm" if name == "mark" else "other"
-        return name if name in CODES else "other"
-    found = _NAME.match(text)
-    if found:
-        name = re.sub(r"[ _-]+", "-", found.group(1).lower())
-        return "cc0" if name in ("0", "zero") else name if name in CODES else "other"
-    return "other"
-
-
-def licence_codes(words: str, option: str) -> frozenset[str]:
-    """Return the codes that a comma-separated list means. Raises PrepError for unknown words."""
-    names = [word.strip().lower().removeprefix("cc-") for word in words.split(",") if word.strip()]
-    unknown = [name for name in names if name not in GROUPS and name not in CODES]
+def licence_words(text: str, option: str) -> frozenset[str]:
+    """Return the words of a comma-separated list. Raises PrepError where one is unknown."""
+    names = [word.strip().lower().removeprefix("cc-") for word in text.split(",") if word.strip()]
+    unknown = [name for name in names if name not in WORDS]
     if unknown or not names:
         raise PrepError(
             f"{option}: {', '.join(unknown) or 'an empty list'} is no licence. Known are: "
-            f"{', '.join(CODES)}; and for several at once: {', '.join(GROUPS)}."
+            f"{', '.join(KINDS)}; and for several at once: "
+            f"{', '.join(word for word in WORDS if word not in KINDS)}."
         )
-    return frozenset(code for name in names for code in GROUPS.get(name, (name,)))
+    return frozenset(names)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The user's choice of recordings. Licences that are not in `licences` are not asked for."""
+    """The user's choice of recordings. Others are not asked for."""
 
-    licences: frozenset[str] = frozenset(GROUPS["stated"])
+    licences: LicenceChoice = _STATED
+    unstated: bool = False
+    """Whether recordings that state no licence are wanted where `licences` takes them."""
     limit: int | None = None
     max_hours: float | None = None
     unknown_duration_s: float = 40.0
@@ -87,7 +63,9 @@ class Choice:
     def made_of(self) -> dict[str, Any]:
         """For the summary, and to recognise a plan that was made before."""
         return {
-            "licences": sorted(self.licences, key=CODES.index),
+            "licences": sorted(self.licences.allow or ()),
+            "deny": sorted(self.licences.deny),
+            "unknown": [self.unstated, self.licences.keep_unknown],
             "limit": self.limit,
             "max_hours": self.max_hours,
             "unknown_duration_s": self.unknown_duration_s,
@@ -112,9 +90,11 @@ class Chooser:
 
         ("here", "") is a recording whose file is on this machine already.
         """
-        code = licence_code(row.licence_url)
-        if code not in self.choice.licences:
-            name = "licence_not_stated" if code == "none" else "licence_denied"
+        licence = read_licence(row.licence_url)
+        nothing = not licence.url
+        if not self.choice.licences.takes(licence) or (nothing and not self.choice.unstated):
+            none = nothing or licence.family == "all-rights-reserved"
+            name = "licence_not_stated" if none else "licence_denied"
             return name, row.licence_url or "all rights reserved unless a licence is stated"
         if row.path and Path(row.path).is_absolute() and Path(row.path).is_file():
             return "here", ""
@@ -151,14 +131,20 @@ def make_choice(
     unknown_duration_s: float = 40.0,
 ) -> Choice:
     """Return the choice of the command line's options. Raises PrepError when it leaves nothing."""
-    allowed = licence_codes("stated" if licences is None else licences, "--licences")
-    denied = licence_codes(deny, "--deny") if deny is not None else frozenset()
-    for word in no:
-        denied |= licence_codes(word, f"--no-{word}")
-    if not allowed - denied:
+    named = licence_words("stated" if licences is None else licences, "--licences")
+    denied = licence_words(deny, "--deny") if deny is not None else frozenset[str]()
+    denied |= {word for given in no for word in licence_words(given, f"--no-{given}")}
+    allowed = frozenset(kind for word in named for kind in WORDS[word])
+    # Terms keep their own words: they are denied wherever they are, also in other licences.
+    refused = frozenset(
+        kind for word in denied for kind in (*WORDS[word], *{word} & {"nc", "nd", "sa"})
+    )
+    if not allowed - refused:
         raise PrepError("The licence options exclude every licence: nothing would be fetched.")
+    asked_for = bool(named & {"unknown", "none"})
     return Choice(
-        licences=allowed - denied,
+        licences=LicenceChoice(allow=allowed, deny=refused, keep_unknown=asked_for),
+        unstated=asked_for or "all" in named,
         limit=limit,
         max_hours=max_hours,
         unknown_duration_s=unknown_duration_s,

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_prep.credits import recording_link, terms
+from data_prep.credits import recording_link
 from data_prep.recordings import BACKGROUND
+from trainer.licences import read_licence
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,8 +128,8 @@ def _candidates(table: Path) -> list[dict[str, Any]]:
 
 
 def _may_be_shown(licence_url: str) -> bool:
-    asked = terms(licence_url)
-    return asked.known and not asked.no_derivatives
+    licence = read_licence(licence_url)
+    return licence.creative_commons and not licence.nd
 
 
 def _front(labels: Sequence[dict[str, Any]] | None) -> tuple[str, str]:

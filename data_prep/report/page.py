@@ -9,14 +9,14 @@ from typing import Any
 from markupsafe import Markup
 
 from data_prep.citations import source_name
-from data_prep.credits import permissions, strictest, terms
-from data_prep.licences import short_name
+from data_prep.credits import licence_name, permissions, strictest
 from data_prep.report import svg
 from data_prep.report.clips import clips
 from data_prep.report.findings import flat, grids
 from data_prep.report.gather import DURATIONS_S, RECORDINGS, Facts, gather
 from data_prep.report.tally import NOT_STATED
 from data_prep.report.writing import write_lines
+from trainer.licences import read_licence
 from trainer.page import render_page
 
 _LATIN = ("species", "subspecies", "genus", "form", "variety")
@@ -88,7 +88,7 @@ def render(
         "hours": hours,
         "count": count_text,
         "source": source_name,
-        "licence": short_name,
+        "licence": licence_name,
         "latin": lambda rank: rank in _LATIN,
     }
     return render_page("data_prep.report", shown, filters)
@@ -144,7 +144,7 @@ def tiles(facts: Facts) -> list[tuple[str, str]]:
     if known:
         rows.append(("countries", f"{known:,}"))
     named = [share.name for share in facts.licences]
-    unclear = not all(terms(url).known for url in named)
+    unclear = not all(read_licence(url).creative_commons for url in named)
     rule = strictest(named) or "no licence known"
     # A licence's name is not broken at its hyphens.
     rule = rule.replace("-", "\N{NON-BREAKING HYPHEN}")

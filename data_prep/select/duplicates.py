@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from data_prep.select.recipe import QUALITIES
 
 # Freest first. A share-alike licence binds what is made of it, NC and ND forbid uses.
-FREEDOM = ("cc0", "pdm", "by", "by-sa", "by-nc", "by-nc-sa", "by-nd", "by-nc-nd", "other",
+FREEDOM = ("cc0", "pd", "by", "by-sa", "by-nc", "by-nc-sa", "by-nd", "by-nc-nd", "other",
            "unknown", "all-rights-reserved")  # fmt: skip
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.download.choice import GROUPS
 from data_prep.recording_table import count_recordings
 from data_prep.recordings import tidy_name
 from data_prep.select.recipe import QUALITIES, Duration, Filters, Licences
 from data_prep.select.rows import Rows, rows_of_taxa
+from trainer.licences import read_licence
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,7 +20,8 @@ def apply_filters(rows: Rows, filters: Filters, tables: Sequence[Path]) -> None:
     """Drop what the recipe does not want. `tables` in the order of the rows."""
     import polars as pl
 
-    _drop(rows, ~licence_wanted(filters.licences), "licence", pl.col("licence_url"))
+    wanted = licence_wanted(rows.left()["licence_url"], filters.licences)
+    _drop(rows, ~wanted, "licence", pl.col("licence_url"))
     if filters.sources:
         _drop(rows, ~pl.col("source").is_in(filters.sources), "source", pl.col("source"))
     _drop(rows, pl.col("source").is_in(filters.not_sources), "source", pl.col("source"))
@@ -54,14 +55,13 @@ def filter_duration(rows: Rows, limits: Duration, *, unknown_may_change: bool) -
         _drop(rows, ~known, "duration", pl.lit("not known"))
 
 
-def licence_wanted(licences: Licences) -> pl.Expr:
-    """Return whether column `licence` is wanted."""
+def licence_wanted(texts: pl.Series, licences: Licences) -> pl.Expr:
+    """Return whether column `licence_url` is wanted; `texts` are what it holds."""
     import polars as pl
 
-    wanted = ~pl.col("licence").is_in(_codes(licences.deny))
-    if licences.allow is not None:
-        wanted &= pl.col("licence").is_in(_codes(licences.allow))
-    return wanted
+    takes = licences.choice.takes
+    wanted = [text for text in texts.unique() if takes(read_licence(text))]
+    return pl.col("licence_url").is_in(pl.Series(wanted, dtype=pl.String).implode())
 
 
 def licence_costs(left: pl.DataFrame, licences: Licences) -> list[dict[str, object]]:
@@ -71,13 +71,13 @@ def licence_costs(left: pl.DataFrame, licences: Licences) -> list[dict[str, obje
     """
     choices = {"everything": Licences(deny=[])}
     for word in ("nd", "nc", "sa", "unknown", "all-rights-reserved", "other"):
-        choices[f"without {word}"] = Licences(deny=[word])
-    choices["only cc0, pdm, by"] = Licences(allow=["cc0", "pdm", "by"], deny=[])
+        choices[f"without {word}"] = Licences(deny=[word], keep_unknown=True)
+    choices["only cc0, pd, by"] = Licences(allow=["cc0", "pd", "by"], deny=[])
     choices["this recipe"] = licences
     all_hours = float(left["duration_s"].sum()) / 3600
     table: list[dict[str, object]] = []
     for name, choice in choices.items():
-        kept = left.filter(licence_wanted(choice))
+        kept = left.filter(licence_wanted(left["licence_url"], choice))
         hours = float(kept["duration_s"].sum()) / 3600
         table.append(
             {
@@ -89,10 +89,6 @@ def licence_costs(left: pl.DataFrame, licences: Licences) -> list[dict[str, obje
             }
         )
     return table
-
-
-def _codes(words: Sequence[str]) -> list[str]:
-    return [code for word in words for code in GROUPS.get(word, (word,))]
 
 
 def _quality_wanted(filters: Filters) -> pl.Expr:

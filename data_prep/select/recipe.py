@@ -6,7 +6,7 @@ Every key has a description; `recipe_file.describe_keys` prints them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -17,13 +17,10 @@ from pydantic import (
     model_validator,
 )
 
-from data_prep.download.choice import CODES, GROUPS
 from data_prep.recordings import RANKS
+from trainer.licences import GROUPS, KINDS, LicenceChoice
 
-# licence_code's "none" is both; here they are told apart.
-OTHER_LICENCES = ("unknown", "all-rights-reserved")
-LICENCES = tuple(code for code in CODES if code != "none") + OTHER_LICENCES
-LICENCE_WORDS = (*LICENCES, *(name for name in GROUPS if name not in ("all", "stated")))
+LICENCE_WORDS = (*KINDS, *GROUPS)
 QUALITIES = ("A", "B", "C", "D", "E")
 
 
@@ -71,7 +68,11 @@ class TableChoice(_Part):
 
 
 class Licences(_Part):
-    """Licences of the audio. A recording must be in `allow` (where given) and not in `deny`."""
+    """Licences of the audio. A recording must be in `allow` (where given) and not in `deny`.
+
+    What permits nothing passes no `deny`; what is not stated or not understood as `keep_unknown`
+    says. A text that speaks of what is denied never passes.
+    """
 
     allow: LicenceWords | None = Field(
         None, description=f"only these; words: {', '.join(LICENCE_WORDS)}"
@@ -79,6 +80,25 @@ class Licences(_Part):
     deny: LicenceWords = Field(
         default_factory=lambda: ["all-rights-reserved"], description="none of these, same words"
     )
+    keep_unknown: bool = Field(
+        True,
+        description="keep what states no licence, or one that is not understood, whatever `deny` "
+        "says; false as soon as `deny` is written, unless `allow` names `unknown`",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _strict_where_something_is_denied(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("keep_unknown") is None:
+            named = "unknown" in (data.get("allow") or ())
+            return data | {"keep_unknown": named or data.get("deny") is None}
+        return data
+
+    @property
+    def choice(self) -> LicenceChoice:
+        """For one licence at a time."""
+        allow = None if self.allow is None else frozenset(self.allow)
+        return LicenceChoice(allow, frozenset(self.deny), self.keep_unknown)
 
 
 class Quality(_Part):

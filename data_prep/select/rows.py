@@ -7,7 +7,6 @@ the rows themselves are streamed again when the result is written.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_prep.download.choice import licence_code
 from data_prep.errors import PrepError
 from data_prep.recording_table import read_recordings, table_path
 from data_prep.recordings import FOREGROUND, Label
+from trainer.licences import read_licence
 
 if TYPE_CHECKING:
     import polars as pl
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 _TEXT = ("id", "source", "source_id", "path", "url", "licence_url", "recordist", "quality",
          "sound_type", "datetime", "group_id", "split", "fold")  # fmt: skip
 _ABOVE = frozenset(("kingdom", "phylum", "class", "order", "family", "genus"))
-_RESERVED = re.compile(r"all rights reserved|^\(?c\)?$|©", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,17 +125,13 @@ def _read(name: str, table: Path, audio: Path | None) -> pl.DataFrame:
     return frame.with_columns(
         pl.lit(name).alias("table"),
         pl.Series("audio", [str(root / p) if p else "" for p in frame["path"]], dtype=pl.String),
-        pl.Series("licence", [licence_word(t) for t in frame["licence_url"]], dtype=pl.String),
+        pl.Series("licence", map(_kind, frame["licence_url"]), dtype=pl.String),
         pl.Series("order", hash_order(frame["id"]), dtype=pl.UInt64),
     )
 
 
-def licence_word(text: str) -> str:
-    """Return the kind of licence; "unknown" and "all-rights-reserved" are told apart."""
-    code = licence_code(text)
-    if code in ("none", "other") and _RESERVED.search(text.strip()):
-        return "all-rights-reserved"
-    return "unknown" if code == "none" else code
+def _kind(text: str) -> str:
+    return read_licence(text).kind
 
 
 def hash_order(ids: Iterable[str], salt: str = "") -> NDArray[np.uint64]:

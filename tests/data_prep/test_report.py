@@ -294,7 +294,7 @@ def sounding(folder: Path, rows: Sequence[Recording], call: Callable[..., np.nda
 def test_clips_are_those_that_may_be_shown(
     tmp_path: Path, make_call: Callable[..., np.ndarray]
 ) -> None:
-    urls = [BY, BY_NC, CC0, BY_ND, "", "CC-BY", BY, BY]
+    urls = [BY, BY_NC, CC0, BY_ND, "", "By Nancy", BY, BY]
     rows = [recording(i, bird(f"Bird {i}"), licence_url=url) for i, url in enumerate(urls)]
     rows[6] = dataclasses.replace(rows[6], labels=())
     rows[7] = dataclasses.replace(rows[7], source="inatsounds")  # its terms forbid it

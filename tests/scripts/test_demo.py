@@ -11,7 +11,7 @@ import pytest
 
 from scripts import demo
 from trainer.hub import provenance
-from trainer.hub.licences import parse
+from trainer.licences import read_licence
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from trainer.hub.licences import parse
 def test_what_an_export_is_told_of_the_licence(
     monkeypatch: pytest.MonkeyPatch, texts: list[str], options: list[str] | None
 ) -> None:
-    shares = [SimpleNamespace(licence=parse(text)) for text in texts]
+    shares = [SimpleNamespace(licence=read_licence(text)) for text in texts]
     monkeypatch.setattr(provenance, "stages_of", lambda run: [])
     monkeypatch.setattr(provenance, "ledger", lambda stages: SimpleNamespace(licences=shares))
     found = demo.licence_options()

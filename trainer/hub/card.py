@@ -23,6 +23,7 @@ from trainer.hub.card_config import CardConfig
 from trainer.hub.measurements import Evaluation, read_evaluations
 from trainer.hub.provenance import Ledger, Share, Stage, ledger, stages_behind, title_of
 from trainer.hub.reading import Weights
+from trainer.licences import HUB_LICENCES, Licence, read_licence
 from trainer.model import BioEncoder
 
 logger = logging.getLogger(__name__)
@@ -164,7 +165,7 @@ def _refuse_conflicts(conflicts: Sequence[str], suggested: str | None) -> None:
         )
 
 
-def _empty_card(card: CardConfig, data: Sequence[licences.Licence]) -> list[str]:
+def _empty_card(card: CardConfig, data: Sequence[Licence]) -> list[str]:
     """What only a person can fill in."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
@@ -182,16 +183,18 @@ def _empty_card(card: CardConfig, data: Sequence[licences.Licence]) -> list[str]
     if not card.author:
         empty.append("card.author: set card.author to who publishes the model")
     if not card.licence:
-        strange = sorted({licence.text or "(none)" for licence in data if not licence.known})
+        strange = sorted(
+            {licence.text or "(none)" for licence in data if not licence.creative_commons}
+        )
         why = f" (not understood: {', '.join(strange[:5])})" if strange else ""
         empty.append(
             f"card.licence: none follows from the data{why}. Set card.licence, for example to "
             "cc-by-nc-sa-4.0"
         )
-    elif card.licence not in licences.HUB_LICENCES:
+    elif card.licence not in HUB_LICENCES:
         empty.append(
             f"card.licence: {card.licence!r} is no name that the Hub knows. Use one of "
-            f"{', '.join(licences.HUB_LICENCES)}"
+            f"{', '.join(HUB_LICENCES)}"
         )
     elif card.licence == "other" and not (card.licence_name and card.licence_link):
         empty.append("card.licence_name and card.licence_link: card.licence=other needs both")
@@ -268,7 +271,7 @@ def render(facts: CardFacts) -> dict[str, str]:
         "long_credits": long_credits,
         "licence_text": _licence_text(facts.card),
         "no_derivatives": _hours_with(facts.ledger.licences, "nd"),
-        "not_understood": [s for s in facts.ledger.licences if not s.licence.known],
+        "not_understood": [s for s in facts.ledger.licences if not s.licence.creative_commons],
         "recipe_rows": _recipe_rows(facts),
     }
     files = {"README.md": environment.get_template("README.md.jinja").render(values)}
@@ -351,20 +354,19 @@ def _most_hours(shares: Sequence[Share], most: int) -> list[Share]:
     return [share for share in shares if share in chosen]
 
 
-def _by_licence(shares: Sequence[Share]) -> list[tuple[licences.Licence, list[Share]]]:
+def _by_licence(shares: Sequence[Share]) -> list[tuple[Licence, list[Share]]]:
     """Grouped, in the order they came in."""
-    groups: dict[licences.Licence, list[Share]] = {}
+    groups: dict[Licence, list[Share]] = {}
     for share in shares:
         groups.setdefault(share.licence, []).append(share)
     return list(groups.items())
 
 
-def _link(licence: licences.Licence) -> str:
+def _link(licence: Licence) -> str:
     """A licence as Markdown, with a link where the data gave one."""
-    if not licence.known or "//" not in licence.text:
+    if not licence.creative_commons or "//" not in licence.url:
         return _cell(licence.name)
-    url = licence.text if licence.text.startswith("http") else f"https:{licence.text}"
-    return f"[{_cell(licence.name)}]({_cell(url)})"
+    return f"[{_cell(licence.name)}]({_cell(licence.url)})"
 
 
 def _hours_with(shares: Sequence[Share], term: str) -> float:
@@ -374,7 +376,7 @@ def _hours_with(shares: Sequence[Share], term: str) -> float:
 def _licence_text(card: CardConfig) -> str:
     if card.licence == "other":
         return f"[{card.licence_name}]({card.licence_link})"
-    return str(licences.parse(str(card.licence)).name)
+    return read_licence(str(card.licence)).name
 
 
 def _hours(value: float) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import CheckpointError
-from trainer.hub.licences import Licence, parse
 from trainer.hub.reading import Weights, load_json, read_weights
+from trainer.licences import Licence, read_licence
 
 
 @dataclass(frozen=True)
@@ -206,9 +206,9 @@ def ledger(stages: Sequence[Stage]) -> Ledger:
                 names.setdefault(key, title_of(source))
                 _largest(totals, key, source)
                 for row in source.get("licences") or ():
-                    _largest(by_licence, (*key, str(row["licence_url"] or "")), row)
+                    _largest(by_licence, (*key, _licence(row)), row)
                 for row in source.get("recordists") or ():
-                    who = str(row["licence_url"] or ""), str(row["recordist"] or "")
+                    who = _licence(row), str(row["recordist"] or "")
                     _largest(by_person, (*key, *who), row)
             except (KeyError, TypeError, ValueError) as error:
                 raise CheckpointError(
@@ -242,10 +242,15 @@ def _shares(table: Mapping[tuple[str, ...], tuple[int, float]]) -> list[Share]:
         before = sums.get(tuple(key), (0, 0.0))
         sums[tuple(key)] = (before[0] + clips, before[1] + hours)
     shares = [
-        Share(parse(key[0]), clips, hours, key[1] if len(key) > 1 else "")
+        Share(read_licence(key[0]), clips, hours, key[1] if len(key) > 1 else "")
         for key, (clips, hours) in sums.items()
     ]
     return sorted(shares, key=lambda share: (-share.hours, share.recordist))
+
+
+def _licence(row: Mapping[str, Any]) -> str:
+    """The licence in one spelling; "" where none is stated."""
+    return read_licence(row["licence_url"]).url
 
 
 def _largest(table: dict[Any, tuple[int, float]], key: Any, row: Mapping[str, Any]) -> None:

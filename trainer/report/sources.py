@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from trainer.hub.licences import parse
+from trainer.licences import read_licence
 from trainer.report.curves import tick
 from trainer.report.reading import Run
 from trainer.report.svg import GRID, SERIES, draw
@@ -110,7 +110,7 @@ def licence_shares(runs: Sequence[Run]) -> list[LicenceShare]:
                 continue
             seen.add(key)
             for row in _rows(raw.get("licences")):
-                licence = parse(str(row.get("licence_url") or "")).name or "not stated"
+                licence = read_licence(str(row.get("licence_url") or "")).name or "not stated"
                 clips[licence] += _count(row.get("clips")) or 0
                 hours[licence] += _amount(row.get("hours")) or 0.0
                 links.setdefault(licence, _web_address(str(row.get("licence_url") or "")))
