@@ -27,6 +27,8 @@ from data_prep.recordings import Recording
 from data_prep.rows import RowStore, Scan, scan, shared_keys
 from data_prep.shards import ShardSummary, ShardTask, read_summary, result_name
 from data_prep.tables import write_tables
+from data_prep.twice import TABLE as SAME_AUDIO
+from data_prep.twice import same_audio
 from data_prep.workplace import (
     WORK,
     counts_of_parts,
@@ -285,7 +287,16 @@ def _finish(plan: Plan, out: Path, progress: Progress) -> dict[str, Any]:
         progress.say(f"left out: {len(rejected) - _NAMED} more, see {out / 'rejected.parquet'}")
     for path in sorted((out / WORK / BESIDE).glob("*")):
         write_whole(out / path.name, path.read_bytes())
-    return write_tables(plan, out)
+    stats = write_tables(plan, out)
+    _name_copies(stats, out, progress)
+    return stats
+
+
+def _name_copies(stats: dict[str, Any], out: Path, progress: Progress) -> None:
+    """Say which recordings have the samples of another one with other labels or elsewhere."""
+    if stats["same_audio_other_labels"] or stats["same_audio_other_part"]:
+        for line in same_audio(out / "recordings.parquet").lines():
+            progress.say(f"same audio twice: {line}; see {out / SAME_AUDIO}")
 
 
 def _close(out: Path) -> None:

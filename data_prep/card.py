@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from data_prep.citations import citation, source_name
 from data_prep.credits import licence_name, permissions
 from data_prep.errors import PrepError
+from data_prep.twice import same_audio_words
 from trainer.licences import read_licence
 
 if TYPE_CHECKING:
@@ -307,7 +308,7 @@ apart.
 
 * original formats: {codecs}
 * original sample rates: {rates}
-* recordings with the same audio as another: {stats["same_audio_recordings"]:,}
+* recordings with the same audio as another: {same_audio_words(stats)}
 * recordings with more than 0.1 % of samples at full scale: {stats["saturated_recordings"]:,}
 """
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.credits import licence_name
 from data_prep.errors import PrepError
+from data_prep.twice import same_audio_words
 from data_prep.workplace import WORK
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def _summary(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("original channels", _counts(facts["original_channels"])),
         ("left out", f"{facts['rejected']:,} recordings"),
         ("silence cut", f"{facts.get('trimmed_hours', 0):,.2f} h"),
-        ("same audio twice", f"{facts['same_audio_recordings']:,} recordings"),
+        ("same audio twice", f"{same_audio_words(facts)} recordings"),
         ("saturated", f"{facts['saturated_recordings']:,} recordings"),
     ]
 

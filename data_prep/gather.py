@@ -138,12 +138,6 @@ def licence_key(item: dict[str, Any]) -> LicenceKey:
     return item["licence_url"], item["recordist"]
 
 
-def same_audio(found: Gathered) -> int:
-    """Return how many kept recordings have the samples of an earlier one."""
-    digests_K = np.ascontiguousarray(found.sha1_R[found.kept_R]).view(f"V{_SHA1_BYTES}")
-    return len(digests_K) - len(np.unique(digests_K))
-
-
 class _Rejects:
     """The rejected recordings, as Arrow columns from the start: they may be half of all."""
 

@@ -19,11 +19,13 @@ import numpy as np
 from data_prep.card import card
 from data_prep.errors import PrepError
 from data_prep.files import whole_file, write_whole
-from data_prep.gather import Gathered, LicenceKey, gather, licence_key, results, same_audio
+from data_prep.gather import Gathered, LicenceKey, gather, licence_key, results
 from data_prep.plan import Plan
 from data_prep.pool import NAMED, name_rejects
 from data_prep.recordings import Recording, label_ranks, recording_schema, to_row
 from data_prep.rows import RowStore
+from data_prep.twice import TABLE as SAME_AUDIO
+from data_prep.twice import SameAudio, copies_table, same_audio
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,7 +52,12 @@ def write_tables(plan: Plan, out: Path) -> dict[str, Any]:
         labels = _write_recordings(rows, found, out)
     label_ids = {name: i for i, name in enumerate(labels)}
     licence_ids = {key: i for i, key in enumerate(sorted(found.ledger))}
-    stats = _stats(found, settings, labels) | {
+    copies = same_audio(out / "recordings.parquet")
+    if copies.sets:
+        write_whole(out / SAME_AUDIO, _parquet(copies_table(copies)))
+    else:
+        (out / SAME_AUDIO).unlink(missing_ok=True)
+    stats = _stats(found, settings, labels, copies) | {
         "options": settings,
         "fingerprint": plan.fingerprint,
     }
@@ -266,7 +273,10 @@ def _write_index(
 
 
 def _stats(
-    found: Gathered, settings: dict[str, Any], labels: dict[str, tuple[str, str]]
+    found: Gathered,
+    settings: dict[str, Any],
+    labels: dict[str, tuple[str, str]],
+    copies: SameAudio,
 ) -> dict[str, Any]:
     """Count what there is. Nothing here depends on the machine or the time."""
     rate = settings["sample_rate_hz"]
@@ -300,7 +310,9 @@ def _stats(
         "trimmed_hours": float(facts["trimmed_s"].sum()) / 3600,
         "trimmed_recordings": int((facts["trimmed_s"] > 0).sum()),
         "saturated_recordings": int((facts["saturated"] > SATURATED).sum()),
-        "same_audio_recordings": same_audio(found),
+        "same_audio_recordings": copies.extra,
+        "same_audio_other_labels": sum(map(len, copies.other_labels)),
+        "same_audio_other_part": sum(map(len, copies.other_parts)),
         "original_codecs": dict(sorted(zip(found.codecs, codecs, strict=True))),
         "original_sample_rates_hz": _counts(facts["sample_rate_hz"][kept]),
         "original_channels": _counts(facts["channels"][kept]),

@@ -71,7 +71,11 @@ class Report:
         yield from (f"warning: {text}" for text in self.warnings)
         yield from (f"note: {text}" for text in self.notes)
         how = "tables and tar headers" if self.quick else "tables, hashes and every clip"
-        verdict = f"{self.count:,} problems" if self.count else "no problem"
+        verdict = f"{self.count:,} problems" if self.count else "nothing damaged"
+        if not self.count and not self.warnings:
+            verdict = "no problem"
+        elif self.warnings:
+            verdict += f", {len(self.warnings)} warning{'s' if len(self.warnings) > 1 else ''}"
         yield (
             f"{self.dataset}: {verdict} in {self.clips:,} clips of {self.shards:,} shards, "
             f"{self.hours:,.2f} h ({how})"

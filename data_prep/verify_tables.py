@@ -17,6 +17,7 @@ import numpy as np
 
 from data_prep.rows import hash64
 from data_prep.tables import SHARD_SUMS, index_schema
+from data_prep.twice import same_audio
 from data_prep.verify_shard import RecordingFacts
 from data_prep.workplace import WORK
 from trainer.tasks import TASKS
@@ -200,6 +201,7 @@ def check_tables(dataset: Path, expected: Expected, report: Report) -> None:
     _check_stats(dataset, expected, sums, report)
     _check_files(dataset, expected, sums, report)
     _warn_of_divided_groups(expected, report)
+    report.warnings += same_audio(dataset / "recordings.parquet").lines()
 
 
 def _add_batch(columns: Mapping[str, Any], expected: Expected, sums: _Sums, report: Report) -> None:

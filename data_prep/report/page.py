@@ -16,6 +16,7 @@ from data_prep.report.findings import flat, grids
 from data_prep.report.gather import DURATIONS_S, RECORDINGS, Facts, gather
 from data_prep.report.tally import NOT_STATED
 from data_prep.report.writing import write_lines
+from data_prep.twice import same_audio_words
 from trainer.licences import read_licence
 from trainer.page import render_page
 
@@ -79,7 +80,7 @@ def render(
         "clips": found,
         "problems": problems,
         "options": facts.stats.get("options") or {},
-        "same_audio": int(facts.stats.get("same_audio_recordings") or 0),
+        "same_audio": facts.stats.get("same_audio_recordings") and same_audio_words(facts.stats),
         "levels": svg.map_levels(),
         "grids": tables,
         "selection": flat(settings),

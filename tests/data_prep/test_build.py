@@ -236,6 +236,51 @@ def test_silent_stretches_and_equal_recordings_are_counted(tmp_path: Path) -> No
     assert sorted(row["start_s"] for row in read_index(tmp_path / "out")) == [0, 0, 4, 4]
 
 
+def test_the_same_audio_under_other_labels_or_in_two_parts_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "a"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    wavs = [(3000 * rng.standard_normal(16000)).astype(np.int16) for _ in range(4)]
+    lines = ["filename,label,split"]
+    for i, (sound, label, split) in enumerate(
+        [(0, "A", "train"), (0, "B", "train"), (1, "A", "train"), (1, "A", "test"),
+         (2, "A", "train"), (2, "A", "train"), (3, "B", "test")]
+    ):  # fmt: skip
+        name = f"{i}.{'flac' if i % 2 else 'wav'}"
+        soundfile.write(root / name, wavs[sound], 16000)
+        lines.append(f"{name},{label},{split}")
+    (root / "metadata.csv").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "out"
+    stats = prepare_folder(root, out, jobs=1)
+    assert stats["same_audio_recordings"] == 3
+    assert (stats["same_audio_other_labels"], stats["same_audio_other_part"]) == (2, 2)
+    said = capsys.readouterr().err
+    assert "2 recordings have the very samples of another one under other labels" in said
+    assert "in another split or fold" in said and "same_audio.parquet" in said
+    rows = pq.read_table(out / "same_audio.parquet").to_pylist()
+    ids = {
+        row["id"]: Path(row["path"]).stem
+        for row in pq.read_table(out / "recordings.parquet").to_pylist()
+    }
+    found = {
+        ids[r["recording_id"]]: (r["labels"], r["other_labels"], r["other_part"]) for r in rows
+    }
+    assert found == {
+        "0": (["A"], True, False), "1": (["B"], True, False),
+        "2": (["A"], False, True), "3": (["A"], False, True),
+        "4": (["A"], False, False), "5": (["A"], False, False),
+    }  # fmt: skip
+    card = (out / "README.md").read_text()
+    assert "2 under other labels, 2 in another split or fold" in card
+    report = verify_dataset(out, jobs=1)
+    assert report.count == 0 and len(report.warnings) >= 2
+    assert "under other labels: " in report.warnings[-2]
+    assert "no problem" not in list(report.lines())[-1]
+    assert "2 warnings" in list(report.lines())[-1]
+
+
 @pytest.mark.parametrize("full_from", [1, 4, 8, 15, 20, 26])
 def test_a_full_disk_leaves_nothing_that_looks_finished(
     archive: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_from: int
