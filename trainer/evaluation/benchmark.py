@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,13 +32,13 @@ from trainer.evaluation.embed import (
 )
 from trainer.evaluation.exposure import exposure
 from trainer.evaluation.probes import train_probes
-from trainer.evaluation.retrieval import evaluate_retrieval
+from trainer.evaluation.result_file import output_paths, plain, write_result
+from trainer.evaluation.retrieval import evaluate_across, evaluate_retrieval, group_bootstrap
 from trainer.evaluation.scores import accuracy, macro_average_precision
 from trainer.evaluation.tables import print_result
 from trainer.evaluation.task import Task, describe_task, prepare_task, remarks
 from trainer.objectives.multilabel import ranking_scores, trained_classes
 from trainer.pooling import STATISTICS, Pooling, pool
-from trainer.runtime.files import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,7 +107,11 @@ class _Bench:
                 emb, task.clips.label_NC, task.protocol.folds, config,
                 multi_label=task.multi_label, device=self.device, advance=advance,
             )  # fmt: skip
-        return result.summary() | {"standardised": config.standardise}
+        summary = result.summary() | {"standardised": config.standardise}
+        if result.hit_N is not None:
+            groups, resamples = task.clips.group_N, self.config.retrieval.bootstrap
+            summary["mean_ci95"] = group_bootstrap(result.hit_N, groups, resamples)
+        return summary
 
     def measure(
         self, emb_ND: FloatArray, name: str, layer: Any, *, standardise: bool = False
@@ -124,6 +127,11 @@ class _Bench:
                 emb_ND[tested], clips.label_NC[tested], clips.group_N[tested], config.retrieval,
                 self.device,
             )  # fmt: skip
+            if config.retrieval.across:
+                pairs = [(f.test, self.task.protocol.gallery(f)) for f in self.task.protocol.folds]
+                row["retrieval"]["across"] = evaluate_across(
+                    emb_ND, clips.label_NC, clips.group_N, pairs, config.retrieval, self.device
+                )
         if config.clustering.enabled:
             row["clustering"] = evaluate_clustering(
                 emb_ND[tested], clips.label_NC[tested], config.clustering
@@ -229,22 +237,6 @@ def random_encoder(encoder: dict[str, Any], seed: int) -> nn.Module:
 # --------------------------------------------------------------------------- what goes where
 
 
-def output_paths(
-    loaded: LoadedModel, source: str | Path, dataset: str, out: Path | None, cache: bool
-) -> tuple[Path, Path | None]:
-    """Where the JSON and the cached embeddings go.
-
-    A run: `<run>/evaluation/<dataset>.json`; one of its checkpoint files:
-    `<dataset>@<checkpoint>.json` beside it; anything else: the working folder, no cache.
-    """
-    run = loaded.weights.run
-    if run is None:
-        return out or Path(f"{Path(source).stem}-{dataset}.json"), None
-    name = f"{dataset}@{Path(source).stem}" if loaded.kind == "checkpoint" else dataset
-    folder = run / "evaluation"
-    return out or folder / f"{name}.json", folder / "cache" if cache else None
-
-
 def _check_model(loaded: LoadedModel, clips: Clips, config: EvaluateConfig) -> None:
     rate = loaded.model.sample_rate_hz
     if rate != clips.sample_rate_hz:
@@ -310,12 +302,12 @@ def evaluate(
         "notes": notes,
         "wall_s": round(time.monotonic() - started, 1),
     }
-    plain: dict[str, Any] = _plain(result)
-    _write_json(path, plain)
+    written: dict[str, Any] = plain(result)
+    write_result(path, written)
     if console is not None:
-        print_result(plain, console)
+        print_result(written, console)
         console.print(f"written: {path}", highlight=False, soft_wrap=True)
-    return plain
+    return written
 
 
 def _measure_all(
@@ -338,30 +330,6 @@ def _measure_all(
     if mix:
         mixes["model"] = mix
     return [*rows, row], layers, mixes
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise DataError(
-            f"the result could not be written to {path} ({error}): make room or choose another "
-            "place with --out; the embeddings are kept, so a second run is quick"
-        ) from error
-
-
-def _plain(value: Any) -> Any:
-    """JSON's types only: no tuples, no numpy, and None for what is not a number."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def load_config(overrides: Sequence[str], preset: str = "default") -> EvaluateConfig:

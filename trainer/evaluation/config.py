@@ -90,6 +90,9 @@ class RetrievalConfig:
     """Also report the figures with all clips of the query's own group (same recording, same
     recordist and site) taken out of its gallery: finding them says little about the label. The
     paper leaves them in; both are reported, the paper's under the plain names."""
+    across: bool = False
+    """Also rank the clips of the training part (with a carved validation part) for each tested
+    clip: retrieval from one set to the other, such as from one year to the next."""
     bootstrap: int = 200
     """Resamples of whole groups of queries for the 95 % interval; 0 turns it off."""
     chunk_queries: int = 256
@@ -170,9 +173,14 @@ class EvaluateConfig:
     """`single`: one label per clip, cross-entropy, accuracy; clips without a label are left out.
     `multi`: any number, binary cross-entropy, macro mAP; clips without a label are negatives.
     `auto`: what the dataset declares; else `multi` as soon as one clip has two labels, or none."""
-    rare_classes: Literal["error", "drop"] = "error"
+    rare_classes: Literal["error", "drop", "keep"] = "error"
     """What to do with a class that has fewer than two groups, or no group outside the test part:
-    it cannot be learned and tested on different groups."""
+    it cannot be learned and tested on different groups. `keep` measures a published division as it
+    is: such a class counts although no probe can get it right; the result says how many do."""
+    shared_groups: Literal["error", "allow"] = "error"
+    """What to do where given folds or splits have a group in two parts. `allow` measures a
+    published division as it is: what a probe learns of a recording is then tested on the same
+    recording; the result says how many groups are shared."""
     layer: int | Literal["last", "all"] = "last"
     """Which output: `last` (the paper), a number (0: before the first block, i: after block i),
     or `all`, one row per layer and one for a learned mix."""

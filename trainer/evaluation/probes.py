@@ -49,6 +49,9 @@ class ProbeResult:
     """Test clips per fold."""
     classes_F: tuple[int, ...]
     """Classes with a positive in the test part, the ones a macro mean is over."""
+    hit_N: npt.NDArray[np.float64] | None = None
+    """Share of the seeds whose probe was right on each clip, NaN where it was not tested; None
+    where the metric is no mean over clips."""
     layer_weights: list[float] | None = None
     """Of the learned layer mix: mean over the jobs of the softmax weights."""
     extra: dict[str, Any] = field(default_factory=dict)
@@ -350,6 +353,7 @@ def train_probes(
         clips_F=tuple(len(f.test) for f in folds),
         classes_F=tuple(int(label_NC[f.test].any(0).sum()) for f in folds),
     )
+    hit_SN = np.full((config.seeds, len(hot)), np.nan)
     weights = []
     for jobs in _programs(folds, config, x, label_NC.shape[1]):
         probes = _Probes(jobs, x, label_NC.shape[1], config, mix)
@@ -357,20 +361,29 @@ def train_probes(
             selection = _fit(probes, target, advance)
         for j, job in enumerate(jobs):
             at = (job.seed, job.fold)
-            result.test_SF[at] = _test(probes, j, folds[job.fold].test, target)
+            test = folds[job.fold].test
+            result.test_SF[at], hits = _test(probes, j, test, target)
+            if hits is not None:
+                hit_SN[job.seed, test] = hits
             if selection is not None:
                 result.valid_SF[at] = float(selection.score_J[j])
                 result.epoch_SF[at] = int(selection.epoch_J[j])
         if mix:
             weights.append(probes.mix_JL.detach().softmax(1).double().cpu())
+    if not multi_label:
+        result.hit_N = hit_SN.mean(0)
     if mix:
         result.layer_weights = torch.cat(weights).mean(0).tolist()
     return result
 
 
 @torch.no_grad()
-def _test(probes: _Probes, j: int, test: npt.NDArray[np.int64], target: Tensor) -> float:
-    """Score of job `j` on its test part, a few thousand clips at a time."""
+def _test(
+    probes: _Probes, j: int, test: npt.NDArray[np.int64], target: Tensor
+) -> tuple[float, npt.NDArray[np.float64] | None]:
+    """Score of job `j` on its test part, a few thousand clips at a time; for accuracy also which
+    clips it got right.
+    """
     parts = []
     index = torch.from_numpy(test).to(probes.feature.device)
     for rows in torch.split(index, 4096):
@@ -382,5 +395,7 @@ def _test(probes: _Probes, j: int, test: npt.NDArray[np.int64], target: Tensor) 
         parts.append(torch.addmm(probes.bias_JC1[j].T, x, probes.weight_JCD[j].T))
     logit_1NC = torch.cat(parts)[None]
     real_1N = torch.ones(1, len(test), dtype=torch.bool, device=index.device)
-    score = accuracy if target.dim() == 1 else macro_average_precision
-    return float(score(logit_1NC, target[index][None], real_1N))
+    if target.dim() > 1:
+        return float(macro_average_precision(logit_1NC, target[index][None], real_1N)), None
+    hits_N = (logit_1NC[0].argmax(-1) == target[index]).double().cpu().numpy()
+    return float(accuracy(logit_1NC, target[index][None], real_1N)), hits_N

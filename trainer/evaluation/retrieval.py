@@ -9,6 +9,8 @@ Shape legend: N clips, D channels, C classes, Q queries of a chunk.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -67,11 +69,21 @@ def rank_scores(
     return auc_Q, torch.where(positives_Q > 0, hits_Q, nan), counted_Q
 
 
+@dataclass(frozen=True)
+class Gallery:
+    """M clips to be ranked for queries that are not among them."""
+
+    emb_MD: npt.NDArray[Any]
+    label_MC: npt.NDArray[np.bool_]
+    group_M: IntArray
+
+
 def query_scores(
     emb_ND: npt.NDArray[Any],
     label_NC: npt.NDArray[np.bool_],
     *,
     group_N: IntArray | None = None,
+    gallery: Gallery | None = None,
     chunk_queries: int = 256,
     device: torch.device | str = "cpu",
 ) -> tuple[FloatArray, FloatArray]:
@@ -81,6 +93,7 @@ def query_scores(
         emb_ND: embeddings, any float type.
         label_NC: bool, multi-hot.
         group_N: where given, clips of the query's own group are left out of its gallery.
+        gallery: what is ranked; left out: the queries themselves, each without itself.
         chunk_queries: rows ranked at once.
         device: where to rank.
 
@@ -91,26 +104,37 @@ def query_scores(
     hot_NC = torch.from_numpy(np.asarray(label_NC, dtype=np.float32)).to(device)
     group = torch.arange(len(unit_ND)) if group_N is None else torch.from_numpy(group_N)
     group = group.to(device)
+    ranked_MD, ranked_MC, ranked_group = unit_ND, hot_NC, group
+    if gallery is not None:
+        ranked_MD = unit_rows(gallery.emb_MD).to(device)
+        ranked_MC = torch.from_numpy(np.asarray(gallery.label_MC, dtype=np.float32)).to(device)
+        # No query is in another set: without groups nothing is left out.
+        none = torch.full((len(ranked_MD),), -1)
+        ranked_group = none if group_N is None else torch.from_numpy(gallery.group_M)
+        ranked_group = ranked_group.to(device)
     aucs, precisions = [], []
     for rows in torch.split(torch.arange(len(unit_ND), device=device), chunk_queries):
         auc_Q, precision_Q, _ = rank_scores(
-            unit_ND[rows] @ unit_ND.T,
-            hot_NC[rows] @ hot_NC.T > 0,
-            group[rows, None] == group[None, :],
+            unit_ND[rows] @ ranked_MD.T,
+            hot_NC[rows] @ ranked_MC.T > 0,
+            group[rows, None] == ranked_group[None, :],
         )
         aucs.append(auc_Q.cpu().numpy())
         precisions.append(precision_Q.cpu().numpy())
     return np.concatenate(aucs), np.concatenate(precisions)
 
 
-def group_bootstrap(value_N: FloatArray, group_N: IntArray, resamples: int) -> list[float]:
+def group_bootstrap(value_N: FloatArray, group_N: IntArray, resamples: int) -> list[float] | None:
     """95 % interval of the mean when whole groups are drawn with replacement (percentiles).
 
     Clips of one recording stand or fall together; an interval over single clips would be too
-    narrow. NaN values are left out.
+    narrow. NaN values are left out. None where one group is left (drawing it again and again shows
+    no spread: that says nothing of other groups), or nothing is, or no resample is asked for.
     """
     kept = ~np.isnan(value_N)
     groups, code = np.unique(group_N[kept], return_inverse=True)
+    if len(groups) < 2 or resamples < 1:
+        return None
     sums = np.bincount(code, weights=value_N[kept])
     counts = np.bincount(code)
     draws = np.random.default_rng(0).integers(len(groups), size=(resamples, len(groups)))
@@ -122,13 +146,15 @@ def _summary(
     auc_N: FloatArray, precision_N: FloatArray, group_N: IntArray, config: RetrievalConfig
 ) -> dict[str, Any]:
     n = int((~np.isnan(auc_N)).sum())
+    groups = len(np.unique(group_N[~np.isnan(auc_N)]))
     if n == 0:
-        return {"roc_auc": None, "p_at_1": None, "n": 0, "roc_auc_ci95": None}
-    interval = group_bootstrap(auc_N, group_N, config.bootstrap) if config.bootstrap else None
+        return {"roc_auc": None, "p_at_1": None, "n": 0, "groups": 0, "roc_auc_ci95": None}
+    interval = group_bootstrap(auc_N, group_N, config.bootstrap)
     return {
         "roc_auc": float(np.nanmean(auc_N)),
         "p_at_1": float(np.nanmean(precision_N)),
         "n": n,
+        "groups": groups,
         "roc_auc_ci95": interval,
     }
 
@@ -150,8 +176,9 @@ def evaluate_retrieval(
         device: where to rank.
 
     Returns:
-        `roc_auc`, `p_at_1`, `n` (queries counted for the AUC), `roc_auc_ci95` (groups resampled),
-        and the same under `same_group_excluded`. Values are None where no query counts.
+        `roc_auc`, `p_at_1`, `n` (queries counted for the AUC), `groups` (that these are of),
+        `roc_auc_ci95` (groups resampled; None for one group), and the same under
+        `same_group_excluded`. Values are None where no query counts.
     """
     scores = query_scores(emb_ND, label_NC, chunk_queries=config.chunk_queries, device=device)
     result = _summary(*scores, group_N, config)
@@ -160,4 +187,47 @@ def evaluate_retrieval(
             emb_ND, label_NC, group_N=group_N, chunk_queries=config.chunk_queries, device=device
         )
         result["same_group_excluded"] = _summary(*scores, group_N, config)
+    return result
+
+
+def evaluate_across(
+    emb_ND: npt.NDArray[Any],
+    label_NC: npt.NDArray[np.bool_],
+    group_N: IntArray,
+    pairs: Sequence[tuple[IntArray, IntArray]],
+    config: RetrievalConfig,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """Retrieval figures from one set of clips to another.
+
+    Args:
+        emb_ND: embeddings of all clips.
+        label_NC: bool, multi-hot.
+        group_N: group number of each clip.
+        pairs: clip numbers of the queries and of what is ranked for them, for each division.
+        config: options.
+        device: where to rank.
+
+    Returns:
+        As `evaluate_retrieval`, over the queries of all divisions together, and `gallery`: how many
+        clips were ranked in each. `same_group_excluded` only where some group is on both sides.
+    """
+    queries = np.concatenate([query for query, _ in pairs])
+
+    def scores(exclude: bool) -> tuple[FloatArray, FloatArray]:
+        found = [
+            query_scores(
+                emb_ND[query], label_NC[query], group_N=group_N[query] if exclude else None,
+                gallery=Gallery(emb_ND[ranked], label_NC[ranked], group_N[ranked]),
+                chunk_queries=config.chunk_queries, device=device,
+            )
+            for query, ranked in pairs
+        ]  # fmt: skip
+        return np.concatenate([a for a, _ in found]), np.concatenate([p for _, p in found])
+
+    result = _summary(*scores(False), group_N[queries], config)
+    result["gallery"] = [len(ranked) for _, ranked in pairs]
+    shared = any(np.intersect1d(group_N[query], group_N[ranked]).size for query, ranked in pairs)
+    if config.exclude_same_group and shared:
+        result["same_group_excluded"] = _summary(*scores(True), group_N[queries], config)
     return result

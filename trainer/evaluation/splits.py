@@ -6,7 +6,7 @@ Shape legend: N clips, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -40,11 +40,24 @@ class Protocol:
     folds: tuple[Fold, ...]
     valid: str
     """Where the validation part is from: `given`, `carved` or `none`."""
+    shared_groups: int = 0
+    """Groups that some division has in two parts; only where `shared_groups: allow` says so."""
+    kept_classes: dict[str, str] = field(default_factory=dict)
+    """Classes that cannot be learned and tested on different groups but count, with the reasons;
+    only where `rare_classes: keep` says so."""
 
     @property
     def tested(self) -> IntArray:
         """All clips that are in some test part, in order: the ones retrieval and clustering use."""
         return np.unique(np.concatenate([f.test for f in self.folds]))
+
+    def gallery(self, fold: Fold) -> IntArray:
+        """What is ranked for the tested clips in retrieval across two sets: the training part, with
+        a validation part that was carved from it.
+        """
+        if self.valid != "carved":
+            return fold.train
+        return np.sort(np.concatenate([fold.train, fold.valid]))
 
 
 def some(names: Iterable[object], limit: int = 5) -> str:
@@ -69,8 +82,19 @@ def check_disjoint(clips: Clips, parts: Sequence[tuple[str, IntArray]]) -> None:
                     f"{some(clips.groups[g] for g in both)}. What a probe learns of a recording "
                     "would be tested on the same recording. Correct the group, fold or split "
                     "column and prepare the dataset again, or use protocol=groups, which makes "
-                    "folds of whole groups."
+                    "folds of whole groups. To measure a published division as it is: "
+                    "shared_groups=allow."
                 )
+
+
+def shared_groups(clips: Clips, folds: Iterable[Fold]) -> IntArray:
+    """Groups that some division has in more than one of its parts."""
+    found = []
+    for fold in folds:
+        parts = [np.unique(clips.group_N[p]) for p in (fold.train, fold.valid, fold.test)]
+        groups, counts = np.unique(np.concatenate(parts), return_counts=True)
+        found.append(groups[counts > 1])
+    return np.unique(np.concatenate(found)).astype(np.int64)
 
 
 def carve_valid(clips: Clips, train: IntArray, fraction: float, seed: int) -> BoolArray:
@@ -143,7 +167,8 @@ def _by_fold(clips: Clips, config: EvaluateConfig) -> list[Fold]:
         raise DataError(
             f"{clips.path}: no fold {some(unknown)}; test_folds can name {some(names, 20)}"
         )
-    check_disjoint(clips, [(f"fold {n}", np.flatnonzero(fold_N == n)) for n in names])
+    if config.shared_groups == "error":
+        check_disjoint(clips, [(f"fold {n}", np.flatnonzero(fold_N == n)) for n in names])
     return [
         _with_valid(clips, n, np.flatnonzero(fold_N != n), np.flatnonzero(fold_N == n), config)
         for n in tested
@@ -163,11 +188,15 @@ def _by_split(clips: Clips, config: EvaluateConfig) -> list[Fold]:
                 f"{some(sorted(set(split_N)), 20)}. Set train_split and test_split, or use "
                 "protocol=folds or protocol=groups."
             )
-    parts = [(f"split {config.train_split}", train), (f"split {config.test_split}", test)]
+    if config.shared_groups == "error":
+        named = (
+            (config.train_split, train),
+            (config.valid_split, valid),
+            (config.test_split, test),
+        )
+        check_disjoint(clips, [(f"split {name}", part) for name, part in named])
     if valid.size:
-        check_disjoint(clips, [*parts, (f"split {config.valid_split}", valid)])
         return [Fold(config.test_split, train, valid, test)]
-    check_disjoint(clips, parts)
     return [_with_valid(clips, config.test_split, train, test, config)]
 
 
@@ -210,30 +239,33 @@ def make_protocol(clips: Clips, config: EvaluateConfig) -> Protocol:
             kind = "groups"
     make = {"folds": _by_fold, "splits": _by_split, "groups": _by_group}[kind]
     folds = tuple(make(clips, config))
-    for fold in folds:
-        check_disjoint(
-            clips, [("the train part", fold.train), ("the validation part", fold.valid),
-                    (f"the test part {fold.name}", fold.test)],
-        )  # fmt: skip
+    if config.shared_groups == "error":
+        for fold in folds:
+            check_disjoint(
+                clips, [("the train part", fold.train), ("the validation part", fold.valid),
+                        (f"the test part {fold.name}", fold.test)],
+            )  # fmt: skip
     if not folds[0].valid.size:
         valid = "none"
     else:
         given = kind == "splits" and config.valid_split in clips.split_N
         valid = "given" if given else "carved"
-    return Protocol(kind, folds, valid)
+    return Protocol(kind, folds, valid, len(shared_groups(clips, folds)))
 
 
-def untestable_classes(clips: Clips, protocol: Protocol | None = None) -> dict[int, str]:
+def untestable_classes(
+    clips: Clips, protocol: Protocol | None = None, *, groups: bool = True
+) -> dict[int, str]:
     """Classes that no probe can be tested on fairly, with the reason.
 
-    Without a protocol: classes with fewer than two groups. With one: also classes that some test
-    part has and its training part lacks.
+    Without a protocol: classes with fewer than two groups (unless `groups` is false). With one:
+    also classes that some test part has and its training part lacks.
     """
     reasons: dict[int, str] = {}
-    for c in range(len(clips.classes)):
-        groups = len(np.unique(clips.group_N[clips.label_NC[:, c]]))
-        if groups < 2:
-            reasons[c] = f"{groups} group{'' if groups == 1 else 's'}"
+    for c in range(len(clips.classes)) if groups else ():
+        count = len(np.unique(clips.group_N[clips.label_NC[:, c]]))
+        if count < 2:
+            reasons[c] = f"{count} group{'' if count == 1 else 's'}"
     for fold in protocol.folds if protocol else ():
         absent = clips.label_NC[fold.test].any(0) & ~clips.label_NC[fold.train].any(0)
         for missing in np.flatnonzero(absent).tolist():
@@ -260,16 +292,22 @@ def settle_classes(
     dropped: dict[str, str] = {}
     while True:
         protocol: Protocol | None = None
-        reasons = untestable_classes(clips)
+        # With shared groups, or classes kept as published, it is the division that decides.
+        published = config.shared_groups == "allow" or config.rare_classes == "keep"
+        reasons = {} if published else untestable_classes(clips)
         if not reasons:
             protocol = make_protocol(clips, config)
-            reasons = untestable_classes(clips, protocol)
+            reasons = untestable_classes(clips, protocol, groups=config.shared_groups == "error")
+        if protocol is not None and config.rare_classes == "keep":
+            kept = {clips.classes[c]: why for c, why in reasons.items()}
+            return clips, replace(protocol, kept_classes=kept), dropped
         if reasons and config.rare_classes == "error":
             told = some((f"{clips.classes[c]} ({why})" for c, why in reasons.items()), 8)
             raise DataError(
                 f"{clips.path}: {len(reasons)} of {len(clips.classes)} classes cannot be learned "
                 f"and tested on different groups: {told}. Add recordings of them, or leave them "
-                "out with rare_classes=drop."
+                "out with rare_classes=drop. To measure a published division as it is: "
+                "rare_classes=keep."
             )
         if protocol is not None and not reasons:
             return clips, protocol, dropped

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 METRIC_NAMES = {"accuracy": "accuracy", "map": "macro mAP"}
+POOLING_NAMES = {
+    "mean": "mean",
+    "mean_std": "mean and standard deviation",
+    "mean_std_max": "mean, standard deviation and maximum",
+}
 BASELINES = ("log-mel", "random-init")
 
 
@@ -25,7 +30,7 @@ def _mean_std(figure: Mapping[str, Any] | None) -> str:
     return f"{figure['mean']:.3f} ± {figure['std']:.3f}"
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[str, Any], across: bool = False) -> list[str]:
     retrieval = row.get("retrieval") or {}
     clustering = row.get("clustering") or {}
     return [
@@ -33,9 +38,15 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         _number(retrieval.get("roc_auc")),
         _number((retrieval.get("same_group_excluded") or {}).get("roc_auc")),
         _number(retrieval.get("p_at_1")),
+        *[_number((retrieval.get("across") or {}).get("roc_auc"))] * across,
         _mean_std(clustering.get("nmi")),
         _number((clustering.get("ari") or {}).get("mean")),
     ]
+
+
+def _is_across(result: Mapping[str, Any]) -> bool:
+    """Whether retrieval from the tested clips to the training part was measured as well."""
+    return any("across" in (row.get("retrieval") or {}) for row in result["rows"])
 
 
 def _columns(result: Mapping[str, Any]) -> list[str]:
@@ -44,6 +55,7 @@ def _columns(result: Mapping[str, Any]) -> list[str]:
         "retrieval\nROC-AUC",
         "other\ngroups",
         "P@1",
+        *["across\nsets"] * _is_across(result),
         "clustering\nNMI",
         "ARI",
     ]
@@ -74,6 +86,11 @@ def facts(result: Mapping[str, Any]) -> str:
     ]
     if any("same_group_excluded" in (r.get("retrieval") or {}) for r in result["rows"]):
         lines.append("other groups: ROC-AUC without the clips of the query's own group")
+    if _is_across(result):
+        lines.append("across sets: ROC-AUC of the training part, ranked for each tested clip")
+    pooling = result["protocol"].get("pooling")
+    if pooling:
+        lines.append(f"embeddings of every row: {POOLING_NAMES[pooling]} over time")
     head = result["rows"][-1].get("head")
     if head:
         lines.append(
@@ -100,12 +117,13 @@ def _title(row: Mapping[str, Any]) -> str:
 
 def result_table(result: Mapping[str, Any]) -> Table:
     """The rows of one evaluation, then one row per layer where all were measured."""
-    rows = [[_title(r), *_cells(r)] for r in result["rows"]]
+    across = _is_across(result)
+    rows = [[_title(r), *_cells(r, across)] for r in result["rows"]]
     for layer in result.get("layers") or []:
-        rows.append([f"  layer {layer['layer']}", *_cells(layer)])
+        rows.append([f"  layer {layer['layer']}", *_cells(layer, across)])
     for name, mix in (result.get("layer_mix") or {}).items():
         title = "  learned mix" if name == "model" else "  mix, random"
-        rows.append([title, _mean_std(mix), *["–"] * 5])
+        rows.append([title, _mean_std(mix), *["–"] * (5 + across)])
     return _table(result["dataset"], ["", *_columns(result)], rows)
 
 
@@ -162,7 +180,8 @@ def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
 
 def comparison_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     """`comparison_rows` for people: log-mel, random-init, then the models in the given order."""
-    first = next(iter(results.values()), None)
-    rows = [[_title(r), *_cells(r)] for r in comparison_rows(results)]
-    assert first is not None
+    measured = comparison_rows(results)
+    first = next(iter(results.values()))
+    across = _is_across(first)
+    rows = [[_title(r), *_cells(r, across)] for r in measured]
     return _table(str(first["dataset"]), ["", *_columns(first)], rows)

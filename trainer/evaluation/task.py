@@ -138,6 +138,18 @@ def remarks(task: Task, seen: dict[str, Any]) -> tuple[list[str], list[str]]:
         )
     if task.protocol.valid == "none":
         warnings.append("no validation part: the last epoch of the probe counts, not the best")
+    if task.protocol.shared_groups:
+        warnings.append(
+            f"{task.protocol.shared_groups} groups are in two parts of the division "
+            "(shared_groups=allow): figures measure the recognition of recordings too"
+        )
+    kept = task.protocol.kept_classes
+    if kept:
+        told = some((f"{name} ({why})" for name, why in kept.items()), 3)
+        warnings.append(
+            f"{len(kept)} classes count that cannot be learned and tested on different groups "
+            f"(rare_classes=keep): {told}"
+        )
     if seen["unlabelled"]:
         notes.append(f"the model was pre-trained, without labels, on {seen['unlabelled']} {tested}")
     if seen["missing"]:
@@ -170,6 +182,8 @@ def describe_task(task: Task, config: EvaluateConfig, loaded: LoadedModel) -> di
             "kind": protocol.kind,
             "valid": protocol.valid,
             "tested_clips": len(protocol.tested),
+            "groups_in_two_parts": protocol.shared_groups,
+            "kept_classes": protocol.kept_classes,
             "clips_of_first_division": {
                 "train": len(first.train), "valid": len(first.valid), "test": len(first.test)
             },

@@ -77,6 +77,8 @@ COLUMNS = (
            "each clip queries all others by cosine similarity; chance is 0.5"),
     Column("roc_auc_groups", "Other groups only", ("retrieval", "same_group_excluded"),
            ("roc_auc",), 0.5, "the same without clips of the query's own recording or site"),
+    Column("roc_auc_across", "Retrieval across sets", ("retrieval", "across"), ("roc_auc",), 0.5,
+           "tested clips query the training part"),
     Column("nmi", "Clustering NMI", ("clustering",), ("nmi",),
            note="K-means clusters against labels, normalised mutual information"),
 )  # fmt: skip

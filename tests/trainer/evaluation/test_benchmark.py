@@ -65,6 +65,8 @@ def test_a_run_is_measured_beside_its_baselines(
     for row, dim in zip(result["rows"], (256, 64, 64), strict=True):
         assert row["dim"] == dim
         probe = row["probe"]
+        low, high = probe["mean_ci95"]
+        assert low <= probe["mean"] <= high and (low < high or low == 1)
         assert 0 <= probe["mean"] <= 1 and probe["n"] == 48 and len(probe["per_seed"]) == 3
         assert probe["mean"] == pytest.approx(np.mean(probe["per_seed"]))
         assert probe["std"] == pytest.approx(np.std(probe["per_seed"], ddof=1))
@@ -345,6 +347,37 @@ def test_mistakes_leave_nothing_behind(
         evaluate(run, EvaluateConfig(**wanted))
     assert not (run / "evaluation").exists()
     assert kind.exit_code == 2
+
+
+def test_a_published_division_is_measured_and_said(
+    make_dataset: Callable[..., Path], make_tones: Any, run: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    clips, labels = make_tones(32)
+    for i, clip in enumerate(clips):
+        clip["split"], clip["fold"] = ("train" if i < 20 else "test"), None
+    clips[20]["group"] = clips[0]["group"]
+    for clip in clips[:20]:
+        clip["labels"] = [] if clip["labels"] == ["tone_3"] else clip["labels"]
+    path = make_dataset(tmp_path / "published", clips, labels)
+    options = ["shared_groups=allow", "rare_classes=keep", "retrieval.across=true", "task=single"]
+    out = tmp_path / "published.json"
+    evaluate_command(
+        str(run), [f"data={path}", *options, "probe.epochs=5", "device=cpu", "cache=false"], out=out
+    )
+    result, printed = json.loads(out.read_text()), capsys.readouterr().out
+    protocol = result["protocol"]
+    assert (protocol["kind"], protocol["groups_in_two_parts"]) == ("splits", 1)
+    assert list(protocol["kept_classes"]) == ["tone_3"]
+    assert protocol["retrieval"]["across"] and protocol["shared_groups"] == "allow"
+    assert len(result["warnings"]) == 2
+    for row in result["rows"]:
+        across = row["retrieval"]["across"]
+        # Nothing in the training part is like the three clips of tone_3.
+        assert (across["n"], across["gallery"]) == (9, [15]) and across["same_group_excluded"]
+    for text in ("1 groups are in two parts", "1 classes count that cannot", "across"):
+        assert text in printed
+    assert "embeddings of every row: mean and standard deviation over time" in printed
 
 
 def test_damaged_weights_and_another_sample_rate_are_told(

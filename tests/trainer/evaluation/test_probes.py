@@ -212,3 +212,14 @@ def test_four_hundred_clips_take_seconds() -> None:
     # About 2 s on one core of the machine this was written on; one clip at a time takes minutes.
     assert time.process_time() - started < 40
     assert result.test_SF.shape == (3, 5)
+
+
+def test_hits_of_each_clip_are_what_the_accuracy_is_a_mean_of() -> None:
+    x, hot = data(distance=0.7)
+    folds = divide(120)
+    result = train_probes(x, hot, folds[:2], QUICK, multi_label=False)
+    assert result.hit_N is not None
+    for f, fold in enumerate(folds[:2]):
+        assert result.hit_N[fold.test].mean() == pytest.approx(result.test_SF[:, f].mean())
+    assert np.isnan(result.hit_N[folds[2].test]).all()
+    assert train_probes(x, hot, folds[:1], QUICK, multi_label=True).hit_N is None

@@ -9,7 +9,12 @@ from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import cosine_similarity
 
 from trainer.evaluation.config import RetrievalConfig
-from trainer.evaluation.retrieval import evaluate_retrieval, group_bootstrap, query_scores
+from trainer.evaluation.retrieval import (
+    evaluate_across,
+    evaluate_retrieval,
+    group_bootstrap,
+    query_scores,
+)
 
 
 def reference(
@@ -116,3 +121,46 @@ def test_the_interval_is_wider_when_clips_come_in_groups() -> None:
     assert low < value.mean() < high
     assert high - low > 2 * (high_alone - low_alone)
     assert group_bootstrap(value, group, 500) == [low, high]
+
+
+def test_one_group_has_no_interval() -> None:
+    value = np.array([0.2, 0.9, np.nan])
+    assert group_bootstrap(value, np.array([3, 3, 4]), 200) is None
+    assert group_bootstrap(np.full(2, np.nan), np.arange(2), 200) is None
+    low, high = group_bootstrap(value, np.array([3, 4, 4]), 200) or (1.0, 0.0)
+    assert low < 0.55 < high
+    hot = np.eye(2, dtype=bool)[[0, 0, 1, 1]]
+    result = evaluate_retrieval(np.eye(4), hot, np.zeros(4, np.int64), RetrievalConfig())
+    assert (result["groups"], result["roc_auc_ci95"], result["n"]) == (1, None, 4)
+
+
+@pytest.mark.parametrize("chunk", [2, 1000])
+def test_across_two_sets_equals_scikit_learn_per_query(chunk: int) -> None:
+    rng = np.random.default_rng(5)
+    emb, group = rng.standard_normal((50, 6)), rng.integers(12, size=50)
+    hot = np.eye(5, dtype=bool)[rng.integers(5, size=50)]
+    pairs = [(np.arange(0, 10), np.arange(20, 50)), (np.arange(10, 20), np.arange(25, 40))]
+    sim = cosine_similarity(emb)
+
+    def expected(apart: bool) -> tuple[list[float], list[float]]:
+        aucs, hits = [], []
+        for queries, ranked in pairs:
+            for q in queries:
+                gallery = [i for i in ranked if not apart or group[i] != group[q]]
+                positive = hot[gallery][:, hot[q].argmax()]
+                if 0 < positive.sum() < len(gallery):
+                    aucs.append(float(roc_auc_score(positive, sim[q, gallery])))
+                if positive.any():
+                    hits.append(float(positive[sim[q, gallery].argmax()]))
+        return aucs, hits
+
+    config = RetrievalConfig(chunk_queries=chunk)
+    result = evaluate_across(emb, hot, group, pairs, config)
+    for found, apart in ((result, False), (result["same_group_excluded"], True)):
+        aucs, hits = expected(apart)
+        assert found["n"] == len(aucs)
+        assert found["roc_auc"] == pytest.approx(np.mean(aucs))
+        assert found["p_at_1"] == pytest.approx(np.mean(hits))
+    assert result["gallery"] == [30, 15]
+    alone = evaluate_across(emb, hot, np.arange(50), pairs, config)
+    assert "same_group_excluded" not in alone

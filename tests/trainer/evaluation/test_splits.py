@@ -178,3 +178,53 @@ def test_dropping_a_class_keeps_clips_that_have_another(make_clips: Make) -> Non
     assert left.classes == ("l0", "l1")
     assert len(left) == 14  # the clip of l2 alone is gone, the empty one stays
     assert left.label_NC.sum(1).tolist() == [1] * 13 + [0]
+
+
+def published() -> list[dict[str, Any]]:
+    """A division as some are published: g0 is on both sides, l2 in the test part alone."""
+    return [
+        {"labels": [f"l{i % 2}"], "group": f"g{i}", "split": "train"} for i in range(8)
+    ] + [
+        {"labels": ["l0"], "group": "g0", "split": "test"},
+        {"labels": ["l1"], "group": "g9", "split": "test"},
+        {"labels": ["l2"], "group": "g10", "split": "test"},
+        {"labels": ["l2"], "group": "g11", "split": "test"},
+    ]  # fmt: skip
+
+
+def test_a_published_division_is_measured_as_it_is_where_that_is_asked_for(
+    make_clips: Make,
+) -> None:
+    clips = make_clips(published(), LABELS)
+    with pytest.raises(DataError, match=r"1 groups have clips in both .*shared_groups=allow"):
+        settle_classes(clips, config())
+    with pytest.raises(DataError, match=r"l2 \(no training clip .*rare_classes=keep"):
+        settle_classes(clips, config(shared_groups="allow"))
+    dropped, protocol, reasons = settle_classes(
+        clips, config(shared_groups="allow", rare_classes="drop")
+    )
+    assert len(dropped) == 10 and list(reasons) == ["l2"] and protocol.shared_groups == 1
+    whole, protocol, reasons = settle_classes(
+        clips, config(shared_groups="allow", rare_classes="keep")
+    )
+    assert (len(whole), reasons, protocol.shared_groups) == (12, {}, 1)
+    assert protocol.kept_classes == {"l2": "no training clip where test is the test part"}
+    fold = protocol.folds[0]
+    assert len(fold.test) == 4 and protocol.valid == "carved"
+    # Retrieval from one set to the other ranks all of the published training part.
+    assert protocol.gallery(fold).tolist() == [
+        i for i, split in enumerate(whole.split_N) if split == "train"
+    ]
+
+
+def test_a_class_of_one_group_is_learned_and_tested_where_groups_are_shared(
+    make_clips: Make,
+) -> None:
+    clips = make_clips(
+        [{"labels": [f"l{i % 2}"], "group": f"g{i % 2}", "split": "train"} for i in range(6)]
+        + [{"labels": [f"l{i % 2}"], "group": f"g{i % 2}", "split": "test"} for i in range(4)],
+        LABELS,
+    )
+    options = {"shared_groups": "allow", "valid_fraction": 0}
+    _, protocol, dropped = settle_classes(clips, config(**options))
+    assert protocol.shared_groups == 2 and not dropped and not protocol.kept_classes

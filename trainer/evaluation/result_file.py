@@ -1,0 +1,61 @@
+"""Where the result of an evaluation goes, and in which form."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trainer.errors import DataError
+from trainer.runtime.files import write_text
+
+if TYPE_CHECKING:
+    from trainer.hub.importing import LoadedModel
+
+
+def output_paths(
+    loaded: LoadedModel, source: str | Path, dataset: str, out: Path | None, cache: bool
+) -> tuple[Path, Path | None]:
+    """Where the JSON and the cached embeddings go.
+
+    A run: `<run>/evaluation/<dataset>.json`; one of its checkpoint files:
+    `<dataset>@<checkpoint>.json` beside it; anything else: the working folder, no cache.
+    """
+    run = loaded.weights.run
+    if run is None:
+        return out or Path(f"{Path(source).stem}-{dataset}.json"), None
+    name = f"{dataset}@{Path(source).stem}" if loaded.kind == "checkpoint" else dataset
+    folder = run / "evaluation"
+    return out or folder / f"{name}.json", folder / "cache" if cache else None
+
+
+def write_result(path: Path, value: dict[str, Any]) -> None:
+    """Write the JSON whole or not at all.
+
+    Raises:
+        DataError: it cannot be written there.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise DataError(
+            f"the result could not be written to {path} ({error}): make room or choose another "
+            "place with --out; the embeddings are kept, so a second run is quick"
+        ) from error
+
+
+def plain(value: Any) -> Any:
+    """JSON's types only: no tuples, no numpy, and None for what is not a number."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
