@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+import socket
 from functools import lru_cache
 from urllib.parse import urljoin, urlsplit
 
@@ -72,26 +73,39 @@ def ending_of(url: str) -> str:
 def follow(url: str, location: str) -> str:
     """Return the address that a redirect from `url` leads to.
 
-    Raises BadAddress where it must not be followed: from https to http, to other schemes, from
-    the open network to an address of this machine or its network.
+    Raises BadAddress where it must not be followed: from https to http, to other schemes. Whether
+    it leads into a private network is asked of every address (`private_name`, `private_address`).
     """
     target = urljoin(url, location.strip())
     host_of(target)
     if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
         raise BadAddress("a redirect from https to http")
-    if _is_local(target) and not _is_local(url):
-        raise BadAddress("a redirect into a private network")
     return target
 
 
-def _is_local(url: str) -> bool:
-    name = urlsplit(url).hostname or ""
-    if name == "localhost" or name.endswith(".localhost"):
+def private_name(url: str) -> bool:
+    """Whether the host of `url` is named as one of this machine or its network.
+
+    By the text alone, in every way that the C library reads a number as an address ("127.1",
+    "2130706433", "0x7f000001"); what a name resolves to is seen when connected.
+    """
+    name = (urlsplit(url).hostname or "").rstrip(".")
+    if name == "localhost" or name.endswith((".localhost", ".local", ".internal")):
         return True
     try:
-        return not ipaddress.ip_address(name).is_global
+        return private_address(socket.inet_ntoa(socket.inet_aton(name)))
+    except (OSError, ValueError):
+        return private_address(name)
+
+
+def private_address(address: str) -> bool:
+    """Whether an IP address is not one of the open network; False for what is no IP address."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
+    inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
+    return not (inner or found).is_global or found.is_multicast
 
 
 def file_stem(recording_id: str) -> str:

@@ -21,6 +21,7 @@ from data_prep.download.addresses import follow, host_of, redact
 from data_prep.download.gate import Gate, Gates, HostGivenUp
 from data_prep.download.ledger import Item
 from data_prep.download.part import Finished, Part, Unusable, checksums_of
+from data_prep.download.private import PrivateNetwork, refuse_private
 from data_prep.download.recipe import DownloadRecipe, HostLimits
 from data_prep.download.sniff import not_audio
 
@@ -171,7 +172,12 @@ class Fetcher:
         headers = {}
         if attempt.part.size:
             headers = {"Range": f"bytes={attempt.part.size}-", "If-Range": attempt.validator}
-        async with _as_failure(), self.client.stream("GET", url, headers=headers) as response:
+        async with (
+            _as_failure(),
+            self.client.stream(
+                "GET", url, headers=headers, extensions=refuse_private(url, self.recipe)
+            ) as response,
+        ):
             status = response.status_code
             if status in _REDIRECTS:
                 if "location" not in response.headers:
@@ -287,6 +293,8 @@ async def _as_failure() -> AsyncIterator[None]:
         yield
     except Unusable as err:
         raise Failure(err.reason, err.detail, again=err.again) from err
+    except PrivateNetwork as err:
+        raise Failure("private_network", str(err)) from err
     except httpx.TimeoutException as err:
         raise Failure("timeout", type(err).__name__, again=True) from err
     except (httpx.ConnectError, ssl.SSLError, ConnectionError) as err:  # other OSErrors: the disk

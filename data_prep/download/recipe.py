@@ -101,6 +101,8 @@ class DownloadRecipe(_Part):
     default: HostLimits
     hosts: dict[str, HostLimits]
     hosts_at_once: int = Field(ge=1, le=1000)
+    private_hosts: tuple[str, ...] = ()
+    """Hosts (with ":port" or without) that may be asked though they are in a private network."""
     retry: Retry
     breaker: Breaker
     timeout: Timeout
@@ -133,6 +135,11 @@ class DownloadRecipe(_Part):
             if domain in self.hosts:
                 return domain, self.hosts[domain]
         return host, self.default
+
+    @field_validator("private_hosts")
+    @classmethod
+    def _lower_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name.lower() for name in value)
 
     @property
     def user_agent(self) -> str:

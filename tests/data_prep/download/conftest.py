@@ -207,6 +207,7 @@ def recording(key: str, url: str, **options: Any) -> Recording:
 
 FAST: dict[str, Any] = {
     "contact": "tests@example.org",
+    "private_hosts": ["127.0.0.1", "localhost"],
     "default": {"requests_per_s": None, "concurrency": 4, "gb_per_hour": None, "gb_per_day": None},
     "retry": {"attempts": 3, "first_wait_s": 0.05, "longest_wait_s": 0.1,
               "longest_retry_after_s": 30},

@@ -160,7 +160,7 @@ def test_the_command(bench, server, row, make_sound):
     rows = licence_rows(server, row, make_sound)
     table = bench.table([replace(r, duration_s=10.0) for r in rows])
     recipe = bench.folder / "mine.yaml"  # names only what differs
-    recipe.write_text("default: {requests_per_s: 50, concurrency: 2}\n")
+    recipe.write_text("default: {requests_per_s: 50, concurrency: 2}\nprivate_hosts: [127.0.0.1]\n")
     given = [str(table / "recordings.parquet"), "--out", str(bench.out), "--no-nc", "--recipe",
              str(recipe)]  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import itertools
+import socket
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -14,10 +15,10 @@ from data_prep.errors import PrepError
 from data_prep.recording_table import read_recordings
 
 
-def keep_one(bench, server, row, make_sound, *more):
+def keep_one(bench, server, row, make_sound, *more, **options):
     """A table needs one recording that comes; the others are those of the test."""
     good = row("xc:1", server.file("/good", make_sound(99)))
-    bench.run([good, *more])
+    bench.run([good, *more], **options)
     assert "xc:1" in bench.fetched()
 
 
@@ -77,6 +78,30 @@ def test_answers_that_are_no_audio(bench, server, row, make_sound):
     assert [len(server.asked(f"/{n}")) for n in ("html", "410", "403", "big")] == [1, 1, 1, 1]
     # An oversized body is not read to its end.
     assert len(server.asked("/endless")) == 1
+
+
+def test_nothing_is_sent_into_ones_own_network(bench, server, row, make_sound, monkeypatch):
+    real = socket.getaddrinfo
+
+    def lookup(host, *rest, **more):
+        name = host.decode() if isinstance(host, bytes) else host
+        return real("127.0.0.1" if name == "inside.example" else name, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    there = f":{server.port}/secret"
+    hosts = ["localhost", "127.1", "2130706433", "0x7f000001", "[::1]", "inside.example"]
+    rows = [row(f"t:{i}", f"http://{host}{there}") for i, host in enumerate(hosts)]
+    for i, host in enumerate(hosts):
+        url = server.status(f"/to{i}", 302, b"", Location=f"http://{host}{there}")
+        rows.append(row(f"t:to{i}", url))
+    # One host is allowed by its name and port: a mirror of one's own.
+    allowed = {"private_hosts": [f"127.0.0.1:{server.port}"]}
+    keep_one(bench, server, row, make_sound, *rows, recipe=allowed)
+    found = bench.rejected()
+    assert {reason for reason, _ in found.values()} == {"private_network"}
+    assert len(found) == 2 * len(hosts)
+    assert "127.0.0.1" in found["t:5"][1] and "private_hosts" in found["t:5"][1]
+    assert not server.asked("/secret")
 
 
 def endless(handler, _n) -> None:
