@@ -31,6 +31,7 @@ from data_prep.decoders import (
     open_soundfile,
 )
 from data_prep.errors import CannotRead, SpoolError, UnusableAudio
+from data_prep.pointers import pointer_at
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -126,7 +127,7 @@ def decode(
 ) -> tuple[Pcm, Original]:
     """Decode a file to mono int16 at `sample_rate_hz`: mean of channels, soxr HQ, rounding.
 
-    Raises `UnusableAudio` with reason `missing`, `unreadable`, `not_audio`, `corrupt`,
+    Raises `UnusableAudio` with reason `missing`, `unreadable`, `pointer`, `not_audio`, `corrupt`,
     `truncated`, `empty`, `too_short`, `too_long`, `non_finite`, `silent`, `out_of_range` or
     `unsupported`.
     """
@@ -138,6 +139,8 @@ def decode(
         raise UnusableAudio("missing", "not a file")
     if size == 0:
         raise UnusableAudio("empty", "the file has no bytes")
+    if pointer := pointer_at(path):
+        raise UnusableAudio("pointer", pointer)
     convert = functools.partial(
         _convert, path, sample_rate_hz=sample_rate_hz, spool_dir=spool_dir, max_hours=max_hours
     )

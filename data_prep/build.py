@@ -50,17 +50,23 @@ _SIZE_RATIO = {"flac": 0.55, "wav": 1.0}
 
 
 def build_dataset(
-    recordings: Iterable[Recording], root: Path, out: Path, options: BuildOptions
+    recordings: Iterable[Recording],
+    root: Path,
+    out: Path,
+    options: BuildOptions,
+    *,
+    look_at: str = "--audio",
 ) -> dict[str, Any]:
     """Write the dataset `out` from `recordings` (paths relative to `root`); return its stats.
 
     `recordings` are gone through a few times and never held: a list, or an object that reads them
     anew each time (`data_prep.prepare.StoredTable`). A finished dataset of the same recordings and
-    options is left as it is; an unfinished one is continued. Raises PrepError where `out` belongs
+    options is left as it is; an unfinished one is continued. `look_at` is the option that the
+    message on missing files asks about. Raises PrepError where `out` belongs
     to something else, when more than `max_broken` of the recordings are unusable, or nothing
     usable is left.
     """
-    builder = _Builder(recordings, root, out, options)
+    builder = _Builder(recordings, root, out, options, look_at)
     if builder.finished:
         return builder.stats()
     with builder.work(), only_one(out):
@@ -135,8 +141,14 @@ class _Builder:
     """What runs over all recordings or a part have in common."""
 
     def __init__(
-        self, recordings: Iterable[Recording], root: Path, out: Path, options: BuildOptions
+        self,
+        recordings: Iterable[Recording],
+        root: Path,
+        out: Path,
+        options: BuildOptions,
+        look_at: str = "--audio",
     ) -> None:
+        self.look_at = look_at
         if isinstance(recordings, Iterator):
             recordings = list(recordings)
         self.recordings, self.root, self.out, self.options = recordings, root, out, options
@@ -211,7 +223,7 @@ class _Builder:
         some = "\n  ".join(self.scan.some_missing)
         raise PrepError(
             f"{missing} of {total} files do not exist below {self.root}:\n  {some}\n"
-            "Is --path-column right (or --audio)? --allow-broken goes on without them."
+            f"Is {self.look_at} right? --allow-broken goes on without them."
         )
 
     def write(self, plan: Plan, shards: Sequence[ShardPlan]) -> None:

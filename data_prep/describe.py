@@ -12,6 +12,7 @@ from data_prep.credits import licence_name
 from data_prep.errors import PrepError
 from data_prep.twice import same_audio_words
 from data_prep.workplace import WORK
+from trainer.sound_folders import what_to_do_with
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,7 +89,8 @@ def refuse_unfinished(dataset: Path) -> None:
             f"{dataset} is not finished: {there} of {shards} shards are there. The command that "
             "began it continues; parts are joined by `chorus prep merge`."
         )
-    raise PrepError(f"{dataset} is not a dataset: there is no index.parquet.")
+    told = what_to_do_with(dataset)
+    raise PrepError(f"{told or f'{dataset} is not a dataset: there is no index.parquet'}.")
 
 
 def show(facts: Mapping[str, Any], *, top: int = 20, console: Console | None = None) -> None:

@@ -318,4 +318,5 @@ def prepare_folder(directory: Path | str, out: Path | str, **options: Any) -> di
     )
     if report is not None:
         report(table)
-    return build_dataset(table.recordings, table.root, Path(out), build)
+    look_at = "--path-column"
+    return build_dataset(table.recordings, table.root, Path(out), build, look_at=look_at)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 _LFS = b"version https://git-lfs.github.com/spec/"
 _ANNEX = (b"/annex/objects/", b"../.git/annex/objects/", b".git/annex/objects/")
-SIZE = 1024
-"""No pointer is longer."""
+_SIZE = 1024  # no pointer is longer
+
+
+def pointer_at(path: Path) -> str:
+    """Return `pointer_in` of a file; '' where it cannot be read."""
+    try:
+        return pointer_in(path.read_bytes()) if path.stat().st_size <= _SIZE else ""
+    except OSError:
+        return ""
 
 
 def pointer_in(start: bytes) -> str:
     """Return what a file is that begins so, and what to do about it; '' where it is no pointer."""
-    start = start[:SIZE].removeprefix(b"\xef\xbb\xbf")
+    start = start[:_SIZE].removeprefix(b"\xef\xbb\xbf")
     if start.startswith(_LFS):
         return "a Git LFS pointer, not the file itself: run `git lfs pull` where it was cloned"
     if start.startswith(_ANNEX):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import PrepError
 from data_prep.recordings import Recording, from_row, recording_schema, to_row
+from trainer.sound_folders import what_to_do_with
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -164,6 +165,8 @@ def table_path(path: Path) -> Path:
     """
     found = path / RECORDINGS if path.is_dir() else path
     if not found.is_file():
+        if told := what_to_do_with(path):
+            raise PrepError(f"{told}.")
         raise PrepError(
             f"There is no recording table at {found}. `chorus prep --help` lists the commands "
             "that make one."

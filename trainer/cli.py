@@ -27,9 +27,9 @@ app.add_typer(recipe_app, name="recipe")
 
 def _say_version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from trainer.about import package_version
 
-        typer.echo(f"dawnchorus {version('dawnchorus')}")
+        typer.echo(f"dawnchorus {package_version()}")
         raise typer.Exit
 
 

@@ -57,6 +57,8 @@ _OBSERVATION_COLUMNS = (
 )  # fmt: skip
 _OBSERVATION_NEEDED = ("id", "scientificName")
 _END = "end-of-file"
+_SOUND = b"Sound"
+_NO_SOUNDS = (b"StillImage", b"MovingImage")
 Row = dict[str, str]
 
 
@@ -120,7 +122,8 @@ class _Sounds:
         names = ", ".join(f'"{name}"' for name in _MEDIA_COLUMNS)
         insert = f"INSERT INTO sound ({names}) VALUES ({marks})"
         for batch in media.batches():
-            sounds = batch.filter(pc.equal(batch.column("type"), b"Sound"))
+            yield from _other_types(batch)
+            sounds = batch.filter(pc.equal(batch.column("type"), _SOUND))
             kept = []
             for cells in sounds.to_pylist():
                 row = _decoded(cells)
@@ -173,6 +176,24 @@ class _Sounds:
                 yield _bad(row, OBSERVATIONS)
             else:
                 yield _recording(row, sound, local)
+
+
+def _other_types(batch: pa.RecordBatch) -> Iterator[Rejected]:
+    """Yield the rows whose type is none that the archive has: a sound may hide behind it."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    known = pc.is_in(batch.column("type"), value_set=pa.array([_SOUND, *_NO_SOUNDS], pa.binary()))
+    for cells in batch.filter(pc.invert(known)).to_pylist():
+        kind, number, url = (
+            (cells[name] or b"").decode("utf-8", "replace") for name in ("type", "id", "identifier")
+        )
+        yield Rejected(
+            recording_id=f"inat:{sound_number(url) or f'observation/{number}'}",
+            reason="unknown_type",
+            detail=f"{MEDIA}: type {kind[:60]!r} instead of {_SOUND.decode()!r}",
+            path=url,
+        )
 
 
 def _recording(row: Row, sound: Row, local: FileIndex | None) -> Recording | Rejected:

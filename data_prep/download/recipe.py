@@ -6,7 +6,6 @@ what differs and inherits the rest from it.
 
 from __future__ import annotations
 
-import importlib.metadata
 from typing import Any
 
 import yaml
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from data_prep.errors import PrepError
 from data_prep.shipped import find_recipe, recipe_folder
 from trainer import plain_yaml
+from trainer.about import package_version
 
 GB = 10**9
 
@@ -144,8 +144,9 @@ class DownloadRecipe(_Part):
     @property
     def user_agent(self) -> str:
         """What the servers are told; they can reach who is asking."""
-        version = importlib.metadata.version("dawnchorus")
-        return f"dawnchorus/{version} (bioacoustic training data; contact: {self.contact})"
+        return (
+            f"dawnchorus/{package_version()} (bioacoustic training data; contact: {self.contact})"
+        )
 
 
 def load_recipe(name: str, *, contact: str | None = None) -> DownloadRecipe:

@@ -12,6 +12,7 @@ from data_prep.errors import PrepError
 from data_prep.recordings import BACKGROUND, FOREGROUND
 from data_prep.report.findings import Findings, read_findings
 from data_prep.report.tally import NO_LABEL, NOT_STATED, Tally, frames
+from trainer.sound_folders import what_to_do_with
 
 if TYPE_CHECKING:
     import polars as pl
@@ -95,6 +96,8 @@ def gather(path: Path, selection: Path | None = None) -> Facts:
     table = path / RECORDINGS if path.is_dir() else path
     folder = table.parent
     if not table.is_file():
+        if told := what_to_do_with(path):
+            raise PrepError(f"{told}.")
         raise PrepError(
             f"There is no {RECORDINGS} in {path}. Name a dataset, or the folder of a recording "
             "table that one of the archive commands of `chorus prep` wrote."

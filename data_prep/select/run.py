@@ -15,6 +15,7 @@ from data_prep.select.caps import apply_caps
 from data_prep.select.duplicates import Link, Row, resolve, same_key
 from data_prep.select.filters import apply_filters, filter_duration, licence_costs
 from data_prep.select.identity import event_keys, youtube_key
+from data_prep.select.losses import why_nothing
 from data_prep.select.neighbours import Vectors
 from data_prep.select.rows import Rows, read_rows
 from data_prep.select.same import find_same
@@ -69,7 +70,10 @@ def select(recipe: SelectRecipe, out: Path, progress: Progress) -> Result:
         filter_duration(rows, recipe.filters.duration, unknown_may_change=False)
     labels = apply_caps(rows, recipe.caps, recipe.tables)
     if not rows.left().height:
-        raise PrepError("Nothing is left of the tables.\n" + _funnel_text(rows))
+        raise PrepError(
+            f"Nothing is left of the {rows.frame.height:,} recordings of the tables:\n"
+            + why_nothing(rows, recipe)
+        )
     left = rows.left()
     placed = place_all(left, found.links, recipe.split)
     # Of all rows, and only now: lengths that the tables lack are known where sound was read.
@@ -84,14 +88,6 @@ def _check_out(recipe: SelectRecipe, out: Path) -> None:
     for name, table in recipe.tables.items():
         if table_path(table.table).resolve() == (out / RECORDINGS).resolve():
             raise PrepError(f"--out {out} is the folder of tables.{name}; choose another.")
-
-
-def _funnel_text(rows: Rows) -> str:
-    lines = []
-    for step in rows.steps:
-        gone = ", ".join(f"{reason} {count:,}" for reason, count in step.dropped.items())
-        lines.append(f"  {step.name}: {step.recordings:,} left" + (f" ({gone})" if gone else ""))
-    return "\n".join(lines)
 
 
 # --------------------------------------------------------------------- by what the rows say

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from trainer.data.storage import DatasetFolder
 from trainer.errors import DataError
+from trainer.sound_folders import what_to_do_with
 
 IntArray = npt.NDArray[np.int64]
 
@@ -88,6 +89,8 @@ class Choice:
         if not self.folder.root.is_dir():
             raise DataError(f"there is no dataset folder {self.folder.root}: check the path")
         if not path.is_file():
+            if told := what_to_do_with(self.folder.root):
+                raise DataError(f"{told}.")
             raise DataError(
                 f"{self.folder.location} has no index.parquet: it is not a prepared dataset, "
                 f"or its preparation did not finish; run `chorus prep` on the sound first"

@@ -180,6 +180,22 @@ def test_bad_rows_of_the_archive_are_listed(tmp_path: Path, research: dict[str, 
     assert summary["rejected"] == {"bad_row": 2, "wrong_encoding": 1}
 
 
+def test_rows_whose_type_is_spelt_otherwise_are_rejected_by_name(
+    tmp_path: Path, research: dict[str, bytes]
+) -> None:
+    kinds = {"Sound": 200, "sound": 201, "http://purl.org/dc/dcmitype/Sound": 202, "": 203}
+    rows = [media_row(1, key, kind) for kind, key in kinds.items()]
+    rows += [media_row(1, 300, "StillImage"), media_row(1, 301, "MovingImage")]
+    media = csv_text(MEDIA_COLUMNS, rows).encode()
+    source = write_zip(tmp_path / "a.zip", research | {"media.csv": media})
+    assert run(source, "--out", tmp_path / "out").exit_code == 0
+    assert [row.id for row in read_recordings(tmp_path / "out")] == ["inat:200"]
+    rows = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
+    lost = [row for row in rows if row["reason"] == "unknown_type"]
+    assert [row["recording_id"] for row in lost] == ["inat:201", "inat:202", "inat:203"]
+    assert "type 'sound' instead of 'Sound'" in lost[0]["detail"]
+
+
 def _cut(data: bytes, share: float) -> bytes:
     return data[: int(len(data) * share)]
 

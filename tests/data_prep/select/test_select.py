@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -254,12 +255,20 @@ def test_a_copy_of_a_leak_is_a_leak(archive: Path, make_table: Table, make_recor
     assert rejected(out) == {"xc:10": "evaluation_fingerprint", "xc:910": "evaluation_copy"}
 
 
-def test_nothing_left_tells_the_funnel(archive: Path) -> None:
-    text = select(
-        str(recipe(archive)), "filters.taxa=[Pica]", "--out", str(archive / "none"), code=2
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("filters.taxa=[Pica]", r"by filters\.taxa=\[Pica\] \(taxon\)"),
+        ("filters.licences.allow=[pdm]", r"by filters\.licences\.allow=\[pdm\].*they have 'http"),
+        ("filters.duration.min_s=5000", r"by filters\.duration\.min_s=5000\.0 \(duration\)"),
+        ("filters.sources=[asa]", r"by filters\.sources=\[asa\] \(source\).*'xc' \d"),
+    ],
+)
+def test_nothing_left_names_the_key_and_the_count(archive: Path, key: str, says: str) -> None:
+    text = " ".join(
+        select(str(recipe(archive)), key, "--out", str(archive / "none"), code=2).split()
     )
-    assert "Nothing is left" in text
-    assert "taxon" in text
+    assert re.search(rf"Nothing is left of the \d+ recordings.*: \d+ {says}", text), text
     assert not (archive / "none" / "recordings.parquet").exists()
 
 
