@@ -11,7 +11,7 @@ import torch
 from trainer.errors import RecipeError
 from trainer.model import BioEncoder
 from trainer.runtime.job import in_slurm_step
-from trainer.seeds import mix_seed
+from trainer.seeds import Purpose, mix_seed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -83,7 +83,7 @@ def build_objective(recipe: Recipe, encoder: Beats, classes: int) -> nn.Module:
 
 def build_model(recipe: Recipe, stream: TrainStream) -> tuple[BioEncoder, nn.Module]:
     """Seeded encoder, head and objective; weights of `init_from` where it is given."""
-    torch.manual_seed(mix_seed(recipe.seed, 0))
+    torch.manual_seed(mix_seed(recipe.seed, Purpose.INIT))
     labels = stream.labels.names if recipe.stage == "posttrain" else None
     if recipe.stage == "posttrain" and not labels:
         raise RecipeError("the training datasets have no labels: there is nothing to post-train on")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainer.augment_config import AugmentConfig
+from trainer.seeds import Use, symmetric_betas, uniforms
 
 # Mean power below which a clip counts as silent: half of the last bit of 16-bit audio, squared.
 _SILENT = (0.5 / 32768) ** 2
@@ -50,48 +51,41 @@ def add_noise(wav_BT: Tensor, length_B: Tensor, noise_BT: Tensor, snr_db_B: Tens
 
 
 def mixup(
-    wav_BT: Tensor,
-    length_B: Tensor,
-    labels_P2: Tensor,
-    *,
-    config: AugmentConfig,
-    generator: torch.Generator | None = None,
+    wav_BT: Tensor, length_B: Tensor, labels_P2: Tensor, key_B: Tensor, *, config: AugmentConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mix another clip of the batch into some of the clips, and unite their labels.
+    """Mix its partner into some of the clips, and unite their labels.
 
-    Each clip is chosen by itself with `mixup_prob`; its partner is another clip of the batch, as it
-    was before mixing. x = s x_i + (1 - s) x_j with s ~ Beta(alpha, alpha). Partners are the batch
-    shifted by one random number of rows: every row is the partner of exactly one, which gives the
-    labels a fixed size and spares the device a wait for the host.
+    The partner of position 2 k is position 2 k + 1 and the other way round: two neighbours of the
+    shuffled stream, which are never in different micro-batches. Each clip is chosen by itself with
+    `mixup_prob`; the partner is taken as it was before mixing. x = s x_i + (1 - s) x_j with
+    s ~ Beta(alpha, alpha). Choice and share follow from the clip's key, so they do not depend on
+    the rest of the batch, and nothing waits for the host.
 
     Args:
-        wav_BT: float waveform, zero behind a clip's end.
+        wav_BT: float waveform, zero behind a clip's end; whole pairs, the even position first.
         length_B: valid samples, int64.
         labels_P2: (row, class), int64.
+        key_B: key of each clip's random numbers, int64 (`FeatureBatch.key_B`).
         config: probability and alpha.
-        generator: None for torch's own of the device.
 
     Returns:
         Mixed waveforms, within the range of the inputs; the longer of both lengths; the united
         labels [2 P, 2], in which pairs repeat (they are a set; rows not mixed repeat their own).
+
+    Raises:
+        ValueError: an odd number of clips.
     """
     wav_BT, count, device = wav_BT.float(), len(wav_BT), wav_BT.device
-    if count < 2:
-        return wav_BT, length_B, labels_P2
-    chosen_B = torch.rand(count, device=device, generator=generator) < config.mixup_prob
-    # A shift of 1 .. B-1 never pairs a clip with itself.
-    shift = torch.randint(1, count, (1,), device=device, generator=generator)
-    partner_B = (torch.arange(count, device=device) + shift) % count
-    # Beta(a, a) = X / (X + Y) with X, Y ~ Gamma(a).
-    alpha_2B = torch.full((2, count), config.mixup_alpha, device=device)
-    gamma_2B = torch._standard_gamma(alpha_2B, generator=generator).clamp(min=1e-30)
-    own_B = torch.where(chosen_B, gamma_2B[0] / gamma_2B.sum(0), 1.0)
+    if count % 2:
+        raise ValueError(f"mixup needs whole pairs of clips; this batch has {count}")
+    chosen_B = uniforms(key_B, Use.MIX, 0) < config.mixup_prob
+    partner_B = torch.arange(count, device=device) ^ 1
+    own_B = symmetric_betas(config.mixup_alpha, key_B, Use.MIX, 1).float()
     mixed_BT = torch.lerp(wav_BT[partner_B], wav_BT, own_B[:, None])
-    # lerp(a, b, 1) is b only up to rounding.
     mixed_BT = torch.where(chosen_B[:, None], mixed_BT, wav_BT)
     length_B = torch.where(chosen_B, torch.maximum(length_B, length_B[partner_B]), length_B)
     # A row's labels also go to the row whose partner it is.
-    taker_P = (labels_P2[:, 0] - shift) % count
+    taker_P = labels_P2[:, 0] ^ 1
     row_P = torch.where(chosen_B[taker_P], taker_P, labels_P2[:, 0])
     taken_P2 = torch.stack([row_P, labels_P2[:, 1]], dim=1)
     return mixed_BT, length_B, torch.cat([labels_P2, taken_P2])

@@ -38,10 +38,7 @@ def write_examples(
         stream: what the batch came from; it names the clips.
         batch: int16 batch of the examples, on the CPU.
     """
-    from trainer.seeds import mix_seed
-
     batch = {k: v.to(module.device) if torch.is_tensor(v) else v for k, v in batch.items()}
-    torch.manual_seed(mix_seed(module.recipe.seed, 4))
     was_training = module.training
     module.eval()
     try:

@@ -5,7 +5,8 @@ Shape legend: B clips, T samples, A micro-steps of a rank, W ranks, G parameter 
 Three promises are kept here, whatever the topology:
 * the loss is a mean over the *global* batch: micro-steps return sums, and the gradient is divided
   once by the number of terms that all ranks and micro-steps had;
-* every random draw follows from (seed, position), so no generator state has to be saved;
+* every random draw about a clip follows from (seed, position), so no generator state has to be
+  saved and the micro-batch decides nothing; dropout alone is drawn per micro-batch;
 * a step with a non-finite loss or gradient never reaches the optimiser.
 """
 
@@ -25,7 +26,7 @@ from trainer.augment import add_noise, mixup
 from trainer.objectives.base import FeatureBatch, StepOutput
 from trainer.objectives.multilabel import touch
 from trainer.optim import ParameterEma, build_optimizer, learning_rate, param_groups
-from trainer.seeds import mix_seed
+from trainer.seeds import Purpose, mix_seed, mix_seeds
 from trainer.sharded import local
 
 if TYPE_CHECKING:
@@ -133,8 +134,13 @@ class TrainingModule(pl.LightningModule):
     # ------------------------------------------------------------------ the forward side
 
     def features(self, batch: Mapping[str, Any], *, augment: bool) -> FeatureBatch:
-        """int16 batch on the device -> normalised log-mel, with noise and mixup if `augment`."""
+        """int16 batch on the device -> normalised log-mel, with noise and mixup if `augment`.
+
+        Rows of length 0 fill up a validation batch; they are marked as not real.
+        """
         wav_BT = batch["wav_BT"].float() / 32768.0
+        purpose = Purpose.TRAIN if augment else Purpose.VALID
+        key_B = mix_seeds(self.recipe.seed, purpose, batch["position_B"])
         length_B, labels_P2 = batch["length_B"].long(), batch["labels_P2"]
         if augment:
             if self.recipe.augment.noise_prob > 0 and "noise_BT" in batch:
@@ -142,10 +148,11 @@ class TrainingModule(pl.LightningModule):
                 wav_BT = add_noise(wav_BT, length_B, noise_BT, batch["snr_db_B"])
             if self.recipe.augment.mixup_prob > 0:
                 wav_BT, length_B, labels_P2 = mixup(
-                    wav_BT, length_B, labels_P2, config=self.recipe.augment
+                    wav_BT, length_B, labels_P2, key_B, config=self.recipe.augment
                 )
         mel_BTF, frames_B = self.model.frontend(wav_BT, length_B)
-        return FeatureBatch(mel_BTF, frames_B, labels_P2, batch["source_B"])
+        real_B = None if augment else length_B > 0
+        return FeatureBatch(mel_BTF, frames_B, labels_P2, batch["source_B"], key_B, real_B)
 
     @property
     def head_only(self) -> bool:
@@ -156,10 +163,10 @@ class TrainingModule(pl.LightningModule):
         """One micro-step; returns the loss sum over a constant (see `on_before_optimizer_step`)."""
         self._micro_step = batch_idx % self.topology.accumulate
         position = self.topology.first_position(self.global_step, self._micro_step)
-        torch.manual_seed(mix_seed(self.recipe.seed, 1, position))
-        # The same on every rank, so that all ranks drop the same layers.
+        torch.manual_seed(mix_seed(self.recipe.seed, Purpose.DROPOUT, position))
+        # The same on every rank and in every micro-step, so that a step drops the same layers.
         self.model.encoder.layer_rng.manual_seed(
-            mix_seed(self.recipe.seed, 2, self.global_step, self._micro_step)
+            mix_seed(self.recipe.seed, Purpose.LAYERS, self.global_step)
         )
         features = self.features(batch, augment=True)
         output = self._objective_step(features)

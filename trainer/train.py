@@ -306,8 +306,11 @@ def _throughput(module: TrainingModule) -> Throughput:
 def _validation(
     recipe: Recipe, stream: TrainStream, layout: Topology, pin: bool
 ) -> Validation | None:
+    clips = min(recipe.train.validate_clips or len(stream.valid), len(stream.valid))
+    # Few clips need no batch of full size, which would be filled up.
+    micro = min(layout.micro, max(1, -(-clips // layout.ranks)))
     loader = valid_loader(
-        stream, micro_batch=layout.micro, rank=layout.rank, world_size=layout.ranks, pin_memory=pin,
+        stream, micro_batch=micro, rank=layout.rank, world_size=layout.ranks, pin_memory=pin,
         workers=recipe.data.workers if pin else 0, clips=recipe.train.validate_clips,
     )  # fmt: skip
     if loader is None:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from trainer.module import TrainingModule
 
-# Set apart from the seeds of training steps.
-_SEED = 3
 _ASK_EVERY = 8
 
 
@@ -72,8 +70,6 @@ class Validation:
         beat: Callable[[str], None],
         stop: Callable[[], bool] | None,
     ) -> dict[str, float] | None:
-        from trainer.seeds import mix_seed
-
         sums: dict[str, torch.Tensor] = {}
         histogram = None
         if self.stage == "posttrain":
@@ -88,20 +84,14 @@ class Validation:
                 k: v.to(module.device, non_blocking=True) if torch.is_tensor(v) else v
                 for k, v in batch.items()
             }
-            keep = batch["length_B"] > 0
-            idle = not bool(keep.any())
-            if idle and not module.sharded:
-                continue
-            batch = _one_silent(batch) if idle else _drop_padding(batch, keep)
-            torch.manual_seed(mix_seed(module.recipe.seed, _SEED, module.topology.rank, index))
             with module.trainer.precision_plugin.forward_context():
+                # Rows that only fill up stay in, marked: every batch has the same shape, and a
+                # rank that has no clip left still helps where the layers are shared.
                 features = module.features(batch, augment=False)
                 output = module._objective_step(features)
-                if idle:
-                    continue
                 if histogram is not None:
                     assert output.logits_BC is not None and features.labels_P2 is not None
-                    histogram.update(output.logits_BC, features.labels_P2)
+                    histogram.update(output.logits_BC, features.labels_P2, features.real_B)
             for name, (total, count) in output.logs.items():
                 pair = torch.stack([total.double(), count.double()])
                 sums[name] = sums.get(name, torch.zeros_like(pair)) + pair
@@ -131,20 +121,3 @@ def _anybody(asked: bool, module: TrainingModule) -> bool:
     flag = torch.tensor(float(asked), device=module.device)
     dist.all_reduce(flag)
     return bool(flag.item())
-
-
-def _one_silent(batch: dict[str, Any]) -> dict[str, Any]:
-    """A clip of silence, for a rank that has no clip left but must help to gather the layers."""
-    rows = {k: v[:1] for k, v in batch.items() if torch.is_tensor(v) and k != "labels_P2"}
-    rows["length_B"] = torch.full_like(rows["length_B"], rows["wav_BT"].shape[1])
-    return batch | rows | {"labels_P2": batch["labels_P2"][:0]}
-
-
-def _drop_padding(batch: dict[str, Any], keep_B: torch.Tensor) -> dict[str, Any]:
-    """Leave out the rows that only make the ranks' batch counts equal (they come last)."""
-    if bool(keep_B.all()):
-        return batch
-    count = int(keep_B.sum())
-    rows = {k: v[:count] for k, v in batch.items() if torch.is_tensor(v) and k != "labels_P2"}
-    labels_P2 = batch["labels_P2"]
-    return batch | rows | {"labels_P2": labels_P2[labels_P2[:, 0] < count]}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from trainer.module import Topology
-from trainer.seeds import mix_seed
+from trainer.seeds import mix_seed, mix_seeds, uniforms
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,21 @@ def test_seeds_differ_in_every_part() -> None:
     assert len(seeds) == 8000
     assert all(0 <= s < 2**63 for s in seeds)
     assert mix_seed(1, 2) != mix_seed(2, 1)
+
+
+def test_seeds_of_tensors_are_those_of_numbers() -> None:
+    draw = torch.Generator().manual_seed(0)
+    parts = torch.randint(-(2**63), 2**63 - 1, (500,), generator=draw)
+    parts[:3] = torch.tensor([-1, 2**63 - 1, -(2**63)])
+    for before, after in (((), ()), ((7,), (-3,)), ((2**63 + 5, 1), (2**40, 2))):
+        expected = [mix_seed(*before, part, *after) for part in parts.tolist()]
+        assert mix_seeds(*before, parts, *after).tolist() == expected
+
+
+def test_uniforms_are_uniform_and_never_at_the_ends() -> None:
+    number = uniforms(3, torch.arange(100_000))
+    assert float(number.min()) > 0 and float(number.max()) < 1
+    count = torch.histc(number, 100, 0, 1)
+    assert float((count - 1000).square().sum() / 1000) < 170  # chi-squared of 99: 1e-5 above
+    pairs = torch.stack([number[:-1], number[1:]])
+    assert abs(float(torch.corrcoef(pairs)[0, 1])) < 0.02

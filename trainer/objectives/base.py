@@ -22,6 +22,21 @@ class FeatureBatch:
     """Sparse labels, int64: each row is (clip in this batch, class)."""
     source_B: Tensor | None = None
     """Index of the dataset each clip came from, int64."""
+    key_B: Tensor | None = None
+    """Key of each clip's random numbers, int64: it follows from the recipe's seed and the clip's
+    position alone, and what is drawn from it (`trainer.seeds`) is the same in every batch."""
+    real_B: Tensor | None = None
+    """False in rows that only fill up the batch, bool: no figure may count them. None: all real."""
+
+    def keys(self) -> Tensor:
+        """`key_B`, which must be there.
+
+        Raises:
+            ValueError: the batch has no keys.
+        """
+        if self.key_B is None:
+            raise ValueError("this batch has no key_B, which random choices per clip need")
+        return self.key_B
 
 
 @dataclass

@@ -75,28 +75,31 @@ class MaskedTokens(nn.Module):
 
     # ------------------------------------------------------------------ the step
 
-    def step(
-        self, batch: FeatureBatch, encoder: Beats, generator: torch.Generator | None = None
-    ) -> StepOutput:
+    def step(self, batch: FeatureBatch, encoder: Beats) -> StepOutput:
         """Cross-entropy of the masked valid tokens, summed, and their number.
 
         Logs: `loss`, `masked_accuracy`; `unigram_accuracy` and `unigram_nll`, what a guess from the
         code frequencies alone would reach on the same tokens: the floor that training has to leave;
-        `codes_in_use`, different codes among the valid tokens of a micro-batch.
+        `codes_per_clip`, different codes among the valid tokens of a clip.
 
         Args:
-            batch: log-mel and frames; labels are not looked at.
+            batch: log-mel, frames and keys, from which the masks follow; labels are not looked at.
             encoder: the encoder being trained.
-            generator: draws the masks (None: torch's own of the device).
+
+        Raises:
+            ValueError: the batch has no keys.
         """
         views = self.config.masks_per_clip
         valid_BN = self._valid(batch)
         code_BN = self.tokenizer(batch.mel_BTF)
-        plan = draw_masks(valid_BN, self._kept(valid_BN.shape[1]), views=views, generator=generator)
+        plan = draw_masks(valid_BN, self._kept(valid_BN.shape[1]), batch.keys(), views=views)
         hidden_MNE = self._predict(encoder, batch.mel_BTF, valid_BN, plan)
         logit_MJV = self._logits(hidden_MNE, plan.masked_MJ)
         target_MJ = code_BN.repeat_interleave(views, 0).gather(1, plan.masked_MJ)
-        target_MJ = target_MJ.masked_fill(~plan.masked_valid_MJ, _IGNORE)
+        counts_MJ = plan.masked_valid_MJ
+        if batch.real_B is not None:
+            counts_MJ = counts_MJ & batch.real_B.repeat_interleave(views)[:, None]
+        target_MJ = target_MJ.masked_fill(~counts_MJ, _IGNORE)
         loss_sum = F.cross_entropy(
             logit_MJV.flatten(0, 1),
             target_MJ.flatten(),
@@ -104,11 +107,14 @@ class MaskedTokens(nn.Module):
             label_smoothing=self.config.label_smoothing,
             reduction="sum",
         )
-        count = plan.masked_valid_MJ.sum()
+        count = counts_MJ.sum()
         logs = self._logs(logit_MJV, target_MJ, count)
         logs["loss"] = (loss_sum.detach(), count)
-        seen_V = codebook_usage(code_BN, valid_BN, len(self.unigram_V)).count_V > 0
-        logs["codes_in_use"] = (seen_V.sum(), torch.ones_like(count))
+        real_B = torch.ones_like(valid_BN[:, 0]) if batch.real_B is None else batch.real_B
+        seen_BV = valid_BN.new_zeros(len(valid_BN), len(self.unigram_V) + 1)
+        # What is padding goes into a column of its own.
+        seen_BV.scatter_(1, code_BN.masked_fill(~valid_BN, len(self.unigram_V)), True)
+        logs["codes_per_clip"] = ((seen_BV[:, :-1] & real_B[:, None]).sum(), real_B.sum())
         return StepOutput(loss_sum, count, logs)
 
     @torch.no_grad()
@@ -185,9 +191,7 @@ class MaskedTokens(nn.Module):
         return usage.as_dict() | {"least_perplexity": least}
 
     @torch.no_grad()
-    def inspect(
-        self, batch: FeatureBatch, encoder: Beats, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
+    def inspect(self, batch: FeatureBatch, encoder: Beats) -> dict[str, Tensor]:
         """One masked view of each clip, for people to look at.
 
         Returns:
@@ -195,7 +199,7 @@ class MaskedTokens(nn.Module):
             (the targets) and `predicted_BN` (the likeliest code of every token, visible or not).
         """
         valid_BN = self._valid(batch)
-        plan = draw_masks(valid_BN, self._kept(valid_BN.shape[1]), generator=generator)
+        plan = draw_masks(valid_BN, self._kept(valid_BN.shape[1]), batch.keys())
         hidden_BNE = self._predict(encoder, batch.mel_BTF, valid_BN, plan)
         mask_BN = valid_BN.scatter(1, plan.keep_MK, torch.zeros_like(plan.keep_valid_MK))
         return {

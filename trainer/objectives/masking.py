@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainer.seeds import Use, mix_seeds
+
 
 @dataclass(frozen=True)
 class MaskPlan:
@@ -48,29 +50,27 @@ def keep_count(grid_tokens: int, mask_ratio: float, multiple: int = 1) -> int:
     return min(max(kept, 1), grid_tokens - 1)
 
 
-def draw_masks(
-    valid_BN: Tensor, kept: int, *, views: int = 1, generator: torch.Generator | None = None
-) -> MaskPlan:
+def draw_masks(valid_BN: Tensor, kept: int, key_B: Tensor, *, views: int = 1) -> MaskPlan:
     """Choose visible tokens uniformly among the valid ones, anew for each view.
 
     A clip with n of N tokens valid keeps round(kept n / N) of them, at least one, and masks at
-    least one. No number leaves the device.
+    least one. No number leaves the device, and a clip's masks do not depend on the other clips.
 
     Args:
         valid_BN: true where a token is sound, bool; valid tokens come first, two or more per clip.
         kept: visible tokens K of a clip that fills the grid (`keep_count`).
+        key_B: key of each clip's random numbers, int64 (`FeatureBatch.key_B`).
         views: masks k per clip.
-        generator: source of randomness, of the device of `valid_BN`; None: torch's own.
     """
     valid_MN = valid_BN.repeat_interleave(views, 0)
-    rows, grid = valid_MN.shape
-    noise_MN = torch.rand(rows, grid, device=valid_BN.device, generator=generator)
+    grid, device = valid_MN.shape[1], valid_BN.device
+    slot_N, view_k1 = torch.arange(grid, device=device), torch.arange(views, device=device)[:, None]
+    bits_MN = mix_seeds(key_B[:, None, None], Use.MASK, view_k1, slot_N).flatten(0, 1)
     # Random order of the valid tokens, the others after them.
-    order_MN = (noise_MN + 2.0 * ~valid_MN).argsort(dim=1)
+    order_MN = bits_MN.masked_fill(~valid_MN, torch.iinfo(torch.int64).max).argsort(dim=1)
     count_M1 = valid_MN.sum(1, keepdim=True)
     keep_M1 = (2 * kept * count_M1 + grid) // (2 * grid)
     keep_M1 = torch.minimum(keep_M1, count_M1 - 1).clamp(min=1)
-    slot_N = torch.arange(grid, device=valid_BN.device)
 
     keep_valid_MK = slot_N[:kept] < keep_M1
     keep_MK = order_MN[:, :kept].masked_fill(~keep_valid_MK, grid - 1).sort(1).values

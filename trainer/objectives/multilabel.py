@@ -123,15 +123,17 @@ class MultiLabel(nn.Module):
             out = encoder(batch.mel_BTF, batch.frames_B)
         logit_BC = self.logits(out.tokens_BND, out.valid_BN)
         target_BC = dense_labels(batch.labels_P2, logit_BC)
-        labelled_B = (target_BC & self.active_C).any(1)
+        real_B = batch.real_B
+        real_B = torch.ones_like(target_BC[:, 0]) if real_B is None else real_B
+        labelled_B = (target_BC & self.active_C).any(1) & real_B
         if self.config.loss == "bce":
             loss_B = self._bce(logit_BC, target_BC, batch.source_B)
-            count = torch.full((), len(loss_B), device=loss_B.device)
+            count = real_B.sum()
         else:
             loss_B = self._softmax(logit_BC, target_BC)
             count = labelled_B.sum()
-        loss_sum = loss_B.sum()
-        hit_B = target_BC.gather(1, logit_BC.detach().argmax(1, keepdim=True)).any(1)
+        loss_sum = loss_B.masked_fill(~real_B, 0.0).sum()
+        hit_B = target_BC.gather(1, logit_BC.detach().argmax(1, keepdim=True)).any(1) & real_B
         logs = {
             "loss": (loss_sum.detach(), count),
             "top1": (hit_B.sum(), labelled_B.sum()),

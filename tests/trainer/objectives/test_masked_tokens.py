@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.encoders.beats import Beats
@@ -18,6 +19,7 @@ from trainer.objectives.masked_tokens_config import MaskedTokensConfig
 from trainer.objectives.masking import MaskPlan, draw_masks
 from trainer.objectives.tokenizers import codebook_usage
 from trainer.objectives.tokenizers_config import RandomProjectionConfig
+from trainer.seeds import mix_seeds
 
 TINY = BeatsConfig(
     layers=2, dim=48, ffn_dim=96, heads=4, patch_dim=32, conv_pos=16, num_buckets=32,
@@ -38,11 +40,17 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def keys(clips: int, seed: int = 0) -> Tensor:
+    return mix_seeds(seed, torch.arange(clips))
+
+
 def noise_batch(
     frames: tuple[int, ...] = (160, 160), width: int = 160, seed: int = 0
 ) -> FeatureBatch:
     return FeatureBatch(
-        torch.randn(len(frames), width, 128, generator=rng(seed)), torch.tensor(frames)
+        torch.randn(len(frames), width, 128, generator=rng(seed)),
+        torch.tensor(frames),
+        key_B=keys(len(frames)),
     )
 
 
@@ -52,7 +60,7 @@ def texture_batch(seed: int, clips: int = 24, frames: int = 96) -> FeatureBatch:
     which = torch.randint(24, (clips,), generator=rng(seed))
     mel_BTF = patches[which].repeat(1, frames // 16, 8)
     mel_BTF = mel_BTF + 0.05 * torch.randn(mel_BTF.shape, generator=rng(seed + 1))
-    return FeatureBatch(mel_BTF, torch.full((clips,), frames))
+    return FeatureBatch(mel_BTF, torch.full((clips,), frames), key_B=keys(clips, seed))
 
 
 def predictions(
@@ -74,7 +82,7 @@ def train(
     optimizer = torch.optim.AdamW(parameters, lr=4e-3)
     history = []
     for step in range(steps):
-        out = objective.step(batches(100 + step), encoder, rng(step))
+        out = objective.step(batches(100 + step), encoder)
         (out.loss_sum / out.count).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -104,7 +112,7 @@ def test_noise_cannot_be_predicted() -> None:
 @pytest.mark.parametrize("mode", ["true", "compact"])
 def test_gradients_reach_everything(mode: str) -> None:
     encoder, objective = build(position_mode=mode)
-    out = objective.step(noise_batch(), encoder, rng())
+    out = objective.step(noise_batch(), encoder)
     out.loss_sum.backward()
     for name, p in [*encoder.named_parameters(), *objective.named_parameters()]:
         assert p.grad is not None, name
@@ -128,7 +136,7 @@ def test_masked_patches_do_not_leak(mode: str) -> None:
     encoder.eval()
     objective.eval()
     batch = noise_batch((160, 96))
-    plan = draw_masks(objective._valid(batch), 20, generator=rng())
+    plan = draw_masks(objective._valid(batch), 20, batch.keys())
 
     def with_changed(index: Tensor, row: int) -> Tensor:
         changed = batch.mel_BTF.clone()
@@ -157,8 +165,8 @@ def test_targets_are_the_masked_tokens_alone() -> None:
         code_BN = objective.tokenizer(batch.mel_BTF)
         often = int(code_BN[0].mode().values)
         objective.to_codes.bias[often] = 30.0
-    out = objective.step(batch, encoder, rng())
-    plan = draw_masks(objective._valid(batch), objective._kept(80), views=3, generator=rng())
+    out = objective.step(batch, encoder)
+    plan = draw_masks(objective._valid(batch), objective._kept(80), batch.keys(), views=3)
     hits = total = 0
     for row in range(6):
         masked = plan.masked_MJ[row][plan.masked_valid_MJ[row]]
@@ -179,7 +187,7 @@ def test_position_modes_agree_when_nothing_is_masked() -> None:
     compact = encoder.encode_visible(batch.mel_BTF, everything, position_mode="compact")
     torch.testing.assert_close(true, compact, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(true, encoder(batch.mel_BTF).tokens_BND, atol=1e-6, rtol=1e-5)
-    some = draw_masks(torch.ones(2, 80, dtype=torch.bool), 24, generator=rng()).keep_MK
+    some = draw_masks(torch.ones(2, 80, dtype=torch.bool), 24, keys(2)).keep_MK
     true = encoder.encode_visible(batch.mel_BTF, some, position_mode="true")
     compact = encoder.encode_visible(batch.mel_BTF, some, position_mode="compact")
     assert (true - compact).abs().max() > 1e-3
@@ -191,7 +199,7 @@ def test_a_short_clip_in_a_batch_gives_what_it_gives_alone(mode: str) -> None:
     encoder.eval()
     objective.eval()
     batch = noise_batch((160, 96))
-    plan = draw_masks(objective._valid(batch), 24, generator=rng())
+    plan = draw_masks(objective._valid(batch), 24, batch.keys())
     together = predictions(objective, encoder, batch, plan)[1][plan.masked_valid_MJ[1]]
     alone = FeatureBatch(batch.mel_BTF[1:, :96], batch.frames_B[1:])
     keep = plan.keep_MK[1][plan.keep_valid_MK[1]]
@@ -208,22 +216,26 @@ def test_views_of_a_clip_share_its_codes_and_have_masks_of_their_own() -> None:
     encoder.eval()
     objective.eval()
     batch = noise_batch()
-    out = objective.step(batch, encoder, rng())
+    out = objective.step(batch, encoder)
     assert int(out.count) == 4 * 2 * 56
-    # The same masks, one view at a time over repeated clips.
-    again = FeatureBatch(batch.mel_BTF.repeat_interleave(4, 0), batch.frames_B.repeat_interleave(4))
-    objective.config = replace(objective.config, masks_per_clip=1)
-    single = objective.step(again, encoder, rng())
-    torch.testing.assert_close(single.loss_sum, out.loss_sum)
+    # The same masks, one view at a time.
+    plan = draw_masks(objective._valid(batch), objective._kept(80), batch.keys(), views=4)
+    loss_sum = torch.zeros(())
+    for view in range(4):
+        own = MaskPlan(*(getattr(plan, field.name)[view::4] for field in fields(plan)))
+        logit_BJV = predictions(objective, encoder, batch, own)
+        target_BJ = objective.tokenizer(batch.mel_BTF).gather(1, own.masked_MJ)
+        loss_sum = loss_sum + F.cross_entropy(logit_BJV.mT, target_BJ, reduction="sum")
+    torch.testing.assert_close(loss_sum, out.loss_sum)
 
 
 def test_low_precision_step() -> None:
     encoder, objective = build()
     encoder.eval()
     objective.eval()
-    exact = objective.step(noise_batch(), encoder, rng())
+    exact = objective.step(noise_batch(), encoder)
     with torch.autocast("cpu", torch.bfloat16):
-        rough = objective.step(noise_batch(), encoder, rng())
+        rough = objective.step(noise_batch(), encoder)
     assert rough.loss_sum.dtype == torch.float32
     torch.testing.assert_close(rough.loss_sum, exact.loss_sum, rtol=0.01, atol=0)
 
@@ -242,15 +254,29 @@ def test_unigram_figures() -> None:
     torch.testing.assert_close(objective.unigram_V, expected_V)
     assert "unigram_V" in objective.state_dict()
 
-    out = objective.step(batches[0], encoder, rng())
-    plan = draw_masks(objective._valid(batches[0]), 24, generator=rng())
+    out = objective.step(batches[0], encoder)
+    plan = draw_masks(objective._valid(batches[0]), 24, batches[0].keys())
     target = objective.tokenizer(batches[0].mel_BTF).gather(1, plan.masked_MJ)
     share = (target == count_V.argmax()).float().mean()
     assert float(out.logs["unigram_accuracy"][0] / out.count) == pytest.approx(float(share))
     nll = -expected_V[target].log().mean()
     assert float(out.logs["unigram_nll"][0] / out.count) == pytest.approx(float(nll), rel=1e-5)
-    used = len(objective.tokenizer(batches[0].mel_BTF).unique())
-    assert int(out.logs["codes_in_use"][0]) == used
+    used = [len(code.unique()) for code in objective.tokenizer(batches[0].mel_BTF)]
+    assert [int(x) for x in out.logs["codes_per_clip"]] == [sum(used), 8]
+
+
+def test_rows_that_only_fill_up_count_nowhere() -> None:
+    encoder, objective = build(encoder=CALM)
+    batch = noise_batch((160, 96, 0, 0))
+    full = replace(batch, real_B=torch.tensor([True, True, False, False]))
+    part = FeatureBatch(batch.mel_BTF[:2], batch.frames_B[:2], key_B=batch.keys()[:2])
+    with_them, without = objective.step(full, encoder), objective.step(part, encoder)
+    assert int(with_them.count) == int(without.count)
+    torch.testing.assert_close(with_them.loss_sum, without.loss_sum)
+    assert with_them.logs.keys() == without.logs.keys()
+    for name, figures in without.logs.items():
+        for mine, theirs in zip(with_them.logs[name], figures, strict=True):
+            torch.testing.assert_close(mine, theirs, msg=name)
 
 
 def test_padding_takes_no_part_in_usage() -> None:
@@ -293,13 +319,13 @@ def test_inspect() -> None:
     encoder.eval()
     objective.eval()
     batch = noise_batch((160, 96))
-    found = objective.inspect(batch, encoder, rng())
+    found = objective.inspect(batch, encoder)
     assert {tuple(t.shape) for t in found.values()} == {(2, 80)}
     assert found["mask_BN"].sum(1).tolist() == [56, 34]
     assert found["valid_BN"].sum(1).tolist() == [80, 48]
     assert not bool((found["mask_BN"] & ~found["valid_BN"]).any())
     assert torch.equal(found["code_BN"], objective.tokenizer(batch.mel_BTF))
-    plan = draw_masks(objective._valid(batch), 24, generator=rng())
+    plan = draw_masks(objective._valid(batch), 24, batch.keys())
     logit = predictions(objective, encoder, batch, plan)[0]
     assert torch.equal(found["predicted_BN"][0][plan.masked_MJ[0]], logit.argmax(-1))
 
@@ -316,7 +342,7 @@ def test_flops_are_those_that_torch_counts() -> None:
 
     encoder, objective = build(masks_per_clip=2)
     with FlopCounterMode(display=False) as counter:
-        out = objective.step(noise_batch((160,)), encoder, rng())
+        out = objective.step(noise_batch((160,)), encoder)
         out.loss_sum.backward()
     counted = counter.get_total_flops()
     # The patches are embedded once for both views; there is no gradient into the input.
@@ -340,7 +366,7 @@ def test_bad_configs() -> None:
 
 def test_a_predictor_of_another_width() -> None:
     encoder, objective = build(predictor_dim=32)
-    out = objective.step(noise_batch(), encoder, rng())
+    out = objective.step(noise_batch(), encoder)
     out.loss_sum.backward()
     assert objective.mask_token.shape == (32,)
 
@@ -349,8 +375,8 @@ def test_label_smoothing_changes_the_loss_and_nothing_else() -> None:
     encoder, plain = build()
     encoder.eval()
     plain.eval()
-    out = plain.step(noise_batch(), encoder, rng())
+    out = plain.step(noise_batch(), encoder)
     plain.config = replace(plain.config, label_smoothing=0.1)
-    smooth = plain.step(noise_batch(), encoder, rng())
+    smooth = plain.step(noise_batch(), encoder)
     assert not torch.equal(smooth.loss_sum, out.loss_sum)
     assert smooth.logs["masked_accuracy"][0] == out.logs["masked_accuracy"][0]
