@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trainer.errors import RecipeError
+from trainer.layout import fit_micro_batch
 from trainer.model import BioEncoder
 from trainer.runtime.job import in_slurm_step
 from trainer.seeds import Purpose, mix_seed
@@ -39,7 +40,8 @@ def resolve(recipe: Recipe) -> tuple[Recipe, int]:
         The recipe without "auto", and the number of ranks.
 
     Raises:
-        RecipeError: a GPU was asked for and there is none; the ranks do not divide the batch.
+        RecipeError: a GPU was asked for and there is none; the ranks and micro-batches do not
+            divide the batch.
     """
     train = recipe.train
     gpus = torch.cuda.device_count()
@@ -57,13 +59,8 @@ def resolve(recipe: Recipe) -> tuple[Recipe, int]:
     if precision == "auto":
         precision = "bf16" if accelerator == "gpu" else "fp32"
     ranks = devices * train.nodes
-    if train.global_batch % ranks:
-        raise RecipeError(
-            f"train.global_batch={train.global_batch} cannot be shared evenly by {ranks} ranks "
-            f"({train.nodes} nodes x {devices} devices): use a multiple of {ranks}"
-        )
-    per_rank = train.global_batch // ranks
-    micro = next(m for m in range(min(train.micro_batch, per_rank), 0, -1) if per_rank % m == 0)
+    pairs = recipe.augment.mixup_prob > 0
+    micro = fit_micro_batch(train.global_batch, ranks, train.micro_batch, pairs=pairs)
     resolved = replace(
         train, accelerator=accelerator, devices=devices, precision=precision, micro_batch=micro
     )

@@ -21,8 +21,9 @@ class AugmentConfig:
     """Signal-to-noise ratio in dB, uniform between these. The paper says [-10, 20], all published
     configs [-5, 20]."""
     mixup_prob: float = 0.5
-    """Share of clips that another clip of the micro-batch is mixed into; labels are united. The
-    paper says 0.5; the published code mixes one pair in half of the batches."""
+    """Share of clips that their partner is mixed into; labels are united. Partners are the
+    neighbours 2k and 2k + 1 of the shuffled stream, whatever the micro-batch. The paper says 0.5;
+    the published code mixes one pair in half of the batches."""
     mixup_alpha: float = 0.4
     """The clip's own share is drawn from Beta(alpha, alpha): 0.4 in the published code, none given
     in the paper."""

@@ -32,32 +32,9 @@ from trainer.sharded import local
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from trainer.layout import Topology
     from trainer.model import BioEncoder
     from trainer.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Topology:
-    """How the global batch is laid over ranks and micro-steps.
-
-    Optimiser step s uses positions [sG, (s+1)G) with G = ranks x accumulate x micro; micro-step a
-    of rank r takes the `micro` positions from sG + (a W + r) micro on.
-    """
-
-    rank: int
-    ranks: int
-    accumulate: int
-    micro: int
-
-    @property
-    def global_batch(self) -> int:
-        """Clips per optimiser step."""
-        return self.ranks * self.accumulate * self.micro
-
-    def first_position(self, step: int, micro_step: int, rank: int | None = None) -> int:
-        """First position of a micro-batch."""
-        rank = self.rank if rank is None else rank
-        return step * self.global_batch + (micro_step * self.ranks + rank) * self.micro
 
 
 @dataclass

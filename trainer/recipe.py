@@ -19,6 +19,7 @@ from trainer.data.config import DataConfig
 from trainer.encoders.beats_config import BeatsConfig
 from trainer.explain import validated
 from trainer.hub.card_config import CardConfig
+from trainer.layout import fit_micro_batch
 from trainer.objectives.masked_tokens_config import MaskedTokensConfig
 from trainer.objectives.multilabel_config import MultiLabelConfig
 from trainer.optim_config import OptimConfig
@@ -50,8 +51,9 @@ class TrainConfig:
     """Clips per optimiser step, over all ranks and accumulation. Decides the result; the
     micro-batch and the number of devices do not."""
     micro_batch: int = 32
-    """Most clips a device works on at once. Where `global_batch` does not fill it on every
-    device, the largest smaller divisor is taken; accumulation follows."""
+    """Most clips a device works on at once. Where `global_batch` is no multiple of it on every
+    device, the largest smaller divisor is taken, down to half of what is asked for here (an even
+    one with mixup, which takes clips in pairs); accumulation follows."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Autocast type; weights, optimiser and front end stay in fp32. `auto`: bf16 on a GPU, fp32
     on a CPU."""
@@ -185,6 +187,14 @@ class Recipe(BaseModel):
                 f"optim.head_only_steps ({head_only}) leaves nothing of the "
                 f"{self.train.total_steps} steps for the encoder"
             )
+        warmup, steps = self.optim.warmup_steps, self.train.total_steps - head_only
+        if warmup > steps > 0:
+            phase = f"the {steps} steps" + (" after optim.head_only_steps" if head_only else "")
+            problems.append(
+                f"optim.warmup_steps ({warmup}) is longer than {phase}: the rate would never reach "
+                "optim.lr. Use fewer, say a tenth of the steps"
+            )
+        problems += self._batch_problems()
         if self.augment.noise_prob > 0 and not self.data.noise:
             problems.append(
                 "augment.noise_prob is above 0 but data.noise names no dataset: add "
@@ -193,6 +203,25 @@ class Recipe(BaseModel):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _batch_problems(self) -> list[str]:
+        """What can be said of the batch before the machine is known."""
+        train, pairs = self.train, self.augment.mixup_prob > 0
+        devices: int | str = train.devices
+        if devices == "auto" and train.accelerator == "cpu":
+            devices = 1
+        if isinstance(devices, str):
+            # Some number of ranks will do, if one does.
+            devices = 1 if pairs and train.global_batch % 2 else 0
+        if not devices:
+            return []
+        try:
+            fit_micro_batch(
+                train.global_batch, devices * train.nodes, train.micro_batch, pairs=pairs
+            )
+        except RecipeError as error:
+            return [str(error)]
+        return []
 
     @property
     def stage(self) -> Literal["pretrain", "posttrain"]:

@@ -20,7 +20,8 @@ from trainer.assembly import build_model, codebook_gate, early_rank, resolve
 from trainer.data.module import BrokenLedger, TrainStream, train_loader, valid_loader
 from trainer.errors import DataError, Preempted
 from trainer.examples import write_examples
-from trainer.module import Topology, TrainingModule
+from trainer.layout import Topology
+from trainer.module import TrainingModule
 from trainer.runtime.allocation import keep_freed_memory
 from trainer.runtime.checkpoint import AtomicCheckpointIO, CheckpointFolder
 from trainer.runtime.folder import check_folder, write_folder

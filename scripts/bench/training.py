@@ -41,7 +41,7 @@ data:
   workers: {workers}
   train: {{bench: {{path: {dataset}}}}}
   noise: {{bench: {{path: {dataset}}}}}
-optim: {{lr: 1.0e-4, clip_norm: 1.0}}
+optim: {{lr: 1.0e-4, clip_norm: 1.0, warmup_steps: 0}}
 train:
   max_steps: {steps}
   global_batch: {clips}

@@ -26,7 +26,7 @@ TINY = [
     "encoder=beats_tiny", "encoder.layers=2", "encoder.dim=32", "encoder.ffn_dim=64",
     "encoder.heads=2", "encoder.patch_dim=16", "encoder.conv_pos=16", "encoder.conv_pos_groups=4",
     "data.window_s=2.0", "train.accelerator=cpu", "train.precision=fp32", "train.compile=false",
-    "log.wandb=disabled", "train.log_every=1",
+    "log.wandb=disabled", "train.log_every=1", "optim.warmup_steps=0",
 ]  # fmt: skip
 
 

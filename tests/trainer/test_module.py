@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
-from trainer.module import Topology
+from trainer.errors import RecipeError
+from trainer.layout import Topology, fit_micro_batch
 from trainer.seeds import mix_seed, mix_seeds, uniforms
 
 
@@ -49,3 +52,43 @@ def test_uniforms_are_uniform_and_never_at_the_ends() -> None:
     assert float((count - 1000).square().sum() / 1000) < 170  # chi-squared of 99: 1e-5 above
     pairs = torch.stack([number[:-1], number[1:]])
     assert abs(float(torch.corrcoef(pairs)[0, 1])) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("batch", "ranks", "asked", "pairs", "micro"),
+    [
+        (128, 1, 32, False, 32),
+        (96, 1, 40, False, 32),
+        (8, 2, 32, False, 4),  # a rank's share is smaller than what was asked for
+        (127, 1, 127, False, 127),
+        (66, 1, 40, False, 33),
+        (66, 1, 40, True, 22),
+        (20, 1, 5, True, 4),
+        (560, 4, 140, False, 140),
+    ],
+)
+def test_the_micro_batch_divides_what_a_rank_gets(
+    batch: int, ranks: int, asked: int, pairs: bool, micro: int
+) -> None:
+    assert fit_micro_batch(batch, ranks, asked, pairs=pairs) == micro
+
+
+@pytest.mark.parametrize(
+    ("batch", "ranks", "asked", "pairs"),
+    [(127, 1, 32, False), (134, 2, 32, False), (10, 4, 2, False), (8, 1, 1, True), (9, 3, 4, True),
+     (14, 2, 8, True), (2, 4, 32, False), (1, 1, 8, True)],
+)  # fmt: skip
+def test_a_batch_that_does_not_fit_is_refused_with_numbers_that_do(
+    batch: int, ranks: int, asked: int, pairs: bool
+) -> None:
+    with pytest.raises(RecipeError, match=f"global_batch={batch}") as caught:
+        fit_micro_batch(batch, ranks, asked, pairs=pairs)
+    offered = re.findall(
+        r"train\.(global_batch|micro_batch)=(\d+)", str(caught.value).split("Use")[1]
+    )
+    assert offered or (pairs and asked == 1)
+    for name, number in offered:
+        fitting = {"global_batch": batch, "micro_batch": asked} | {name: int(number)}
+        micro = fit_micro_batch(fitting["global_batch"], ranks, fitting["micro_batch"], pairs=pairs)
+        assert 2 * micro >= min(fitting["micro_batch"], fitting["global_batch"] // ranks)
+        assert not (pairs and micro % 2)

@@ -74,6 +74,23 @@ def test_contradictions_are_told() -> None:
         load_recipe("sl_beats_all", ["train.max_steps=10"])
 
 
+def test_a_warm_up_that_does_not_end_and_a_batch_that_does_not_fit_are_told() -> None:
+    with pytest.raises(RecipeError, match=r"warmup_steps \(32000\) is longer than the 31999 steps"):
+        load_recipe("ssl_beats_base", ["train.max_steps=31999"])
+    assert load_recipe("ssl_beats_base", ["train.max_steps=32000"]).optim.warmup_steps == 32000
+    with pytest.raises(RecipeError, match=r"the 2999 steps after optim\.head_only_steps"):
+        load_recipe("sl_beats_all", ["train.max_steps=25599"])
+    clips = ["train.max_steps=null", "train.max_clips=6000"]  # 3000 steps of 2
+    with pytest.raises(RecipeError, match="is longer than the 3000 steps"):
+        load_recipe("ssl_beats_base", [*clips, "train.global_batch=2"])
+    with pytest.raises(RecipeError, match="global_batch=127") as caught:
+        load_recipe("sl_beats_all", ["train.global_batch=127", "train.max_steps=30000",
+                                     "optim.warmup_steps=30000"])  # fmt: skip
+    assert "2 problems" in str(caught.value) and "train.global_batch=128" in str(caught.value)
+    with pytest.raises(RecipeError, match="global_batch=562"):
+        load_recipe("ssl_beats_base", ["train.global_batch=562", "train.devices=2"])
+
+
 def test_unknown_names_are_answered_with_near_ones() -> None:
     with pytest.raises(RecipeError, match="Did you mean ssl_beats_base"):
         load_recipe("ssl_beats_bas")

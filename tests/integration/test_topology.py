@@ -1,0 +1,70 @@
+"""Micro-batch, accumulation and ranks change nothing but the order of sums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.ddp]
+
+STEPS = 20
+# All that is random, dropout aside; rates at which rounding does not grow (see test_sharded).
+COMMON = [f"train.max_steps={STEPS}", "train.global_batch=16", "train.checkpoint_every=100",
+          "train.validate_every=10", "data.workers=0", "encoder.layers=3",
+          "encoder.layer_drop=0.3", "augment.noise_prob=0.5", "optim.ema_decay=0.9",
+          "optim.clip_norm=0.5", "optim.lr=1e-3"]  # fmt: skip
+POST = ["augment.mixup_prob=0.6", "augment.mixup_alpha=0.4", "optim.head_only_steps=3",
+        "optim.head_lr=2e-3"]  # fmt: skip
+PRE = ["objective.masks_per_clip=2", "objective.min_perplexity=1"]
+ONE, TWO = "train.devices=1", "train.devices=2"
+FSDP = "train.strategy=fsdp"
+
+
+@pytest.fixture
+def uneven(make_dataset, make_tones, tmp_path) -> list[str]:
+    """Clips of 0.3 to 3 s; a validation set that no micro-batch divides; noise."""
+    rng = np.random.default_rng(1)
+    clips, labels = make_tones(45)
+    for clip, seconds in zip(clips, rng.uniform(0.3, 3.0, len(clips)), strict=True):
+        clip["wav"] = clip["wav"][: int(16000 * seconds)]
+    for clip in clips[32:]:
+        clip["split"] = "valid"
+    data = make_dataset(tmp_path / "uneven", clips, labels)
+    noise = [{"wav": (rng.standard_normal(20000) * 900).astype(np.int16), "labels": []}] * 3
+    make_dataset(tmp_path / "noise", noise, ["none"])
+    return [f"data.train.main.path={data}", f"data.valid.main.path={data}",
+            "data.valid.main.splits=[valid]", f"data.noise.some.path={tmp_path / 'noise'}"]  # fmt: skip
+
+
+def figures(run: Any, kind: str) -> list[dict[str, float]]:
+    """What a run learnt and how well, line by line, without what the clock and the layout say."""
+    own = {"loss", "grad_norm", "map", "auroc", "top1", "clips", "classes", "masked_accuracy",
+           "unigram_accuracy", "unigram_nll", "codes_per_clip", "lr"}  # fmt: skip
+    lines = [x for x in run.metrics() if x["kind"] == kind]
+    return [{k: v for k, v in line.items() if k in own} for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "layouts"),
+    [
+        ("sl_beats_tiny", [(16, ONE), (6, ONE), (4, TWO), (2, TWO, FSDP)]),
+        ("ssl_beats_tiny", [(16, ONE), (5, ONE), (4, TWO, FSDP)]),
+    ],
+)
+def test_any_layout_trains_alike(chorus_train, uneven, recipe: str, layouts: list[Any]) -> None:
+    more = POST if recipe == "sl_beats_tiny" else PRE
+    runs = {}
+    for number, (micro, *where) in enumerate(layouts):
+        layout = [*COMMON, *more, *uneven, f"train.micro_batch={micro}", *where]
+        done = chorus_train(f"layout{number}", *layout, recipe=recipe)
+        assert done.code == 0, done.stderr
+        runs[(micro, *where)] = done
+    first, *others = runs.values()
+    assert [len(figures(first, kind)) for kind in ("train", "valid")] == [STEPS, 2]
+    assert figures(first, "valid")[0].keys() >= {"loss"}
+    for layout, other in zip(list(runs)[1:], others, strict=True):
+        for kind in ("train", "valid"):
+            for mine, theirs in zip(figures(first, kind), figures(other, kind), strict=True):
+                assert theirs == pytest.approx(mine, rel=1e-5, abs=1e-6), (layout, kind)
