@@ -165,7 +165,7 @@ class TrainingModule(pl.LightningModule):
         if self.recipe.stage == "posttrain":
             frozen["frozen_encoder"] = self.training and self.head_only
         out = self.objective.step(features, self.model.encoder, **frozen)  # type: ignore[operator]
-        return out.loss_sum, out.count, out.logs, out.logits_BC
+        return out.loss_sum, out.count, out.logs, out.scores_BC
 
     @torch.no_grad()
     def look(self, features: FeatureBatch) -> dict[str, Tensor]:

@@ -90,8 +90,8 @@ class Validation:
                 features = module.features(batch, augment=False)
                 output = module._objective_step(features)
                 if histogram is not None:
-                    assert output.logits_BC is not None and features.labels_P2 is not None
-                    histogram.update(output.logits_BC, features.labels_P2, features.real_B)
+                    assert output.scores_BC is not None and features.labels_P2 is not None
+                    histogram.update(output.scores_BC, features.labels_P2, features.real_B)
             for name, (total, count) in output.logs.items():
                 pair = torch.stack([total.double(), count.double()])
                 sums[name] = sums.get(name, torch.zeros_like(pair)) + pair

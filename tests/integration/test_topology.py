@@ -34,8 +34,12 @@ def uneven(make_dataset, make_tones, tmp_path) -> list[str]:
     data = make_dataset(tmp_path / "uneven", clips, labels)
     noise = [{"wav": (rng.standard_normal(20000) * 900).astype(np.int16), "labels": []}] * 3
     make_dataset(tmp_path / "noise", noise, ["none"])
-    return [f"data.train.main.path={data}", f"data.valid.main.path={data}",
-            "data.valid.main.splits=[valid]", f"data.noise.some.path={tmp_path / 'noise'}"]  # fmt: skip
+    return [
+        f"data.train.main.path={data}",
+        f"data.valid.main.path={data}",
+        "data.valid.main.splits=[valid]",
+        f"data.noise.some.path={tmp_path / 'noise'}",
+    ]
 
 
 def figures(run: Any, kind: str) -> list[dict[str, float]]:

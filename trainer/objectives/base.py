@@ -53,5 +53,6 @@ class StepOutput:
     """Scalar: how many terms `loss_sum` adds up."""
     logs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Name -> (sum, count), detached scalars; the logger reduces both, then divides."""
-    logits_BC: Tensor | None = None
-    """Class logits where the objective has classes, detached: what validation ranks clips by."""
+    scores_BC: Tensor | None = None
+    """What ranks clips and classes, where the objective has classes, detached: a class's scores
+    of any two clips can be compared (raw logits of a softmax cannot)."""

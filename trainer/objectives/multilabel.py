@@ -138,7 +138,8 @@ class MultiLabel(nn.Module):
             "loss": (loss_sum.detach(), count),
             "top1": (hit_B.sum(), labelled_B.sum()),
         }
-        return StepOutput(loss_sum, count, logs, logit_BC.detach())
+        score_BC = ranking_scores(logit_BC.detach(), self.active_C, self.config.loss)
+        return StepOutput(loss_sum, count, logs, score_BC)
 
     def _bce(self, logit_BC: Tensor, target_BC: Tensor, source_B: Tensor | None) -> Tensor:
         weight = self.active_C.to(logit_BC.dtype) / self.active_C.sum()

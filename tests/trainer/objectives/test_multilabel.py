@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -319,3 +320,34 @@ def test_the_classes_that_a_head_was_trained_on_are_known_from_its_weights() -> 
     objective.set_active(active_C)
     assert torch.equal(trained_classes(objective.head), active_C)
     assert trained_classes(nn.Linear(4, 3)).all()
+
+
+@pytest.mark.parametrize("loss", ["bce", "softmax"])
+def test_validation_ranks_clips_by_scores_that_can_be_compared(loss: str) -> None:
+    encoder, objective = build(loss=loss)
+    active_C = torch.tensor([True, True, False, True, True, True])
+    objective.set_active(active_C)
+    encoder.eval(), objective.eval()
+    logit_BC, _ = logits_and_targets(encoder, objective)
+    scores_BC = objective.step(batch(), encoder).scores_BC
+    assert scores_BC is not None and not scores_BC.requires_grad
+    torch.testing.assert_close(scores_BC, ranking_scores(logit_BC, active_C, loss).detach())
+    if loss == "softmax":
+        torch.testing.assert_close(scores_BC[:, active_C].exp().sum(1), torch.ones(4))
+
+
+@pytest.mark.parametrize("loss", ["bce", "softmax"])
+def test_rows_that_only_fill_up_count_nowhere(loss: str) -> None:
+    encoder, objective = build(loss=loss)
+    encoder.eval(), objective.eval()
+    whole = batch()
+    marked = replace(whole, real_B=torch.tensor([True, True, False, False]))
+    part = FeatureBatch(whole.mel_BTF[:2], whole.frames_B[:2], LABELS[:3], torch.tensor([0, 1]))
+    with_them, without = objective.step(marked, encoder), objective.step(part, encoder)
+    torch.testing.assert_close(with_them.loss_sum, without.loss_sum)
+    assert int(with_them.count) == int(without.count) == 2
+    for name, pair in without.logs.items():
+        torch.testing.assert_close(
+            torch.stack([x.double() for x in with_them.logs[name]]),
+            torch.stack([x.double() for x in pair]),
+        )
