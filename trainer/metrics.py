@@ -1,42 +1,34 @@
 """Validation metrics over many classes and many clips, without keeping the scores.
 
 Average precision and AUROC only ask, for each positive, how many negatives score at least as
-high. So the positives are kept exactly (there are few), and the rest as one histogram per class:
+high. So the positives are kept exactly (there are few), and the rest as two histograms per class
+(`trainer.binned_scores`), of integers q = round(score x 2^20): one of the scores within +-32, and
+one of those beyond. The bins of a histogram follow the range of what is in it, so a few absurd
+scores (a diverged clip, NaN, infinity) take nothing from the resolution where all others lie, and
+scores that all lie far out have theirs.
 
-* A logit becomes an integer q = round(logit x 2^20), and bin b of a class holds the q with
-  q >> e = b. The exponent e of a class is the smallest for which the range seen so far spans at
-  most `bins` bins; when the range grows, pairs of bins merge. It depends on the smallest and the
-  largest score alone, so the outcome is the same in any order and on any number of ranks.
-* A bin holds two integers in one 64-bit word: its count, and the sum of the positions of its
-  scores within the bin. A bin with one score is thereby exact, which is what rare classes with
-  a handful of negatives above their positives need; so is a bin whose scores are all equal;
-  elsewhere the mean says where in the bin the scores lie.
-* Scores equal to the extremes are counted apart: saturated scores tie exactly.
+10,000 classes take 123 MB, whatever the number of clips. On a GPU adding clips waits for nothing.
 
-10,000 classes take 82 MB, whatever the number of clips.
-
-Shape legend: B clips, C classes, P positives or label pairs, R rows of chosen classes, M bins.
+Shape legend: B clips, C classes, P positives or label pairs, K classes with a positive, M bins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainer.binned_scores import CHUNK, LEAST_BINS, MAX_CLIPS, STATE, BinnedScores
+
 FRACTION_BITS = 20
 """Scores closer than 2^-20 (1e-6) count as equal; float32 is no finer from 8 on."""
 LIMIT = 1023.0
 """Larger scores are clamped, so that q fits in 31 bits."""
-COUNT_SHIFT = 42
-"""Below it the sum of positions (at most 2^21 clips x 2^21 positions), above it the count."""
-MAX_CLIPS = 1 << 21
-_EMPTY_LOW, _EMPTY_HIGH = 2**31 - 1, -(2**31)
-_CHUNK = 512
-"""Classes worked on at a time: small enough for the cache, and for the memory of `compute`."""
+EDGE = 32 << FRACTION_BITS
+"""Largest |q| of the inner histogram. A float32 sigmoid is 1 from 17 on and below 1e-13 at -32."""
 
 
 @dataclass(frozen=True)
@@ -53,31 +45,19 @@ class ClassScores:
     """As `sklearn.metrics.roc_auc_score`; NaN where a class has no negative. float64."""
 
 
-def _exponents(low_C: Tensor, high_C: Tensor, bins: int) -> Tensor:
-    """Smallest e with (high >> e) - (low >> e) < bins, int64; 0 where nothing was seen."""
-    low, high = low_C.long(), high_C.long()
-    span = (high - low).clamp(min=0)
-    # frexp of a double is exact here: its exponent is the bit length.
-    e = (torch.frexp(span.double()).exponent.long() - (bins.bit_length() - 1)).clamp(min=0)
-    e = e + (((high >> e) - (low >> e)) >= bins).long()
-    return torch.where(high >= low, e, 0)
-
-
 class ScoreHistogram:
     """Macro average precision, macro AUROC and top-1 accuracy of a multi-label classifier.
 
     Args:
         classes: number of classes C.
-        bins: bins per class, a power of two, at least 1024.
+        bins: bins of the inner histogram of a class, a power of two, at least 512; the outer one
+            has half as many, but 512 at least.
         device: where the histograms live; `update` takes tensors of that device.
     """
 
     def __init__(
         self, classes: int, *, bins: int = 1024, device: torch.device | str = "cpu"
     ) -> None:
-        # With fewer, a sum of positions could run over into the count.
-        if bins < 1024 or bins & (bins - 1):
-            raise ValueError(f"bins is {bins}; it must be a power of two, at least 1024")
         self.classes = classes
         self.bins = bins
         self.device = torch.device(device)
@@ -85,125 +65,104 @@ class ScoreHistogram:
 
     def reset(self) -> None:
         """Forget everything."""
-
-        def zeros(*size: int) -> Tensor:
-            return torch.zeros(*size, dtype=torch.int64, device=self.device)
-
-        c = self.classes
-        self.packed_CM = zeros(c, self.bins)
-        self.exponent_C = zeros(c)
-        self.low_C = torch.full((c,), _EMPTY_LOW, dtype=torch.int32, device=self.device)
-        self.high_C = torch.full((c,), _EMPTY_HIGH, dtype=torch.int32, device=self.device)
-        self.at_low_C, self.at_high_C = zeros(c), zeros(c)
+        self.inner = BinnedScores(self.classes, self.bins, self.device)
+        self.outer = BinnedScores(self.classes, max(self.bins // 2, LEAST_BINS), self.device)
+        self.above_C = torch.zeros(self.classes, dtype=torch.int64, device=self.device)
+        """Scores above `EDGE`."""
+        self.below_C = torch.zeros_like(self.above_C)
+        """Scores below -`EDGE`."""
         # clips, labelled clips, labelled clips whose best score is one of their labels, scores
         # that were not finite
-        self.counters = zeros(4)
-        self._positives: list[Tensor] = []  # [P, 2] int32: class, q
+        self.counters = torch.zeros(4, dtype=torch.int64, device=self.device)
+        self._positives: list[Tensor] = []  # [P, 2] int32: class (-1: none), q
+        self._added = 0
         self._synced = False
 
     @torch.no_grad()
-    def update(self, logit_BC: Tensor, labels_P2: Tensor, valid_B: Tensor | None = None) -> None:
+    def update(self, score_BC: Tensor, labels_P2: Tensor, valid_B: Tensor | None = None) -> None:
         """Add the scores of some clips.
 
         Args:
-            logit_BC: scores before the sigmoid, any floating type.
+            score_BC: any floating type; for each class, scores of any two clips can be compared.
             labels_P2: (row, class) of each positive, int64; repeated pairs count once.
             valid_B: false for rows that only fill up the batch.
 
         Raises:
-            ValueError: wrong number of classes, or more than 2^21 clips in all.
+            ValueError: wrong number of classes, or more than 2^20 clips in all.
         """
-        if logit_BC.ndim != 2 or logit_BC.shape[1] != self.classes:
-            raise ValueError(f"logits of shape {tuple(logit_BC.shape)} for {self.classes} classes")
-        if valid_B is not None:
-            row_P, class_P = labels_P2[valid_B[labels_P2[:, 0]]].unbind(1)
-            labels_P2 = torch.stack([valid_B.long().cumsum(0)[row_P] - 1, class_P], dim=1)
-            logit_BC = logit_BC[valid_B]
-        if not len(logit_BC):
+        if score_BC.ndim != 2 or score_BC.shape[1] != self.classes:
+            raise ValueError(f"scores of shape {tuple(score_BC.shape)} for {self.classes} classes")
+        if not len(score_BC):
             return
-        labels_P2 = torch.unique(labels_P2, dim=0)
-        self._count_clips(logit_BC, labels_P2)
-        for start in range(0, self.classes, _CHUNK):
-            self._update_chunk(start, logit_BC[:, start : start + _CHUNK])
-        score_P = self._quantise(logit_BC[labels_P2[:, 0], labels_P2[:, 1]])
-        self._positives.append(torch.stack([labels_P2[:, 1].int(), score_P], dim=1))
+        self._added += len(score_BC)
+        if self._added > MAX_CLIPS:
+            raise ValueError(f"more than {MAX_CLIPS} clips do not fit; evaluate in parts")
+        if valid_B is None:
+            valid_B = torch.ones(len(score_BC), dtype=torch.bool, device=self.device)
+        row_P, class_P, counts_P = self._once(labels_P2, valid_B)
+        self._count_clips(score_BC, row_P, class_P, counts_P, valid_B)
+        for start in range(0, self.classes, CHUNK):
+            self._update_chunk(start, score_BC[:, start : start + CHUNK], valid_B)
+        q_P = self._quantise(score_BC[row_P, class_P])
+        # What does not count is taken out at the end: its number is not known without a wait.
+        kept_P = class_P.masked_fill(~counts_P, -1).int()
+        self._positives.append(torch.stack([kept_P, q_P], dim=1))
+
+    def _once(self, labels_P2: Tensor, valid_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows and classes of the label pairs, sorted, and which of them count."""
+        key_P = (labels_P2[:, 0] * self.classes + labels_P2[:, 1]).sort().values
+        row_P, class_P = key_P // self.classes, key_P % self.classes
+        counts_P = valid_B[row_P]
+        counts_P[1:] &= key_P[1:] != key_P[:-1]
+        return row_P, class_P, counts_P
 
     @staticmethod
-    def _quantise(logit: Tensor) -> Tensor:
-        finite = logit.float().nan_to_num(nan=-LIMIT, posinf=LIMIT, neginf=-LIMIT)
+    def _quantise(score: Tensor) -> Tensor:
+        finite = score.float().nan_to_num(nan=-LIMIT, posinf=LIMIT, neginf=-LIMIT)
         return (finite.clamp(-LIMIT, LIMIT) * (1 << FRACTION_BITS)).round().int()
 
-    def _count_clips(self, logit_BC: Tensor, labels_P2: Tensor) -> None:
-        hits_B = torch.zeros(len(logit_BC), dtype=torch.int64, device=self.device)
-        labelled_B = torch.zeros_like(hits_B)
-        row_P = labels_P2[:, 0]
-        best_B = logit_BC.argmax(dim=1)
-        hits_B.index_add_(0, row_P, (best_B[row_P] == labels_P2[:, 1]).long())
-        labelled_B[row_P] = 1
-        broken = (~torch.isfinite(logit_BC)).sum()
-        clips = torch.tensor(len(logit_BC), device=self.device)
-        self.counters += torch.stack([clips, labelled_B.sum(), (hits_B > 0).sum(), broken])
-        if int(self.counters[0]) > MAX_CLIPS:
-            raise ValueError(f"more than {MAX_CLIPS} clips do not fit; evaluate in parts")
-
-    def _update_chunk(self, start: int, logit_BR: Tensor) -> None:
-        part = slice(start, start + logit_BR.shape[1])
-        # Class-major: the scores of one class then fall into one row, which stays in the cache.
-        q_RB = self._quantise(logit_BR.t().contiguous())
-        low_R, high_R = q_RB.aminmax(dim=1)
-        held_low_R = self.low_C[part].clone()
-        self._extend(part, low_R, high_R, lambda edge_R: (q_RB == edge_R[:, None]).sum(1))
-        self._coarsen(part, held_low_R)
-        shift_R1 = self.exponent_C[part, None].int()
-        slot_RB = (q_RB >> shift_R1) & (self.bins - 1)
-        word_RB = (q_RB & ((1 << shift_R1) - 1)).long() + (1 << COUNT_SHIFT)
-        self._scatter_rows(self.packed_CM[part], slot_RB, word_RB)
-
-    def _extend(
-        self, part: slice, low_R: Tensor, high_R: Tensor, count: Callable[[Tensor], Tensor]
+    def _count_clips(
+        self,
+        score_BC: Tensor,
+        row_P: Tensor,
+        class_P: Tensor,
+        counts_P: Tensor,
+        valid_B: Tensor,
     ) -> None:
-        """Widen the range of the classes in `part`; `count` counts the new scores at a value."""
-        for edge_C, at_C, edge_R in (
-            (self.low_C, self.at_low_C, torch.minimum(self.low_C[part], low_R)),
-            (self.high_C, self.at_high_C, torch.maximum(self.high_C[part], high_R)),
-        ):
-            at_C[part] = torch.where(edge_C[part] == edge_R, at_C[part], 0) + count(edge_R)
-            edge_C[part] = edge_R
+        zeros_B = torch.zeros(len(score_BC), dtype=torch.int64, device=self.device)
+        best_B = score_BC.argmax(dim=1)
+        hits_B = zeros_B.index_add(0, row_P, ((best_B[row_P] == class_P) & counts_P).long())
+        labels_B = zeros_B.index_add(0, row_P, counts_P.long())
+        broken = (~torch.isfinite(score_BC) & valid_B[:, None]).sum()
+        self.counters += torch.stack(
+            [valid_B.sum(), (labels_B > 0).sum(), (hits_B > 0).sum(), broken]
+        )
 
-    def _scatter_rows(self, packed_RM: Tensor, slot_RX: Tensor, word_RX: Tensor) -> None:
-        # Flat and one-dimensional: the form that CUDA's deterministic mode allows.
-        start_R1 = torch.arange(len(packed_RM), device=self.device)[:, None] * self.bins
-        packed_RM.view(-1).scatter_add_(0, (slot_RX + start_R1).flatten(), word_RX.flatten())
-
-    def _coarsen(self, part: slice, held_low_R: Tensor) -> None:
-        """Merge bins of the classes in `part` until their range fits.
-
-        `held_low_R`: the smallest q that a row holds. A score sits in slot (q >> e) mod M, so a
-        row need not move when its range shifts; this is where its M consecutive bins begin.
-        """
-        wanted_R = _exponents(self.low_C[part], self.high_C[part], self.bins)
-        wanted_R = torch.maximum(wanted_R, self.exponent_C[part])
-        row_R = (wanted_R > self.exponent_C[part]).nonzero().squeeze(1)
-        if not len(row_R):
+    def _update_chunk(self, start: int, score_BR: Tensor, valid_B: Tensor) -> None:
+        part = slice(start, start + score_BR.shape[1])
+        # Class-major: the scores of one class then fall into one row, which stays in the cache.
+        q_RB = self._quantise(score_BR.t().contiguous())
+        inside_RB = (q_RB.abs() <= EDGE) & valid_B
+        if not q_RB.is_cuda and bool(inside_RB.all()):  # looking costs nothing here
+            self.inner.add(part, q_RB)
             return
-        e_R1 = self.exponent_C[part][row_R, None]
-        rise_R1 = wanted_R[row_R, None] - e_R1
-        first_R1 = held_low_R[row_R, None].long() >> e_R1
-        packed_RM = self.packed_CM[part][row_R]
-        slot_M = torch.arange(self.bins, device=self.device)
-        bin_RM = first_R1 + ((slot_M - first_R1) & (self.bins - 1))
-        inside_RM = (bin_RM & ((1 << rise_R1) - 1)) << e_R1
-        word_RM = packed_RM + (packed_RM >> COUNT_SHIFT) * inside_RM
-        merged_RM = torch.zeros_like(packed_RM)
-        self._scatter_rows(merged_RM, (bin_RM >> rise_R1) & (self.bins - 1), word_RM)
-        self.packed_CM[part.start + row_R] = merged_RM
-        self.exponent_C[part] = wanted_R
+        self.inner.add(part, q_RB, inside_RB)
+        outside_RB = (q_RB.abs() > EDGE) & valid_B
+        self.outer.add(part, q_RB, outside_RB)
+        self.above_C[part] += (outside_RB & (q_RB > 0)).sum(1)
+        self.below_C[part] += (outside_RB & (q_RB < 0)).sum(1)
 
     # ------------------------------------------------------------------ joining and saving
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything, as tensors."""
-        return {name: getattr(self, name) for name in _STATE} | {"positives": self._all_positives()}
+        state = {"positives": self._all_positives()}
+        for prefix, names, owner in self._parts():
+            state |= {prefix + name: getattr(owner, name) for name in names}
+        return state
+
+    def _parts(self) -> tuple[tuple[str, tuple[str, ...], object], ...]:
+        return ("inner.", STATE, self.inner), ("outer.", STATE, self.outer), ("", _STATE, self)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state_dict` returned.
@@ -211,17 +170,21 @@ class ScoreHistogram:
         Raises:
             ValueError: it is of another number of classes or bins.
         """
-        theirs, ours = tuple(state["packed_CM"].shape), tuple(self.packed_CM.shape)
+        theirs, ours = tuple(state["inner.packed_RM"].shape), tuple(self.inner.packed_RM.shape)
         if theirs != ours:
             raise ValueError(f"a state of {theirs} classes x bins does not fit one of {ours}")
-        for name in _STATE:
-            setattr(self, name, state[name].to(self.device, copy=True))
+        for prefix, names, owner in self._parts():
+            for name in names:
+                setattr(owner, name, state[prefix + name].to(self.device, copy=True))
         self._positives = [state["positives"].to(self.device, copy=True)]
+        self._added = int(self.counters[0])
 
     def _all_positives(self) -> Tensor:
         if len(self._positives) != 1:
             empty = torch.zeros(0, 2, dtype=torch.int32, device=self.device)
             self._positives = [torch.cat([empty, *self._positives])]
+        pairs_P2 = self._positives[0]
+        self._positives = [pairs_P2[pairs_P2[:, 0] >= 0]]
         return self._positives[0]
 
     def sync(self) -> None:
@@ -233,37 +196,36 @@ class ScoreHistogram:
             return
         if self._synced:
             raise RuntimeError("already synced: `reset` first, or every clip would count again")
-        own_low_C, own_high_C = self.low_C.clone(), self.high_C.clone()
-        dist.all_reduce(self.low_C, dist.ReduceOp.MIN)
-        dist.all_reduce(self.high_C, dist.ReduceOp.MAX)
-        self.at_low_C *= self.low_C == own_low_C
-        self.at_high_C *= self.high_C == own_high_C
-        for start in range(0, self.classes, _CHUNK):
-            part = slice(start, min(start + _CHUNK, self.classes))
-            self._coarsen(part, own_low_C[part])
-        for tensor in (self.packed_CM, self.at_low_C, self.at_high_C, self.counters):
-            dist.all_reduce(tensor)
+        self.inner.sync()
+        self.outer.sync()
+        for name in _STATE:
+            dist.all_reduce(getattr(self, name))
         self._positives = _gather_rows(self._all_positives())
         self._synced = True
 
     # ------------------------------------------------------------------ results
 
-    def compute(self) -> dict[str, float]:
+    def compute(self, trained_C: Tensor | None = None) -> dict[str, float]:
         """Metrics of the clips seen so far (`sync` first where there are ranks).
+
+        Args:
+            trained_C: bool, classes that had a positive clip in training; the others score the
+                same everywhere, whatever the model learned.
 
         Returns:
             `map`, `auroc`: macro averages over the classes that have a positive (AUROC: and a
             negative); `top1`: share of labelled clips whose best score is one of their labels;
             `classes`: how many classes `map` averages; `clips`; `non_finite`: scores that were
-            NaN or infinite (they make the rest meaningless). NaN where nothing can be averaged.
+            NaN or infinite. With `trained_C` also `map_trained`, `auroc_trained` and
+            `classes_trained`, over those classes alone. NaN where nothing can be averaged.
         """
         scores = self.per_class()
         clips, labelled, hits, broken = self.counters.tolist()
-        return {
-            "map": float(scores.average_precision_P.mean()),
-            "auroc": float(scores.auroc_P.nanmean()),
+        figures = _averages(scores, torch.ones_like(scores.class_P, dtype=torch.bool), "")
+        if trained_C is not None:
+            figures |= _averages(scores, trained_C.to(self.device)[scores.class_P], "_trained")
+        return figures | {
             "top1": hits / labelled if labelled else float("nan"),
-            "classes": float(len(scores.class_P)),
             "clips": float(clips),
             "non_finite": float(broken),
         }
@@ -274,110 +236,64 @@ class ScoreHistogram:
         # Ascending class, then descending score.
         key_P, order_P = ((pairs_P2[:, 0] << 32) - pairs_P2[:, 1]).sort()
         class_P, q_P = pairs_P2[order_P].unbind(1)
-        class_K, row_P, size_K = _runs(class_P)
+        class_K, own_P, size_K = _runs(class_P)
         # Positives scoring at least as high: the place in the class of the last of equals.
         _, equal_P, equals = _runs(key_P)
         first_K = size_K.cumsum(0) - size_K
-        positive_above_P = equals.cumsum(0)[equal_P] - first_K[row_P]
+        positive_above_P = equals.cumsum(0)[equal_P] - first_K[own_P]
         # Where positives tie with one another, as many of their bin's negatives tie with them.
-        _, bin_P, in_bin = _runs((class_P << 32) - (q_P >> self.exponent_C[class_P]))
+        outside_P = q_P.abs() > EDGE
+        exponent_P = torch.where(
+            outside_P, self.outer.exponent_R[class_P], self.inner.exponent_R[class_P]
+        )
+        _, bin_P, in_bin = _runs((2 * class_P + outside_P << 32) - (q_P >> exponent_P))
         tied_P = torch.where(equals > 1, equals, 0)[equal_P] / in_bin[bin_P]
-        above_P, over_P = self._negatives_above(class_K, row_P, q_P, tied_P)
+        above_P, over_P = self._negatives_above(class_K, own_P, q_P, tied_P)
         precision_P = positive_above_P / (positive_above_P + above_P)
         negative_K = (self.counters[0] - size_K).double()
         rank_P = 0.5 * (above_P + over_P)
         zeros_K = torch.zeros(len(class_K), dtype=torch.float64, device=self.device)
-        auroc_K = 1 - zeros_K.index_add(0, row_P, rank_P) / (size_K * negative_K)
+        auroc_K = 1 - zeros_K.index_add(0, own_P, rank_P) / (size_K * negative_K)
         return ClassScores(
             class_K,
             size_K,
-            zeros_K.index_add(0, row_P, precision_P) / size_K,
+            zeros_K.index_add(0, own_P, precision_P) / size_K,
             auroc_K.where(negative_K > 0, torch.nan),
         )
 
     def _negatives_above(
-        self, class_K: Tensor, row_P: Tensor, q_P: Tensor, tied_P: Tensor
+        self, class_K: Tensor, own_P: Tensor, q_P: Tensor, tied_P: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Negatives that score at least, and more than, each positive; float64, both [P]."""
         at_least = torch.zeros(len(q_P), dtype=torch.float64, device=self.device)
         more = torch.zeros_like(at_least)
-        bound = torch.searchsorted(
-            row_P, torch.arange(0, len(class_K) + _CHUNK, _CHUNK, device=self.device)
-        ).tolist()
-        for i, start in enumerate(range(0, len(class_K), _CHUNK)):
-            mine = slice(bound[i], bound[i + 1])
-            at_least[mine], more[mine] = self._rank_chunk(
-                class_K[start : start + _CHUNK], row_P[mine] - start, q_P[mine], tied_P[mine]
-            )
-        return at_least, more
+        outside_P = q_P.abs() > EDGE
+        for rows, zone_P in ((self.inner, ~outside_P), (self.outer, outside_P)):
+            mine = zone_P.nonzero().squeeze(1)
+            class_P = class_K[own_P[mine]]
+            at_least[mine], more[mine] = rows.above(class_P, q_P[mine], tied_P[mine])
 
-    def _rank_chunk(
-        self, class_R: Tensor, row_P: Tensor, q_P: Tensor, tied_P: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """`_negatives_above` for the positives (row of `class_R`, q) of some classes."""
-        low_P, high_P = self.low_C[class_R].long()[row_P], self.high_C[class_R].long()[row_P]
-        e_R1 = self.exponent_C[class_R, None]
-        e_P = e_R1[row_P, 0]
-        width_P = torch.ones_like(q_P) << e_P
-        inside_P = q_P & (width_P - 1)
-        # What is left in the histogram after its positives are taken out are the negatives.
-        packed_RM = self.packed_CM[class_R]
-        flat_P = row_P * self.bins + ((q_P >> e_P) & (self.bins - 1))
-        packed_RM.view(-1).scatter_add_(0, flat_P, -(inside_P + (1 << COUNT_SHIFT)))
-        zeros_R = torch.zeros_like(class_R)
-        at_low_R = self.at_low_C[class_R] - zeros_R.index_add(0, row_P, (q_P == low_P).long())
-        at_high_R = self.at_high_C[class_R] - zeros_R.index_add(0, row_P, (q_P == high_P).long())
+        def negatives(total_C: Tensor, positive_P: Tensor) -> Tensor:
+            """Negatives of each positive's class among scores of which these are positives."""
+            count_K = torch.zeros_like(class_K).index_add(0, own_P, positive_P.long())
+            return (total_C[class_K] - count_K)[own_P]
 
-        first_R1 = self.low_C[class_R, None].long() >> e_R1
-        slot_M = torch.arange(self.bins, device=self.device)
-        ordered_RM = packed_RM.gather(1, (first_R1 + slot_M) & (self.bins - 1))
-        count_RM = ordered_RM >> COUNT_SHIFT
-        total_R = count_RM.sum(1)
-        bin_P = (q_P >> e_P) - first_R1[row_P, 0]
-        over_P = total_R[row_P] - count_RM.cumsum(1)[row_P, bin_P]  # in higher bins
-        word_P = ordered_RM[row_P, bin_P]
-        n_P, sum_P = word_P >> COUNT_SHIFT, word_P & ((1 << COUNT_SHIFT) - 1)
-        # Take the scores at the extremes out of their bins: their values are known.
-        for edge_P, at_P, counts_as_over in (
-            (high_P, at_high_R[row_P], True),
-            (low_P, at_low_R[row_P], False),
-        ):
-            shared_P = ((edge_P >> e_P) == (q_P >> e_P)) & (edge_P != q_P)
-            taken_P = torch.where(shared_P, at_P, 0)
-            n_P = n_P - taken_P
-            sum_P = sum_P - taken_P * (edge_P & (width_P - 1))
-            over_P = over_P + (taken_P if counts_as_over else 0)
-        inside_ge_P, inside_gt_P = _split_bin(n_P, sum_P, inside_P, width_P, tied_P)
-        at_least_P, more_P = over_P + inside_ge_P, over_P + inside_gt_P
-        is_high_P, is_low_P = q_P == high_P, q_P == low_P
-        n_high_P, n_all_P = at_high_R[row_P].double(), total_R[row_P].double()
-        at_least_P = torch.where(is_low_P, n_all_P, at_least_P.where(~is_high_P, n_high_P))
-        more_P = torch.where(is_low_P, n_all_P - at_low_R[row_P], more_P)
-        return at_least_P, more_P.where(~is_high_P, 0.0)
+        # All that lies above +32 beats an inner score, and all inner scores beat what is below -32.
+        inner_C = self.counters[0] - self.above_C - self.below_C
+        beyond_P = torch.where(~outside_P, negatives(self.above_C, q_P > EDGE), 0)
+        beyond_P += torch.where(q_P < -EDGE, negatives(inner_C, ~outside_P), 0)
+        return at_least + beyond_P, more + beyond_P
 
 
-_STATE = ("packed_CM", "exponent_C", "low_C", "high_C", "at_low_C", "at_high_C", "counters")
+_STATE = ("above_C", "below_C", "counters")
 
 
-def _split_bin(
-    n_P: Tensor, sum_P: Tensor, at_P: Tensor, width_P: Tensor, tied_P: Tensor
-) -> tuple[Tensor, Tensor]:
-    """How many of n scores in a bin are at least, and more than, position `at`.
-
-    Known of them: the sum of their positions 0 .. width - 1. Exact where all are equal to `at`
-    (then n x at is their sum; a coincidence otherwise costs less than n) and where n is 1. Else
-    a share `tied` of them is taken to equal `at`, and the rest as spread evenly, around the mean
-    and as far as the bin allows.
-    """
-    count_P = n_P.double()
-    mean_P = (sum_P.double() + 0.5 * count_P) / count_P.clamp(min=1)
-    reach_P = torch.minimum(mean_P, width_P - mean_P).clamp(min=0.5)
-    share_P = ((mean_P + reach_P - at_P - 0.5) / (2 * reach_P)).clamp(0, 1)
-    single_P = n_P == 1
-    share_P = torch.where(single_P, (sum_P > at_P).double(), share_P)
-    tied_P = torch.where(sum_P == n_P * at_P, 1.0, torch.where(single_P, 0.0, tied_P))
-    more_P = count_P * share_P * (1 - tied_P)
-    return more_P + count_P * tied_P, more_P
+def _averages(scores: ClassScores, which_P: Tensor, suffix: str) -> dict[str, float]:
+    return {
+        f"map{suffix}": float(scores.average_precision_P[which_P].mean()),
+        f"auroc{suffix}": float(scores.auroc_P[which_P].nanmean()),
+        f"classes{suffix}": float(which_P.sum()),
+    }
 
 
 def _runs(sorted_P: Tensor) -> tuple[Tensor, Tensor, Tensor]:

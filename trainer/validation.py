@@ -110,7 +110,11 @@ class Validation:
         }
         if histogram is not None:
             histogram.sync()
-            figures |= histogram.compute()
+            trained_C = module.objective.active_C
+            assert isinstance(trained_C, torch.Tensor)
+            # The objective's own count is of clips with a label that it was trained on.
+            figures["top1_trained"] = figures.pop("top1", float("nan"))
+            figures |= histogram.compute(trained_C)
         return figures
 
 
