@@ -81,18 +81,25 @@ class BinnedScores:
             q_RB: int32 scores.
             counts_RB: false for what is not to be counted; None: all counts.
         """
-        counts = torch.ones_like(q_RB, dtype=torch.bool) if counts_RB is None else counts_RB
-        low_R = q_RB.masked_fill(~counts, _EMPTY_LOW).amin(1)
-        high_R = q_RB.masked_fill(~counts, _EMPTY_HIGH).amax(1)
+        if counts_RB is None:
+            low_R, high_R = q_RB.aminmax(dim=1)
+        else:
+            low_R = q_RB.masked_fill(~counts_RB, _EMPTY_LOW).amin(1)
+            high_R = q_RB.masked_fill(~counts_RB, _EMPTY_HIGH).amax(1)
+
+        def count(edge_R: Tensor) -> Tensor:
+            equal_RB = q_RB == edge_R[:, None]
+            return (equal_RB if counts_RB is None else equal_RB & counts_RB).sum(1)
+
         held_low_R = self.low_R[part].clone()
-        self._extend(
-            part, low_R, high_R, lambda edge_R: ((q_RB == edge_R[:, None]) & counts).sum(1)
-        )
+        self._extend(part, low_R, high_R, count)
         self._coarsen(part, held_low_R)
         shift_R1 = self.exponent_R[part, None].int()
         slot_RB = (q_RB >> shift_R1) & (self.bins - 1)
         word_RB = (q_RB & ((1 << shift_R1) - 1)).long() + (1 << COUNT_SHIFT)
-        self._scatter_rows(self.packed_RM[part], slot_RB, word_RB * counts)
+        if counts_RB is not None:
+            word_RB = word_RB * counts_RB
+        self._scatter_rows(self.packed_RM[part], slot_RB, word_RB)
 
     def _extend(
         self, part: slice, low_R: Tensor, high_R: Tensor, count: Callable[[Tensor], Tensor]

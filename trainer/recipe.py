@@ -17,6 +17,7 @@ from trainer.augment_config import AugmentConfig
 from trainer.compose import compose
 from trainer.data.config import DataConfig
 from trainer.encoders.beats_config import BeatsConfig
+from trainer.errors import RecipeError
 from trainer.explain import validated
 from trainer.hub.card_config import CardConfig
 from trainer.layout import fit_micro_batch
