@@ -227,7 +227,7 @@ class Recipe(BaseModel):
     @property
     def stage(self) -> Literal["pretrain", "posttrain"]:
         """Which of the two training stages this recipe is."""
-        return "pretrain" if self.objective.name == "masked_tokens" else "posttrain"
+        return "posttrain" if self.objective.needs_labels else "pretrain"
 
     @property
     def folder(self) -> Path:

@@ -291,7 +291,8 @@ def evaluate(
     rows, layers, mixes = _measure_all(bench, loaded)
     if loaded.kind == "checkpoint":
         rows[-1]["name"] = f"model ({Path(source).stem})"
-    seen = exposure(loaded.recipe, task.clips.recordings(task.protocol.tested))
+    tested = task.clips.recordings(task.protocol.tested)
+    seen = exposure(loaded.recipe, tested, loaded.weights.run)
     warnings, notes = remarks(task, seen)
     result = describe_task(task, config, loaded) | {
         "rows": rows,

@@ -15,14 +15,17 @@ import yaml
 from trainer.data.config import RemoteConfig
 from trainer.data.storage import open_folder
 from trainer.errors import DataError
+from trainer.objectives import needs_labels
+from trainer.runtime.recorded_paths import recorded_path
 
 # A training set that cannot be reached leaves one question open; it is not worth a long wait.
 _PATIENCE_S = 10.0
 _MOST_STAGES = 8
-_LABELLED = frozenset({"multilabel"})
 
 
-def exposure(recipe: Mapping[str, Any] | None, recordings: Collection[str]) -> dict[str, Any]:
+def exposure(
+    recipe: Mapping[str, Any] | None, recordings: Collection[str], run: Path | None = None
+) -> dict[str, Any]:
     """Count tested recordings that the model's training sources hold, stage by stage.
 
     Follows `init_from` to the run folders of earlier stages. Recordings are compared by id, so
@@ -31,6 +34,8 @@ def exposure(recipe: Mapping[str, Any] | None, recordings: Collection[str]) -> d
     Args:
         recipe: the resolved recipe of the checkpoint; None where the file carries none.
         recordings: ids of the recordings in the test parts.
+        run: the run folder that the recipe is of: relative paths in it are looked up as
+            `recorded_path` does.
 
     Returns:
         `known`: whether every stage and source could be looked at; `labelled` and `unlabelled`:
@@ -45,9 +50,9 @@ def exposure(recipe: Mapping[str, Any] | None, recordings: Collection[str]) -> d
     for _ in range(_MOST_STAGES):
         if stage is None:
             break
-        labelled = _section(stage, "objective").get("name") in _LABELLED
+        labelled = needs_labels(_section(stage, "objective").get("name"))
         for name, source in _section(_section(stage, "data"), "train").items():
-            held = _recordings(source)
+            held = _recordings(source, run)
             if held is None:
                 missing.append(f"{stage.get('name')}: dataset {source.get('path')}")
                 continue
@@ -58,7 +63,7 @@ def exposure(recipe: Mapping[str, Any] | None, recordings: Collection[str]) -> d
                  "tested_recordings": len(both)}
             )  # fmt: skip
         earlier = stage.get("init_from")
-        stage = _earlier_recipe(earlier)
+        stage, run = _earlier_recipe(earlier, run)
         if earlier and stage is None:
             missing.append(f"init_from {earlier}")
     return {
@@ -76,12 +81,15 @@ def _section(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _recordings(source: Mapping[str, Any]) -> set[str] | None:
+def _recordings(source: Mapping[str, Any], run: Path | None) -> set[str] | None:
     """Ids of the recordings that a recipe's source draws from; None where it is not at hand."""
     import polars as pl
 
+    path = str(source.get("path"))
     try:
-        folder = open_folder(str(source.get("path")), RemoteConfig(patience_s=_PATIENCE_S))
+        folder = open_folder(
+            str(recorded_path(path, run) or path), RemoteConfig(patience_s=_PATIENCE_S)
+        )
     except DataError:
         return None
     index = folder.root / "index.parquet"
@@ -99,13 +107,16 @@ def _recordings(source: Mapping[str, Any]) -> set[str] | None:
     return set(ids["recording_id"].to_list())
 
 
-def _earlier_recipe(path: object) -> dict[str, Any] | None:
-    """The recipe of the run folder that `init_from` names, or whose checkpoint it names."""
+def _earlier_recipe(path: object, run: Path | None) -> tuple[dict[str, Any] | None, Path | None]:
+    """The recipe of the run folder that `init_from` names, or whose checkpoint it names, and that
+    folder.
+    """
     if not path:
-        return None
-    place = Path(str(path))
-    for folder in (place, place.parent.parent):
-        if (folder / "recipe.yaml").is_file():
+        return None, None
+    # The checkpoint itself may be gone; its run folder is what counts.
+    for place in (Path(str(path)), Path(str(path)).parent.parent):
+        folder = recorded_path(str(place), run)
+        if folder is not None and (folder / "recipe.yaml").is_file():
             recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-            return recipe if isinstance(recipe, dict) else None
-    return None
+            return (recipe if isinstance(recipe, dict) else None), folder
+    return None, None

@@ -15,6 +15,7 @@ from typing import Any
 from trainer.errors import CheckpointError
 from trainer.hub.reading import Weights, load_json, read_weights
 from trainer.licences import Licence, read_licence
+from trainer.runtime.recorded_paths import recorded_path
 
 
 @dataclass(frozen=True)
@@ -98,22 +99,18 @@ def stages_behind(weights: Weights, seen: frozenset[Path] = frozenset()) -> list
 
 def _follow(start: str, run: Path | None, seen: frozenset[Path]) -> list[Stage]:
     """The stages behind `init_from`, as far as they are still at hand."""
-    places = [Path(start)]
-    if run is not None and not Path(start).is_absolute():
-        places += [parent / start for parent in run.resolve().parents]
-    for place in places:
-        if not place.exists():
-            continue
-        try:
-            weights = read_weights(place)
-        except CheckpointError as error:
-            return [Stage(Path(start).name, "pre-training", problem=str(error))]
-        if weights.file.resolve() in seen:
-            problem = f"init_from {start} leads back to where it came from"
-            return [Stage(Path(start).name, "pre-training", problem=problem)]
-        return stages_behind(weights, seen)
-    problem = f"init_from {start} is no longer there"
-    return [Stage(Path(start).name, "pre-training", problem=problem)]
+    place = recorded_path(start, run)
+    if place is None:
+        problem = f"init_from {start} is no longer there"
+        return [Stage(Path(start).name, "pre-training", problem=problem)]
+    try:
+        weights = read_weights(place)
+    except CheckpointError as error:
+        return [Stage(Path(start).name, "pre-training", problem=str(error))]
+    if weights.file.resolve() in seen:
+        problem = f"init_from {start} leads back to where it came from"
+        return [Stage(Path(start).name, "pre-training", problem=problem)]
+    return stages_behind(weights, seen)
 
 
 def _recorded(stages: Any) -> list[Stage]:

@@ -22,6 +22,8 @@ class MaskedTokensConfig:
         "use_attribute_docstrings": True,
     }
 
+    needs_labels: ClassVar[bool] = False
+
     name: Literal["masked_tokens"] = "masked_tokens"
     """Which objective this is."""
     mask_ratio: float = 0.75

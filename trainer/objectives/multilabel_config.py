@@ -15,6 +15,8 @@ class MultiLabelConfig:
         "use_attribute_docstrings": True,
     }
 
+    needs_labels: ClassVar[bool] = True
+
     name: Literal["multilabel"] = "multilabel"
     """Which objective this is."""
     loss: Literal["bce", "softmax"] = "bce"

@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.errors import DataError
+from trainer.objectives import needs_labels
 from trainer.report.log import Log, read_log
-
-PRETRAINING_OBJECTIVES = frozenset({"masked_tokens", "utterance_frame"})
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,8 @@ class Run:
         """`pre-training`, `post-training`, `training from scratch` or `training`."""
         objective = str(self.get("objective", "name") or "")
         has_codes = any(e.code_N is not None for e in self.examples)
-        if objective in PRETRAINING_OBJECTIVES or "masked_accuracy" in self.log.train or has_codes:
+        without_labels = bool(objective) and not needs_labels(objective)
+        if without_labels or "masked_accuracy" in self.log.train or has_codes:
             return "pre-training"
         if objective:
             return "post-training" if self.recipe.get("init_from") else "training from scratch"

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from trainer.runtime.recorded_paths import WORKING_FOLDER
+
 _PACKAGES = ("torch", "torchaudio", "pytorch-lightning", "grain", "numpy", "soundfile", "pyarrow",
              "hydra-core", "pydantic")  # fmt: skip
 
@@ -68,4 +70,5 @@ def describe_environment() -> dict[str, Any]:
         "cpu_threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "command": sys.argv,
+        WORKING_FOLDER: str(Path.cwd()),
     }

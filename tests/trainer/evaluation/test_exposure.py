@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from trainer.evaluation.clips import open_clips
 from trainer.evaluation.exposure import exposure
+from trainer.objectives import OBJECTIVES
 
 
 def recipe(path: Path, objective: str, **source: Any) -> dict[str, Any]:
@@ -51,3 +55,38 @@ def test_what_cannot_be_looked_at_is_named(tmp_path: Path) -> None:
     seen = exposure(gone, ["a"])
     assert not seen["known"]
     assert seen["missing"] == [f"multilabel: dataset {tmp_path / 'gone'}", "init_from runs/gone"]
+
+
+def test_any_objective_that_learns_from_labels_counts(tone_dataset: Path) -> None:
+    tested = open_clips(tone_dataset).recordings([0, 1])  # type: ignore[arg-type]
+    for name, config in OBJECTIVES.items():
+        seen = exposure(recipe(tone_dataset, name), tested)
+        assert config.name == name
+        assert seen["labelled" if config.needs_labels else "unlabelled"] == 2
+    # One of a later version: a score that may measure memory must not pass for one that does not.
+    assert exposure(recipe(tone_dataset, "contrastive_with_labels"), tested)["labelled"] == 2
+
+
+def test_relative_paths_are_found_from_any_folder(
+    tone_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tested = open_clips(tone_dataset).recordings([0, 1, 2])  # type: ignore[arg-type]
+    work = tmp_path / "work"
+    (work / "datasets").mkdir(parents=True)
+    (work / "datasets" / "tones").symlink_to(tone_dataset)
+    for name, objective in (("pre", "masked_tokens"), ("post", "multilabel")):
+        run = work / "runs" / name
+        run.mkdir(parents=True)
+        written = recipe(Path("datasets/tones"), objective)
+        written |= {"init_from": "runs/pre"} if name == "post" else {}
+        (run / "recipe.yaml").write_text(yaml.safe_dump(written))
+    monkeypatch.chdir(tmp_path)
+    seen = exposure(written, tested, work / "runs" / "post")
+    assert (seen["known"], seen["labelled"], seen["unlabelled"]) == (True, 3, 3)
+    assert not exposure(written, tested)["known"]
+    # Runs that lie elsewhere than what they were trained on, in one that says where it was started.
+    away = tmp_path / "away" / "post"
+    shutil.copytree(work / "runs" / "post", away)
+    assert not exposure(written, tested, away)["known"]
+    (away / "environment.json").write_text(json.dumps({"working_folder": str(work)}))
+    assert exposure(written, tested, away)["known"]
