@@ -43,6 +43,8 @@ test-slurm: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@mkdir -p build/typed/dawnchorus
+	@for folder in trainer data_prep slurm; do ln -sfn ../../../$$folder build/typed/dawnchorus/$$folder; done
 	$(BIN)/mypy
 
 bench: $(STAMP)

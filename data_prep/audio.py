@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from data_prep.decoders import (
+from dawnchorus.data_prep.decoders import (
     BLOCK_VALUES,
     MISSING_FRACTION,
     Blocks,
@@ -30,8 +30,8 @@ from data_prep.decoders import (
     open_ffmpeg,
     open_soundfile,
 )
-from data_prep.errors import CannotRead, SpoolError, UnusableAudio
-from data_prep.pointers import pointer_at
+from dawnchorus.data_prep.errors import CannotRead, SpoolError, UnusableAudio
+from dawnchorus.data_prep.pointers import pointer_at
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,21 +15,21 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.card import write_card
-from data_prep.errors import PrepError
-from data_prep.files import write_whole
-from data_prep.lengths import lengths_s
-from data_prep.options import FREE_OPTIONS, BuildOptions, Part
-from data_prep.plan import PLAN, Plan, ShardPlan, plan_shards, write_plan
-from data_prep.pool import Gate, run_shards
-from data_prep.progress import Progress
-from data_prep.recordings import Recording
-from data_prep.rows import RowStore, Scan, scan, shared_keys
-from data_prep.shards import ShardSummary, ShardTask, read_summary, result_name
-from data_prep.tables import write_tables
-from data_prep.twice import TABLE as SAME_AUDIO
-from data_prep.twice import same_audio
-from data_prep.workplace import (
+from dawnchorus.data_prep.card import write_card
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.files import write_whole
+from dawnchorus.data_prep.lengths import lengths_s
+from dawnchorus.data_prep.options import FREE_OPTIONS, BuildOptions, Part
+from dawnchorus.data_prep.plan import PLAN, Plan, ShardPlan, plan_shards, write_plan
+from dawnchorus.data_prep.pool import Gate, run_shards
+from dawnchorus.data_prep.progress import Progress
+from dawnchorus.data_prep.recordings import Recording
+from dawnchorus.data_prep.rows import RowStore, Scan, scan, shared_keys
+from dawnchorus.data_prep.shards import ShardSummary, ShardTask, read_summary, result_name
+from dawnchorus.data_prep.tables import write_tables
+from dawnchorus.data_prep.twice import TABLE as SAME_AUDIO
+from dawnchorus.data_prep.twice import same_audio
+from dawnchorus.data_prep.workplace import (
     WORK,
     counts_of_parts,
     disk_errors,

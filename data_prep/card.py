@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.citations import citation, source_name
-from data_prep.credits import licence_name, permissions
-from data_prep.errors import PrepError
-from data_prep.twice import same_audio_words
-from trainer.licences import read_licence
+from dawnchorus.data_prep.citations import citation, source_name
+from dawnchorus.data_prep.credits import licence_name, permissions
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.twice import same_audio_words
+from dawnchorus.trainer.licences import read_licence
 
 if TYPE_CHECKING:
-    from data_prep.report.gather import Facts, Share
+    from dawnchorus.data_prep.report.gather import Facts, Share
 
 _SIZES = (
     (1_000, "n<1K"),
@@ -57,7 +57,7 @@ def card_of(folder: Path, selection: Path | None = None) -> str:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from data_prep.report.gather import gather
+    from dawnchorus.data_prep.report.gather import gather
 
     facts = gather(folder, selection)
     if "clips" not in facts.stats:
@@ -73,7 +73,7 @@ def card_of(folder: Path, selection: Path | None = None) -> str:
 
 def write_card(folder: Path, selection: Path | None = None) -> Path:
     """Write the README.md of a dataset anew, whole or not at all; return its path."""
-    from data_prep.report.writing import write_lines
+    from dawnchorus.data_prep.report.writing import write_lines
 
     write_lines(folder / "README.md", [card_of(folder, selection).rstrip("\n")])
     return folder / "README.md"
@@ -130,7 +130,7 @@ def _numbers(share: Share, people: bool = False) -> tuple[str, ...]:
 
 
 def _selection(facts: Facts) -> str:
-    from data_prep.report.findings import flat, grids
+    from dawnchorus.data_prep.report.findings import flat, grids
 
     found = facts.findings
     if not found.selection and found.duplicates is None and found.leakage is None:

@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.errors import PrepError
 
 MAX_LIST = 1 << 16
 """Longer texts are not looked into; readers reject them by their length."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data_prep.commands import (  # noqa: F401 (each hangs its commands on the apps)
+from dawnchorus.data_prep.commands import (  # noqa: F401 (each hangs its commands on the apps)
     audioset,
     collections,
     download,
@@ -14,7 +14,7 @@ from data_prep.commands import (  # noqa: F401 (each hangs its commands on the a
     shards,
     xeno_canto,
 )
-from data_prep.commands.apps import data_app, prep_app
+from dawnchorus.data_prep.commands.apps import data_app, prep_app
 
 app = prep_app
 

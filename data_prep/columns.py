@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.errors import PrepError
 
 NOT_USED = "none"  # as an option's value: do not use a column for this, not even a usual name
 

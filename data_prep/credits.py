@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.citations import bibtex, citation
-from data_prep.errors import PrepError
-from trainer.licences import Licence, read_licence
+from dawnchorus.data_prep.citations import bibtex, citation
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.trainer.licences import Licence, read_licence
 
 if TYPE_CHECKING:
     import polars as pl

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_prep.errors import CannotRead, SpoolError, UnusableAudio
+from dawnchorus.data_prep.errors import CannotRead, SpoolError, UnusableAudio
 
 if TYPE_CHECKING:
     import soundfile

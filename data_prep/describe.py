@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.credits import licence_name
-from data_prep.errors import PrepError
-from data_prep.twice import same_audio_words
-from data_prep.workplace import WORK
-from trainer.sound_folders import what_to_do_with
+from dawnchorus.data_prep.credits import licence_name
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.twice import same_audio_words
+from dawnchorus.data_prep.workplace import WORK
+from dawnchorus.trainer.sound_folders import what_to_do_with
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.archives.checked import text_of
-from data_prep.archives.delimited import BadRow
-from data_prep.archives.table_rows import RowTable, open_table
-from data_prep.cells import is_absent, is_nothing, number_in
-from data_prep.columns import FIELDS, Mapped, map_columns
-from data_prep.errors import PrepError
-from data_prep.folder_labels import LabelReader
-from data_prep.folder_notes import split_map, warnings
-from data_prep.folder_paths import Finder, best_base, relative
-from data_prep.options import BuildOptions, FolderOptions
-from data_prep.recordings import BACKGROUND, FOREGROUND, Recording, tidy_name
-from data_prep.times import NOT_SUPPORTED, header_length_s, refuse_times
-from trainer.licences import read_licence
+from dawnchorus.data_prep.archives.checked import text_of
+from dawnchorus.data_prep.archives.delimited import BadRow
+from dawnchorus.data_prep.archives.table_rows import RowTable, open_table
+from dawnchorus.data_prep.cells import is_absent, is_nothing, number_in
+from dawnchorus.data_prep.columns import FIELDS, Mapped, map_columns
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.folder_labels import LabelReader
+from dawnchorus.data_prep.folder_notes import split_map, warnings
+from dawnchorus.data_prep.folder_paths import Finder, best_base, relative
+from dawnchorus.data_prep.options import BuildOptions, FolderOptions
+from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND, Recording, tidy_name
+from dawnchorus.data_prep.times import NOT_SUPPORTED, header_length_s, refuse_times
+from dawnchorus.trainer.licences import read_licence
 
 EXAMPLE = """\
     filename,label,recordist,licence
@@ -65,7 +65,7 @@ def read_folder(directory: Path, options: FolderOptions) -> FolderTable:
     recordings = reader.recordings()
     notes = [*table.notes, *reader.notes()]
     if options.make_folds and "fold" not in mapped.columns:
-        from data_prep.folds import make_folds
+        from dawnchorus.data_prep.folds import make_folds
 
         recordings = make_folds(recordings, options.make_folds)
         notes.append(f"{options.make_folds} folds were made, of whole groups")
@@ -298,7 +298,7 @@ def prepare_folder(directory: Path | str, out: Path | str, **options: Any) -> di
     starts processes, so a script needs the usual `if __name__ == "__main__":` guard. Raises
     PrepError, with nothing that looks finished left in `out`.
     """
-    from data_prep.build import build_dataset
+    from dawnchorus.data_prep.build import build_dataset
 
     report = options.pop("report", None)
     columns = {

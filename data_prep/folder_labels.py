@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from data_prep.cells import UnreadableList, is_nothing, values_of
-from data_prep.columns import Mapped, plain_name
-from data_prep.errors import PrepError
-from data_prep.options import FolderOptions
-from data_prep.recordings import BACKGROUND, FOREGROUND, RANKS, Label, tidy_name
-from data_prep.taxonomy.names import parse_name
+from dawnchorus.data_prep.cells import UnreadableList, is_nothing, values_of
+from dawnchorus.data_prep.columns import Mapped, plain_name
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.options import FolderOptions
+from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND, RANKS, Label, tidy_name
+from dawnchorus.data_prep.taxonomy.names import parse_name
 
 # Columns whose name says what rank their labels have.
 SPECIES_COLUMNS = ("species", "scientific_name", "scientificname")

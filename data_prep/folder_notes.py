@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from data_prep.columns import Mapped, plain_name
-from data_prep.errors import PrepError
-from data_prep.recordings import Recording
+from dawnchorus.data_prep.columns import Mapped, plain_name
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recordings import Recording
 
 Row = Mapping[str, Any]
 SPLITS = ("train", "valid", "test")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from data_prep.archives.files import FileIndex
+from dawnchorus.data_prep.archives.files import FileIndex
 
 
 def _folded(text: str) -> str:

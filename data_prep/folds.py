@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_prep.errors import PrepError
-from data_prep.recordings import FOREGROUND, Recording
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recordings import FOREGROUND, Recording
 
 
 def make_folds(recordings: Sequence[Recording], count: int, seed: int = 0) -> list[Recording]:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_prep.plan import Plan
-from data_prep.rows import hash64
-from data_prep.shards import ShardResult, ShardSummary, result_name
-from data_prep.workplace import WORK
+from dawnchorus.data_prep.plan import Plan
+from dawnchorus.data_prep.rows import hash64
+from dawnchorus.data_prep.shards import ShardResult, ShardSummary, result_name
+from dawnchorus.data_prep.workplace import WORK
 
 if TYPE_CHECKING:
     import pyarrow as pa

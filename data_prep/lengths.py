@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_prep.audio import probe_duration_s
-from data_prep.plan import generator
-from data_prep.recordings import Recording
-from data_prep.rows import Scan
+from dawnchorus.data_prep.audio import probe_duration_s
+from dawnchorus.data_prep.plan import generator
+from dawnchorus.data_prep.recordings import Recording
+from dawnchorus.data_prep.rows import Scan
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

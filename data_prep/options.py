@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import PrepError
-from trainer.tasks import TASKS
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.trainer.tasks import TASKS
 
 LABELS = "Labels and origin"
 AUDIO = "Audio and shards"

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_prep.rows import write_rows
+from dawnchorus.data_prep.rows import write_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from data_prep.recordings import Recording
+    from dawnchorus.data_prep.recordings import Recording
 
 # A small dataset still gets this many shards where it has 8 recordings for each, so that several
 # processes can write it and several workers can read it.

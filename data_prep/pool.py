@@ -8,13 +8,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import PrepError
-from data_prep.processes import each
-from data_prep.rows import RowStore
-from data_prep.shards import ShardSummary, ShardTask, write_shard
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.processes import each
+from dawnchorus.data_prep.rows import RowStore
+from dawnchorus.data_prep.shards import ShardSummary, ShardTask, write_shard
 
 if TYPE_CHECKING:
-    from data_prep.progress import Progress
+    from dawnchorus.data_prep.progress import Progress
 
 NAMED = 10
 """Rejects that an error names."""

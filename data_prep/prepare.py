@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_prep.build import build_dataset, build_part, merge_parts
-from data_prep.errors import PrepError
-from data_prep.options import BuildOptions, Part
-from data_prep.recording_table import read_recordings, table_path
-from data_prep.recordings import Recording
+from dawnchorus.data_prep.build import build_dataset, build_part, merge_parts
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.options import BuildOptions, Part
+from dawnchorus.data_prep.recording_table import read_recordings, table_path
+from dawnchorus.data_prep.recordings import Recording
 
 COMPANIONS = ("selection.json", "duplicates.parquet", "leakage.parquet")
 

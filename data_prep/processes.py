@@ -28,8 +28,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from data_prep.errors import PrepError, SpoolError, UnusableAudio
-from trainer.runtime.allocation import keep_freed_memory
+from dawnchorus.data_prep.errors import PrepError, SpoolError, UnusableAudio
+from dawnchorus.trainer.runtime.allocation import keep_freed_memory
 
 In = TypeVar("In")
 Out = TypeVar("Out")

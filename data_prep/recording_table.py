@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import PrepError
-from data_prep.recordings import Recording, from_row, recording_schema, to_row
-from trainer.sound_folders import what_to_do_with
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recordings import Recording, from_row, recording_schema, to_row
+from dawnchorus.trainer.sound_folders import what_to_do_with
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.errors import PrepError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -29,9 +29,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from data_prep.errors import PrepError
-from data_prep.progress import LINE_EVERY_S, Progress
-from data_prep.recordings import Recording, canonical_json, from_row, label_ranks, validate
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.progress import LINE_EVERY_S, Progress
+from dawnchorus.data_prep.recordings import (
+    Recording,
+    canonical_json,
+    from_row,
+    label_ranks,
+    validate,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

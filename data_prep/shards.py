@@ -15,21 +15,21 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from data_prep.audio import Original, Pcm, decode
-from data_prep.errors import UnusableAudio
-from data_prep.files import whole_file
-from data_prep.plan import ShardPlan, generator, members, shared_keys_of, spread
-from data_prep.processes import decoding
-from data_prep.recordings import BACKGROUND, FOREGROUND, Recording
-from data_prep.rows import RowStore, file_size, hash64, key_stem
-from data_prep.trim import sounding
+from dawnchorus.data_prep.audio import Original, Pcm, decode
+from dawnchorus.data_prep.errors import UnusableAudio
+from dawnchorus.data_prep.files import whole_file
+from dawnchorus.data_prep.plan import ShardPlan, generator, members, shared_keys_of, spread
+from dawnchorus.data_prep.processes import decoding
+from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND, Recording
+from dawnchorus.data_prep.rows import RowStore, file_size, hash64, key_stem
+from dawnchorus.data_prep.trim import sounding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from data_prep.options import BuildOptions
+    from dawnchorus.data_prep.options import BuildOptions
 
 FULL_SCALE = 32768.0
 

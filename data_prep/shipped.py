@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.errors import PrepError
 
 
 def recipe_folder(kind: str) -> Path:

@@ -16,16 +16,16 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_prep.card import card
-from data_prep.errors import PrepError
-from data_prep.files import whole_file, write_whole
-from data_prep.gather import Gathered, LicenceKey, gather, licence_key, results
-from data_prep.plan import Plan
-from data_prep.pool import NAMED, name_rejects
-from data_prep.recordings import Recording, label_ranks, recording_schema, to_row
-from data_prep.rows import RowStore
-from data_prep.twice import TABLE as SAME_AUDIO
-from data_prep.twice import SameAudio, copies_table, same_audio
+from dawnchorus.data_prep.card import card
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.files import whole_file, write_whole
+from dawnchorus.data_prep.gather import Gathered, LicenceKey, gather, licence_key, results
+from dawnchorus.data_prep.plan import Plan
+from dawnchorus.data_prep.pool import NAMED, name_rejects
+from dawnchorus.data_prep.recordings import Recording, label_ranks, recording_schema, to_row
+from dawnchorus.data_prep.rows import RowStore
+from dawnchorus.data_prep.twice import TABLE as SAME_AUDIO
+from dawnchorus.data_prep.twice import SameAudio, copies_table, same_audio
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -139,7 +139,7 @@ def _write_recordings(rows: RowStore, found: Gathered, out: Path) -> dict[str, t
     """Write `recordings.parquet` and `rejected.parquet`; return the labels of what was kept."""
     import pyarrow as pa
 
-    from data_prep.recording_table import rejected_schema
+    from dawnchorus.data_prep.recording_table import rejected_schema
 
     schema = recording_schema()
     for name, kind in (("clips", pa.int32()), ("silent_pieces", pa.int32()),

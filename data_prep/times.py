@@ -16,11 +16,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from data_prep.audio import probe_duration_s
-from data_prep.cells import number_in
-from data_prep.errors import PrepError
-from data_prep.recording_table import Rejected
-from data_prep.recordings import Recording
+from dawnchorus.data_prep.audio import probe_duration_s
+from dawnchorus.data_prep.cells import number_in
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recording_table import Rejected
+from dawnchorus.data_prep.recordings import Recording
 
 NOT_SUPPORTED = (
     "Labels of parts of a recording are not supported yet, and giving them to the whole recording "

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_prep.recordings import FOREGROUND
+from dawnchorus.data_prep.recordings import FOREGROUND
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.describe import refuse_unfinished
-from data_prep.errors import PrepError
-from data_prep.processes import each
-from data_prep.progress import Progress
-from data_prep.verify_shard import ShardCheck, check_shard
-from data_prep.verify_tables import Expected, check_tables, read_expected
+from dawnchorus.data_prep.describe import refuse_unfinished
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.processes import each
+from dawnchorus.data_prep.progress import Progress
+from dawnchorus.data_prep.verify_shard import ShardCheck, check_shard
+from dawnchorus.data_prep.verify_tables import Expected, check_tables, read_expected
 
 if TYPE_CHECKING:
-    from data_prep.progress import Bar
+    from dawnchorus.data_prep.progress import Bar
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.decoders import brief
-from data_prep.errors import UnusableAudio
-from data_prep.processes import decoding
+from dawnchorus.data_prep.decoders import brief
+from dawnchorus.data_prep.errors import UnusableAudio
+from dawnchorus.data_prep.processes import decoding
 
 _BUFFER = 1 << 20
 _CLOSE_S = 1e-6

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_prep.rows import hash64
-from data_prep.tables import SHARD_SUMS, index_schema
-from data_prep.twice import same_audio
-from data_prep.verify_shard import RecordingFacts
-from data_prep.workplace import WORK
-from trainer.tasks import TASKS
+from dawnchorus.data_prep.rows import hash64
+from dawnchorus.data_prep.tables import SHARD_SUMS, index_schema
+from dawnchorus.data_prep.twice import same_audio
+from dawnchorus.data_prep.verify_shard import RecordingFacts
+from dawnchorus.data_prep.workplace import WORK
+from dawnchorus.trainer.tasks import TASKS
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from data_prep.verify import Report
+    from dawnchorus.data_prep.verify import Report
 
 _BATCH = 1 << 14
 _HOURS = 1e-6

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import PrepError
-from data_prep.options import Part
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.options import Part
 
 WORK = ".prep"  # folder within the dataset that exists only until it is finished
 _PART_LOCK = re.compile(r"part-(\d+)-of-(\d+)\.lock")

@@ -129,8 +129,8 @@ def licence_options() -> list[str] | None:
 
     The sounds of a person who tries this out may have no licence, or an unusual one.
     """
-    from trainer.hub.licences import strictest
-    from trainer.hub.provenance import ledger, stages_of
+    from dawnchorus.trainer.hub.licences import strictest
+    from dawnchorus.trainer.hub.provenance import ledger, stages_of
 
     found = [share.licence for share in ledger(stages_of(POSTTRAIN)).licences]
     if not found or not all(licence.text for licence in found):
@@ -161,8 +161,8 @@ def summary(seconds: float, *, exported: bool) -> None:
     """The table, where things are, and how to load the model."""
     from rich.console import Console
 
-    from trainer.cli import loading_lines
-    from trainer.evaluation.tables import comparison_table, facts
+    from dawnchorus.trainer.cli import loading_lines
+    from dawnchorus.trainer.evaluation.tables import comparison_table, facts
 
     results = {
         name: json.loads((run / "evaluation" / f"{DATASET.name}.json").read_text())

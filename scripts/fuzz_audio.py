@@ -86,8 +86,8 @@ def warm_up(path: Path, spool: Path) -> None:
 
 def judge(index: int, name: str, path: Path, spool: Path, open_files: int) -> Outcome:
     """Decode one file and say what became of it."""
-    from data_prep.audio import decode
-    from data_prep.errors import UnusableAudio
+    from dawnchorus.data_prep.audio import decode
+    from dawnchorus.data_prep.errors import UnusableAudio
 
     before_mb = reset_peak_mb()
     started = time.process_time()  # a busy machine is no finding; the parent watches the clock

@@ -123,9 +123,9 @@ def make_fixture() -> None:
 
 def compare_base() -> dict[str, float]:
     """Largest difference between avex and ours at base size, per case and in the log-mel."""
-    from trainer.encoders.beats import Beats
-    from trainer.encoders.beats_config import BeatsConfig
-    from trainer.frontend import LogMel
+    from dawnchorus.trainer.encoders.beats import Beats
+    from dawnchorus.trainer.encoders.beats_config import BeatsConfig
+    from dawnchorus.trainer.frontend import LogMel
 
     theirs, ours = build({}, seed=1), Beats(BeatsConfig.base()).eval()
     tied = "relative_attention_bias.weight"

@@ -112,10 +112,10 @@ def recipes() -> list[Work]:
     """BEATs base and large, supervised and masked, from the models' own counts."""
     import torch
 
-    from trainer.encoders.beats import Beats
-    from trainer.encoders.beats_config import BeatsConfig
-    from trainer.objectives.masked_tokens import MaskedTokens
-    from trainer.objectives.masked_tokens_config import MaskedTokensConfig
+    from dawnchorus.trainer.encoders.beats import Beats
+    from dawnchorus.trainer.encoders.beats_config import BeatsConfig
+    from dawnchorus.trainer.objectives.masked_tokens import MaskedTokens
+    from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
 
     found = []
     for size, supervised, masked in (("base", 128, 256), ("large", 64, 128)):

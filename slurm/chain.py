@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slurm.errors import SubmitError
-from slurm.script import JobScript, dependency
-from slurm.snapshot import keep_code
-from slurm.submit import (
+from dawnchorus.slurm.errors import SubmitError
+from dawnchorus.slurm.script import JobScript, dependency
+from dawnchorus.slurm.snapshot import keep_code
+from dawnchorus.slurm.submit import (
     Submitted,
     fix_in_folder,
     hand_over,
@@ -24,7 +24,7 @@ from slurm.submit import (
 )
 
 if TYPE_CHECKING:
-    from trainer.recipe import Recipe
+    from dawnchorus.trainer.recipe import Recipe
 
 STAGES = ("pretrain", "posttrain", "evaluate", "export")
 
@@ -105,14 +105,14 @@ def submit_chain(words: Sequence[str], *, dry_run: bool = False) -> list[Submitt
 def _check_later_stages(stages: dict[str, str], own: dict[str, list[str]], recipe: Recipe) -> None:
     """Find what would only end the last job, days from now. Raises SubmitError, RecipeError."""
     if "evaluate" in stages:
-        from trainer.evaluation.benchmark import load_config
+        from dawnchorus.trainer.evaluation.benchmark import load_config
 
         data = Path(stages["evaluate"])
         if "://" not in stages["evaluate"] and not (data / "index.parquet").is_file():
             raise SubmitError(f"evaluate={data}: there is no finished dataset (see `chorus prep`)")
         load_config([f"data={data}", *own["evaluate"]])
     if "export" in stages:
-        from trainer.hub.card_config import CardConfig
+        from dawnchorus.trainer.hub.card_config import CardConfig
 
         given = dict(override.split("=", 1) for override in own["export"] if "=" in override)
         known = [field.name for field in dataclasses.fields(CardConfig)]

@@ -58,10 +58,10 @@ def submit(
 
       chorus submit sl_beats_bio cluster=small --sweep 'optim.lr=1e-4,3e-4'
     """
-    from slurm import chain as chains
-    from slurm.errors import SubmitError
-    from slurm.submit import how_to
-    from slurm.submit import submit as submit_one
+    from dawnchorus.slurm import chain as chains
+    from dawnchorus.slurm.errors import SubmitError
+    from dawnchorus.slurm.submit import how_to
+    from dawnchorus.slurm.submit import submit as submit_one
 
     if chain and sweep:
         raise SubmitError("--chain and --sweep do not go together: sweep one stage by itself")
@@ -89,7 +89,7 @@ def runs_main(
     """List the runs: state, step, loss, clips per second, job. Works without SLURM too."""
     if context.invoked_subcommand is not None:
         return
-    from slurm.runs import list_runs, table
+    from dawnchorus.slurm.runs import list_runs, table
 
     states = list_runs(runs)
     typer.echo(table(states) if states else f"no run in {runs} yet")
@@ -104,7 +104,7 @@ def runs_show(
     runs: RunsFolder = Path("runs"),
 ) -> None:
     """Everything about one run: sessions, events, where its log is, why it failed."""
-    from slurm.runs import details, find_run
+    from dawnchorus.slurm.runs import details, find_run
 
     typer.echo("\n".join(details(find_run(name, runs))))
 
@@ -115,7 +115,7 @@ def runs_table(
     out: Annotated[Path | None, typer.Option(help="Write it there (Markdown).")] = None,
 ) -> None:
     """Compare runs in a table, as a sweep does at its end."""
-    from slurm.runs import state_of, table
+    from dawnchorus.slurm.runs import state_of, table
 
     text = table([state_of(folder) for folder in folders])
     if out is None:
@@ -129,7 +129,7 @@ def cancel(
     runs: RunsFolder = Path("runs"),
 ) -> None:
     """Ask a run to save and stop, in SLURM or on this machine; the same command continues it."""
-    from slurm.runs import cancel_run, find_run
+    from dawnchorus.slurm.runs import cancel_run, find_run
 
     typer.echo(cancel_run(find_run(name, runs)))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.recipe import Recipe
+    from dawnchorus.trainer.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def estimate(recipe: Recipe, ranks: int) -> Estimate:
     """Estimate from the recipe; looks for an earlier run of the same encoder and stage."""
     import torch
 
-    from trainer.assembly import build_objective
-    from trainer.model import BioEncoder
+    from dawnchorus.trainer.assembly import build_objective
+    from dawnchorus.trainer.model import BioEncoder
 
     with torch.device("meta"):
         model = BioEncoder.from_config(recipe.resolved()["encoder"], None)

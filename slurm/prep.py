@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from slurm import scheduler
-from slurm.errors import SubmitError
-from slurm.profile import ClusterProfile
-from slurm.script import JobScript, dependency
-from slurm.snapshot import keep_code
-from slurm.submit import active_job, hand_over, profile_from
+from dawnchorus.slurm import scheduler
+from dawnchorus.slurm.errors import SubmitError
+from dawnchorus.slurm.profile import ClusterProfile
+from dawnchorus.slurm.script import JobScript, dependency
+from dawnchorus.slurm.snapshot import keep_code
+from dawnchorus.slurm.submit import active_job, hand_over, profile_from
 
 MERGE_OPTIONS = ("max_broken", "allow_broken")
 

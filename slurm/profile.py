@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from slurm.errors import SubmitError
-from trainer import plain_yaml
-from trainer.overrides import apply, read_override
+from dawnchorus.slurm.errors import SubmitError
+from dawnchorus.trainer import plain_yaml
+from dawnchorus.trainer.overrides import apply, read_override
 
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 

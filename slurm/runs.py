@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slurm import scheduler
-from slurm.errors import SubmitError
-from slurm.submit import read_record
+from dawnchorus.slurm import scheduler
+from dawnchorus.slurm.errors import SubmitError
+from dawnchorus.slurm.submit import read_record
 
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
@@ -67,9 +67,9 @@ def find_run(name: str, runs: Path) -> Path:
 
 def state_of(folder: Path, known: dict[str, str] | None = None) -> RunState:
     """Where a run stands."""
-    from trainer.runtime.attempts import read_attempts
-    from trainer.runtime.failures import first_failure
-    from trainer.runtime.logging import read_metrics
+    from dawnchorus.trainer.runtime.attempts import read_attempts
+    from dawnchorus.trainer.runtime.failures import first_failure
+    from dawnchorus.trainer.runtime.logging import read_metrics
 
     lines = read_metrics(folder / "metrics.jsonl")
     train = [line for line in lines if line["kind"] == "train"]
@@ -98,7 +98,7 @@ def state_of(folder: Path, known: dict[str, str] | None = None) -> RunState:
 
 def _owner(folder: Path) -> dict[str, Any] | None:
     """Who works in the folder now: its lease, unless that is void."""
-    from trainer.runtime.lock import LEASE_S, leases
+    from dawnchorus.trainer.runtime.lock import LEASE_S, leases
 
     for path, owner in leases(folder).items():
         with suppress(FileNotFoundError):
@@ -176,9 +176,9 @@ def table(states: Sequence[RunState]) -> str:
 
 def details(folder: Path) -> list[str]:
     """Everything a person asks first about one run."""
-    from trainer.runtime.attempts import read_attempts
-    from trainer.runtime.failures import first_failure
-    from trainer.runtime.logging import read_metrics
+    from dawnchorus.trainer.runtime.attempts import read_attempts
+    from dawnchorus.trainer.runtime.failures import first_failure
+    from dawnchorus.trainer.runtime.logging import read_metrics
 
     state = state_of(folder)
     record = read_record(folder)

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from slurm.errors import SubmitError
+from dawnchorus.slurm.errors import SubmitError
 
 # Left over from an allocation or a launcher, these change what sbatch and srun do, or where the
 # tasks of a job meet. SLURM_CONF is where the cluster is, not part of an allocation.

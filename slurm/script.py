@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm.profile import ClusterProfile, quoted
+from dawnchorus.slurm.profile import ClusterProfile, quoted
 
 
 @dataclass(frozen=True, kw_only=True)

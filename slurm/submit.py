@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slurm import scheduler
-from slurm.errors import SubmitError
-from slurm.estimate import estimate
-from slurm.profile import ClusterProfile, as_plain, load_profile
-from slurm.script import JobScript, write_script
-from slurm.snapshot import keep_code
-from trainer import plain_yaml
-from trainer.recipe_data import missing_inputs
+from dawnchorus.slurm import scheduler
+from dawnchorus.slurm.errors import SubmitError
+from dawnchorus.slurm.estimate import estimate
+from dawnchorus.slurm.profile import ClusterProfile, as_plain, load_profile
+from dawnchorus.slurm.script import JobScript, write_script
+from dawnchorus.slurm.snapshot import keep_code
+from dawnchorus.trainer import plain_yaml
+from dawnchorus.trainer.recipe_data import missing_inputs
 
 if TYPE_CHECKING:
-    from trainer.recipe import Recipe
+    from dawnchorus.trainer.recipe import Recipe
 
 RECORD = "submission.json"
 RECIPE = "submitted.yaml"
@@ -49,7 +49,7 @@ def split_overrides(overrides: Sequence[str]) -> tuple[str | None, list[str], li
 
 def profile_from(name: str | None, overrides: Sequence[str]) -> ClusterProfile:
     """The profile; SubmitError where none was named."""
-    from trainer.compose import recipes_folder
+    from dawnchorus.trainer.compose import recipes_folder
 
     if name is None:
         raise SubmitError(
@@ -74,7 +74,7 @@ def prepare_recipe(
         RecipeError: the recipe is wrong. SubmitError: data or checkpoint is missing, or the
             processes do not divide the batch.
     """
-    from trainer.recipe import load_recipe
+    from dawnchorus.trainer.recipe import load_recipe
 
     fixed = [
         f"train.nodes={profile.nodes}", f"train.devices={profile.tasks}",
@@ -118,7 +118,7 @@ def fix_in_folder(recipe: Recipe, *, code: bool = True) -> None:
     Raises:
         SubmitError: a job works there. RecipeError: the folder holds another recipe's run.
     """
-    from trainer.runtime.folder import check_folder
+    from dawnchorus.trainer.runtime.folder import check_folder
 
     run = recipe.folder
     busy = active_job(run)

@@ -1,4 +1,4 @@
-"""Whether a job that ended should be queued again: `python -m slurm.verdict RUN CODE`.
+"""Whether a job that ended should be queued again: `python -m dawnchorus.slurm.verdict RUN CODE`.
 
 The job script asks this after srun. Exit status 0: yes; 1: no. The code that the job should end
 with goes to the standard output: the one of the rank that failed first, not the 137 of a rank that
@@ -15,8 +15,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.runtime.failures import failure_notes, first_failure, lost_a_peer, noted_exit_code
-from trainer.runtime.job import Job
+from dawnchorus.trainer.runtime.failures import (
+    failure_notes,
+    first_failure,
+    lost_a_peer,
+    noted_exit_code,
+)
+from dawnchorus.trainer.runtime.job import Job
 
 _FINAL = {
     2: "the recipe or the data is wrong",

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from data_prep.archives.audioset import AudioSet, AudioSetOptions
-from data_prep.recording_table import Rejected
-from data_prep.recordings import Recording
+from dawnchorus.data_prep.archives.audioset import AudioSet, AudioSetOptions
+from dawnchorus.data_prep.recording_table import Rejected
+from dawnchorus.data_prep.recordings import Recording
 
 DOG, ANIMAL, SPEECH, RAIN = "/m/0bt9lr", "/m/0jbk", "/m/09x0r", "/m/06mb1"
 PETS, HEADING, STRONG_ONLY = "/m/068hy", "/t/dd00098", "/m/07qcpgn"

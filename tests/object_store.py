@@ -98,7 +98,7 @@ def forget_connections() -> None:
     """As in a fresh process."""
     import s3fs
 
-    from trainer.data.remote import connect
+    from dawnchorus.trainer.data.remote import connect
 
     connect.cache_clear()
     s3fs.S3FileSystem.clear_instance_cache()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = ("trainer", "data_prep", "slurm", "scripts")
+OURS = ("dawnchorus", "scripts")
 EXTRAS = {"transformers", "datasets", "s3fs", "tensorboard"}
 """Distributions that are imported where an extra asks for them, and told by name where missing."""
 
@@ -77,7 +80,47 @@ def test_the_package_says_who_made_it_under_which_licence() -> None:
 def test_the_command_says_its_version(flag: str) -> None:
     from typer.testing import CliRunner
 
-    from trainer.cli import app
+    from dawnchorus.trainer.cli import app
 
     result = CliRunner().invoke(app, [flag])
     assert result.exit_code == 0 and _project()["version"] in result.output
+
+
+def test_every_package_is_installed_under_one_name() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    listed = set(project["tool"]["setuptools"]["packages"])
+    found = {
+        "dawnchorus." + ".".join(path.parent.relative_to(ROOT).parts)
+        for top in ("trainer", "data_prep", "slurm")
+        for path in (ROOT / top).rglob("__init__.py")
+    }
+    assert listed == found | {"dawnchorus.recipes"}
+
+
+def test_the_wheel_holds_all_that_is_read_at_run_time(tmp_path: Path) -> None:
+    offline = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
+    tree = str(copy_of_tree(tmp_path / "tree"))
+    command = [sys.executable, "-m", "pip", "wheel", *offline, "--wheel-dir", str(tmp_path), tree]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+        assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
+    wanted = {
+        "dawnchorus/" + str(path.relative_to(ROOT))
+        for top in ("trainer", "data_prep", "slurm", "recipes")
+        for path in (ROOT / top).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert held == wanted
+    assert {name.partition("/")[0] for name in held} == {"dawnchorus"}
+
+
+def copy_of_tree(place: Path) -> Path:
+    """The sources alone: setuptools writes a build folder beside them."""
+    place.mkdir()
+    for top in ("trainer", "data_prep", "slurm", "recipes"):
+        shutil.copytree(ROOT / top, place / top, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, place / name)
+    return place

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trainer.errors import RecipeError
-from trainer.layout import fit_micro_batch
-from trainer.model import BioEncoder
-from trainer.runtime.job import in_slurm_step
-from trainer.seeds import Purpose, mix_seed
+from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.layout import fit_micro_batch
+from dawnchorus.trainer.model import BioEncoder
+from dawnchorus.trainer.runtime.job import in_slurm_step
+from dawnchorus.trainer.seeds import Purpose, mix_seed
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from trainer.data.module import TrainStream
-    from trainer.encoders.beats import Beats
-    from trainer.module import TrainingModule
-    from trainer.recipe import Recipe
+    from dawnchorus.trainer.data.module import TrainStream
+    from dawnchorus.trainer.encoders.beats import Beats
+    from dawnchorus.trainer.module import TrainingModule
+    from dawnchorus.trainer.recipe import Recipe
 
 
 def early_rank() -> int:
@@ -69,9 +69,9 @@ def resolve(recipe: Recipe) -> tuple[Recipe, int]:
 
 def build_objective(recipe: Recipe, encoder: Beats, classes: int) -> nn.Module:
     """The objective that the recipe names."""
-    from trainer.objectives.masked_tokens import MaskedTokens
-    from trainer.objectives.masked_tokens_config import MaskedTokensConfig
-    from trainer.objectives.multilabel import MultiLabel
+    from dawnchorus.trainer.objectives.masked_tokens import MaskedTokens
+    from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
+    from dawnchorus.trainer.objectives.multilabel import MultiLabel
 
     if isinstance(recipe.objective, MaskedTokensConfig):
         return MaskedTokens(recipe.objective, encoder)
@@ -87,7 +87,7 @@ def build_model(recipe: Recipe, stream: TrainStream) -> tuple[BioEncoder, nn.Mod
     section = recipe.resolved()["encoder"]
     model = BioEncoder.from_config(section, labels)
     if recipe.init_from is not None:
-        from trainer.hub.importing import initialise_from
+        from dawnchorus.trainer.hub.importing import initialise_from
 
         initialise_from(model.encoder, recipe.init_from)
     objective = build_objective(recipe, model.encoder, len(labels or ()))

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainer.augment_config import AugmentConfig
-from trainer.seeds import Use, symmetric_betas, uniforms
+from dawnchorus.trainer.augment_config import AugmentConfig
+from dawnchorus.trainer.seeds import Use, symmetric_betas, uniforms
 
 # Mean power below which a clip counts as silent: half of the last bit of 16-bit audio, squared.
 _SILENT = (0.5 / 32768) ** 2

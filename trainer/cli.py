@@ -27,7 +27,7 @@ app.add_typer(recipe_app, name="recipe")
 
 def _say_version(asked: bool) -> None:
     if asked:
-        from trainer.about import package_version
+        from dawnchorus.trainer.about import package_version
 
         typer.echo(f"dawnchorus {package_version()}")
         raise typer.Exit
@@ -84,14 +84,14 @@ def _keys_follow(command: str) -> str:
 def train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     """`chorus train`; its help is given to the decorator."""
     # Before torch starts threads: they inherit the blocked signals.
-    from trainer.runtime.preemption import watch_signals
+    from dawnchorus.trainer.runtime.preemption import watch_signals
 
     stop = watch_signals()
-    from trainer.recipe import load_recipe
+    from dawnchorus.trainer.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    from trainer.assembly import early_rank
-    from trainer.train import run
+    from dawnchorus.trainer.assembly import early_rank
+    from dawnchorus.trainer.train import run
 
     folder = run(loaded, stop)
     if early_rank() == 0:
@@ -129,7 +129,7 @@ def evaluate(
 
     Example: chorus evaluate runs/my_birds data=datasets/esc10
     """
-    from trainer.evaluation.benchmark import evaluate_command
+    from dawnchorus.trainer.evaluation.benchmark import evaluate_command
 
     evaluate_command(model, overrides or [], preset=preset, out=out)
 
@@ -173,7 +173,7 @@ def export(
 
     Example: chorus export runs/my_birds --out my-birds --author "Jane Doe"
     """
-    from trainer.hub.exporting import export as export_run
+    from dawnchorus.trainer.hub.exporting import export as export_run
 
     given: dict[str, object] = {"author": author, "licence": licence, "repo_id": repo_id}
     fields = {k: v for k, v in given.items() if v} | _card_fields(card or [])
@@ -182,8 +182,8 @@ def export(
 
 
 def _card_fields(pairs: list[str]) -> dict[str, object]:
-    from trainer.hub.card_config import CardConfig
-    from trainer.overrides import apply, read_override
+    from dawnchorus.trainer.hub.card_config import CardConfig
+    from dawnchorus.trainer.overrides import apply, read_override
 
     fields: dict[str, object] = {}
     for pair in pairs:
@@ -214,7 +214,7 @@ def report(
     ] = None,
 ) -> None:
     """Write one self-contained HTML page about runs: curves, spectrograms, evaluation, data."""
-    from trainer.report import write_report
+    from dawnchorus.trainer.report import write_report
 
     typer.echo(write_report(out or runs[-1] / "report.html", runs))
 
@@ -225,7 +225,7 @@ def report(
 @recipe_app.command("list")
 def recipe_list() -> None:
     """The shipped recipes, with the first comment line of each."""
-    from trainer.compose import recipes_folder, shipped_recipes
+    from dawnchorus.trainer.compose import recipes_folder, shipped_recipes
 
     names = shipped_recipes()
     for name in names:
@@ -239,8 +239,8 @@ def recipe_list() -> None:
 @recipe_app.command("show")
 def recipe_show(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     """Print the recipe as it resolves, every key given. Saved to a file, it is a recipe itself."""
-    from trainer.plain_yaml import dump
-    from trainer.recipe import load_recipe
+    from dawnchorus.trainer.plain_yaml import dump
+    from dawnchorus.trainer.recipe import load_recipe
 
     typer.echo(dump(load_recipe(recipe, overrides or []).resolved()), nl=False)
 
@@ -259,10 +259,10 @@ def recipe_check(
 
     All mistakes are told at once. Paths of datasets are looked at with --data.
     """
-    from trainer.compose import shipped_recipes
-    from trainer.errors import RecipeError
-    from trainer.recipe import load_recipe
-    from trainer.recipe_data import missing_inputs
+    from dawnchorus.trainer.compose import shipped_recipes
+    from dawnchorus.trainer.errors import RecipeError
+    from dawnchorus.trainer.recipe import load_recipe
+    from dawnchorus.trainer.recipe_data import missing_inputs
 
     arguments = recipes or []
     # A file may lie in a folder called v=2.
@@ -295,7 +295,7 @@ def recipe_schema(
     """Print the JSON Schema of a recipe: with it an editor completes and explains the keys."""
     import json
 
-    from trainer.recipe import json_schema
+    from dawnchorus.trainer.recipe import json_schema
 
     text = json.dumps(json_schema(), indent=2)
     if out is None:
@@ -311,14 +311,14 @@ def _hang_other_packages() -> None:
     """The commands of the other packages, read only when one was called (or for the overview)."""
     arguments = [a for a in sys.argv[1:] if not a.startswith("-")]
     if not arguments or arguments[0] in ("prep", "data"):
-        from data_prep.cli import data_app, prep_app
+        from dawnchorus.data_prep.cli import data_app, prep_app
 
         app.add_typer(
             prep_app, name="prep", help="Make shards from sound: a public archive, or your own."
         )
         app.add_typer(data_app, name="data", help="Check a dataset, describe it, credit people.")
     if not arguments or arguments[0] in ("submit", "runs", "cancel"):
-        from slurm.cli import hang_on
+        from dawnchorus.slurm.cli import hang_on
 
         hang_on(app)
 
@@ -328,8 +328,8 @@ def _note_for_the_job_script(error: Exception, code: int) -> None:
     run = os.environ.get("CHORUS_RUN")
     if run is None or code == 75:
         return
-    from trainer.runtime.failures import failure_path, note_failure
-    from trainer.runtime.job import Job
+    from dawnchorus.trainer.runtime.failures import failure_path, note_failure
+    from dawnchorus.trainer.runtime.job import Job
 
     job, rank = Job.here(), int(os.environ.get("SLURM_PROCID", "0"))
     if not failure_path(Path(run), job, rank).exists():
@@ -338,7 +338,7 @@ def _note_for_the_job_script(error: Exception, code: int) -> None:
 
 def main() -> None:
     """The `chorus` command."""
-    from trainer.errors import ChorusError
+    from dawnchorus.trainer.errors import ChorusError
 
     # Threads that spin while they wait take the cores from whatever else runs: with other jobs on a
     # two-core machine a training step took three times as long. Read when torch is loaded.

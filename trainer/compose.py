@@ -8,8 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trainer.errors import RecipeError
-from trainer.overrides import alternatives, annotations_at, apply, fields_of, read_override
+from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.overrides import (
+    alternatives,
+    annotations_at,
+    apply,
+    fields_of,
+    read_override,
+)
 
 _ENDINGS = {".yaml", ".yml"}
 Result = TypeVar("Result")
@@ -18,9 +24,9 @@ Result = TypeVar("Result")
 def recipes_folder() -> Path:
     """Where the shipped recipes are: in the checkout, or inside the installed package."""
     here = Path(__file__).resolve().parent
-    for folder in (here.parent / "recipes", here / "_recipes"):
-        if (folder / "encoder").is_dir():
-            return folder
+    folder = here.parent / "recipes"
+    if (folder / "encoder").is_dir():
+        return folder
     raise RecipeError(f"the folder of shipped recipes is missing beside {here}: reinstall")
 
 
@@ -157,7 +163,7 @@ def _by_hydra(recipe: str, file: Path, choices: Sequence[str]) -> Any:
     from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
-    from trainer.recipe_files import NAMED, RecipeFiles
+    from dawnchorus.trainer.recipe_files import NAMED, RecipeFiles
 
     Plugins.instance().register(RecipeFiles)
     version.setbase("1.3")

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from trainer.objectives.multilabel import probabilities
-from trainer.runtime.files import atomic_write, write_text
+from dawnchorus.trainer.objectives.multilabel import probabilities
+from dawnchorus.trainer.runtime.files import atomic_write, write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trainer.data.module import TrainStream, ValidStream
-    from trainer.module import TrainingModule
+    from dawnchorus.trainer.data.module import TrainStream, ValidStream
+    from dawnchorus.trainer.module import TrainingModule
 
 TOP = 5
 

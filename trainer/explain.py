@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from trainer.errors import RecipeError
-from trainer.overrides import alternatives, annotations_at, fields_of, walk
+from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.overrides import alternatives, annotations_at, fields_of, walk
 
 Model = TypeVar("Model")
 _ROUNDS = 4

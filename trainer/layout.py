@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainer.errors import RecipeError
+from dawnchorus.trainer.errors import RecipeError
 
 LEAST_SHARE = 0.5
 """A micro-batch is never smaller than this share of the one that was asked for: it would leave the

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from urllib.parse import unquote
 
-from trainer.licence_words import (
+from dawnchorus.trainer.licence_words import (
     NO_STATEMENT,
     OTHERS,
     TERMS,

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.binned_scores import CHUNK, LEAST_BINS, MAX_CLIPS, STATE, BinnedScores
+from dawnchorus.trainer.binned_scores import CHUNK, LEAST_BINS, MAX_CLIPS, STATE, BinnedScores
 
 FRACTION_BITS = 20
 """Scores closer than 2^-20 (1e-6) count as equal; float32 is no finer from 8 on."""

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from trainer.encoders import build_encoder
-from trainer.frontend import LogMel
-from trainer.pooling import Pooling, pool
+from dawnchorus.trainer.encoders import build_encoder
+from dawnchorus.trainer.frontend import LogMel
+from dawnchorus.trainer.pooling import Pooling, pool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trainer.encoders.beats import Beats, EncoderOutput
+    from dawnchorus.trainer.encoders.beats import Beats, EncoderOutput
 
 
 class BioEncoder(nn.Module):

@@ -22,19 +22,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainer.augment import add_noise, mixup
-from trainer.objectives.base import FeatureBatch, StepOutput
-from trainer.objectives.multilabel import touch
-from trainer.optim import ParameterEma, build_optimizer, learning_rate, param_groups
-from trainer.seeds import Purpose, mix_seed, mix_seeds
-from trainer.sharded import local
+from dawnchorus.trainer.augment import add_noise, mixup
+from dawnchorus.trainer.objectives.base import FeatureBatch, StepOutput
+from dawnchorus.trainer.objectives.multilabel import touch
+from dawnchorus.trainer.optim import ParameterEma, build_optimizer, learning_rate, param_groups
+from dawnchorus.trainer.seeds import Purpose, mix_seed, mix_seeds
+from dawnchorus.trainer.sharded import local
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from trainer.layout import Topology
-    from trainer.model import BioEncoder
-    from trainer.recipe import Recipe
+    from dawnchorus.trainer.layout import Topology
+    from dawnchorus.trainer.model import BioEncoder
+    from dawnchorus.trainer.recipe import Recipe
 
 
 @dataclass
@@ -101,7 +101,7 @@ class TrainingModule(pl.LightningModule):
     def configure_model(self) -> None:
         """Called once the ranks have met, before anything is loaded or optimised."""
         if self.sharded:
-            from trainer.runtime.sharding import shard_module
+            from dawnchorus.trainer.runtime.sharding import shard_module
 
             assert self.device_mesh is not None
             shard_module(self, self.device_mesh["data_parallel"])

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.optim_config import OptimConfig
-from trainer.sharded import fill, local
+from dawnchorus.trainer.optim_config import OptimConfig
+from dawnchorus.trainer.sharded import fill, local
 
 # --------------------------------------------------------------------------- parameter groups
 

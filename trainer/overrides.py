@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from trainer.errors import RecipeError
+from dawnchorus.trainer.errors import RecipeError
 
 _SINGLE = re.compile(r"'(?:[^']|'')*'", re.DOTALL)
 _DOUBLE = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -92,7 +92,7 @@ def read_value(text: str, kinds: Sequence[Any], word: str) -> Any:
     """
     import yaml
 
-    from trainer import plain_yaml
+    from dawnchorus.trainer import plain_yaml
 
     if "${" in text:
         raise RecipeError(

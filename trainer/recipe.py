@@ -13,17 +13,17 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter
 from pydantic import model_validator as _model_validator
 
-from trainer.augment_config import AugmentConfig
-from trainer.compose import compose
-from trainer.data.config import DataConfig
-from trainer.encoders.beats_config import BeatsConfig
-from trainer.errors import RecipeError
-from trainer.explain import validated
-from trainer.hub.card_config import CardConfig
-from trainer.layout import fit_micro_batch
-from trainer.objectives.masked_tokens_config import MaskedTokensConfig
-from trainer.objectives.multilabel_config import MultiLabelConfig
-from trainer.optim_config import OptimConfig
+from dawnchorus.trainer.augment_config import AugmentConfig
+from dawnchorus.trainer.compose import compose
+from dawnchorus.trainer.data.config import DataConfig
+from dawnchorus.trainer.encoders.beats_config import BeatsConfig
+from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.explain import validated
+from dawnchorus.trainer.hub.card_config import CardConfig
+from dawnchorus.trainer.layout import fit_micro_batch
+from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
+from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
+from dawnchorus.trainer.optim_config import OptimConfig
 
 _STRICT: dict[str, object] = {"extra": "forbid", "use_attribute_docstrings": True}
 

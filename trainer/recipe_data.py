@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.errors import DataError
+from dawnchorus.trainer.errors import DataError
 
 if TYPE_CHECKING:
-    from trainer.recipe import Recipe
+    from dawnchorus.trainer.recipe import Recipe
 
 
 def missing_inputs(recipe: Recipe, *, opened: bool = False, later: bool = False) -> list[str]:
@@ -34,7 +34,7 @@ def missing_inputs(recipe: Recipe, *, opened: bool = False, later: bool = False)
                     what = "holds no finished dataset" if folder.is_dir() else "is no folder"
                 problems.append(f"{where}: {folder} {what} (see `chorus prep`)")
             elif opened:
-                from trainer.data.sources import open_indexes
+                from dawnchorus.trainer.data.sources import open_indexes
 
                 try:
                     index = open_indexes(

@@ -15,8 +15,8 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
-from trainer import plain_yaml
-from trainer.errors import RecipeError
+from dawnchorus.trainer import plain_yaml
+from dawnchorus.trainer.errors import RecipeError
 
 ENDINGS = (".yaml", ".yml")
 NAMED = "the_named_recipe"

@@ -16,25 +16,25 @@ import torch.distributed as dist
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
-from trainer.assembly import build_model, codebook_gate, early_rank, resolve
-from trainer.data.module import BrokenLedger, TrainStream, train_loader, valid_loader
-from trainer.errors import DataError, Preempted
-from trainer.examples import write_examples
-from trainer.layout import Topology
-from trainer.module import TrainingModule
-from trainer.runtime.allocation import keep_freed_memory
-from trainer.runtime.checkpoint import AtomicCheckpointIO, CheckpointFolder
-from trainer.runtime.folder import check_folder, write_folder
-from trainer.runtime.job import in_slurm_step
-from trainer.runtime.logging import MetricsFile, ProgressSink, TensorBoardSink, WandbSink
-from trainer.runtime.loop import StepBoundary
-from trainer.runtime.preemption import StopRequest, watch_signals
-from trainer.runtime.session import Session
-from trainer.runtime.throughput import Throughput, peak_flops
-from trainer.validation import Validation
+from dawnchorus.trainer.assembly import build_model, codebook_gate, early_rank, resolve
+from dawnchorus.trainer.data.module import BrokenLedger, TrainStream, train_loader, valid_loader
+from dawnchorus.trainer.errors import DataError, Preempted
+from dawnchorus.trainer.examples import write_examples
+from dawnchorus.trainer.layout import Topology
+from dawnchorus.trainer.module import TrainingModule
+from dawnchorus.trainer.runtime.allocation import keep_freed_memory
+from dawnchorus.trainer.runtime.checkpoint import AtomicCheckpointIO, CheckpointFolder
+from dawnchorus.trainer.runtime.folder import check_folder, write_folder
+from dawnchorus.trainer.runtime.job import in_slurm_step
+from dawnchorus.trainer.runtime.logging import MetricsFile, ProgressSink, TensorBoardSink, WandbSink
+from dawnchorus.trainer.runtime.loop import StepBoundary
+from dawnchorus.trainer.runtime.preemption import StopRequest, watch_signals
+from dawnchorus.trainer.runtime.session import Session
+from dawnchorus.trainer.runtime.throughput import Throughput, peak_flops
+from dawnchorus.trainer.validation import Validation
 
 if TYPE_CHECKING:
-    from trainer.recipe import Recipe
+    from dawnchorus.trainer.recipe import Recipe
 
 EXAMPLES = 8
 """Clips kept with their predictions for the report."""
@@ -82,7 +82,7 @@ def _strategy(recipe: Recipe, ranks: int) -> Any:
     if ranks == 1:
         return "auto"
     if train.strategy == "fsdp":
-        from trainer.runtime.sharding import ShardedStrategy
+        from dawnchorus.trainer.runtime.sharding import ShardedStrategy
 
         return ShardedStrategy(
             data_parallel_size=ranks,
@@ -278,7 +278,7 @@ def _fit(
 
 def _compile(module: TrainingModule) -> None:
     """Compile block by block: one graph serves all layers, and state-dict keys stay as they are."""
-    from trainer.encoders.beats import BeatsLayers
+    from dawnchorus.trainer.encoders.beats import BeatsLayers
 
     for part in module.modules():
         if not isinstance(part, BeatsLayers):
@@ -346,7 +346,7 @@ def _write_examples(module: TrainingModule, stream: TrainStream) -> None:
 def _write_report(folder: Path) -> None:
     """The run's own page; a failure here must not take a finished run down with it."""
     try:
-        from trainer.report import write_report
+        from dawnchorus.trainer.report import write_report
 
         write_report(folder / "report.html", [folder])
     except Exception as error:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from trainer.metrics import ScoreHistogram
+from dawnchorus.trainer.metrics import ScoreHistogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch.utils.data import DataLoader
 
-    from trainer.module import TrainingModule
+    from dawnchorus.trainer.module import TrainingModule
 
 _ASK_EVERY = 8
 

@@ -11,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from data_prep.archives import xeno_canto
-from data_prep.archives.checked import MAX_TEXT, checked, date_of, group_of
-from data_prep.archives.delimited import BadRow, picker, plain_key, read_rows, sniff
-from data_prep.archives.dwca import Row, is_archive
-from data_prep.archives.files import FileIndex, asa_key
-from data_prep.archives.gbif import ASA, ASA_LICENCE, HIGHER, Asked, read_gbif
-from data_prep.errors import PrepError
-from data_prep.recording_table import Rejected
-from data_prep.recordings import BACKGROUND, RANKS, Label, Recording, tidy_name
-from data_prep.times import REASON, label_times, time_columns, unless_all_timed
-from trainer.licences import read_licence
+from dawnchorus.data_prep.archives import xeno_canto
+from dawnchorus.data_prep.archives.checked import MAX_TEXT, checked, date_of, group_of
+from dawnchorus.data_prep.archives.delimited import BadRow, picker, plain_key, read_rows, sniff
+from dawnchorus.data_prep.archives.dwca import Row, is_archive
+from dawnchorus.data_prep.archives.files import FileIndex, asa_key
+from dawnchorus.data_prep.archives.gbif import ASA, ASA_LICENCE, HIGHER, Asked, read_gbif
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recording_table import Rejected
+from dawnchorus.data_prep.recordings import BACKGROUND, RANKS, Label, Recording, tidy_name
+from dawnchorus.data_prep.times import REASON, label_times, time_columns, unless_all_timed
+from dawnchorus.trainer.licences import read_licence
 
 _TABLES = (".csv", ".tsv", ".txt")
 # Field -> columns that may hold it, as letters and digits.

@@ -18,14 +18,14 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
-from data_prep.archives.audioset_files import YTID, ClipFiles, Unpacker, packed_files
-from data_prep.archives.audioset_labels import MID, Classes, Ontology, read_ontology
-from data_prep.archives.delimited import BadRow, Dialect, plain_key, read_rows
-from data_prep.errors import PrepError
-from data_prep.progress import LINE_EVERY_S, Progress
-from data_prep.recording_table import Rejected
-from data_prep.recordings import Recording
-from data_prep.times import NOT_SUPPORTED
+from dawnchorus.data_prep.archives.audioset_files import YTID, ClipFiles, Unpacker, packed_files
+from dawnchorus.data_prep.archives.audioset_labels import MID, Classes, Ontology, read_ontology
+from dawnchorus.data_prep.archives.delimited import BadRow, Dialect, plain_key, read_rows
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.progress import LINE_EVERY_S, Progress
+from dawnchorus.data_prep.recording_table import Rejected
+from dawnchorus.data_prep.recordings import Recording
+from dawnchorus.data_prep.times import NOT_SUPPORTED
 
 if TYPE_CHECKING:
     import numpy as np

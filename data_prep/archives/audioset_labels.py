@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.archives.delimited import BadRow, Dialect, plain_key, read_rows, sniff
-from data_prep.errors import PrepError
-from data_prep.recordings import Label, tidy_name
+from dawnchorus.data_prep.archives.delimited import BadRow, Dialect, plain_key, read_rows, sniff
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recordings import Label, tidy_name
 
 TAXONOMY = "audioset"
 RANK = "sound"

@@ -15,18 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_prep.archives.checked import checked, date_of, group_of, number_of, text_of
-from data_prep.archives.delimited import BadRow
-from data_prep.archives.files import FileIndex
-from data_prep.archives.inaturalist import TAXONOMY as INATURALIST
-from data_prep.archives.inaturalist import bare_url, credit, sound_number
-from data_prep.archives.table_rows import RowTable, audio_in, open_table, write_audio
-from data_prep.cells import UnreadableList, values_of
-from data_prep.errors import PrepError
-from data_prep.recording_table import Rejected
-from data_prep.recordings import BACKGROUND, FOREGROUND, Label, Recording
-from data_prep.times import REASON, label_times, time_columns, unless_all_timed
-from trainer.licences import read_licence
+from dawnchorus.data_prep.archives.checked import checked, date_of, group_of, number_of, text_of
+from dawnchorus.data_prep.archives.delimited import BadRow
+from dawnchorus.data_prep.archives.files import FileIndex
+from dawnchorus.data_prep.archives.inaturalist import TAXONOMY as INATURALIST
+from dawnchorus.data_prep.archives.inaturalist import bare_url, credit, sound_number
+from dawnchorus.data_prep.archives.table_rows import RowTable, audio_in, open_table, write_audio
+from dawnchorus.data_prep.cells import UnreadableList, values_of
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recording_table import Rejected
+from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND, Label, Recording
+from dawnchorus.data_prep.times import REASON, label_times, time_columns, unless_all_timed
+from dawnchorus.trainer.licences import read_licence
 
 SOURCE = "birdset"
 MAX_SOUNDSCAPES = 2_000_000

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from data_prep.recording_table import Rejected
-from data_prep.recordings import Recording, tidy_name
+from dawnchorus.data_prep.recording_table import Rejected
+from dawnchorus.data_prep.recordings import Recording, tidy_name
 
 MAX_TEXT = 1 << 14
 """Longest text of a field, in characters. The table keeps thousands of rows in memory at a time,

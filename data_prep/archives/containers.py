@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.errors import PrepError
 
 META = "meta.xml"
 _MAX_META_BYTES = 4 << 20

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.errors import PrepError
 
 MAX_LINE_BYTES = 1 << 20
 """Longer lines are bad rows. GBIF's rows of 223 columns have about 2 kB."""

@@ -31,11 +31,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from data_prep.archives.containers import META, Files, FolderFiles, ZipFiles
-from data_prep.archives.delimited import BadRow
-from data_prep.archives.dwca_meta import KNOWN_PAIRS, Row, Table, described, undescribed
-from data_prep.errors import PrepError
-from data_prep.progress import LINE_EVERY_S
+from dawnchorus.data_prep.archives.containers import META, Files, FolderFiles, ZipFiles
+from dawnchorus.data_prep.archives.delimited import BadRow
+from dawnchorus.data_prep.archives.dwca_meta import KNOWN_PAIRS, Row, Table, described, undescribed
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.progress import LINE_EVERY_S
 
 _T = TypeVar("_T")
 _JOIN_FILE = ".join.sqlite"

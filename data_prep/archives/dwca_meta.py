@@ -10,9 +10,16 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, BinaryIO
 
-from data_prep.archives.containers import META, Files, safe_name
-from data_prep.archives.delimited import BadRow, Dialect, picker, plain_key, read_rows, sniff
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.archives.containers import META, Files, safe_name
+from dawnchorus.data_prep.archives.delimited import (
+    BadRow,
+    Dialect,
+    picker,
+    plain_key,
+    read_rows,
+    sniff,
+)
+from dawnchorus.data_prep.errors import PrepError
 
 Row = dict[str, str]
 # Pairs of files that make sense without a meta.xml: (core, extension) and the keys that join them.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.errors import PrepError
 
 # Never audio: tables, pictures, archives and downloads that were broken off. What the others hold
 # is decided by their content, not by their name.

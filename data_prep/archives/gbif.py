@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from data_prep.archives import inaturalist, xeno_canto
-from data_prep.archives.checked import MAX_TEXT, checked, date_of, group_of
-from data_prep.archives.dwca import BadRow, Joined, Row, open_archive
-from data_prep.archives.files import FileIndex, asa_key
-from data_prep.archives.inaturalist import bare_url, sound_number
-from data_prep.recording_table import Rejected
-from data_prep.recordings import RANKS, Label, Recording, tidy_name
-from trainer.licences import read_licence
+from dawnchorus.data_prep.archives import inaturalist, xeno_canto
+from dawnchorus.data_prep.archives.checked import MAX_TEXT, checked, date_of, group_of
+from dawnchorus.data_prep.archives.dwca import BadRow, Joined, Row, open_archive
+from dawnchorus.data_prep.archives.files import FileIndex, asa_key
+from dawnchorus.data_prep.archives.inaturalist import bare_url, sound_number
+from dawnchorus.data_prep.recording_table import Rejected
+from dawnchorus.data_prep.recordings import RANKS, Label, Recording, tidy_name
+from dawnchorus.trainer.licences import read_licence
 
 XC, INAT, ASA, GBIF = "xc", "inat", "asa", "gbif"
 DATASETS = {

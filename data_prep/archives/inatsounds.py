@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_prep.archives.checked import checked, date_of, group_of, number_of, text_of
-from data_prep.archives.inaturalist import RANK_KEYS, TAXONOMY
-from data_prep.archives.json_files import Document, items
-from data_prep.errors import PrepError
-from data_prep.recording_table import Rejected
-from data_prep.recordings import Label, Recording
-from data_prep.times import NOT_SUPPORTED, label_times, time_columns
-from trainer.licences import read_licence
+from dawnchorus.data_prep.archives.checked import checked, date_of, group_of, number_of, text_of
+from dawnchorus.data_prep.archives.inaturalist import RANK_KEYS, TAXONOMY
+from dawnchorus.data_prep.archives.json_files import Document, items
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recording_table import Rejected
+from dawnchorus.data_prep.recordings import Label, Recording
+from dawnchorus.data_prep.times import NOT_SUPPORTED, label_times, time_columns
+from dawnchorus.trainer.licences import read_licence
 
 TERMS = (
     "iNatSounds 2024: its terms allow non-commercial research and education only, and no "

@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from data_prep.archives.checked import checked, date_of, group_of, number_of, text_of
-from data_prep.archives.files import FileIndex
-from data_prep.archives.json_files import Document, items, top_level_keys
-from data_prep.recording_table import Rejected
-from data_prep.recordings import Label, Recording, tidy_name
-from trainer.licences import read_licence
+from dawnchorus.data_prep.archives.checked import checked, date_of, group_of, number_of, text_of
+from dawnchorus.data_prep.archives.files import FileIndex
+from dawnchorus.data_prep.archives.json_files import Document, items, top_level_keys
+from dawnchorus.data_prep.recording_table import Rejected
+from dawnchorus.data_prep.recordings import Label, Recording, tidy_name
+from dawnchorus.trainer.licences import read_licence
 
 TAXONOMY = "inaturalist"
 ALL_RIGHTS_RESERVED = "all rights reserved"

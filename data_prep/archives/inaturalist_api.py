@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import PrepError
-from data_prep.files import write_whole
-from data_prep.progress import LINE_EVERY_S, Progress
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.files import write_whole
+from dawnchorus.data_prep.progress import LINE_EVERY_S, Progress
 
 if TYPE_CHECKING:
     import httpx

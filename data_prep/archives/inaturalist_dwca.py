@@ -23,22 +23,22 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from data_prep.archives.checked import checked, date_of, group_of, number_of, text_of
-from data_prep.archives.containers import Files, FolderFiles, ZipFiles
-from data_prep.archives.files import FileIndex
-from data_prep.archives.inaturalist import (
+from dawnchorus.data_prep.archives.checked import checked, date_of, group_of, number_of, text_of
+from dawnchorus.data_prep.archives.containers import Files, FolderFiles, ZipFiles
+from dawnchorus.data_prep.archives.files import FileIndex
+from dawnchorus.data_prep.archives.inaturalist import (
     RANK_KEYS,
     TAXONOMY,
     bare_url,
     credit,
     sound_number,
 )
-from data_prep.archives.json_files import broken_file
-from data_prep.errors import PrepError
-from data_prep.progress import LINE_EVERY_S, Progress
-from data_prep.recording_table import Rejected
-from data_prep.recordings import Label, Recording
-from trainer.licences import read_licence
+from dawnchorus.data_prep.archives.json_files import broken_file
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.progress import LINE_EVERY_S, Progress
+from dawnchorus.data_prep.recording_table import Rejected
+from dawnchorus.data_prep.recordings import Label, Recording
+from dawnchorus.trainer.licences import read_licence
 
 if TYPE_CHECKING:
     import pyarrow as pa

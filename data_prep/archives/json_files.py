@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.errors import PrepError
 
 MAX_DEPTH = 60
 """Brackets inside brackets; an observation of iNaturalist has about 10."""

@@ -12,10 +12,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from data_prep.archives.delimited import BadRow, Dialect, numbered_rows, read_rows, sniff
-from data_prep.archives.json_files import Document, broken_file, items
-from data_prep.archives.text_files import TextForm, as_utf8, text_form
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.archives.delimited import BadRow, Dialect, numbered_rows, read_rows, sniff
+from dawnchorus.data_prep.archives.json_files import Document, broken_file, items
+from dawnchorus.data_prep.archives.text_files import TextForm, as_utf8, text_form
+from dawnchorus.data_prep.errors import PrepError
 
 _BATCH_ROWS = 16  # a row may hold a whole recording
 _MAX_CELL_BYTES = 1 << 30

@@ -15,16 +15,23 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from data_prep.archives.checked import MAX_TEXT, checked, date_of, group_of, number_of, text_of
-from data_prep.archives.delimited import BadRow, picker, read_rows, sniff
-from data_prep.archives.files import FileIndex
-from data_prep.archives.json_files import broken_file, documents, items, top_level_keys
-from data_prep.cells import UnreadableList, values_of
-from data_prep.errors import PrepError
-from data_prep.recording_table import Rejected
-from data_prep.recordings import BACKGROUND, Label, Recording, tidy_name
-from data_prep.taxonomy.names import NO_NAME, ScientificName, parse_name
-from trainer.licences import read_licence
+from dawnchorus.data_prep.archives.checked import (
+    MAX_TEXT,
+    checked,
+    date_of,
+    group_of,
+    number_of,
+    text_of,
+)
+from dawnchorus.data_prep.archives.delimited import BadRow, picker, read_rows, sniff
+from dawnchorus.data_prep.archives.files import FileIndex
+from dawnchorus.data_prep.archives.json_files import broken_file, documents, items, top_level_keys
+from dawnchorus.data_prep.cells import UnreadableList, values_of
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recording_table import Rejected
+from dawnchorus.data_prep.recordings import BACKGROUND, Label, Recording, tidy_name
+from dawnchorus.data_prep.taxonomy.names import NO_NAME, ScientificName, parse_name
+from dawnchorus.trainer.licences import read_licence
 
 SOURCE = "xc"
 TAXONOMY = "xeno-canto"

@@ -23,9 +23,9 @@ from typing import Any, Self
 import httpx
 import tenacity
 
-from data_prep.archives.xeno_canto import error_text
-from data_prep.archives.xeno_canto_query import check_queries
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.archives.xeno_canto import error_text
+from dawnchorus.data_prep.archives.xeno_canto_query import check_queries
+from dawnchorus.data_prep.errors import PrepError
 
 KEY_VARIABLE = "XENO_CANTO_KEY"
 API = "https://xeno-canto.org/api/3/recordings"

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.errors import PrepError
 
 TAGS = frozenset(
     ("gen", "sp", "ssp", "grp", "fam", "en", "cnt", "loc", "area", "lat", "lon", "box", "rec", "q",

@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from data_prep.archives.containers import ZipFiles
-from data_prep.archives.dwca import is_archive, open_archive
-from data_prep.archives.files import FileIndex
-from data_prep.archives.gbif import XC, Asked, read_gbif
-from data_prep.archives.xeno_canto import read_dump
-from data_prep.errors import PrepError
-from data_prep.progress import LINE_EVERY_S
-from data_prep.recording_table import Rejected
-from data_prep.recordings import Recording
+from dawnchorus.data_prep.archives.containers import ZipFiles
+from dawnchorus.data_prep.archives.dwca import is_archive, open_archive
+from dawnchorus.data_prep.archives.files import FileIndex
+from dawnchorus.data_prep.archives.gbif import XC, Asked, read_gbif
+from dawnchorus.data_prep.archives.xeno_canto import read_dump
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.progress import LINE_EVERY_S
+from dawnchorus.data_prep.recording_table import Rejected
+from dawnchorus.data_prep.recordings import Recording
 
 _NAMES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".zip", ".dwca")
 

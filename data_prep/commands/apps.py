@@ -48,7 +48,7 @@ def _data() -> None:
 @contextmanager
 def friendly_errors(stopped: str = "stopped; the same command continues") -> Iterator[None]:
     """Turn what the user can mend into one line and exit code 2, Ctrl-C into 130."""
-    from data_prep.errors import PrepError
+    from dawnchorus.data_prep.errors import PrepError
 
     try:
         yield

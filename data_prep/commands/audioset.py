@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from data_prep.commands.apps import ARCHIVES, TableOut, friendly_errors, prep_app
+from dawnchorus.data_prep.commands.apps import ARCHIVES, TableOut, friendly_errors, prep_app
 
 
 @prep_app.command("audioset", rich_help_panel=ARCHIVES)
@@ -69,8 +69,8 @@ def audioset(
     class_labels_indices.csv --ontology ontology.json --only-below Animal --out tables/audioset
     """
     with friendly_errors():
-        from data_prep.archives.audioset import AudioSet, AudioSetOptions
-        from data_prep.recording_table import RECORDINGS, write_table
+        from dawnchorus.data_prep.archives.audioset import AudioSet, AudioSetOptions
+        from dawnchorus.data_prep.recording_table import RECORDINGS, write_table
 
         options = AudioSetOptions(
             segments=segments or (),

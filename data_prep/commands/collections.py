@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data_prep.commands.apps import ARCHIVES, TableOut, friendly_errors, prep_app
+from dawnchorus.data_prep.commands.apps import ARCHIVES, TableOut, friendly_errors, prep_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from data_prep.recording_table import Rejected
-    from data_prep.recordings import Recording
+    from dawnchorus.data_prep.recording_table import Rejected
+    from dawnchorus.data_prep.recordings import Recording
 
 Audio = Annotated[
     Path | None,
@@ -41,7 +41,7 @@ def watkins(
 
     Example: chorus prep watkins watkins/ --out tables/watkins
     """
-    from data_prep.archives.watkins import TERMS, read_watkins
+    from dawnchorus.data_prep.archives.watkins import TERMS, read_watkins
 
     with friendly_errors():
         _write(read_watkins(source, audio, out), out, "watkins", source, [TERMS])
@@ -76,7 +76,7 @@ def birdset(
 
     Example: chorus prep birdset BirdSet/XCM --out tables/xcm
     """
-    from data_prep.archives.birdset import read_birdset
+    from dawnchorus.data_prep.archives.birdset import read_birdset
 
     with friendly_errors():
         rows = read_birdset(source, audio, out, year=ebird_year, config=config)
@@ -86,8 +86,8 @@ def birdset(
 def _write(
     rows: Iterator[Recording | Rejected], out: Path, command: str, source: Path, notes: list[str]
 ) -> None:
-    from data_prep.recording_table import RECORDINGS, write_table
-    from data_prep.times import NOT_SUPPORTED, REASON
+    from dawnchorus.data_prep.recording_table import RECORDINGS, write_table
+    from dawnchorus.data_prep.times import NOT_SUPPORTED, REASON
 
     made_by = {"command": command, "source": str(source), "notes": notes}
     summary = write_table(rows, out, made_by=made_by)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from data_prep.commands.apps import STEPS, friendly_errors, prep_app
+from dawnchorus.data_prep.commands.apps import STEPS, friendly_errors, prep_app
 
 WHICH = "Which recordings (decided before anybody is asked)"
 _LICENCES = (
@@ -93,9 +93,9 @@ def download(
     Example: chorus prep download birds --out birds_audio --no-nd --contact me@example.org
     """
     with friendly_errors():
-        from data_prep.download import command
-        from data_prep.download.choice import make_choice
-        from data_prep.download.recipe import load_recipe
+        from dawnchorus.data_prep.download import command
+        from dawnchorus.data_prep.download.choice import make_choice
+        from dawnchorus.data_prep.download.recipe import load_recipe
 
         limits = load_recipe(recipe, contact=contact)
         words = [w for w, given in (("nc", no_nc), ("nd", no_nd), ("sa", no_sa)) if given]

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from data_prep.commands.apps import friendly_errors, prep_app
-from data_prep.commands.made import with_options
-from data_prep.options import BuildOptions, FolderOptions
+from dawnchorus.data_prep.commands.apps import friendly_errors, prep_app
+from dawnchorus.data_prep.commands.made import with_options
+from dawnchorus.data_prep.options import BuildOptions, FolderOptions
 
 if TYPE_CHECKING:
-    from data_prep.folder import FolderTable
+    from dawnchorus.data_prep.folder import FolderTable
 
 
 @prep_app.command(rich_help_panel="All at once")
@@ -34,7 +34,7 @@ def folder(
 
     Example: chorus prep folder my_birds --out datasets/my_birds --group-column recordist
     """
-    from data_prep.folder import prepare_folder
+    from dawnchorus.data_prep.folder import prepare_folder
 
     with friendly_errors():
         prepare_folder(directory, out, report=_report, **options)

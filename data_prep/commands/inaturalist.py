@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data_prep.commands.apps import ARCHIVES, TableOut, friendly_errors, prep_app
+from dawnchorus.data_prep.commands.apps import ARCHIVES, TableOut, friendly_errors, prep_app
 
 if TYPE_CHECKING:
-    from data_prep.archives.inaturalist_api import ApiOptions
-    from data_prep.progress import Progress
-    from data_prep.recording_table import Rejected
-    from data_prep.recordings import Recording
+    from dawnchorus.data_prep.archives.inaturalist_api import ApiOptions
+    from dawnchorus.data_prep.progress import Progress
+    from dawnchorus.data_prep.recording_table import Rejected
+    from dawnchorus.data_prep.recordings import Recording
 
 API = "The API"
 
@@ -75,9 +75,9 @@ def inaturalist(
 
     Example: chorus prep inaturalist --query taxon_id=20979 --out tables/frogs
     """
-    from data_prep.archives.inaturalist_api import LICENCES, ApiOptions
-    from data_prep.progress import Progress
-    from data_prep.recording_table import RECORDINGS, write_table
+    from dawnchorus.data_prep.archives.inaturalist_api import LICENCES, ApiOptions
+    from dawnchorus.data_prep.progress import Progress
+    from dawnchorus.data_prep.recording_table import RECORDINGS, write_table
 
     with friendly_errors():
         progress = Progress()
@@ -109,9 +109,9 @@ def _sources(
     sources: list[Path], query: list[str], out: Path, options: ApiOptions, progress: Progress
 ) -> list[tuple[str, Path]]:
     """Return (kind, path) of everything to read, after the API was asked where it is to be."""
-    from data_prep.archives.inaturalist_api import parse_query, walk
-    from data_prep.archives.inaturalist_sources import classify
-    from data_prep.errors import PrepError
+    from dawnchorus.data_prep.archives.inaturalist_api import parse_query, walk
+    from dawnchorus.data_prep.archives.inaturalist_sources import classify
+    from dawnchorus.data_prep.errors import PrepError
 
     if sources and query:
         raise PrepError("Either SOURCE or --query: files are read as they are.")
@@ -128,9 +128,9 @@ def _sources(
 def _rows(
     found: list[tuple[str, Path]], audio: Path | None, out: Path, progress: Progress
 ) -> Iterator[Recording | Rejected]:
-    from data_prep.archives.files import FileIndex
-    from data_prep.archives.inaturalist import sound_key
-    from data_prep.archives.inaturalist_sources import read
+    from dawnchorus.data_prep.archives.files import FileIndex
+    from dawnchorus.data_prep.archives.inaturalist import sound_key
+    from dawnchorus.data_prep.archives.inaturalist_sources import read
 
     kinds = {kind for kind, _ in found}
     local = FileIndex(audio, sound_key) if audio and kinds & {"api", "dwca"} else None
@@ -139,6 +139,6 @@ def _rows(
 
 
 def _notes(found: list[tuple[str, Path]]) -> list[str]:
-    from data_prep.archives.inatsounds import TERMS
+    from dawnchorus.data_prep.archives.inatsounds import TERMS
 
     return [TERMS] if any(kind == "inatsounds" for kind, _ in found) else []

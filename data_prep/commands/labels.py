@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from data_prep.commands.apps import STEPS, TableOut, friendly_errors, prep_app
+from dawnchorus.data_prep.commands.apps import STEPS, TableOut, friendly_errors, prep_app
 
 
 @prep_app.command("labels", rich_help_panel=STEPS)
@@ -81,8 +81,8 @@ def labels(
 
     Example: chorus prep labels tables/xc tables/audioset --taxonomy backbone.zip --out tables/all
     """
-    from data_prep.taxonomy.options import LabelOptions, ranks_of
-    from data_prep.taxonomy.relabel import relabel
+    from dawnchorus.data_prep.taxonomy.options import LabelOptions, ranks_of
+    from dawnchorus.data_prep.taxonomy.relabel import relabel
 
     with friendly_errors():
         options = LabelOptions(

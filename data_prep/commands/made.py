@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from data_prep.columns import FIELDS, NOT_USED
+from dawnchorus.data_prep.columns import FIELDS, NOT_USED
 
 COLUMNS = f"Columns of the table, where they have unusual names ('{NOT_USED}': do not use one)"
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from data_prep.commands.apps import data_app, friendly_errors
+from dawnchorus.data_prep.commands.apps import data_app, friendly_errors
 
 Dataset = Annotated[
     Path,
@@ -50,7 +50,7 @@ def report(
     network.
     """
     with friendly_errors():
-        from data_prep.report import write_report
+        from dawnchorus.data_prep.report import write_report
 
         page = write_report(dataset, out, selection=selection, audio=audio, count=clips)
         typer.echo(f"Wrote {page} ({page.stat().st_size / 1e6:.1f} MB).")
@@ -72,8 +72,8 @@ def credits(
 ) -> None:
     """Print whom to credit: by licence and recordist, with counts and links, and the archives."""
     with friendly_errors():
-        from data_prep.credits import write_credits
-        from data_prep.report.writing import write_lines
+        from dawnchorus.data_prep.credits import write_credits
+        from dawnchorus.data_prep.report.writing import write_lines
 
         lines = write_credits(dataset, format)
         if out is None:
@@ -88,6 +88,6 @@ def credits(
 def card(dataset: Dataset, selection: Selection = None) -> None:
     """Write a dataset's card (README.md) anew, with what a selection beside it tells."""
     with friendly_errors():
-        from data_prep.card import write_card
+        from dawnchorus.data_prep.card import write_card
 
         typer.echo(f"Wrote {write_card(dataset, selection)}.")

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from data_prep.commands.apps import STEPS, friendly_errors, prep_app
+from dawnchorus.data_prep.commands.apps import STEPS, friendly_errors, prep_app
 
 
 def _show_keys(wanted: bool) -> None:
     """Print every key of the recipe and stop."""
     if not wanted:
         return
-    from data_prep.select.recipe_file import describe_keys
+    from dawnchorus.data_prep.select.recipe_file import describe_keys
 
     for key, default, text in describe_keys():
         typer.echo(f"{key}: {default}\n    {text}")
@@ -54,9 +54,9 @@ def select(
       chorus prep select my.yaml caps.per_class=500 'filters.licences.deny=[nc, nd]' --out selected
     """
     with friendly_errors():
-        from data_prep.progress import Progress
-        from data_prep.select.recipe_file import load_recipe
-        from data_prep.select.run import select as run
+        from dawnchorus.data_prep.progress import Progress
+        from dawnchorus.data_prep.select.recipe_file import load_recipe
+        from dawnchorus.data_prep.select.run import select as run
 
         result = run(load_recipe(recipe, overrides or ()), out, Progress())
         typer.echo(result.text)

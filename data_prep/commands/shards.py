@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from data_prep.commands.apps import STEPS, data_app, friendly_errors, prep_app
-from data_prep.commands.made import with_options
-from data_prep.errors import PrepError
-from data_prep.options import BuildOptions
+from dawnchorus.data_prep.commands.apps import STEPS, data_app, friendly_errors, prep_app
+from dawnchorus.data_prep.commands.made import with_options
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.options import BuildOptions
 
 CLUSTER = "On a SLURM cluster"
 
@@ -88,7 +88,7 @@ def shards(
 
       chorus prep shards selected --out datasets/xc --slurm small --parts 32
     """
-    from data_prep.prepare import prepare_shards
+    from dawnchorus.data_prep.prepare import prepare_shards
 
     with friendly_errors():
         if slurm is not None:
@@ -112,9 +112,9 @@ def _submit(
     dry_run: bool,
 ) -> None:
     """Look at everything that would only end the tasks, then submit."""
-    from data_prep.prepare import check_request
-    from slurm.errors import SubmitError
-    from slurm.prep import changed, prep_profile, submit_parts
+    from dawnchorus.data_prep.prepare import check_request
+    from dawnchorus.slurm.errors import SubmitError
+    from dawnchorus.slurm.prep import changed, prep_profile, submit_parts
 
     check_request(table, audio, options)
     if (out / "index.parquet").is_file():
@@ -142,7 +142,7 @@ def merge(
     ] = False,
 ) -> None:
     """Finish a dataset that `chorus prep shards --part` wrote; or say which parts are missing."""
-    from data_prep import prepare
+    from dawnchorus.data_prep import prepare
 
     with friendly_errors():
         prepare.merge(dataset, max_broken=max_broken, allow_broken=allow_broken)
@@ -162,7 +162,7 @@ def verify(
 
     Ends with exit code 2 when anything is wrong, after all of it was looked at.
     """
-    from data_prep.verify import verify_dataset
+    from dawnchorus.data_prep.verify import verify_dataset
 
     with friendly_errors("stopped"):
         report = verify_dataset(dataset, quick=quick, jobs=jobs, limit=limit)
@@ -179,7 +179,7 @@ def describe(
     top: Annotated[int, typer.Option(help="Labels and licences to show.", min=1)] = 20,
 ) -> None:
     """Show what a dataset holds: hours, splits, folds, labels, licences, what was left out."""
-    from data_prep.describe import describe_dataset, show
+    from dawnchorus.data_prep.describe import describe_dataset, show
 
     with friendly_errors("stopped"):
         facts = describe_dataset(dataset)

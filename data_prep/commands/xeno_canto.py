@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data_prep.commands.apps import ARCHIVES, TableOut, friendly_errors, prep_app
+from dawnchorus.data_prep.commands.apps import ARCHIVES, TableOut, friendly_errors, prep_app
 
 if TYPE_CHECKING:
-    from data_prep.archives.files import FileIndex, Keys
+    from dawnchorus.data_prep.archives.files import FileIndex, Keys
 
 AudioFolder = Annotated[
     Path | None,
@@ -50,10 +50,10 @@ def xeno_canto(
 
     Example: chorus prep xeno-canto --query 'grp:birds q:A area:europe' --out tables/xc
     """
-    from data_prep.archives.files import xeno_canto_key
-    from data_prep.archives.xeno_canto_sources import read_sources
-    from data_prep.errors import PrepError
-    from data_prep.recording_table import write_table
+    from dawnchorus.data_prep.archives.files import xeno_canto_key
+    from dawnchorus.data_prep.archives.xeno_canto_sources import read_sources
+    from dawnchorus.data_prep.errors import PrepError
+    from dawnchorus.data_prep.recording_table import write_table
 
     with friendly_errors():
         if not sources and not query:
@@ -77,8 +77,8 @@ def _fetched(queries: list[str], out: Path, api: str) -> list[Path]:
         return []
     import os
 
-    from data_prep.archives.xeno_canto_api import KEY_VARIABLE, XenoCanto
-    from data_prep.archives.xeno_canto_query import check_queries
+    from dawnchorus.data_prep.archives.xeno_canto_api import KEY_VARIABLE, XenoCanto
+    from dawnchorus.data_prep.archives.xeno_canto_query import check_queries
 
     check_queries(queries)
     key = os.environ.get(KEY_VARIABLE, "")
@@ -102,9 +102,9 @@ def gbif(
 
     Example: chorus prep gbif 0012345-260601000000000.zip --out tables/gbif
     """
-    from data_prep.archives.files import any_key
-    from data_prep.archives.gbif import Asked, read_gbif
-    from data_prep.recording_table import write_table
+    from dawnchorus.data_prep.archives.files import any_key
+    from dawnchorus.data_prep.archives.gbif import Asked, read_gbif
+    from dawnchorus.data_prep.recording_table import write_table
 
     with friendly_errors():
         asked = Asked(audio=_files(audio, any_key), say=_say)
@@ -132,10 +132,10 @@ def animal_sound_archive(
 
     Example: chorus prep animal-sound-archive asa/ --audio asa/mp3 --out tables/asa
     """
-    from data_prep.archives.animal_sound_archive import read_animal_sound_archive
-    from data_prep.archives.files import asa_key
-    from data_prep.archives.gbif import Asked
-    from data_prep.recording_table import write_table
+    from dawnchorus.data_prep.archives.animal_sound_archive import read_animal_sound_archive
+    from dawnchorus.data_prep.archives.files import asa_key
+    from dawnchorus.data_prep.archives.gbif import Asked
+    from dawnchorus.data_prep.recording_table import write_table
 
     with friendly_errors():
         # A folder with a table usually holds the files too.
@@ -160,7 +160,7 @@ def _files(folder: Path | None, keys: Keys) -> FileIndex | None:
     """Return the index of a folder of audio; say what is in it."""
     if folder is None:
         return None
-    from data_prep.archives.files import FileIndex
+    from dawnchorus.data_prep.archives.files import FileIndex
 
     index = FileIndex(folder, keys)
     typer.echo(f"{folder}: {index.count:,} files", err=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_prep.download.addresses import BadAddress, host_of
-from data_prep.errors import PrepError
-from trainer.licences import GROUPS, KINDS, LicenceChoice, read_licence
+from dawnchorus.data_prep.download.addresses import BadAddress, host_of
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.trainer.licences import GROUPS, KINDS, LicenceChoice, read_licence
 
 # Words for kinds of licences, and words that stand for several.
 WORDS = {

@@ -11,16 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_prep.download.choice import Choice
-from data_prep.download.crew import Crew, remove_stray_parts
-from data_prep.download.ledger import FILE, Ledger
-from data_prep.download.part import PARTS
-from data_prep.download.plan import estimate, fill, gb, table_rows
-from data_prep.download.recipe import GB, DownloadRecipe
-from data_prep.download.summary import estimate_text, outcome_text
-from data_prep.errors import PrepError
-from data_prep.progress import Progress
-from data_prep.recording_table import RECORDINGS, Summary, table_path, write_table
+from dawnchorus.data_prep.download.choice import Choice
+from dawnchorus.data_prep.download.crew import Crew, remove_stray_parts
+from dawnchorus.data_prep.download.ledger import FILE, Ledger
+from dawnchorus.data_prep.download.part import PARTS
+from dawnchorus.data_prep.download.plan import estimate, fill, gb, table_rows
+from dawnchorus.data_prep.download.recipe import GB, DownloadRecipe
+from dawnchorus.data_prep.download.summary import estimate_text, outcome_text
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.progress import Progress
+from dawnchorus.data_prep.recording_table import RECORDINGS, Summary, table_path, write_table
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 

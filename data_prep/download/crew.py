@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_prep.download.fetch import Failure, Fetcher, make_client
-from data_prep.download.gate import Gates, HostGivenUp
-from data_prep.download.ledger import Item, Ledger
-from data_prep.download.part import PARTS, Finished, Part, already_there
-from data_prep.download.recipe import GB, DownloadRecipe
-from data_prep.progress import Bar, Progress
+from dawnchorus.data_prep.download.fetch import Failure, Fetcher, make_client
+from dawnchorus.data_prep.download.gate import Gates, HostGivenUp
+from dawnchorus.data_prep.download.ledger import Item, Ledger
+from dawnchorus.data_prep.download.part import PARTS, Finished, Part, already_there
+from dawnchorus.data_prep.download.recipe import GB, DownloadRecipe
+from dawnchorus.data_prep.progress import Bar, Progress
 
 _TICK_S = 0.5
 _BATCH = 256

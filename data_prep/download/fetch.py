@@ -17,13 +17,13 @@ from pathlib import Path
 
 import httpx
 
-from data_prep.download.addresses import follow, host_of, redact
-from data_prep.download.gate import Gate, Gates, HostGivenUp
-from data_prep.download.ledger import Item
-from data_prep.download.part import Finished, Part, Unusable, checksums_of
-from data_prep.download.private import PrivateNetwork, refuse_private
-from data_prep.download.recipe import DownloadRecipe, HostLimits
-from data_prep.download.sniff import not_audio
+from dawnchorus.data_prep.download.addresses import follow, host_of, redact
+from dawnchorus.data_prep.download.gate import Gate, Gates, HostGivenUp
+from dawnchorus.data_prep.download.ledger import Item
+from dawnchorus.data_prep.download.part import Finished, Part, Unusable, checksums_of
+from dawnchorus.data_prep.download.private import PrivateNetwork, refuse_private
+from dawnchorus.data_prep.download.recipe import DownloadRecipe, HostLimits
+from dawnchorus.data_prep.download.sniff import not_audio
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 # Statuses that another try may change. What is not here is the answer.

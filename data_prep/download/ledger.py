@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.download.addresses import number_of
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.download.addresses import number_of
+from dawnchorus.data_prep.errors import PrepError
 
 FILE = "download.sqlite"
 TODO, DONE, FAILED, FAILED_FOR_GOOD = range(4)

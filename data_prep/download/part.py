@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from data_prep.decoders import container_cut
-from data_prep.download.addresses import file_folder, file_stem
-from data_prep.download.sniff import ENDINGS, audio_ending
+from dawnchorus.data_prep.decoders import container_cut
+from dawnchorus.data_prep.download.addresses import file_folder, file_stem
+from dawnchorus.data_prep.download.sniff import ENDINGS, audio_ending
 
 PARTS = "parts"
 _BUFFER_BYTES = 1 << 18

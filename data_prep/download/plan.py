@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.download.addresses import ending_of, host_of, redact
-from data_prep.download.choice import Choice, Chooser
-from data_prep.download.ledger import DONE, FAILED, Ledger, Result
-from data_prep.download.recipe import GB, DownloadRecipe
-from data_prep.errors import PrepError
-from data_prep.recording_table import Rejected, read_recordings, table_path
-from data_prep.recordings import Recording
+from dawnchorus.data_prep.download.addresses import ending_of, host_of, redact
+from dawnchorus.data_prep.download.choice import Choice, Chooser
+from dawnchorus.data_prep.download.ledger import DONE, FAILED, Ledger, Result
+from dawnchorus.data_prep.download.recipe import GB, DownloadRecipe
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recording_table import Rejected, read_recordings, table_path
+from dawnchorus.data_prep.recordings import Recording
 
 _ROWS = 1 << 14
 

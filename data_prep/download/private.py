@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from data_prep.download.addresses import host_of, private_address, private_name
-from data_prep.download.recipe import DownloadRecipe
+from dawnchorus.data_prep.download.addresses import host_of, private_address, private_name
+from dawnchorus.data_prep.download.recipe import DownloadRecipe
 
 Trace = Callable[[str, dict[str, Any]], Awaitable[None]]
 

@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from data_prep.errors import PrepError
-from data_prep.shipped import find_recipe, recipe_folder
-from trainer import plain_yaml
-from trainer.about import package_version
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.shipped import find_recipe, recipe_folder
+from dawnchorus.trainer import plain_yaml
+from dawnchorus.trainer.about import package_version
 
 GB = 10**9
 

@@ -119,8 +119,8 @@ def audio_ending(path: Path) -> tuple[str, str]:
 
 
 def _opened(path: Path) -> tuple[str, str]:
-    from data_prep.decoders import open_ffmpeg, open_soundfile
-    from data_prep.errors import CannotRead, UnusableAudio
+    from dawnchorus.data_prep.decoders import open_ffmpeg, open_soundfile
+    from dawnchorus.data_prep.errors import CannotRead, UnusableAudio
 
     problem = ""
     for opener in (open_soundfile, open_ffmpeg):

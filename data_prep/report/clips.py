@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_prep.credits import recording_link
-from data_prep.recordings import BACKGROUND
-from trainer.licences import read_licence
+from dawnchorus.data_prep.credits import recording_link
+from dawnchorus.data_prep.recordings import BACKGROUND
+from dawnchorus.trainer.licences import read_licence
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -192,7 +192,7 @@ def _from_shard(folder: Path, member: dict[str, Any]) -> tuple[NDArray[np.float3
 
 
 def _from_file(root: Path, row: dict[str, Any]) -> tuple[NDArray[np.float32], int]:
-    from data_prep.audio import decode
+    from dawnchorus.data_prep.audio import decode
 
     if not row.get("path"):
         raise OSError("not downloaded")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.errors import PrepError
 
 _EXAMPLES = 3
 _SHOWN = 12

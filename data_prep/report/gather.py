@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import PrepError
-from data_prep.recordings import BACKGROUND, FOREGROUND
-from data_prep.report.findings import Findings, read_findings
-from data_prep.report.tally import NO_LABEL, NOT_STATED, Tally, frames
-from trainer.sound_folders import what_to_do_with
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND
+from dawnchorus.data_prep.report.findings import Findings, read_findings
+from dawnchorus.data_prep.report.tally import NO_LABEL, NOT_STATED, Tally, frames
+from dawnchorus.trainer.sound_folders import what_to_do_with
 
 if TYPE_CHECKING:
     import polars as pl

@@ -8,17 +8,17 @@ from typing import Any
 
 from markupsafe import Markup
 
-from data_prep.citations import source_name
-from data_prep.credits import licence_name, permissions, strictest
-from data_prep.report import svg
-from data_prep.report.clips import clips
-from data_prep.report.findings import flat, grids
-from data_prep.report.gather import DURATIONS_S, RECORDINGS, Facts, gather
-from data_prep.report.tally import NOT_STATED
-from data_prep.report.writing import write_lines
-from data_prep.twice import same_audio_words
-from trainer.licences import read_licence
-from trainer.page import render_page
+from dawnchorus.data_prep.citations import source_name
+from dawnchorus.data_prep.credits import licence_name, permissions, strictest
+from dawnchorus.data_prep.report import svg
+from dawnchorus.data_prep.report.clips import clips
+from dawnchorus.data_prep.report.findings import flat, grids
+from dawnchorus.data_prep.report.gather import DURATIONS_S, RECORDINGS, Facts, gather
+from dawnchorus.data_prep.report.tally import NOT_STATED
+from dawnchorus.data_prep.report.writing import write_lines
+from dawnchorus.data_prep.twice import same_audio_words
+from dawnchorus.trainer.licences import read_licence
+from dawnchorus.trainer.page import render_page
 
 _LATIN = ("species", "subspecies", "genus", "form", "variety")
 _BANDS = (1000, 100, 10, 2, 1)
@@ -92,7 +92,7 @@ def render(
         "licence": licence_name,
         "latin": lambda rank: rank in _LATIN,
     }
-    return render_page("data_prep.report", shown, filters)
+    return render_page("dawnchorus.data_prep.report", shown, filters)
 
 
 # --------------------------------------------------------------------------- words and numbers

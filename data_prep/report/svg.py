@@ -106,7 +106,7 @@ def map_levels() -> list[tuple[int, str]]:
 @functools.cache
 def _land(north: float) -> str:
     """The outlines as one path, relative (that is half the size)."""
-    text = resources.files("data_prep.report").joinpath("land.txt").read_text(encoding="utf-8")
+    text = (resources.files("dawnchorus.data_prep.report") / "land.txt").read_text("utf-8")
     rings = []
     for line in text.splitlines():
         if line.startswith("#"):

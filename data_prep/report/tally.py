@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.recordings import BACKGROUND, FOREGROUND
+from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND
 
 if TYPE_CHECKING:
     import polars as pl
@@ -113,7 +113,7 @@ def _recordings(part: pa.Table, stored: pl.DataFrame | None) -> pl.DataFrame:
 @functools.cache
 def _countries() -> dict[str, str]:
     """English name by ISO code."""
-    text = resources.files("data_prep.report").joinpath("countries.txt").read_text("utf-8")
+    text = (resources.files("dawnchorus.data_prep.report") / "countries.txt").read_text("utf-8")
     pairs = (line.partition(" ") for line in text.splitlines() if not line.startswith("#"))
     return {code: name for code, _, name in pairs}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.errors import PrepError
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

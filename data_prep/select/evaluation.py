@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.errors import PrepError
-from data_prep.recording_table import RECORDINGS
-from data_prep.recordings import tidy_name
-from data_prep.select.identity import NOT_UNIQUE, archive_keys, event_keys, youtube_key
-from data_prep.select.recipe import Evaluation, Held
-from data_prep.select.rows import read_rows
-from data_prep.select.sound import Audio
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recording_table import RECORDINGS
+from dawnchorus.data_prep.recordings import tidy_name
+from dawnchorus.data_prep.select.identity import NOT_UNIQUE, archive_keys, event_keys, youtube_key
+from dawnchorus.data_prep.select.recipe import Evaluation, Held
+from dawnchorus.data_prep.select.rows import read_rows
+from dawnchorus.data_prep.select.sound import Audio
 
 if TYPE_CHECKING:
     import polars as pl

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.recording_table import count_recordings
-from data_prep.recordings import tidy_name
-from data_prep.select.recipe import QUALITIES, Duration, Filters, Licences
-from data_prep.select.rows import Rows, rows_of_taxa
-from trainer.licences import read_licence
+from dawnchorus.data_prep.recording_table import count_recordings
+from dawnchorus.data_prep.recordings import tidy_name
+from dawnchorus.data_prep.select.recipe import QUALITIES, Duration, Filters, Licences
+from dawnchorus.data_prep.select.rows import Rows, rows_of_taxa
+from dawnchorus.trainer.licences import read_licence
 
 if TYPE_CHECKING:
     import polars as pl

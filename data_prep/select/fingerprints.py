@@ -59,7 +59,7 @@ def fingerprint_file(path: Path, *, max_s: float) -> Fingerprint:
 
     Raises UnusableAudio (see `data_prep.audio.decode`).
     """
-    from data_prep.audio import decode
+    from dawnchorus.data_prep.audio import decode
 
     pcm, original = decode(path, RATE_HZ)
     with pcm:

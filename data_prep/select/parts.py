@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from data_prep.errors import PrepError
-from data_prep.files import whole_file
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.files import whole_file
 
 if TYPE_CHECKING:
     import polars as pl

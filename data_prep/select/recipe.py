@@ -17,8 +17,8 @@ from pydantic import (
     model_validator,
 )
 
-from data_prep.recordings import RANKS
-from trainer.licences import GROUPS, KINDS, LicenceChoice
+from dawnchorus.data_prep.recordings import RANKS
+from dawnchorus.trainer.licences import GROUPS, KINDS, LicenceChoice
 
 LICENCE_WORDS = (*KINDS, *GROUPS)
 QUALITIES = ("A", "B", "C", "D", "E")

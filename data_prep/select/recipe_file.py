@@ -8,12 +8,12 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from data_prep.errors import PrepError
-from data_prep.select.recipe import SelectRecipe
-from data_prep.shipped import find_recipe
-from trainer import plain_yaml
-from trainer.errors import RecipeError
-from trainer.overrides import apply, read_override
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.select.recipe import SelectRecipe
+from dawnchorus.data_prep.shipped import find_recipe
+from dawnchorus.trainer import plain_yaml
+from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.overrides import apply, read_override
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> SelectRecipe:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_prep.errors import PrepError
-from data_prep.recording_table import read_recordings, table_path
-from data_prep.recordings import FOREGROUND, Label
-from trainer.licences import read_licence
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recording_table import read_recordings, table_path
+from dawnchorus.data_prep.recordings import FOREGROUND, Label
+from dawnchorus.trainer.licences import read_licence
 
 if TYPE_CHECKING:
     import polars as pl

@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import PrepError
-from data_prep.recording_table import RECORDINGS, table_path
-from data_prep.select import evaluation as keep
-from data_prep.select.caps import apply_caps
-from data_prep.select.duplicates import Link, Row, resolve, same_key
-from data_prep.select.filters import apply_filters, filter_duration, licence_costs
-from data_prep.select.identity import event_keys, youtube_key
-from data_prep.select.losses import why_nothing
-from data_prep.select.neighbours import Vectors
-from data_prep.select.rows import Rows, read_rows
-from data_prep.select.same import find_same
-from data_prep.select.sound import Audio, take_prints
-from data_prep.select.split import describe, place_all
-from data_prep.select.writing import Leak, Result, write_all
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recording_table import RECORDINGS, table_path
+from dawnchorus.data_prep.select import evaluation as keep
+from dawnchorus.data_prep.select.caps import apply_caps
+from dawnchorus.data_prep.select.duplicates import Link, Row, resolve, same_key
+from dawnchorus.data_prep.select.filters import apply_filters, filter_duration, licence_costs
+from dawnchorus.data_prep.select.identity import event_keys, youtube_key
+from dawnchorus.data_prep.select.losses import why_nothing
+from dawnchorus.data_prep.select.neighbours import Vectors
+from dawnchorus.data_prep.select.rows import Rows, read_rows
+from dawnchorus.data_prep.select.same import find_same
+from dawnchorus.data_prep.select.sound import Audio, take_prints
+from dawnchorus.data_prep.select.split import describe, place_all
+from dawnchorus.data_prep.select.writing import Leak, Result, write_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-    from data_prep.progress import Progress
-    from data_prep.select.recipe import SelectRecipe
+    from dawnchorus.data_prep.progress import Progress
+    from dawnchorus.data_prep.select.recipe import SelectRecipe
 
 OWN, HELD = 0, 1  # kinds of sounds: of the tables, of the evaluation sets
 

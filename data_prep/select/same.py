@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_prep.select.compare import Match
-from data_prep.select.fingerprints import STEP_S
-from data_prep.select.neighbours import Candidates, Vectors, candidates
-from data_prep.select.sound import Audio, compare_pairs
+from dawnchorus.data_prep.select.compare import Match
+from dawnchorus.data_prep.select.fingerprints import STEP_S
+from dawnchorus.data_prep.select.neighbours import Candidates, Vectors, candidates
+from dawnchorus.data_prep.select.sound import Audio, compare_pairs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from data_prep.progress import Progress
+    from dawnchorus.data_prep.progress import Progress
 
 LARGEST = 32  # copies of one sound of which all pairs are looked at
 

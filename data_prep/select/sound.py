@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from data_prep.errors import UnusableAudio
-from data_prep.processes import decoding, each
-from data_prep.rows import file_size
-from data_prep.select import fingerprints
-from data_prep.select.compare import NOTHING, Match, compare
-from data_prep.select.fingerprints import DIMENSIONS, RATE_HZ, STEP_S
-from data_prep.select.neighbours import Candidates, Vectors
-from data_prep.select.parts import Parts
+from dawnchorus.data_prep.errors import UnusableAudio
+from dawnchorus.data_prep.processes import decoding, each
+from dawnchorus.data_prep.rows import file_size
+from dawnchorus.data_prep.select import fingerprints
+from dawnchorus.data_prep.select.compare import NOTHING, Match, compare
+from dawnchorus.data_prep.select.fingerprints import DIMENSIONS, RATE_HZ, STEP_S
+from dawnchorus.data_prep.select.neighbours import Candidates, Vectors
+from dawnchorus.data_prep.select.parts import Parts
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from data_prep.progress import Bar, Progress
+    from dawnchorus.data_prep.progress import Bar, Progress
 
 T = TypeVar("T")
 In = TypeVar("In")
@@ -268,7 +268,7 @@ def _excerpt(audio: Audio, length_s: float, at_s: float) -> tuple[float, NDArray
 
 @functools.lru_cache(maxsize=64)
 def _piece(audio: Audio, start: int, stop: int) -> NDArray[np.int16]:
-    from data_prep.audio import decode
+    from dawnchorus.data_prep.audio import decode
 
     with audio.file() as path, decoding(audio.name, file_size(path)):
         pcm, _ = decode(path, RATE_HZ)

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.recording_table import table_path
-from data_prep.select.duplicates import Link, Sets
-from data_prep.select.recipe import Split
+from dawnchorus.data_prep.recording_table import table_path
+from dawnchorus.data_prep.select.duplicates import Link, Sets
+from dawnchorus.data_prep.select.recipe import Split
 
 if TYPE_CHECKING:
     import polars as pl

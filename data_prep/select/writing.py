@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import PrepError
-from data_prep.files import whole_file, write_whole
-from data_prep.recording_table import Rejected, read_recordings, table_path, write_table
-from data_prep.recordings import BACKGROUND, FOREGROUND, Recording
-from data_prep.select.duplicates import Link
-from data_prep.select.rows import Rows
-from data_prep.select.split import Place
-from data_prep.select.taxa import TAXA, join_taxa
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.files import whole_file, write_whole
+from dawnchorus.data_prep.recording_table import Rejected, read_recordings, table_path, write_table
+from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND, Recording
+from dawnchorus.data_prep.select.duplicates import Link
+from dawnchorus.data_prep.select.rows import Rows
+from dawnchorus.data_prep.select.split import Place
+from dawnchorus.data_prep.select.taxa import TAXA, join_taxa
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from data_prep.select.recipe import SelectRecipe
+    from dawnchorus.data_prep.select.recipe import SelectRecipe
 
 DUPLICATES = "duplicates.parquet"
 LINKS = "links.parquet"

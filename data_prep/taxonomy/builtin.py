@@ -9,9 +9,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from data_prep.errors import PrepError
-from data_prep.recordings import tidy_name
-from data_prep.taxonomy.tables import Source, find_source
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recordings import tidy_name
+from dawnchorus.data_prep.taxonomy.tables import Source, find_source
 
 BUILTIN = "dawnchorus-builtin-1"
 _FILE = Path(__file__).with_name("builtin.csv")

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from data_prep.taxonomy.model import Taxonomy
-from data_prep.taxonomy.names import parse_name
-from data_prep.taxonomy.tables import SMALL, Source, frames
+from dawnchorus.data_prep.taxonomy.model import Taxonomy
+from dawnchorus.data_prep.taxonomy.names import parse_name
+from dawnchorus.data_prep.taxonomy.tables import SMALL, Source, frames
 
 BEST = 3
 MOST_NAMES = 500

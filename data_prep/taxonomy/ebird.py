@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from data_prep.taxonomy.model import Taxon, Taxonomy
+from dawnchorus.data_prep.taxonomy.model import Taxon, Taxonomy
 
 SAME = "same"
 GENUS_MOVED = "genus moved"

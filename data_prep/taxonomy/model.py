@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from data_prep.taxonomy.names import parse_name
-from data_prep.taxonomy.shapes import COLUMNS, RANK_COLUMNS
-from data_prep.taxonomy.tables import SMALL, Source, frames
+from dawnchorus.data_prep.taxonomy.names import parse_name
+from dawnchorus.data_prep.taxonomy.shapes import COLUMNS, RANK_COLUMNS
+from dawnchorus.data_prep.taxonomy.tables import SMALL, Source, frames
 
 if TYPE_CHECKING:
     import polars as pl

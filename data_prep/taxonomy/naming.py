@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from data_prep.archives.audioset_labels import Ontology
-from data_prep.taxonomy.model import Taxon
-from data_prep.taxonomy.names import parse_name
-from data_prep.taxonomy.resolve import Given, Resolved, Resolver
-from data_prep.taxonomy.shapes import RANK_COLUMNS
-from data_prep.taxonomy.sounds import (
+from dawnchorus.data_prep.archives.audioset_labels import Ontology
+from dawnchorus.data_prep.taxonomy.model import Taxon
+from dawnchorus.data_prep.taxonomy.names import parse_name
+from dawnchorus.data_prep.taxonomy.resolve import Given, Resolved, Resolver
+from dawnchorus.data_prep.taxonomy.shapes import RANK_COLUMNS
+from dawnchorus.data_prep.taxonomy.sounds import (
     AUDIOSET,
     SOUND,
     Bridges,
@@ -22,7 +22,7 @@ from data_prep.taxonomy.sounds import (
     sounds_above,
     usual_names,
 )
-from data_prep.taxonomy.space import Entry, LabelSpace
+from dawnchorus.data_prep.taxonomy.space import Entry, LabelSpace
 
 _YEAR = re.compile(r"ebird-\d{4}")
 KEPT = "kept"

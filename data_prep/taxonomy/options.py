@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.errors import PrepError
-from data_prep.taxonomy.shapes import RANK_COLUMNS
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.taxonomy.shapes import RANK_COLUMNS
 
 
 @dataclass(frozen=True)

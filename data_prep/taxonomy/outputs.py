@@ -9,16 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from data_prep.recordings import BACKGROUND, FOREGROUND
-from data_prep.taxonomy.ebird import GENUS_MOVED, compare_years, years
-from data_prep.taxonomy.model import Taxonomy
-from data_prep.taxonomy.naming import Lost, Named, ways
-from data_prep.taxonomy.resolve import Given, Resolver
-from data_prep.taxonomy.shapes import RANK_COLUMNS
-from data_prep.taxonomy.space import LabelSpace
+from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND
+from dawnchorus.data_prep.taxonomy.ebird import GENUS_MOVED, compare_years, years
+from dawnchorus.data_prep.taxonomy.model import Taxonomy
+from dawnchorus.data_prep.taxonomy.naming import Lost, Named, ways
+from dawnchorus.data_prep.taxonomy.resolve import Given, Resolver
+from dawnchorus.data_prep.taxonomy.shapes import RANK_COLUMNS
+from dawnchorus.data_prep.taxonomy.space import LabelSpace
 
 if TYPE_CHECKING:
-    from data_prep.taxonomy.relabel import Collected
+    from dawnchorus.data_prep.taxonomy.relabel import Collected
 
 Near = Mapping[str, list[tuple[str, float]]]
 _SHOWN = 10

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import PrepError
-from data_prep.files import write_whole
-from data_prep.progress import Progress
-from data_prep.recording_table import (
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.files import write_whole
+from dawnchorus.data_prep.progress import Progress
+from dawnchorus.data_prep.recording_table import (
     REJECTED,
     SUMMARY,
     Rejected,
@@ -26,29 +26,29 @@ from data_prep.recording_table import (
     table_path,
     write_table,
 )
-from data_prep.recordings import BACKGROUND, FOREGROUND, Label, Recording
-from data_prep.taxonomy.builtin import builtin_source, read_overrides
-from data_prep.taxonomy.candidates import nearest_names
-from data_prep.taxonomy.model import Taxonomy, load_taxonomy
-from data_prep.taxonomy.names import parse_name
-from data_prep.taxonomy.naming import Lost, Named, Naming, unresolved
-from data_prep.taxonomy.options import LabelOptions
-from data_prep.taxonomy.outputs import (
+from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND, Label, Recording
+from dawnchorus.data_prep.taxonomy.builtin import builtin_source, read_overrides
+from dawnchorus.data_prep.taxonomy.candidates import nearest_names
+from dawnchorus.data_prep.taxonomy.model import Taxonomy, load_taxonomy
+from dawnchorus.data_prep.taxonomy.names import parse_name
+from dawnchorus.data_prep.taxonomy.naming import Lost, Named, Naming, unresolved
+from dawnchorus.data_prep.taxonomy.options import LabelOptions
+from dawnchorus.data_prep.taxonomy.outputs import (
     changes_csv,
     names_csv,
     summary_lines,
     taxa_parquet,
     unresolved_csv,
 )
-from data_prep.taxonomy.resolve import Given, Resolver
-from data_prep.taxonomy.sounds import Bridges
-from data_prep.taxonomy.tables import SMALL, Source, find_source
-from data_prep.workplace import disk_errors
+from dawnchorus.data_prep.taxonomy.resolve import Given, Resolver
+from dawnchorus.data_prep.taxonomy.sounds import Bridges
+from dawnchorus.data_prep.taxonomy.tables import SMALL, Source, find_source
+from dawnchorus.data_prep.workplace import disk_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from data_prep.archives.audioset_labels import Ontology
+    from dawnchorus.data_prep.archives.audioset_labels import Ontology
 
 COMMAND = "labels"
 CHANGES = "ebird_changes.csv"
@@ -180,7 +180,7 @@ def _check_labels(sources: Sequence[Source]) -> None:
 
 
 def _ontology(path: Path | None) -> Ontology | None:
-    from data_prep.archives.audioset_labels import read_ontology
+    from dawnchorus.data_prep.archives.audioset_labels import read_ontology
 
     return read_ontology(path) if path else None
 

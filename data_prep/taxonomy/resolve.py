@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from data_prep.taxonomy.ebird import code_in_year, moved_within
-from data_prep.taxonomy.model import Taxon, Taxonomy, higher_taxon, same_group
-from data_prep.taxonomy.names import ScientificName, parse_name
-from data_prep.taxonomy.shapes import RANK_COLUMNS
+from dawnchorus.data_prep.taxonomy.ebird import code_in_year, moved_within
+from dawnchorus.data_prep.taxonomy.model import Taxon, Taxonomy, higher_taxon, same_group
+from dawnchorus.data_prep.taxonomy.names import ScientificName, parse_name
+from dawnchorus.data_prep.taxonomy.shapes import RANK_COLUMNS
 
 _SPECIFIC = ("species", "subspecies", "variety", "form", "genus")
 _HARD = ("kingdom", "phylum", "class")  # where a label and a taxon disagree, it is another taxon

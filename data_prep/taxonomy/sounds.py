@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.archives.audioset_labels import Ontology
-from data_prep.taxonomy.model import Taxon
-from data_prep.taxonomy.resolve import Given
+from dawnchorus.data_prep.archives.audioset_labels import Ontology
+from dawnchorus.data_prep.taxonomy.model import Taxon
+from dawnchorus.data_prep.taxonomy.resolve import Given
 
 SOUND = "sound"
 AUDIOSET = "audioset"

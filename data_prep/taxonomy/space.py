@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from data_prep.recordings import BACKGROUND, FOREGROUND, Label
-from data_prep.taxonomy.model import same_group
-from data_prep.taxonomy.shapes import RANK_COLUMNS
-from data_prep.taxonomy.sounds import SOUND
+from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND, Label
+from dawnchorus.data_prep.taxonomy.model import same_group
+from dawnchorus.data_prep.taxonomy.shapes import RANK_COLUMNS
+from dawnchorus.data_prep.taxonomy.sounds import SOUND
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from data_prep.errors import PrepError
-from data_prep.taxonomy.shapes import RANK_COLUMNS, common_shape
-from data_prep.taxonomy.versions import version_of
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.taxonomy.shapes import RANK_COLUMNS, common_shape
+from dawnchorus.data_prep.taxonomy.versions import version_of
 
 if TYPE_CHECKING:
     import polars as pl

@@ -6,7 +6,7 @@ import re
 import zipfile
 from pathlib import Path
 
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.errors import PrepError
 
 _NAMES = {"gbif": "gbif-backbone", "colxr": "colxr", "inat": "inaturalist", "ebird": "ebird"}
 _METADATA = ("eml.xml", "metadata.xml", "metadata.yaml", "metadata.yml")

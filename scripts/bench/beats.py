@@ -18,6 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dawnchorus.trainer.encoders.beats import Beats, BeatsLayers, _overlap_save
+from dawnchorus.trainer.encoders.beats_config import BeatsConfig
+from dawnchorus.trainer.frontend import LogMel
+from dawnchorus.trainer.objectives.base import FeatureBatch
+from dawnchorus.trainer.objectives.masked_tokens import MaskedTokens
+from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
+from dawnchorus.trainer.runtime.allocation import keep_freed_memory
 from scripts.bench import Report, figure, print_table
 from scripts.bench.paired import (
     AVEX_PYTHON,
@@ -27,13 +34,6 @@ from scripts.bench.paired import (
     measure,
     report_ratio,
 )
-from trainer.encoders.beats import Beats, BeatsLayers, _overlap_save
-from trainer.encoders.beats_config import BeatsConfig
-from trainer.frontend import LogMel
-from trainer.objectives.base import FeatureBatch
-from trainer.objectives.masked_tokens import MaskedTokens
-from trainer.objectives.masked_tokens_config import MaskedTokensConfig
-from trainer.runtime.allocation import keep_freed_memory
 
 SAMPLES, CLASSES = 160000, 1000
 GRID = 496

@@ -140,9 +140,9 @@ def bench_windows(root: Path, report: Report) -> None:
     """Windows per second, and what a long piece costs."""
     import soundfile as sf
 
-    from trainer.data.config import DataConfig, SourceConfig
-    from trainer.data.index import ShardIndex
-    from trainer.data.module import TrainStream
+    from dawnchorus.trainer.data.config import DataConfig, SourceConfig
+    from dawnchorus.trainer.data.index import ShardIndex
+    from dawnchorus.trainer.data.module import TrainStream
 
     rng = np.random.default_rng(7)
     clips = [bird_sound(rng, WINDOW_S) for _ in range(CLIPS)]
@@ -197,7 +197,7 @@ def bench_windows(root: Path, report: Report) -> None:
 
 
 def _member_bytes(dataset: Path) -> list[bytes]:
-    from trainer.data.index import ShardIndex
+    from dawnchorus.trainer.data.index import ShardIndex
 
     index, raw = ShardIndex.open(dataset), []
     for clip in range(len(index)):
@@ -210,7 +210,7 @@ def _member_bytes(dataset: Path) -> list[bytes]:
 
 def _bench_draws(report: Report) -> None:
     """Deciding what the positions of a batch take, from three sources with noise."""
-    from trainer.data.order import PositionOrder
+    from dawnchorus.trainer.data.order import PositionOrder
 
     sizes = [1_000_000, 300_000, 777]
     order = PositionOrder(
@@ -230,7 +230,7 @@ def _bench_loader(stream: object, bare_s: list[float], report: Report) -> None:
     """One worker process behind the DataLoader: its processor time, handing over included."""
     import multiprocessing
 
-    from trainer.data.module import TrainStream, train_loader
+    from dawnchorus.trainer.data.module import TrainStream, train_loader
 
     assert isinstance(stream, TrainStream)
     batches = iter(train_loader(stream, first_position=0, micro_batch=BATCH, workers=1))
@@ -270,7 +270,7 @@ import sys, time
 import numpy, pyarrow.parquet
 def rss_mb():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
-from trainer.data.index import ShardIndex
+from dawnchorus.trainer.data.index import ShardIndex
 before = rss_mb()
 start, start_cpu = time.perf_counter(), time.process_time()
 index = ShardIndex.open(sys.argv[1])

@@ -12,6 +12,7 @@ import time
 import torch
 from torchaudio.compliance import kaldi
 
+from dawnchorus.trainer.frontend import LogMel
 from scripts.bench import Report, figure, print_table
 from scripts.bench.paired import (
     AVEX_PYTHON,
@@ -22,7 +23,6 @@ from scripts.bench.paired import (
     measure,
     report_ratio,
 )
-from trainer.frontend import LogMel
 
 CLIPS, SAMPLES = 32, 160000
 ROUNDS = 15

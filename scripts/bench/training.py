@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from dawnchorus.trainer.runtime.logging import read_metrics
 from scripts.bench import Report, figure, print_table
 from scripts.bench.beats import CLASSES, GPU_CLIPS, GPU_TARGETS, matrix_rate, report_speed
 from scripts.bench.data import WINDOW_S, bird_sound, write_dataset
-from trainer.runtime.logging import read_metrics
 
 REPO = Path(__file__).resolve().parents[2]
 DIFFERENT = 64  # clips that are synthesised; the dataset has each of them several times
@@ -94,7 +94,8 @@ def train(folder: Path, dataset: Path, kind: str, size: Scale, *, compiled: bool
             compiled=str(compiled).lower(),
         )
     )  # fmt: skip
-    command = [sys.executable, "-m", "trainer.cli", "train", str(recipe), f"runs={folder}"]
+    chorus = [sys.executable, "-m", "dawnchorus.trainer.cli"]
+    command = [*chorus, "train", str(recipe), f"runs={folder}"]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{name} ended with {done.returncode}:\n{done.stderr[-3000:]}")

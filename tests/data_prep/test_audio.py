@@ -12,9 +12,9 @@ import pytest
 import soundfile
 import soxr
 
-from data_prep import audio, decoders
-from data_prep.audio import decode, probe_duration_s
-from data_prep.errors import UnusableAudio
+from dawnchorus.data_prep import audio, decoders
+from dawnchorus.data_prep.audio import decode, probe_duration_s
+from dawnchorus.data_prep.errors import UnusableAudio
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -249,7 +249,7 @@ def peak_mb(path: Path) -> float:
 import sys
 from pathlib import Path
 import soundfile, soxr
-from data_prep.audio import decode
+from dawnchorus.data_prep.audio import decode
 def peak_kb():
     with open("/proc/self/status") as status:
         return next(int(x.split()[1]) for x in status if x.startswith("VmHWM"))

@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from data_prep.errors import PrepError
-from data_prep.folder import prepare_folder
-from data_prep.verify import verify_dataset
-from trainer.data.index import LabelSpace
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.folder import prepare_folder
+from dawnchorus.data_prep.verify import verify_dataset
+from dawnchorus.trainer.data.index import LabelSpace
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -51,8 +51,8 @@ def test_processes_do_not_change_a_byte(archive: Path, dataset: Path, tmp_path: 
 
 
 def command(archive: Path, out: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "data_prep.cli", "folder", str(archive), "--out", str(out),
-            *options]  # fmt: skip
+    return [sys.executable, "-m", "dawnchorus.data_prep.cli", "folder", str(archive), "--out",
+            str(out), *options]  # fmt: skip
 
 
 def children(pid: int) -> list[int]:
@@ -159,11 +159,11 @@ def test_two_runs_at_once_are_refused(archive: Path, tmp_path: Path) -> None:
 def test_many_files_are_planned_from_a_sample(
     make_folder: Callable, make_rows: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from data_prep import lengths
-    from data_prep.folder import read_folder
-    from data_prep.options import FolderOptions
-    from data_prep.progress import Progress
-    from data_prep.rows import scan
+    from dawnchorus.data_prep import lengths
+    from dawnchorus.data_prep.folder import read_folder
+    from dawnchorus.data_prep.options import FolderOptions
+    from dawnchorus.data_prep.progress import Progress
+    from dawnchorus.data_prep.rows import scan
 
     root = make_folder(tmp_path / "a", make_rows(40, ["wav", "mp3"]), seconds=2.0)
     recordings = read_folder(root, FolderOptions()).recordings

@@ -12,9 +12,9 @@ import pytest
 from huggingface_hub import DatasetCard, metadata_load
 from typer.testing import CliRunner
 
-from data_prep.card import card, card_of, write_card
-from data_prep.cli import data_app
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.card import card, card_of, write_card
+from dawnchorus.data_prep.cli import data_app
+from dawnchorus.data_prep.errors import PrepError
 
 BY = "https://creativecommons.org/licenses/by/4.0/"
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.archives.animal_sound_archive import read_animal_sound_archive
-from data_prep.archives.birdset import read_birdset
-from data_prep.archives.gbif import Asked
-from data_prep.archives.xeno_canto import from_api
-from data_prep.cells import UnreadableList, is_absent, number_in, values_of
-from data_prep.folder import read_folder
-from data_prep.options import FolderOptions
-from data_prep.recordings import Recording
+from dawnchorus.data_prep.archives.animal_sound_archive import read_animal_sound_archive
+from dawnchorus.data_prep.archives.birdset import read_birdset
+from dawnchorus.data_prep.archives.gbif import Asked
+from dawnchorus.data_prep.archives.xeno_canto import from_api
+from dawnchorus.data_prep.cells import UnreadableList, is_absent, number_in, values_of
+from dawnchorus.data_prep.folder import read_folder
+from dawnchorus.data_prep.options import FolderOptions
+from dawnchorus.data_prep.recordings import Recording
 
 
 @pytest.mark.parametrize(

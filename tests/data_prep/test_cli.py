@@ -13,13 +13,13 @@ REPO = Path(__file__).resolve().parents[2]
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "data_prep.cli", *map(str, arguments)],
+        [sys.executable, "-m", "dawnchorus.data_prep.cli", *map(str, arguments)],
         cwd=REPO, capture_output=True, text=True, env={"COLUMNS": "120", "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
 
 
 def test_help_names_every_option() -> None:
-    from data_prep.columns import FIELDS
+    from dawnchorus.data_prep.columns import FIELDS
 
     text = run("folder", "--help").stdout
     for option in [field.option for field in FIELDS] + [
@@ -33,7 +33,7 @@ def test_help_names_every_option() -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     program = (
-        "import sys, data_prep.cli\n"
+        "import sys, dawnchorus.data_prep.cli\n"
         "heavy = {'torch', 'numpy', 'polars', 'pyarrow', 'soundfile', 'av', 'sklearn'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from data_prep.citations import CITATIONS, bibtex, citation
-from data_prep.cli import data_app
-from data_prep.credits import (
+from dawnchorus.data_prep.citations import CITATIONS, bibtex, citation
+from dawnchorus.data_prep.cli import data_app
+from dawnchorus.data_prep.credits import (
     FORMATS,
     permissions,
     recording_link,
     strictest,
     write_credits,
 )
-from data_prep.errors import PrepError
-from data_prep.recording_table import write_table
-from data_prep.recordings import Label, Recording
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recording_table import write_table
+from dawnchorus.data_prep.recordings import Label, Recording
 
 CC = "https://creativecommons.org/licenses/"
 BY, NC_SA, SA, NC_ND = (f"{CC}{n}/4.0/" for n in ("by", "by-nc-sa", "by-sa", "by-nc-nd"))

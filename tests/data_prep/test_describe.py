@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.describe import describe_dataset, show
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.describe import describe_dataset, show
+from dawnchorus.data_prep.errors import PrepError
 
 REPO = Path(__file__).resolve().parents[2]
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    code = "from data_prep.cli import data_app; data_app()"
+    code = "from dawnchorus.data_prep.cli import data_app; data_app()"
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         cwd=REPO, capture_output=True, text=True,

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import PrepError
-from data_prep.folder import read_folder
-from data_prep.folds import make_folds
-from data_prep.options import FolderOptions
-from data_prep.recordings import Label, Recording, label_ranks, validate
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.folder import read_folder
+from dawnchorus.data_prep.folds import make_folds
+from dawnchorus.data_prep.options import FolderOptions
+from dawnchorus.data_prep.recordings import Label, Recording, label_ranks, validate
 
 
 def table(root: Path, text: str, files: tuple[str, ...] = ("a.wav",)) -> Path:

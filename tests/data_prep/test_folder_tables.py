@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data_prep.columns import FIELDS
-from data_prep.errors import PrepError
-from data_prep.folder import FolderTable, read_folder
-from data_prep.folder_notes import suggested_split_map
-from data_prep.options import FolderOptions
-from data_prep.recordings import Recording
+from dawnchorus.data_prep.columns import FIELDS
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.folder import FolderTable, read_folder
+from dawnchorus.data_prep.folder_notes import suggested_split_map
+from dawnchorus.data_prep.options import FolderOptions
+from dawnchorus.data_prep.recordings import Recording
 
 
 def read(root: Path, content: str | bytes, *files: str, **options: object) -> FolderTable:

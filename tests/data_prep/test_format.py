@@ -19,8 +19,8 @@ import pytest
 import soundfile
 import yaml
 
-from data_prep.audio import decode
-from data_prep.folder import prepare_folder
+from dawnchorus.data_prep.audio import decode
+from dawnchorus.data_prep.folder import prepare_folder
 
 REPO = Path(__file__).resolve().parents[2]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_prep import audio
-from data_prep.errors import UnusableAudio
+from dawnchorus.data_prep import audio
+from dawnchorus.data_prep.errors import UnusableAudio
 
 
 def test_the_fuzzer_finds_nothing_in_a_few_hundred_inputs(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import typer
 from helpers import evil_zip
 from typer.testing import CliRunner
 
-from data_prep.commands.apps import ARCHIVES
+from dawnchorus.data_prep.commands.apps import ARCHIVES
 
 
 def archive_commands() -> dict[str, typer.core.TyperCommand]:
-    from data_prep.cli import prep_app
+    from dawnchorus.data_prep.cli import prep_app
 
     group = typer.main.get_command(prep_app)
     return {
@@ -64,7 +64,7 @@ def test_archive_commands_refuse_garbage(tmp_path: Path, name: str, kind: str) -
         elif parameter.required:
             arguments += [option, str(given)]
     before = set(work.rglob("*"))
-    from data_prep.cli import prep_app
+    from dawnchorus.data_prep.cli import prep_app
 
     done = CliRunner().invoke(prep_app, arguments)
     assert done.exit_code == 2, (arguments, done.output, done.exception)

@@ -22,11 +22,11 @@ import pytest
 import soundfile
 from helpers import evil_zip
 
-from data_prep import audio, decoders
-from data_prep.audio import decode
-from data_prep.download.sniff import audio_ending
-from data_prep.errors import UnusableAudio
-from data_prep.folder import prepare_folder
+from dawnchorus.data_prep import audio, decoders
+from dawnchorus.data_prep.audio import decode
+from dawnchorus.data_prep.download.sniff import audio_ending
+from dawnchorus.data_prep.errors import UnusableAudio
+from dawnchorus.data_prep.folder import prepare_folder
 from scripts import fuzz_inputs
 
 REPO = Path(__file__).resolve().parents[2]
@@ -280,7 +280,7 @@ def test_many_channels_through_ffmpeg(tmp_path: Path, channels: int) -> None:
 import numpy as np, sys
 from contextlib import ExitStack
 from pathlib import Path
-from data_prep.decoders import open_ffmpeg
+from dawnchorus.data_prep.decoders import open_ffmpeg
 with ExitStack() as stack:
     found_TC = np.concatenate(list(open_ffmpeg(Path("a.wav"), stack).blocks))
 np.testing.assert_array_equal(found_TC, np.load("a.npy"))
@@ -315,9 +315,9 @@ def test_slow_rates_do_not_swell_a_block(tmp_path: Path, monkeypatch: pytest.Mon
 MEASURE = """
 import sys
 from pathlib import Path
-from data_prep.audio import decode
-from data_prep.download.sniff import audio_ending
-from data_prep.errors import UnusableAudio
+from dawnchorus.data_prep.audio import decode
+from dawnchorus.data_prep.download.sniff import audio_ending
+from dawnchorus.data_prep.errors import UnusableAudio
 
 def peak_mb():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
@@ -411,9 +411,9 @@ def test_a_folder_goes_on_without_what_raises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shards, fingerprints and the check of a dataset: the file's name, and no trace."""
-    from data_prep.progress import Progress
-    from data_prep.select.sound import Audio, take_prints
-    from data_prep.verify import verify_dataset
+    from dawnchorus.data_prep.progress import Progress
+    from dawnchorus.data_prep.select.sound import Audio, take_prints
+    from dawnchorus.data_prep.verify import verify_dataset
 
     def raises(*_: object, **__: object) -> None:
         raise OverflowError("too large")

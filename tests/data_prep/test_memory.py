@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import gather, rows, tables
-from data_prep.plan import PLAN, Plan, plan_shards, write_plan
-from data_prep.progress import Progress
-from data_prep.recordings import Label, Recording
-from data_prep.rows import RowStore, scan, shared_keys
-from data_prep.shards import ShardResult, ShardSummary, result_name
-from data_prep.workplace import WORK
+from dawnchorus.data_prep import gather, rows, tables
+from dawnchorus.data_prep.plan import PLAN, Plan, plan_shards, write_plan
+from dawnchorus.data_prep.progress import Progress
+from dawnchorus.data_prep.recordings import Label, Recording
+from dawnchorus.data_prep.rows import RowStore, scan, shared_keys
+from dawnchorus.data_prep.shards import ShardResult, ShardSummary, result_name
+from dawnchorus.data_prep.workplace import WORK
 
 PER_SHARD = 200
 # For each recording more. A recording as Python objects takes 3,000; the rest is the allocator's

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from data_prep.audio import decode
-from data_prep.cli import data_app, prep_app
-from data_prep.download.recipe import load_recipe
-from data_prep.errors import UnusableAudio
-from trainer.about import package_version
-from trainer.data.index import ShardIndex
-from trainer.errors import DataError
-from trainer.sound_folders import what_to_do_with
+from dawnchorus.data_prep.audio import decode
+from dawnchorus.data_prep.cli import data_app, prep_app
+from dawnchorus.data_prep.download.recipe import load_recipe
+from dawnchorus.data_prep.errors import UnusableAudio
+from dawnchorus.trainer.about import package_version
+from dawnchorus.trainer.data.index import ShardIndex
+from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.sound_folders import what_to_do_with
 
 REPO = Path(__file__).resolve().parents[2]
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 120044\n"
@@ -65,7 +65,7 @@ def test_a_checkout_that_is_not_installed_has_a_version(tmp_path: Path) -> None:
     """In a process that sees the packages, but no metadata of an installed dawnchorus."""
     code = (
         "import importlib.metadata as m\n"
-        "from data_prep.download.recipe import load_recipe\n"
+        "from dawnchorus.data_prep.download.recipe import load_recipe\n"
         "print(load_recipe('polite', contact='a@b.c').user_agent)\n"
     )
     hidden = (

@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 from helpers import digests
 
-from data_prep.errors import PrepError
-from data_prep.folder import read_folder
-from data_prep.options import FolderOptions
-from data_prep.prepare import merge, prepare_shards
-from data_prep.recording_table import write_table
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.folder import read_folder
+from dawnchorus.data_prep.options import FolderOptions
+from dawnchorus.data_prep.prepare import merge, prepare_shards
+from dawnchorus.data_prep.recording_table import write_table
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -44,8 +44,8 @@ def whole(table: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
 
 
 def part(table: Path, out: Path, which: str, jobs: int = 1) -> list[str]:
-    return [sys.executable, "-m", "data_prep.cli", "shards", str(table), "--out", str(out),
-            "--part", which, "--jobs", str(jobs)]  # fmt: skip
+    return [sys.executable, "-m", "dawnchorus.data_prep.cli", "shards", str(table), "--out",
+            str(out), "--part", which, "--jobs", str(jobs)]  # fmt: skip
 
 
 def test_parts_that_start_at_one_second_make_the_bytes_of_one_run(
@@ -213,7 +213,7 @@ def test_kills_at_any_moment_are_mended_by_the_same_command(
     assert killed
     for which in ("1/2", "2/2"):
         subprocess.run(part(table, out, which), cwd=REPO, check=True, stderr=subprocess.DEVNULL)
-    command = [sys.executable, "-m", "data_prep.cli", "merge", str(out)]
+    command = [sys.executable, "-m", "dawnchorus.data_prep.cli", "merge", str(out)]
     for _ in range(4):
         process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL)
         time.sleep(rng.uniform(0.3, 1.0))
@@ -241,7 +241,7 @@ def test_a_kill_before_the_last_card_is_mended(
     if in_parts:
         prepare_shards(table, out, part="1/1", jobs=1)
     with monkeypatch.context() as patch:
-        patch.setattr("data_prep.build.write_card", stop)
+        patch.setattr("dawnchorus.data_prep.build.write_card", stop)
         with pytest.raises(KeyboardInterrupt):
             run()
     assert (out / "index.parquet").exists()

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.errors import PrepError
-from data_prep.plan import generator, plan_shards, spread
-from data_prep.progress import Progress
-from data_prep.recordings import Label, Recording
-from data_prep.rows import RowStore, key_stem, scan, shared_keys, write_rows
-from data_prep.shards import piece_bounds
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.plan import generator, plan_shards, spread
+from dawnchorus.data_prep.progress import Progress
+from dawnchorus.data_prep.recordings import Label, Recording
+from dawnchorus.data_prep.rows import RowStore, key_stem, scan, shared_keys, write_rows
+from dawnchorus.data_prep.shards import piece_bounds
 
 
 def recording(i: int, *, path: str = "", group: str = "", split: str = "train") -> Recording:

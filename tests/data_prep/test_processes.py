@@ -18,17 +18,17 @@ import polars as pl
 import pytest
 import soundfile
 
-from data_prep.errors import PrepError, UnusableAudio
-from data_prep.folder import prepare_folder
-from data_prep.processes import decoding, each
-from data_prep.progress import Progress
-from data_prep.select.sound import Audio, take_prints
-from data_prep.verify import verify_dataset
+from dawnchorus.data_prep.errors import PrepError, UnusableAudio
+from dawnchorus.data_prep.folder import prepare_folder
+from dawnchorus.data_prep.processes import decoding, each
+from dawnchorus.data_prep.progress import Progress
+from dawnchorus.data_prep.select.sound import Audio, take_prints
+from dawnchorus.data_prep.verify import verify_dataset
 
 FAULTS = """
 import resource, sys
 import numpy as np
-from data_prep.processes import start_worker
+from dawnchorus.data_prep.processes import start_worker
 if sys.argv[1] == "worker":
     start_worker()
 np.ones(1 << 20)
@@ -95,9 +95,9 @@ def run(
 
 
 def short_limit() -> None:
-    import data_prep.processes
+    import dawnchorus.data_prep.processes
 
-    data_prep.processes.START_S = 0.3
+    dawnchorus.data_prep.processes.START_S = 0.3
 
 
 def test_what_kills_a_decoder_is_left_out_and_nothing_else(tmp_path: Path) -> None:
@@ -178,9 +178,9 @@ def test_without_processes_it_has_no_effect() -> None:
 BAD_DECODER = """
 import os, signal
 import soundfile
-import data_prep.processes
+import dawnchorus.data_prep.processes
 
-data_prep.processes.START_S = 1.0
+dawnchorus.data_prep.processes.START_S = 1.0
 honest = soundfile.SoundFile.read
 
 def read(self, *args, **options):
@@ -231,7 +231,7 @@ def test_shards_of_an_archive_with_poison_in_it(
 def test_a_crash_among_three_recordings_costs_one_of_them(
     poisoned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
 ) -> None:
-    monkeypatch.setattr("data_prep.processes.IN_THIS_PROCESS", False)
+    monkeypatch.setattr("dawnchorus.data_prep.processes.IN_THIS_PROCESS", False)
     names = ("076.wav", "077.wav", "078.wav")
     (poisoned / "metadata.csv").write_text("path,species\n" + "".join(f"{n},b\n" for n in names))
     stats = prepare_folder(poisoned, tmp_path / "set", jobs=jobs, allow_broken=True)
@@ -261,7 +261,7 @@ def test_verification_of_a_dataset_with_poison_in_it(poisoned: Path, tmp_path: P
 def test_the_processes_of_a_killed_run_end(tmp_path: Path) -> None:
     code = (
         "import functools, sys; from pathlib import Path\n"
-        "from data_prep.processes import each\n"
+        "from dawnchorus.data_prep.processes import each\n"
         "from tests.data_prep.test_processes import sleeper\n"
         "folder = Path(sys.argv[1])\n"
         "task = functools.partial(sleeper, folder=folder)\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from data_prep.progress import Progress
+from dawnchorus.data_prep.progress import Progress
 
 
 class Terminal(io.StringIO):

@@ -9,9 +9,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.errors import PrepError
-from data_prep.recording_table import Rejected, count_recordings, read_recordings, write_table
-from data_prep.recordings import Label, Recording
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recording_table import (
+    Rejected,
+    count_recordings,
+    read_recordings,
+    write_table,
+)
+from dawnchorus.data_prep.recordings import Label, Recording
 
 FULL = Recording(
     id="xc:1", source="xc", source_id="1", path="a/XC1.mp3", url="https://example.org/1.mp3",

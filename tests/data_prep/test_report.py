@@ -19,14 +19,14 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from data_prep.cli import data_app
-from data_prep.errors import PrepError
-from data_prep.recording_table import Rejected, write_table
-from data_prep.recordings import Label, Recording
-from data_prep.report import svg, tally, write_report
-from data_prep.report.clips import clips
-from data_prep.report.gather import gather
-from data_prep.report.page import bands
+from dawnchorus.data_prep.cli import data_app
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recording_table import Rejected, write_table
+from dawnchorus.data_prep.recordings import Label, Recording
+from dawnchorus.data_prep.report import svg, tally, write_report
+from dawnchorus.data_prep.report.clips import clips
+from dawnchorus.data_prep.report.gather import gather
+from dawnchorus.data_prep.report.page import bands
 
 BY = "https://creativecommons.org/licenses/by/4.0/"
 BY_NC = "https://creativecommons.org/licenses/by-nc/4.0/"

@@ -19,9 +19,9 @@ import pytest
 import soundfile
 from chromium import FLAGS, Browser, chromium
 
-from data_prep.recording_table import Rejected, write_table
-from data_prep.recordings import Label, Recording
-from data_prep.report import write_report
+from dawnchorus.data_prep.recording_table import Rejected, write_table
+from dawnchorus.data_prep.recordings import Label, Recording
+from dawnchorus.data_prep.report import write_report
 
 BY = "https://creativecommons.org/licenses/by/4.0/"
 CC0 = "https://creativecommons.org/publicdomain/zero/1.0/"

@@ -12,12 +12,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.errors import PrepError
-from data_prep.folder import prepare_folder, read_folder
-from data_prep.options import FolderOptions, Part
-from data_prep.prepare import merge, prepare_shards
-from data_prep.recording_table import read_recordings, write_table
-from data_prep.recordings import Recording
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.folder import prepare_folder, read_folder
+from dawnchorus.data_prep.options import FolderOptions, Part
+from dawnchorus.data_prep.prepare import merge, prepare_shards
+from dawnchorus.data_prep.recording_table import read_recordings, write_table
+from dawnchorus.data_prep.recordings import Recording
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -132,7 +132,7 @@ def test_parts_are_read_with_care() -> None:
 def test_the_command(table: Path, archive: Path, tmp_path: Path) -> None:
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "data_prep.cli", *map(str, arguments)],
+            [sys.executable, "-m", "dawnchorus.data_prep.cli", *map(str, arguments)],
             cwd=REPO, capture_output=True, text=True,
         )  # fmt: skip
 

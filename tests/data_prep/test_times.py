@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_prep.archives.animal_sound_archive import read_animal_sound_archive
-from data_prep.archives.gbif import Asked
-from data_prep.archives.inatsounds import read_inatsounds
-from data_prep.archives.json_files import documents
-from data_prep.archives.watkins import read_watkins
-from data_prep.errors import PrepError
-from data_prep.folder import FolderTable, read_folder
-from data_prep.options import FolderOptions
-from data_prep.times import time_columns
+from dawnchorus.data_prep.archives.animal_sound_archive import read_animal_sound_archive
+from dawnchorus.data_prep.archives.gbif import Asked
+from dawnchorus.data_prep.archives.inatsounds import read_inatsounds
+from dawnchorus.data_prep.archives.json_files import documents
+from dawnchorus.data_prep.archives.watkins import read_watkins
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.folder import FolderTable, read_folder
+from dawnchorus.data_prep.options import FolderOptions
+from dawnchorus.data_prep.times import time_columns
 
 SECONDS = 5.0
 

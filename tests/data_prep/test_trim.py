@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from data_prep.folder import prepare_folder
-from data_prep.trim import sounding
+from dawnchorus.data_prep.folder import prepare_folder
+from dawnchorus.data_prep.trim import sounding
 
 RATE = 16000
 

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.errors import PrepError
-from data_prep.folder import prepare_folder
-from data_prep.verify import Report, verify_dataset
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.folder import prepare_folder
+from dawnchorus.data_prep.verify import Report, verify_dataset
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -232,9 +232,9 @@ def test_groups_in_two_splits_are_a_warning(
 
 
 def test_what_is_no_dataset(good: Path, copy: Path, archive: Path, tmp_path: Path) -> None:
-    from data_prep.prepare import prepare_shards
-    from data_prep.recording_table import write_table
-    from data_prep.recordings import Recording
+    from dawnchorus.data_prep.prepare import prepare_shards
+    from dawnchorus.data_prep.recording_table import write_table
+    from dawnchorus.data_prep.recordings import Recording
 
     with pytest.raises(PrepError, match="not a dataset"):
         verify_dataset(tmp_path)
@@ -260,7 +260,7 @@ def test_only_so_many_problems_are_kept_and_all_are_counted(copy: Path) -> None:
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    code = "from data_prep.cli import data_app; data_app()"
+    code = "from dawnchorus.data_prep.cli import data_app; data_app()"
     return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=REPO,
                           capture_output=True, text=True)  # fmt: skip
 

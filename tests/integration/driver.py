@@ -16,16 +16,16 @@ import os
 import signal
 import time
 
-from trainer.runtime.preemption import watch_signals
+from dawnchorus.trainer.runtime.preemption import watch_signals
 
 _stop = watch_signals()
 
 import torch  # noqa: E402
 
-from trainer.cli import main  # noqa: E402
-from trainer.module import TrainingModule  # noqa: E402
-from trainer.runtime.checkpoint import AtomicCheckpointIO  # noqa: E402
-from trainer.validation import Validation  # noqa: E402
+from dawnchorus.trainer.cli import main  # noqa: E402
+from dawnchorus.trainer.module import TrainingModule  # noqa: E402
+from dawnchorus.trainer.runtime.checkpoint import AtomicCheckpointIO  # noqa: E402
+from dawnchorus.trainer.validation import Validation  # noqa: E402
 
 _hurt = json.loads(os.environ.get("DRIVER_HURT", "null"))
 _nan = json.loads(os.environ.get("DRIVER_NAN", "null"))

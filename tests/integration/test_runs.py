@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.compose import shipped_recipes
+from dawnchorus.trainer.compose import shipped_recipes
 
 SHORT = ["train.max_steps=2", "train.global_batch=4", "train.micro_batch=4", "data.workers=0",
          "train.devices=1", "optim.head_only_steps=1", "optim.head_warmup_steps=0",

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.evaluation.benchmark import evaluate, load_config
-from trainer.hub.exporting import export
-from trainer.hub.importing import load_model
-from trainer.runtime.checkpoint import load
+from dawnchorus.trainer.evaluation.benchmark import evaluate, load_config
+from dawnchorus.trainer.hub.exporting import export
+from dawnchorus.trainer.hub.importing import load_model
+from dawnchorus.trainer.runtime.checkpoint import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.ddp, pytest.mark.timeout(3000)]
 

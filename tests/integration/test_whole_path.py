@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-PROGRAM = "import sys; sys.argv[0] = 'chorus'; from trainer.cli import main; main()"
+PROGRAM = "import sys; sys.argv[0] = 'chorus'; from dawnchorus.trainer.cli import main; main()"
 SMALL = ["encoder.layers=2", "encoder.dim=32", "encoder.ffn_dim=64", "encoder.heads=2",
          "data.window_s=2.0", "data.workers=0", "train.global_batch=8", "train.micro_batch=8",
          "train.accelerator=cpu", "log.wandb=disabled", "optim.warmup_steps=1"]  # fmt: skip

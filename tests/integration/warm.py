@@ -20,7 +20,8 @@ import pytest
 
 DRIVER = Path(__file__).with_name("driver.py")
 _PRELOAD = [
-    "trainer.cli", "trainer.recipe", "trainer.train", "trainer.report", "trainer.runtime.sharding",
+    "dawnchorus.trainer.cli", "dawnchorus.trainer.recipe", "dawnchorus.trainer.train",
+    "dawnchorus.trainer.report", "dawnchorus.trainer.runtime.sharding",
     "torch.distributed.tensor", "hydra.compose", "pandas", "pyarrow.compute", "matplotlib.figure",
     "matplotlib.backends.backend_svg",
 ]  # fmt: skip

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dawnchorus.trainer.hub import provenance
+from dawnchorus.trainer.licences import read_licence
 from scripts import demo
-from trainer.hub import provenance
-from trainer.licences import read_licence
 
 
 @pytest.mark.parametrize(

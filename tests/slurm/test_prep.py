@@ -12,11 +12,11 @@ import soundfile
 from helpers import digests
 from typer.testing import CliRunner
 
-from data_prep.cli import prep_app
-from data_prep.folder import read_folder
-from data_prep.options import FolderOptions
-from data_prep.prepare import prepare_shards
-from data_prep.recording_table import write_table
+from dawnchorus.data_prep.cli import prep_app
+from dawnchorus.data_prep.folder import read_folder
+from dawnchorus.data_prep.options import FolderOptions
+from dawnchorus.data_prep.prepare import prepare_shards
+from dawnchorus.data_prep.recording_table import write_table
 
 BROKEN = 2
 

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from slurm.chain import read_chain, read_sweep, sweep_name
-from slurm.errors import SubmitError
-from slurm.profile import ClusterProfile, load_profile, seconds
-from slurm.scheduler import clean_environment
-from slurm.script import JobScript
-from slurm.submit import prepare_recipe, split_overrides
-from slurm.verdict import verdict
-from trainer.compose import recipes_folder
-from trainer.errors import RecipeError, Strangers
-from trainer.runtime.failures import note_failure
-from trainer.runtime.job import Job
+from dawnchorus.slurm.chain import read_chain, read_sweep, sweep_name
+from dawnchorus.slurm.errors import SubmitError
+from dawnchorus.slurm.profile import ClusterProfile, load_profile, seconds
+from dawnchorus.slurm.scheduler import clean_environment
+from dawnchorus.slurm.script import JobScript
+from dawnchorus.slurm.submit import prepare_recipe, split_overrides
+from dawnchorus.slurm.verdict import verdict
+from dawnchorus.trainer.compose import recipes_folder
+from dawnchorus.trainer.errors import RecipeError, Strangers
+from dawnchorus.trainer.runtime.failures import note_failure
+from dawnchorus.trainer.runtime.job import Job
 
 JOB = Job("7", 0, "0", "n1", 1)
 
@@ -238,7 +238,7 @@ def test_a_refusal_of_one_rank_is_final_though_srun_kills_the_other(tmp_path: Pa
         "CHORUS_RUN": str(tmp_path), "SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_STEP_ID": "0",
         "SLURM_NTASKS": "2",
     }  # fmt: skip
-    program = "import sys; sys.argv[0] = 'chorus'; from trainer.cli import main; main()"
+    program = "import sys; sys.argv[0] = 'chorus'; from dawnchorus.trainer.cli import main; main()"
     refused = subprocess.run(
         [sys.executable, "-c", program, "train", "no_such_recipe"], env=env, capture_output=True
     )

@@ -22,7 +22,7 @@ def test_two_nodes_with_two_processes_each(submit, chorus, cluster):
     # It can be read and run by hand, and the source of today is not needed.
     text = (run.folder / "job.sh").read_text()
     assert f"export PYTHONPATH={run.folder}/code" in text
-    assert (run.folder / "code" / "trainer" / "train.py").is_file()
+    assert (run.folder / "code" / "dawnchorus" / "trainer" / "train.py").is_file()
     revision = json.loads((run.folder / "code" / "revision.json").read_text())
     environment = json.loads((run.folder / "environment.json").read_text())
     assert environment["source_revision"] == revision["revision"]

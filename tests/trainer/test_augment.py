@@ -6,9 +6,9 @@ import pytest
 import torch
 from scipy import stats
 
-from trainer.augment import add_noise, mixup
-from trainer.augment_config import AugmentConfig
-from trainer.seeds import mix_seeds
+from dawnchorus.trainer.augment import add_noise, mixup
+from dawnchorus.trainer.augment_config import AugmentConfig
+from dawnchorus.trainer.seeds import mix_seeds
 
 
 def power(wav: torch.Tensor) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = "import sys; sys.argv[0] = 'chorus'; from trainer.cli import main; main()"
+PROGRAM = "import sys; sys.argv[0] = 'chorus'; from dawnchorus.trainer.cli import main; main()"
 
 
 def chorus(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -26,7 +26,7 @@ def test_help_imports_nothing_that_is_slow() -> None:
     """`chorus --help` in half a second: not by the clock, which another machine's work decides."""
     program = (
         "import sys; sys.argv = ['chorus', '--help']\n"
-        "from trainer.cli import main\n"
+        "from dawnchorus.trainer.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "print('imported', *{name.partition('.')[0] for name in sys.modules})"
@@ -34,7 +34,7 @@ def test_help_imports_nothing_that_is_slow() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "Usage" in done.stdout
     imported = set(done.stdout.partition("imported ")[2].split())
-    assert {"trainer", "typer"} <= imported
+    assert {"dawnchorus", "typer"} <= imported
     slow = {"torch", "numpy", "lightning", "pytorch_lightning", "pyarrow", "polars", "hydra",
             "omegaconf", "soundfile", "transformers", "wandb", "grain"}  # fmt: skip
     assert not imported & slow

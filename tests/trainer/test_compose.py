@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer.compose import compose, recipes_folder
-from trainer.errors import RecipeError
-from trainer.recipe import load_recipe
+from dawnchorus.trainer.compose import compose, recipes_folder
+from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.recipe import load_recipe
 
 OWN = "defaults: [ssl_beats_tiny, _self_]\ndata: {train: {mine: {path: x}}}\n"
 NAMES = ("jörg", "v=2", "x,y", "Jane Doe", "it's", 'a"b', "#1", "[z]", "$HOME", "100%", "b\\s", "~")
@@ -31,11 +31,11 @@ def test_a_recipe_lies_in_a_folder_of_any_name(tmp_path: Path, name: str) -> Non
 def test_the_package_lies_in_a_folder_of_any_name(tmp_path: Path) -> None:
     place = tmp_path / "v=2, it's [jörg] #1"
     place.mkdir()
-    shutil.copytree(Path(__file__).parents[2] / "trainer", place / "trainer")
-    shutil.copytree(recipes_folder(), place / "recipes")
+    shutil.copytree(Path(__file__).parents[2] / "trainer", place / "dawnchorus" / "trainer")
+    shutil.copytree(recipes_folder(), place / "dawnchorus" / "recipes")
     (tmp_path / "my.yaml").write_text(OWN)
     program = (
-        "import trainer.recipe as r, sys; assert sys.argv[1] in r.__file__; "
+        "import dawnchorus.trainer.recipe as r, sys; assert sys.argv[1] in r.__file__; "
         "print(r.load_recipe('my.yaml', ['encoder=beats_base']).encoder.layers)"
     )
     done = subprocess.run(

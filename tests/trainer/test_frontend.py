@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torchaudio.compliance import kaldi
 
-from trainer import frontend
-from trainer.encoders import beats
-from trainer.encoders.beats_config import BeatsConfig
-from trainer.frontend import FLOOR, LogMel, mel_filters
+from dawnchorus.trainer import frontend
+from dawnchorus.trainer.encoders import beats
+from dawnchorus.trainer.encoders.beats_config import BeatsConfig
+from dawnchorus.trainer.frontend import FLOOR, LogMel, mel_filters
 
 Kind = Literal["beats", "eat"]
 RATE_HZ = 16000

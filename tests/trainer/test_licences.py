@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.licence_words import TERMS
-from trainer.licences import (
+from dawnchorus.trainer.licence_words import TERMS
+from dawnchorus.trainer.licences import (
     CREATIVE_COMMONS,
     HUB_LICENCES,
     KINDS,

@@ -15,7 +15,7 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
-from trainer.metrics import ScoreHistogram
+from dawnchorus.trainer.metrics import ScoreHistogram
 
 CLIPS, CLASSES = 4000, 40
 RARE = CLASSES // 2
@@ -230,7 +230,7 @@ def test_refuses_what_it_cannot_count() -> None:
 
 RANK = """
 import json, sys, torch, torch.distributed as dist
-from trainer.metrics import ScoreHistogram
+from dawnchorus.trainer.metrics import ScoreHistogram
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
 data = torch.load(f"{folder}/scores.pt", weights_only=True)
@@ -271,7 +271,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
 
 MEMORY = """
 import torch
-from trainer.metrics import ScoreHistogram
+from dawnchorus.trainer.metrics import ScoreHistogram
 def peak_mb():
     # ru_maxrss would start at the parent's: it is inherited over fork and exec.
     with open("/proc/self/status") as status:

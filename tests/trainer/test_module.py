@@ -7,9 +7,9 @@ import re
 import pytest
 import torch
 
-from trainer.errors import RecipeError
-from trainer.layout import Topology, fit_micro_batch
-from trainer.seeds import mix_seed, mix_seeds, uniforms
+from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.layout import Topology, fit_micro_batch
+from dawnchorus.trainer.seeds import mix_seed, mix_seeds, uniforms
 
 
 @pytest.mark.parametrize(

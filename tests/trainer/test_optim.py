@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.encoders.beats import Beats
-from trainer.encoders.beats_config import BeatsConfig
-from trainer.optim import (
+from dawnchorus.trainer.encoders.beats import Beats
+from dawnchorus.trainer.encoders.beats_config import BeatsConfig
+from dawnchorus.trainer.optim import (
     OptimConfig,
     ParameterEma,
     build_optimizer,
@@ -87,7 +87,7 @@ def test_layer_decay_grows_from_the_top_down() -> None:
 
 
 def test_a_predictors_layers_are_not_the_encoders() -> None:
-    from trainer.encoders.beats import BeatsLayers
+    from dawnchorus.trainer.encoders.beats import BeatsLayers
 
     model = Whole(layers=2)
     model.objective["predictor"] = BeatsLayers(3, 32, 64, 2, num_buckets=32)

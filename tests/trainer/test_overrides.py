@@ -9,11 +9,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer import plain_yaml
-from trainer.compose import compose
-from trainer.errors import RecipeError
-from trainer.overrides import annotations_at, apply, read_override, read_value
-from trainer.recipe import Recipe, load_recipe
+from dawnchorus.trainer import plain_yaml
+from dawnchorus.trainer.compose import compose
+from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.overrides import annotations_at, apply, read_override, read_value
+from dawnchorus.trainer.recipe import Recipe, load_recipe
 
 ODD = (
     "runs/jörg/v=2/x,y.ckpt", "Jane Doe", "it's", 'say "hi"', "#1", "a #b", "[z]", "[a", "{k}",

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.evaluation.config import EvaluateConfig
-from trainer.pooling import STATISTICS, Pooling, pool
+from dawnchorus.trainer.evaluation.config import EvaluateConfig
+from dawnchorus.trainer.pooling import STATISTICS, Pooling, pool
 
 COUNTS = (7, 1, 4)
 

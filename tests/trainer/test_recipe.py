@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from trainer.compose import compose, recipes_folder, shipped_recipes
-from trainer.errors import RecipeError
-from trainer.recipe import json_schema, load_recipe
-from trainer.recipe_data import missing_inputs
+from dawnchorus.trainer.compose import compose, recipes_folder, shipped_recipes
+from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.recipe import json_schema, load_recipe
+from dawnchorus.trainer.recipe_data import missing_inputs
 
 DATA = ["data.train.mine.path=somewhere"]
 

@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from trainer.data.workers import start_worker
-from trainer.errors import DataError
+from dawnchorus.trainer.data.workers import start_worker
+from dawnchorus.trainer.errors import DataError
 
 Batch = dict[str, Any]
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.storage import DatasetFolder
-from trainer.errors import DataError
-from trainer.sound_folders import what_to_do_with
+from dawnchorus.trainer.data.storage import DatasetFolder
+from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.sound_folders import what_to_do_with
 
 IntArray = npt.NDArray[np.int64]
 

@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.choice import CODECS as CODECS
-from trainer.data.choice import MENDING, Choice, ClipColumns, IntArray, one_rate
-from trainer.data.config import RemoteConfig
-from trainer.data.remote import Version
-from trainer.data.storage import DatasetFolder, open_folder
-from trainer.errors import DataError
-from trainer.tasks import TASKS, DeclaredTask
+from dawnchorus.trainer.data.choice import CODECS as CODECS
+from dawnchorus.trainer.data.choice import MENDING, Choice, ClipColumns, IntArray, one_rate
+from dawnchorus.trainer.data.config import RemoteConfig
+from dawnchorus.trainer.data.remote import Version
+from dawnchorus.trainer.data.storage import DatasetFolder, open_folder
+from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.tasks import TASKS, DeclaredTask
 
 _TAR_BLOCK = 512
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainer.data.batches import (
+from dawnchorus.trainer.data.batches import (
     Batch,
     BatchDataset,
     BatchLoader,
@@ -24,12 +24,12 @@ from trainer.data.batches import (
     broken_name,
     make_loader,
 )
-from trainer.data.config import DataConfig, RemoteConfig
-from trainer.data.index import LabelSpace, ShardIndex
-from trainer.data.order import Draw, PositionOrder
-from trainer.data.reader import BrokenClip, ClipReader
-from trainer.data.sources import Source, label_sources, open_indexes
-from trainer.errors import DataError
+from dawnchorus.trainer.data.config import DataConfig, RemoteConfig
+from dawnchorus.trainer.data.index import LabelSpace, ShardIndex
+from dawnchorus.trainer.data.order import Draw, PositionOrder
+from dawnchorus.trainer.data.reader import BrokenClip, ClipReader
+from dawnchorus.trainer.data.sources import Source, label_sources, open_indexes
+from dawnchorus.trainer.errors import DataError
 
 # So many broken clips in a row are no accident: the data is gone, or was made anew under the run.
 _MAX_REPLACEMENTS = 50

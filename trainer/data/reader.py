@@ -21,10 +21,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.config import RemoteConfig
-from trainer.data.index import Member
-from trainer.data.storage import Place, RemoteReader
-from trainer.errors import DataError
+from dawnchorus.trainer.data.config import RemoteConfig
+from dawnchorus.trainer.data.index import Member
+from dawnchorus.trainer.data.storage import Place, RemoteReader
+from dawnchorus.trainer.errors import DataError
 
 _MAGIC = {"flac": b"fLaC", "wav": b"RIFF"}
 _LAZY_BLOCK = 1 << 16

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import tenacity
 
-from trainer.errors import DataError
+from dawnchorus.trainer.errors import DataError
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)

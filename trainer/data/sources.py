@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.config import RemoteConfig, SourceConfig
-from trainer.data.index import LabelSpace, ShardIndex
-from trainer.errors import DataError
+from dawnchorus.trainer.data.config import RemoteConfig, SourceConfig
+from dawnchorus.trainer.data.index import LabelSpace, ShardIndex
+from dawnchorus.trainer.errors import DataError
 
 
 @dataclass(frozen=True)

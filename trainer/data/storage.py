@@ -31,10 +31,17 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
-from trainer.data.cache import BlockCache, default_cache_folder
-from trainer.data.config import SECRETIVE, RemoteConfig
-from trainer.data.remote import Changed, Version, connect, patiently, read_range, version_of
-from trainer.errors import DataError
+from dawnchorus.trainer.data.cache import BlockCache, default_cache_folder
+from dawnchorus.trainer.data.config import SECRETIVE, RemoteConfig
+from dawnchorus.trainer.data.remote import (
+    Changed,
+    Version,
+    connect,
+    patiently,
+    read_range,
+    version_of,
+)
+from dawnchorus.trainer.errors import DataError
 
 TABLES = ("index.parquet", "labels.json", "licences.parquet", "stats.json")
 _WHOLE, _BLOCK = 4 << 20, 1 << 20

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from trainer.data.index import CODECS, ShardIndex
-from trainer.data.reader import BrokenClip, ClipReader
-from trainer.data.remote import connect
-from trainer.data.storage import is_remote
+from dawnchorus.trainer.data.index import CODECS, ShardIndex
+from dawnchorus.trainer.data.reader import BrokenClip, ClipReader
+from dawnchorus.trainer.data.remote import connect
+from dawnchorus.trainer.data.storage import is_remote
 
 
 def verify(index: ShardIndex, *, decode: bool = False) -> list[str]:

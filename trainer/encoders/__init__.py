@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.encoders.beats import Beats
-    from trainer.encoders.beats_config import BeatsConfig
+    from dawnchorus.trainer.encoders.beats import Beats
+    from dawnchorus.trainer.encoders.beats_config import BeatsConfig
 
 ENCODERS: dict[str, tuple[str, str]] = {"beats": ("BeatsConfig", "Beats")}
 """Name -> its config class, in the module `NAME_config`, and its class, in the module `NAME`."""

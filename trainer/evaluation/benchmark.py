@@ -19,31 +19,35 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from trainer.errors import DataError, RecipeError
-from trainer.evaluation.clips import Clips
-from trainer.evaluation.clustering import evaluate_clustering
-from trainer.evaluation.config import EvaluateConfig
-from trainer.evaluation.embed import (
+from dawnchorus.trainer.errors import DataError, RecipeError
+from dawnchorus.trainer.evaluation.clips import Clips
+from dawnchorus.trainer.evaluation.clustering import evaluate_clustering
+from dawnchorus.trainer.evaluation.config import EvaluateConfig
+from dawnchorus.trainer.evaluation.embed import (
     LogMelStatistics,
     Progress,
     cached,
     embed_clips,
     weights_digest,
 )
-from trainer.evaluation.exposure import exposure
-from trainer.evaluation.probes import train_probes
-from trainer.evaluation.result_file import output_paths, plain, write_result
-from trainer.evaluation.retrieval import evaluate_across, evaluate_retrieval, group_bootstrap
-from trainer.evaluation.scores import accuracy, macro_average_precision
-from trainer.evaluation.tables import print_result
-from trainer.evaluation.task import Task, describe_task, prepare_task, remarks
-from trainer.objectives.multilabel import ranking_scores, trained_classes
-from trainer.pooling import STATISTICS, Pooling, pool
+from dawnchorus.trainer.evaluation.exposure import exposure
+from dawnchorus.trainer.evaluation.probes import train_probes
+from dawnchorus.trainer.evaluation.result_file import output_paths, plain, write_result
+from dawnchorus.trainer.evaluation.retrieval import (
+    evaluate_across,
+    evaluate_retrieval,
+    group_bootstrap,
+)
+from dawnchorus.trainer.evaluation.scores import accuracy, macro_average_precision
+from dawnchorus.trainer.evaluation.tables import print_result
+from dawnchorus.trainer.evaluation.task import Task, describe_task, prepare_task, remarks
+from dawnchorus.trainer.objectives.multilabel import ranking_scores, trained_classes
+from dawnchorus.trainer.pooling import STATISTICS, Pooling, pool
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from trainer.hub.importing import LoadedModel
+    from dawnchorus.trainer.hub.importing import LoadedModel
 
 FORMAT = 1
 FloatArray = npt.NDArray[np.float32]
@@ -227,7 +231,7 @@ def _code_digest(model: nn.Module) -> str:
 
 def random_encoder(encoder: dict[str, Any], seed: int) -> nn.Module:
     """An untrained model of the architecture that an `encoder` section describes."""
-    from trainer.model import BioEncoder
+    from dawnchorus.trainer.model import BioEncoder
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -276,7 +280,7 @@ def evaluate(
     Raises:
         DataError, CheckpointError, RecipeError: nothing is written then.
     """
-    from trainer.hub.importing import load_model
+    from dawnchorus.trainer.hub.importing import load_model
 
     started = time.monotonic()
     device = choose_device(config.device)
@@ -339,8 +343,8 @@ def load_config(overrides: Sequence[str], preset: str = "default") -> EvaluateCo
     Raises:
         RecipeError: with every problem found.
     """
-    from trainer.compose import compose
-    from trainer.explain import validated
+    from dawnchorus.trainer.compose import compose
+    from dawnchorus.trainer.explain import validated
 
     problems: list[str] = []
     composed = compose(f"evaluate/{preset}", overrides, EvaluateConfig, problems)

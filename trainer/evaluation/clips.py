@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.index import ShardIndex
-from trainer.data.reader import BrokenClip, ClipReader
-from trainer.errors import DataError
+from dawnchorus.trainer.data.index import ShardIndex
+from dawnchorus.trainer.data.reader import BrokenClip, ClipReader
+from dawnchorus.trainer.errors import DataError
 
 _LOCAL = threading.local()
 

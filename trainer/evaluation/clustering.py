@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.evaluation.config import ClusteringConfig
+from dawnchorus.trainer.evaluation.config import ClusteringConfig
 
 PAPER_SEED = 42
 _THREADED_SIZE = 1e8

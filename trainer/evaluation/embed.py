@@ -22,12 +22,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from trainer.errors import CheckpointError, DataError
-from trainer.evaluation.clips import Clips
-from trainer.evaluation.splits import some
-from trainer.frontend import LogMel
-from trainer.pooling import Pooling, pool
-from trainer.runtime.files import atomic_write
+from dawnchorus.trainer.errors import CheckpointError, DataError
+from dawnchorus.trainer.evaluation.clips import Clips
+from dawnchorus.trainer.evaluation.splits import some
+from dawnchorus.trainer.frontend import LogMel
+from dawnchorus.trainer.pooling import Pooling, pool
+from dawnchorus.trainer.runtime.files import atomic_write
 
 IntArray = npt.NDArray[np.int64]
 Layer = int | Literal["last", "all"]

@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from trainer.data.config import RemoteConfig
-from trainer.data.storage import open_folder
-from trainer.errors import DataError
-from trainer.objectives import needs_labels
-from trainer.runtime.recorded_paths import recorded_path
+from dawnchorus.trainer.data.config import RemoteConfig
+from dawnchorus.trainer.data.storage import open_folder
+from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.objectives import needs_labels
+from dawnchorus.trainer.runtime.recorded_paths import recorded_path
 
 # A training set that cannot be reached leaves one question open; it is not worth a long wait.
 _PATIENCE_S = 10.0

@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.evaluation.clustering import spread
-from trainer.evaluation.config import ProbeConfig
-from trainer.evaluation.scores import accuracy, macro_average_precision
-from trainer.evaluation.splits import Fold
+from dawnchorus.trainer.evaluation.clustering import spread
+from dawnchorus.trainer.evaluation.config import ProbeConfig
+from dawnchorus.trainer.evaluation.scores import accuracy, macro_average_precision
+from dawnchorus.trainer.evaluation.splits import Fold
 
 _MEMORY_BYTES = 2**30
 """Jobs are trained at once as long as their copies of the validation part and their weights

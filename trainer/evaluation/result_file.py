@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainer.errors import DataError
-from trainer.runtime.files import write_text
+from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.runtime.files import write_text
 
 if TYPE_CHECKING:
-    from trainer.hub.importing import LoadedModel
+    from dawnchorus.trainer.hub.importing import LoadedModel
 
 
 def output_paths(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainer.evaluation.config import RetrievalConfig
+from dawnchorus.trainer.evaluation.config import RetrievalConfig
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

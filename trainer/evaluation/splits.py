@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from trainer.errors import DataError
-from trainer.evaluation.clips import Clips
-from trainer.evaluation.config import EvaluateConfig
+from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.evaluation.clips import Clips
+from dawnchorus.trainer.evaluation.config import EvaluateConfig
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainer.errors import DataError
+from dawnchorus.trainer.errors import DataError
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainer.errors import DataError
-from trainer.evaluation.clips import Clips, open_clips
-from trainer.evaluation.config import EvaluateConfig
-from trainer.evaluation.embed import weights_digest
-from trainer.evaluation.splits import Protocol, settle_classes, some
-from trainer.runtime.environment import describe_environment
+from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.evaluation.clips import Clips, open_clips
+from dawnchorus.trainer.evaluation.config import EvaluateConfig
+from dawnchorus.trainer.evaluation.embed import weights_digest
+from dawnchorus.trainer.evaluation.splits import Protocol, settle_classes, some
+from dawnchorus.trainer.runtime.environment import describe_environment
 
 if TYPE_CHECKING:
-    from trainer.hub.importing import LoadedModel
+    from dawnchorus.trainer.hub.importing import LoadedModel
 
 FORMAT = 1
 

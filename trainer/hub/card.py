@@ -15,16 +15,16 @@ from typing import Any
 
 import yaml
 
-import trainer
-from trainer.errors import CheckpointError, RecipeError
-from trainer.evaluation.embed import weights_digest
-from trainer.hub import licences
-from trainer.hub.card_config import CardConfig
-from trainer.hub.measurements import Evaluation, read_evaluations
-from trainer.hub.provenance import Ledger, Share, Stage, ledger, stages_behind, title_of
-from trainer.hub.reading import Weights
-from trainer.licences import HUB_LICENCES, Licence, read_licence
-from trainer.model import BioEncoder
+from dawnchorus import trainer
+from dawnchorus.trainer.errors import CheckpointError, RecipeError
+from dawnchorus.trainer.evaluation.embed import weights_digest
+from dawnchorus.trainer.hub import licences
+from dawnchorus.trainer.hub.card_config import CardConfig
+from dawnchorus.trainer.hub.measurements import Evaluation, read_evaluations
+from dawnchorus.trainer.hub.provenance import Ledger, Share, Stage, ledger, stages_behind, title_of
+from dawnchorus.trainer.hub.reading import Weights
+from dawnchorus.trainer.licences import HUB_LICENCES, Licence, read_licence
+from dawnchorus.trainer.model import BioEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -248,7 +248,7 @@ def render(facts: CardFacts) -> dict[str, str]:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("trainer.hub"),
+        loader=PackageLoader("dawnchorus.trainer.hub"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -27,16 +27,16 @@ from typing import Any
 import torch
 import yaml
 
-import trainer
-from trainer import frontend, plain_yaml
-from trainer.errors import CheckpointError
-from trainer.hub import formats
-from trainer.hub.card import CardFacts, gather, merge_card, render
-from trainer.hub.card_config import CardConfig
-from trainer.hub.importing import build, whole_section
-from trainer.hub.provenance import to_json
-from trainer.hub.reading import Which, load_yaml, read_weights
-from trainer.model import BioEncoder
+from dawnchorus import trainer
+from dawnchorus.trainer import frontend, plain_yaml
+from dawnchorus.trainer.errors import CheckpointError
+from dawnchorus.trainer.hub import formats
+from dawnchorus.trainer.hub.card import CardFacts, gather, merge_card, render
+from dawnchorus.trainer.hub.card_config import CardConfig
+from dawnchorus.trainer.hub.importing import build, whole_section
+from dawnchorus.trainer.hub.provenance import to_json
+from dawnchorus.trainer.hub.reading import Which, load_yaml, read_weights
+from dawnchorus.trainer.model import BioEncoder
 
 MODELING = "modeling_dawnchorus"
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trainer.errors import CheckpointError
+from dawnchorus.trainer.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.encoders import ENCODERS, config_class, encoder_class
-from trainer.errors import CheckpointError
-from trainer.hub.reading import Kind, Weights, Which, read_weights, some
-from trainer.model import BioEncoder
+from dawnchorus.trainer.encoders import ENCODERS, config_class, encoder_class
+from dawnchorus.trainer.errors import CheckpointError
+from dawnchorus.trainer.hub.reading import Kind, Weights, Which, read_weights, some
+from dawnchorus.trainer.model import BioEncoder
 
 # Fields of an encoder's config that say how it is trained, not what it computes.
 TRAINING_ONLY = frozenset(

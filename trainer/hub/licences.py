@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from trainer.licences import Licence, read_licence
+from dawnchorus.trainer.licences import Licence, read_licence
 
 
 def strictest(licences: Iterable[Licence]) -> str | None:

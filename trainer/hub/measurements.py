@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.hub.reading import load_json
+from dawnchorus.trainer.hub.reading import load_json
 
 BASELINES = ("log-mel", "random-init")
 # Where a figure is in a row, what people call it, its metric id on the Hub.

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import CheckpointError
-from trainer.hub.reading import Weights, load_json, read_weights
-from trainer.licences import Licence, read_licence
-from trainer.runtime.recorded_paths import recorded_path
+from dawnchorus.trainer.errors import CheckpointError
+from dawnchorus.trainer.hub.reading import Weights, load_json, read_weights
+from dawnchorus.trainer.licences import Licence, read_licence
+from dawnchorus.trainer.runtime.recorded_paths import recorded_path
 
 
 @dataclass(frozen=True)

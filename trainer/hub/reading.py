@@ -17,9 +17,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from trainer.errors import CheckpointError
-from trainer.hub import formats
-from trainer.runtime import shards
+from dawnchorus.trainer.errors import CheckpointError
+from dawnchorus.trainer.hub import formats
+from dawnchorus.trainer.runtime import shards
 
 CHECKPOINT_FORMAT = 1
 Kind = Literal["run", "checkpoint", "export", "microsoft", "avex"]

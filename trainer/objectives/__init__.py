@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from trainer.objectives.masked_tokens_config import MaskedTokensConfig
-from trainer.objectives.multilabel_config import MultiLabelConfig
+from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
+from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
 
 OBJECTIVES: dict[str, type] = {
     "masked_tokens": MaskedTokensConfig,

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.encoders.beats import Beats, BeatsLayers
-from trainer.errors import RecipeError
-from trainer.objectives.base import FeatureBatch, StepOutput
-from trainer.objectives.masked_tokens_config import MaskedTokensConfig
-from trainer.objectives.masking import MaskPlan, draw_masks, keep_count
-from trainer.objectives.tokenizers import (
+from dawnchorus.trainer.encoders.beats import Beats, BeatsLayers
+from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.objectives.base import FeatureBatch, StepOutput
+from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
+from dawnchorus.trainer.objectives.masking import MaskPlan, draw_masks, keep_count
+from dawnchorus.trainer.objectives.tokenizers import (
     CodebookUsage,
     RandomProjectionTokenizer,
     codebook_usage,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from trainer.objectives.tokenizers_config import RandomProjectionConfig
+from dawnchorus.trainer.objectives.tokenizers_config import RandomProjectionConfig
 
 _LEAST_PERPLEXITY = 8.0
 """Fewer codes in effective use than this are a collapse. It hardly depends on the codebook's size:

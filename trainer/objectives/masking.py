@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.seeds import Use, mix_seeds
+from dawnchorus.trainer.seeds import Use, mix_seeds
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.objectives.base import FeatureBatch, StepOutput
-from trainer.objectives.multilabel_config import MultiLabelConfig
-from trainer.pooling import pool
+from dawnchorus.trainer.objectives.base import FeatureBatch, StepOutput
+from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
+from dawnchorus.trainer.pooling import pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trainer.encoders.beats import Beats
+    from dawnchorus.trainer.encoders.beats import Beats
 
 _NEVER = -20.0
 """Logit of a class that has no positive clip: a probability of 2e-9."""

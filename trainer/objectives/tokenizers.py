@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.objectives.tokenizers_config import RandomProjectionConfig
+from dawnchorus.trainer.objectives.tokenizers_config import RandomProjectionConfig
 
 _ROWS = 4096
 """Patches compared with the codebook at a time: 16 MB of distances to 1024 codes."""

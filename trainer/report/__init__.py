@@ -1,5 +1,5 @@
 """`report.html`: one self-contained page about one or several runs, made from their files alone."""
 
-from trainer.report.page import write_report
+from dawnchorus.trainer.report.page import write_report
 
 __all__ = ["write_report"]

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.report.reading import Run
+from dawnchorus.trainer.report.reading import Run
 
 _BASELINES = ("log-mel", "random-init")
 _METRIC_TITLES = {

@@ -16,8 +16,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from trainer.report.log import Event, Log, Series
-from trainer.report.svg import GRID, INK, MARK, SERIES, data_box, draw
+from dawnchorus.trainer.report.log import Event, Log, Series
+from dawnchorus.trainer.report.svg import GRID, INK, MARK, SERIES, data_box, draw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import DataError
-from trainer.page import render_page
-from trainer.report.comparison import tables, verdict
-from trainer.report.curves import MARKS, Drawn, charts_of, other_charts, readable
-from trainer.report.log import Event
-from trainer.report.reading import Run, read_datasets, read_ranks, read_run
-from trainer.report.sources import histogram, licence_shares, sources
-from trainer.report.spectrograms import Picture, picture
+from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.page import render_page
+from dawnchorus.trainer.report.comparison import tables, verdict
+from dawnchorus.trainer.report.curves import MARKS, Drawn, charts_of, other_charts, readable
+from dawnchorus.trainer.report.log import Event
+from dawnchorus.trainer.report.reading import Run, read_datasets, read_ranks, read_run
+from dawnchorus.trainer.report.sources import histogram, licence_shares, sources
+from dawnchorus.trainer.report.spectrograms import Picture, picture
 
 _MOST_EXAMPLES = 8
 _MOST_EVENTS = 60
@@ -104,7 +104,7 @@ def render(runs: Sequence[Run], *, title: str | None = None, datasets: Sequence[
         + [("datasets", p) for p in problems],
         "ranks": ranks,
     }
-    return render_page("trainer.report", shown)
+    return render_page("dawnchorus.trainer.report", shown)
 
 
 def _named_datasets(runs: Sequence[Run]) -> list[Path]:

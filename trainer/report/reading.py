@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.errors import DataError
-from trainer.objectives import needs_labels
-from trainer.report.log import Log, read_log
+from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.objectives import needs_labels
+from dawnchorus.trainer.report.log import Log, read_log
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from trainer.licences import read_licence
-from trainer.report.curves import tick
-from trainer.report.reading import Run
-from trainer.report.svg import GRID, SERIES, draw
+from dawnchorus.trainer.licences import read_licence
+from dawnchorus.trainer.report.curves import tick
+from dawnchorus.trainer.report.reading import Run
+from dawnchorus.trainer.report.svg import GRID, SERIES, draw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,8 +14,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from trainer.report.reading import Example, Run
-from trainer.report.svg import BAD, GOOD, GRID, VEIL, draw
+from dawnchorus.trainer.report.reading import Example, Run
+from dawnchorus.trainer.report.svg import BAD, GOOD, GRID, VEIL, draw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import Fruitless
-from trainer.runtime.job import Job
+from dawnchorus.trainer.errors import Fruitless
+from dawnchorus.trainer.runtime.job import Job
 
 MAX_FRUITLESS = 3
 

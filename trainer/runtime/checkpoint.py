@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from lightning_fabric.plugins import CheckpointIO
 
-from trainer.errors import CheckpointError
-from trainer.runtime import shards
-from trainer.runtime.files import atomic_write
+from dawnchorus.trainer.errors import CheckpointError
+from dawnchorus.trainer.runtime import shards
+from dawnchorus.trainer.runtime.files import atomic_write
 
 _STEP = re.compile(r"step_(\d{9})\.ckpt$")
 FORMAT = 1

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from trainer.runtime.recorded_paths import WORKING_FOLDER
+from dawnchorus.trainer.runtime.recorded_paths import WORKING_FOLDER
 
 _PACKAGES = ("torch", "torchaudio", "pytorch-lightning", "grain", "numpy", "soundfile", "pyarrow",
              "hydra-core", "pydantic")  # fmt: skip
@@ -22,7 +22,7 @@ def source_revision() -> str | None:
     Of a copy that was kept at submission: what it was copied from.
     """
     folder = Path(__file__).resolve().parent
-    kept = folder.parents[1] / "revision.json"
+    kept = folder.parents[2] / "revision.json"
     if kept.is_file():
         revision: str | None = json.loads(kept.read_text(encoding="utf-8"))["revision"]
         return revision
@@ -54,7 +54,7 @@ def describe_environment() -> dict[str, Any]:
     """Plain facts for `environment.json`."""
     import torch
 
-    import trainer
+    from dawnchorus import trainer
 
     versions = {"dawnchorus": trainer.__version__, "python": sys.version.split()[0]}
     for package in _PACKAGES:

@@ -12,7 +12,7 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from trainer.runtime.job import Job
+from dawnchorus.trainer.runtime.job import Job
 
 # What gloo, NCCL and the store say where the other end of a connection is gone or taken, and what
 # we say where it is another run's: the next start of a job has another port.

@@ -7,15 +7,15 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer import plain_yaml
-from trainer.errors import RecipeError
-from trainer.hub.provenance import lineage
-from trainer.runtime.environment import describe_environment
-from trainer.runtime.files import write_text
+from dawnchorus.trainer import plain_yaml
+from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.hub.provenance import lineage
+from dawnchorus.trainer.runtime.environment import describe_environment
+from dawnchorus.trainer.runtime.files import write_text
 
 if TYPE_CHECKING:
-    from trainer.data.module import TrainStream
-    from trainer.recipe import Recipe
+    from dawnchorus.trainer.data.module import TrainStream
+    from dawnchorus.trainer.recipe import Recipe
 
 # What may differ when a run folder is continued: nothing of it changes what is learned.
 _PLACE = re.compile(r"data\.(train|valid|noise)\.[^.]+\.path")

@@ -24,8 +24,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import RunBusy
-from trainer.runtime.job import Job
+from dawnchorus.trainer.errors import RunBusy
+from dawnchorus.trainer.runtime.job import Job
 
 RENEW_S = 10.0
 LEASE_S = 90.0

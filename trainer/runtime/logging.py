@@ -18,8 +18,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from trainer.errors import RecipeError
-from trainer.runtime.files import write_text
+from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.runtime.files import write_text
 
 Mode = Literal["disabled", "offline", "online"]
 

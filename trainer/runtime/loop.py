@@ -9,17 +9,17 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 
-from trainer.errors import CheckpointError, DataError, NonFiniteLoss
-from trainer.runtime.checkpoint import AtomicCheckpointIO, CheckpointFolder
-from trainer.runtime.meeting import meet
-from trainer.runtime.throughput import slowest
+from dawnchorus.trainer.errors import CheckpointError, DataError, NonFiniteLoss
+from dawnchorus.trainer.runtime.checkpoint import AtomicCheckpointIO, CheckpointFolder
+from dawnchorus.trainer.runtime.meeting import meet
+from dawnchorus.trainer.runtime.throughput import slowest
 
 if TYPE_CHECKING:
-    from trainer.module import StepHealth, TrainingModule
-    from trainer.runtime.logging import MetricsFile, ProgressSink
-    from trainer.runtime.session import Session
-    from trainer.runtime.throughput import Throughput
-    from trainer.validation import Validation
+    from dawnchorus.trainer.module import StepHealth, TrainingModule
+    from dawnchorus.trainer.runtime.logging import MetricsFile, ProgressSink
+    from dawnchorus.trainer.runtime.session import Session
+    from dawnchorus.trainer.runtime.throughput import Throughput
+    from dawnchorus.trainer.validation import Validation
 
 MAX_BAD_STEPS = 3
 SLOW = 1.5

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import Strangers
+from dawnchorus.trainer.errors import Strangers
 
 SECRET = ".rendezvous"
 """First part of the name of the secret in the run folder; it is there while the ranks meet."""

@@ -13,13 +13,13 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
-from trainer.errors import Hung, Preempted, RunBusy
-from trainer.runtime.attempts import record_attempt
-from trainer.runtime.failures import note_failure
-from trainer.runtime.files import write_text
-from trainer.runtime.job import Job, prepare_rendezvous
-from trainer.runtime.lock import RunLock
-from trainer.runtime.watchdog import Watchdog
+from dawnchorus.trainer.errors import Hung, Preempted, RunBusy
+from dawnchorus.trainer.runtime.attempts import record_attempt
+from dawnchorus.trainer.runtime.failures import note_failure
+from dawnchorus.trainer.runtime.files import write_text
+from dawnchorus.trainer.runtime.job import Job, prepare_rendezvous
+from dawnchorus.trainer.runtime.lock import RunLock
+from dawnchorus.trainer.runtime.watchdog import Watchdog
 
 MARKER = "requeue.json"
 

@@ -20,9 +20,9 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 
-from trainer.encoders.beats import BeatsLayers
-from trainer.runtime.checkpoint import AtomicCheckpointIO, load_mapped
-from trainer.sharded import fill, shard_like
+from dawnchorus.trainer.encoders.beats import BeatsLayers
+from dawnchorus.trainer.runtime.checkpoint import AtomicCheckpointIO, load_mapped
+from dawnchorus.trainer.sharded import fill, shard_like
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.optim import Optimizer
 
-    from trainer.module import TrainingModule
+    from dawnchorus.trainer.module import TrainingModule
 
 
 def shard_module(module: TrainingModule, mesh: DeviceMesh) -> None:

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.runtime.files import atomic_write
-from trainer.sharded import Pieces, is_sharded, local
+from dawnchorus.trainer.runtime.files import atomic_write
+from dawnchorus.trainer.sharded import Pieces, is_sharded, local
 
 META = "meta.pt"
 _PLACE = "__shard__"

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.errors import Hung
+from dawnchorus.trainer.errors import Hung
 
 GRACE_S = 10.0
 """Between the stacks and the end: the first rank to end takes the others with it."""

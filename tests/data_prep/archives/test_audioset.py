@@ -24,19 +24,19 @@ from audioset_small import (
 )
 from typer.testing import CliRunner
 
-import data_prep.commands.audioset  # noqa: F401 (hangs the command on the app)
-from data_prep.archives.audioset import (
+import dawnchorus.data_prep.commands.audioset  # noqa: F401 (hangs the command on the app)
+from dawnchorus.data_prep.archives.audioset import (
     AudioSet,
     AudioSetOptions,
     Segment,
     read_segments,
     split_of,
 )
-from data_prep.archives.audioset_files import ClipFiles, parse_name
-from data_prep.archives.audioset_labels import Classes, read_ontology
-from data_prep.commands.apps import prep_app
-from data_prep.errors import PrepError
-from data_prep.recording_table import read_recordings
+from dawnchorus.data_prep.archives.audioset_files import ClipFiles, parse_name
+from dawnchorus.data_prep.archives.audioset_labels import Classes, read_ontology
+from dawnchorus.data_prep.commands.apps import prep_app
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recording_table import read_recordings
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from audioset_small import DOG, IDS, clip, read, write_tables
 
-import data_prep.commands.audioset  # noqa: F401 (hangs the command on the app)
-from data_prep.archives import audioset_files
-from data_prep.archives.audioset_files import UNREADABLE
+import dawnchorus.data_prep.commands.audioset  # noqa: F401 (hangs the command on the app)
+from dawnchorus.data_prep.archives import audioset_files
+from dawnchorus.data_prep.archives.audioset_files import UNREADABLE
 
 
 @pytest.fixture

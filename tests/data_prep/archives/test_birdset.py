@@ -14,10 +14,10 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from data_prep.archives.birdset import letter_of
-from data_prep.cli import prep_app
-from data_prep.recording_table import read_recordings
-from data_prep.recordings import Label
+from dawnchorus.data_prep.archives.birdset import letter_of
+from dawnchorus.data_prep.cli import prep_app
+from dawnchorus.data_prep.recording_table import read_recordings
+from dawnchorus.data_prep.recordings import Label
 
 CODES = ["gcrfin", "whcspa", "amepip"]
 

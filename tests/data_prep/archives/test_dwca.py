@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.archives.delimited import MAX_LINE_BYTES, Dialect, plain_key, read_rows, sniff
-from data_prep.archives.dwca import Archive, BadRow, Joined, is_archive, open_archive
-from data_prep.archives.files import FileIndex, asa_key, stem_key, xeno_canto_key
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.archives.delimited import (
+    MAX_LINE_BYTES,
+    Dialect,
+    plain_key,
+    read_rows,
+    sniff,
+)
+from dawnchorus.data_prep.archives.dwca import Archive, BadRow, Joined, is_archive, open_archive
+from dawnchorus.data_prep.archives.files import FileIndex, asa_key, stem_key, xeno_canto_key
+from dawnchorus.data_prep.errors import PrepError
 
 DWC, GBIF = "http://rs.tdwg.org/dwc/terms/", "http://rs.gbif.org/terms/1.0/"
 DC = "http://purl.org/dc/terms/"

@@ -16,18 +16,18 @@ import soundfile
 from inaturalist_rows import ANCESTORS, observation, sound
 from typer.testing import CliRunner
 
-from data_prep.archives.inaturalist import (
+from dawnchorus.data_prep.archives.inaturalist import (
     bare_url,
     licence_of_code,
     observation_rows,
     sound_key,
     sound_number,
 )
-from data_prep.archives.json_files import MAX_DEPTH, StrictJson, documents, items
-from data_prep.cli import prep_app
-from data_prep.errors import PrepError
-from data_prep.recording_table import Rejected, read_recordings
-from data_prep.recordings import Recording
+from dawnchorus.data_prep.archives.json_files import MAX_DEPTH, StrictJson, documents, items
+from dawnchorus.data_prep.cli import prep_app
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recording_table import Rejected, read_recordings
+from dawnchorus.data_prep.recordings import Recording
 
 
 def rows_of(observed: Any) -> list[Recording | Rejected]:

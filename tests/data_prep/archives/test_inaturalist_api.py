@@ -20,12 +20,12 @@ import pytest
 from inaturalist_rows import sound
 from typer.testing import CliRunner
 
-from data_prep.archives import inaturalist_api
-from data_prep.archives.inaturalist_api import ApiOptions, parse_query, walk
-from data_prep.cli import prep_app
-from data_prep.errors import PrepError
-from data_prep.progress import Progress
-from data_prep.recording_table import read_recordings
+from dawnchorus.data_prep.archives import inaturalist_api
+from dawnchorus.data_prep.archives.inaturalist_api import ApiOptions, parse_query, walk
+from dawnchorus.data_prep.cli import prep_app
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.progress import Progress
+from dawnchorus.data_prep.recording_table import read_recordings
 
 observation = functools.partial(inaturalist_rows.observation, identifications=[])
 

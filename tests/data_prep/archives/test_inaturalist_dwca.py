@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from data_prep.archives import inaturalist_dwca
-from data_prep.cli import prep_app
-from data_prep.recording_table import read_recordings
+from dawnchorus.data_prep.archives import inaturalist_dwca
+from dawnchorus.data_prep.cli import prep_app
+from dawnchorus.data_prep.recording_table import read_recordings
 
 
 def run(*arguments: str | Path) -> Any:
@@ -237,7 +237,7 @@ def test_a_broken_archive_is_an_error(
 MEMORY = """
 import io, re, sys
 from pathlib import Path
-from data_prep.archives import inaturalist_dwca as dwca
+from dawnchorus.data_prep.archives import inaturalist_dwca as dwca
 
 class Files:
     # media.csv of any length, made while it is read: {blocks} times 10,000 photos and a sound.

@@ -15,8 +15,8 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from data_prep.archives.table_rows import write_audio
-from data_prep.archives.watkins import (
+from dawnchorus.data_prep.archives.table_rows import write_audio
+from dawnchorus.data_prep.archives.watkins import (
     LICENCE,
     NAMES,
     group_of_cut,
@@ -25,8 +25,8 @@ from data_prep.archives.watkins import (
     nearest,
     plain_name,
 )
-from data_prep.cli import prep_app
-from data_prep.recording_table import read_recordings
+from dawnchorus.data_prep.cli import prep_app
+from dawnchorus.data_prep.recording_table import read_recordings
 
 # The 32 species of the "best of" cuts, as BEANS and Hugging Face spell them.
 BEST_OF = [

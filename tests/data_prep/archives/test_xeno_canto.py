@@ -11,14 +11,14 @@ import pytest
 from typer.testing import CliRunner
 from xeno_canto_rows import good, page, v2, v3
 
-from data_prep.archives.checked import checked
-from data_prep.archives.files import FileIndex, xeno_canto_key
-from data_prep.archives.xeno_canto import from_api, read_dump
-from data_prep.archives.xeno_canto_sources import read_sources
-from data_prep.cli import prep_app
-from data_prep.errors import PrepError
-from data_prep.recording_table import Rejected, read_recordings
-from data_prep.recordings import BACKGROUND, Label, Recording
+from dawnchorus.data_prep.archives.checked import checked
+from dawnchorus.data_prep.archives.files import FileIndex, xeno_canto_key
+from dawnchorus.data_prep.archives.xeno_canto import from_api, read_dump
+from dawnchorus.data_prep.archives.xeno_canto_sources import read_sources
+from dawnchorus.data_prep.cli import prep_app
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recording_table import Rejected, read_recordings
+from dawnchorus.data_prep.recordings import BACKGROUND, Label, Recording
 
 
 def test_every_field_of_a_recording():

@@ -17,12 +17,12 @@ import pytest
 from typer.testing import CliRunner
 from xeno_canto_rows import good, page, v3
 
-from data_prep.archives.xeno_canto_api import XenoCanto, retry_after_s
-from data_prep.archives.xeno_canto_query import check_queries
-from data_prep.archives.xeno_canto_sources import read_sources
-from data_prep.cli import prep_app
-from data_prep.errors import PrepError
-from data_prep.recording_table import read_recordings
+from dawnchorus.data_prep.archives.xeno_canto_api import XenoCanto, retry_after_s
+from dawnchorus.data_prep.archives.xeno_canto_query import check_queries
+from dawnchorus.data_prep.archives.xeno_canto_sources import read_sources
+from dawnchorus.data_prep.cli import prep_app
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recording_table import read_recordings
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 QUERY = 'grp:birds cnt:"Sri Lanka"'
@@ -249,8 +249,8 @@ def test_the_key_travels_by_https_alone(api, client, tmp_path):
 
 def test_the_key_is_nowhere(api, tmp_path, caplog, monkeypatch):
     """Not in logs at any level, errors and their causes, output, files, even if it is repeated."""
-    monkeypatch.setattr("data_prep.archives.xeno_canto_api.PAUSE_S", 0.02)
-    monkeypatch.setattr("data_prep.archives.xeno_canto_api._TRIES", 2)
+    monkeypatch.setattr("dawnchorus.data_prep.archives.xeno_canto_api.PAUSE_S", 0.02)
+    monkeypatch.setattr("dawnchorus.data_prep.archives.xeno_canto_api._TRIES", 2)
     monkeypatch.setenv("XENO_CANTO_KEY", KEY)
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.DEBUG, logger="httpx")  # `download` keeps it quiet from then on

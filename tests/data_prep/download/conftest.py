@@ -19,12 +19,12 @@ import pytest
 import soundfile
 import yaml
 
-from data_prep.download.choice import Choice, make_choice
-from data_prep.download.command import download
-from data_prep.download.recipe import DownloadRecipe, load_recipe
-from data_prep.progress import Progress
-from data_prep.recording_table import read_recordings, write_table
-from data_prep.recordings import Label, Recording
+from dawnchorus.data_prep.download.choice import Choice, make_choice
+from dawnchorus.data_prep.download.command import download
+from dawnchorus.data_prep.download.recipe import DownloadRecipe, load_recipe
+from dawnchorus.data_prep.progress import Progress
+from dawnchorus.data_prep.recording_table import read_recordings, write_table
+from dawnchorus.data_prep.recordings import Label, Recording
 
 BY = "https://creativecommons.org/licenses/by/4.0/"
 

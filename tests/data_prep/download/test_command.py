@@ -11,11 +11,11 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from data_prep.download.choice import make_choice
-from data_prep.download.recipe import load_recipe
-from data_prep.errors import PrepError
-from data_prep.recording_table import read_recordings
-from data_prep.shipped import find_recipe, recipe_names
+from dawnchorus.data_prep.download.choice import make_choice
+from dawnchorus.data_prep.download.recipe import load_recipe
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recording_table import read_recordings
+from dawnchorus.data_prep.shipped import find_recipe, recipe_names
 
 CC = "https://creativecommons.org/licenses/"
 LICENCES = {
@@ -150,7 +150,7 @@ def test_secrets_stay_secret(bench, server, row, make_sound):
 
 
 def cli(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "data_prep.cli", "download", *arguments]
+    command = [sys.executable, "-m", "dawnchorus.data_prep.cli", "download", *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, **env}, timeout=300
     )

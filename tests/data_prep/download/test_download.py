@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from data_prep.errors import PrepError
-from data_prep.recording_table import read_recordings
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recording_table import read_recordings
 
 
 def keep_one(bench, server, row, make_sound, *more, **options):
@@ -323,8 +323,8 @@ def test_the_volume_per_hour_stops_a_host_over_runs(bench, server, row, make_sou
     tight = {"default": {"gb_per_hour": 2.5 * len(body) / 1e9, "concurrency": 1}}
     bench.run([row(f"xc:{i}", url) for i in range(2)], recipe=tight)
     # The third exceeds it: a run now would wait for most of an hour, so only look at the wait.
-    from data_prep.download.gate import Volume
-    from data_prep.download.ledger import Ledger
+    from dawnchorus.data_prep.download.gate import Volume
+    from dawnchorus.data_prep.download.ledger import Ledger
 
     ledger = Ledger(bench.out)
     minutes = ledger.traffic_of_the_day(f"127.0.0.1:{server.port}")

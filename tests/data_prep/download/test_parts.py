@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.download.addresses import (
+from dawnchorus.data_prep.download.addresses import (
     BadAddress,
     ending_of,
     file_folder,
@@ -21,10 +21,10 @@ from data_prep.download.addresses import (
     private_name,
     redact,
 )
-from data_prep.download.fetch import retry_after_s, validator_of
-from data_prep.download.gate import Volume
-from data_prep.download.part import checksums_of
-from data_prep.download.sniff import audio_ending, not_audio
+from dawnchorus.data_prep.download.fetch import retry_after_s, validator_of
+from dawnchorus.data_prep.download.gate import Volume
+from dawnchorus.data_prep.download.part import checksums_of
+from dawnchorus.data_prep.download.sniff import audio_ending, not_audio
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.download.ledger import Ledger
-from data_prep.errors import PrepError
+from dawnchorus.data_prep.download.ledger import Ledger
+from dawnchorus.data_prep.errors import PrepError
 
 
 def start(bench, recipe: Path, *options: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "data_prep.cli", "download", str(bench.folder / "table"),
-               "--out", str(bench.out), "--recipe", str(recipe), *options]  # fmt: skip
+    command = [sys.executable, "-m", "dawnchorus.data_prep.cli", "download",
+               str(bench.folder / "table"), "--out", str(bench.out), "--recipe",
+               str(recipe), *options]  # fmt: skip
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_prep.recording_table import write_table
-from data_prep.recordings import Label, Recording
+from dawnchorus.data_prep.recording_table import write_table
+from dawnchorus.data_prep.recordings import Label, Recording
 
 RATE_HZ = 16000
 BY = "https://creativecommons.org/licenses/by/4.0/"

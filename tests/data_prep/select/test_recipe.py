@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import PrepError
-from data_prep.select.recipe_file import describe_keys, load_recipe
-from data_prep.shipped import recipe_names
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.select.recipe_file import describe_keys, load_recipe
+from dawnchorus.data_prep.shipped import recipe_names
 
 
 def write(path: Path, text: str) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.progress import Progress
-from data_prep.select.compare import compare, fast_length
-from data_prep.select.fingerprints import DIMENSIONS, fingerprint_pcm
-from data_prep.select.neighbours import candidates
-from data_prep.select.same import find_same
-from data_prep.select.sound import Audio, take_prints
+from dawnchorus.data_prep.progress import Progress
+from dawnchorus.data_prep.select.compare import compare, fast_length
+from dawnchorus.data_prep.select.fingerprints import DIMENSIONS, fingerprint_pcm
+from dawnchorus.data_prep.select.neighbours import candidates
+from dawnchorus.data_prep.select.same import find_same
+from dawnchorus.data_prep.select.sound import Audio, take_prints
 from scripts.bench_duplicates import accuracy
 
 Write = Callable[..., Path]
@@ -71,7 +71,7 @@ def test_block_size_does_not_matter(
 ) -> None:
     wav_T = make_chirps(3, 9.0)
     whole = vectors(wav_T)[1]
-    monkeypatch.setattr("data_prep.select.fingerprints._BLOCK", 100)
+    monkeypatch.setattr("dawnchorus.data_prep.select.fingerprints._BLOCK", 100)
     assert np.allclose(vectors(wav_T)[1], whole, atol=2e-3)
 
 
@@ -130,7 +130,7 @@ def test_all_pairs_of_many_copies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """More copies than a recording has neighbours, at any place of a long one."""
-    monkeypatch.setattr("data_prep.select.neighbours.NEIGHBOURS", 3)
+    monkeypatch.setattr("dawnchorus.data_prep.select.neighbours.NEIGHBOURS", 3)
     wav_T = make_chirps(77, 40.0)
     rng = np.random.default_rng(0)
     paths = [write_wav(tmp_path / "long.flac", wav_T)]
@@ -180,7 +180,7 @@ def test_cache_is_used_and_follows_the_file(
 
     first = prints()
     decoded: list[str] = []
-    from data_prep.select import fingerprints
+    from dawnchorus.data_prep.select import fingerprints
 
     real = fingerprints.fingerprint_file
 
@@ -203,7 +203,7 @@ def test_stopped_fingerprinting_keeps_what_is_done(
     make_chirps: Callable[..., np.ndarray],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from data_prep.select import fingerprints
+    from dawnchorus.data_prep.select import fingerprints
 
     audios = [
         Audio(str(write_wav(tmp_path / f"{i:02d}.wav", make_chirps(i, 1.0)))) for i in range(16)
@@ -246,7 +246,7 @@ def test_processes_give_the_same(
 
 
 def test_inverted_file_finds_what_all_pairs_find(monkeypatch: pytest.MonkeyPatch) -> None:
-    from data_prep.select import neighbours
+    from dawnchorus.data_prep.select import neighbours
 
     rng = np.random.default_rng(0)
     base = rng.standard_normal((1500, DIMENSIONS))
@@ -264,7 +264,7 @@ def test_inverted_file_finds_what_all_pairs_find(monkeypatch: pytest.MonkeyPatch
 
 
 def test_kinds_are_kept_apart() -> None:
-    from data_prep.select import neighbours
+    from dawnchorus.data_prep.select import neighbours
 
     vector_VD = np.tile(np.eye(DIMENSIONS, dtype=np.float16)[:1], (4, 1))
     four = neighbours.Vectors(vector_VD, np.arange(4), np.zeros(4, np.int32))

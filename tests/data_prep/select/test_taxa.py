@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from typer.testing import CliRunner
 
-from data_prep.cli import prep_app
-from data_prep.recordings import Label
+from dawnchorus.data_prep.cli import prep_app
+from dawnchorus.data_prep.recordings import Label
 
 
 def run(*words: object) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_prep.taxonomy.names import (
+from dawnchorus.data_prep.taxonomy.names import (
     HYBRID,
     SEVERAL,
     UNCERTAIN,

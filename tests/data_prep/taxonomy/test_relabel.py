@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.errors import PrepError
-from data_prep.recording_table import Rejected, read_recordings, write_table
-from data_prep.recordings import Label, Recording, label_ranks
-from data_prep.taxonomy.options import LabelOptions, ranks_of
-from data_prep.taxonomy.relabel import relabel
-from data_prep.taxonomy.space import Entry, LabelSpace
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.recording_table import Rejected, read_recordings, write_table
+from dawnchorus.data_prep.recordings import Label, Recording, label_ranks
+from dawnchorus.data_prep.taxonomy.options import LabelOptions, ranks_of
+from dawnchorus.data_prep.taxonomy.relabel import relabel
+from dawnchorus.data_prep.taxonomy.space import Entry, LabelSpace
 
 REPO = Path(__file__).resolve().parents[3]
 XC = "xeno-canto"
@@ -279,7 +279,7 @@ def test_the_command(tmp_path: Path, make_table: Callable[..., Path]) -> None:
     table = make_table(tmp_path / "in", [bird("Parus major"), bird("Nemo nullus")])
 
     def run(*more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "data_prep.cli", "labels", str(table), *more]
+        command = [sys.executable, "-m", "dawnchorus.data_prep.cli", "labels", str(table), *more]
         return subprocess.run(command, cwd=REPO, capture_output=True, text=True)
 
     done = run("--out", str(tmp_path / "out"), "--ancestors", "family")

@@ -7,12 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.taxonomy.builtin import builtin_source
-from data_prep.taxonomy.candidates import nearest_names
-from data_prep.taxonomy.ebird import CODE_CHANGED, GENUS_MOVED, GONE, RENAMED, compare_years
-from data_prep.taxonomy.model import Taxonomy, load_taxonomy
-from data_prep.taxonomy.resolve import Given, Resolved, Resolver
-from data_prep.taxonomy.tables import find_source
+from dawnchorus.data_prep.taxonomy.builtin import builtin_source
+from dawnchorus.data_prep.taxonomy.candidates import nearest_names
+from dawnchorus.data_prep.taxonomy.ebird import (
+    CODE_CHANGED,
+    GENUS_MOVED,
+    GONE,
+    RENAMED,
+    compare_years,
+)
+from dawnchorus.data_prep.taxonomy.model import Taxonomy, load_taxonomy
+from dawnchorus.data_prep.taxonomy.resolve import Given, Resolved, Resolver
+from dawnchorus.data_prep.taxonomy.tables import find_source
 
 ASKED = (
     "Parus major", "Parus major newtoni", "Parus", "Parus caeruleus", "Parus dubius", "Prunella",

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import PrepError
-from data_prep.taxonomy.builtin import BUILTIN, builtin_source, read_overrides
-from data_prep.taxonomy.model import load_taxonomy
-from data_prep.taxonomy.shapes import COLUMNS
-from data_prep.taxonomy.tables import find_source, frames
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.taxonomy.builtin import BUILTIN, builtin_source, read_overrides
+from dawnchorus.data_prep.taxonomy.model import load_taxonomy
+from dawnchorus.data_prep.taxonomy.shapes import COLUMNS
+from dawnchorus.data_prep.taxonomy.tables import find_source, frames
 
 REPO = Path(__file__).resolve().parents[3]
 
@@ -195,9 +195,9 @@ def test_overrides(tmp_path: Path) -> None:
 MEMORY = """
 import resource, sys
 sys.path.insert(0, sys.argv[2])
-from data_prep.taxonomy.shapes import COLUMNS
-from data_prep.taxonomy.tables import find_source, frames
-from data_prep.taxonomy.model import load_taxonomy
+from dawnchorus.data_prep.taxonomy.shapes import COLUMNS
+from dawnchorus.data_prep.taxonomy.tables import find_source, frames
+from dawnchorus.data_prep.taxonomy.model import load_taxonomy
 source = find_source(sys.argv[1])
 next(iter(frames(source)))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.data.config import DataConfig, SourceConfig
-from trainer.data.index import Member, ShardIndex
+from dawnchorus.trainer.data.config import DataConfig, SourceConfig
+from dawnchorus.trainer.data.index import Member, ShardIndex
 
 
 def same(a: dict[str, Any], b: dict[str, Any]) -> bool:

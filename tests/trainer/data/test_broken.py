@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.data.batches import broken_name
-from trainer.data.config import DataConfig
-from trainer.data.module import BrokenLedger, TrainStream, train_loader, valid_loader
-from trainer.errors import DataError
+from dawnchorus.trainer.data.batches import broken_name
+from dawnchorus.trainer.data.config import DataConfig
+from dawnchorus.trainer.data.module import BrokenLedger, TrainStream, train_loader, valid_loader
+from dawnchorus.trainer.errors import DataError
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data.cache import BlockCache, default_cache_folder
+from dawnchorus.trainer.data.cache import BlockCache, default_cache_folder
 
 HEAD = 16
 

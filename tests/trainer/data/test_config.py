@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from trainer.data.config import DataConfig, SourceConfig
+from dawnchorus.trainer.data.config import DataConfig, SourceConfig
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from trainer.data.index import LabelSpace, ShardIndex
-from trainer.data.storage import DatasetFolder
-from trainer.data.verify import verify
-from trainer.errors import DataError
+from dawnchorus.trainer.data.index import LabelSpace, ShardIndex
+from dawnchorus.trainer.data.storage import DatasetFolder
+from dawnchorus.trainer.data.verify import verify
+from dawnchorus.trainer.errors import DataError
 
 
 def edit_index(dataset: Path, change: Callable[[list[dict[str, object]]], None]) -> None:

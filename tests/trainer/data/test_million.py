@@ -18,12 +18,12 @@ CLIPS, PER_SHARD, SIZE, CLASSES = 1_000_000, 2000, 169_000, 10_000
 PROGRAM = """
 import json, multiprocessing, os, sys, time
 import pyarrow.parquet, torch, torch.utils.data
-from trainer.data import module, index
+from dawnchorus.trainer.data import module, index
 def pss_mb(pid="self"):
     text = open(f"/proc/{pid}/smaps_rollup").read()
     return int(text.partition("Pss:")[2].split()[0]) / 1e3
-from trainer.data.config import DataConfig, SourceConfig
-from trainer.data.order import Shuffle
+from dawnchorus.trainer.data.config import DataConfig, SourceConfig
+from dawnchorus.trainer.data.order import Shuffle
 Shuffle(10**6, 1)[0]  # imports the shuffle library
 before = pss_mb()
 start = time.process_time()  # the wall is `make bench`'s: here others may be at work

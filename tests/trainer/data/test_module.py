@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.data.batches import BatchLoader, PositionBatches
-from trainer.data.config import DataConfig, SourceConfig
-from trainer.data.index import LabelSpace, ShardIndex
-from trainer.data.module import TrainStream, train_loader, valid_loader
-from trainer.errors import DataError
+from dawnchorus.trainer.data.batches import BatchLoader, PositionBatches
+from dawnchorus.trainer.data.config import DataConfig, SourceConfig
+from dawnchorus.trainer.data.index import LabelSpace, ShardIndex
+from dawnchorus.trainer.data.module import TrainStream, train_loader, valid_loader
+from dawnchorus.trainer.errors import DataError
 
 Batch = dict[str, Any]
 Same = Callable[[Batch, Batch], bool]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.order import (
+from dawnchorus.trainer.data.order import (
     FINEST_SHARE,
     Mixture,
     PositionOrder,
@@ -208,7 +208,7 @@ def test_without_noise_sources_there_is_no_noise() -> None:
 
 def test_the_shuffle_library_leaves_no_trace_in_the_log() -> None:
     code = (
-        "import logging; from trainer.data.order import Shuffle; Shuffle(10000, 1)[5];"
+        "import logging; from dawnchorus.trainer.data.order import Shuffle; Shuffle(10000, 1)[5];"
         "assert logging.getLogger().handlers == [], logging.getLogger().handlers;"
         "import absl.logging; assert absl.logging.get_verbosity() == absl.logging.WARNING,"
         " absl.logging.get_verbosity()"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from trainer.data.index import Member, ShardIndex
-from trainer.data.reader import BrokenClip, ClipReader, LocalBytes, MemberFile
-from trainer.errors import DataError
+from dawnchorus.trainer.data.index import Member, ShardIndex
+from dawnchorus.trainer.data.reader import BrokenClip, ClipReader, LocalBytes, MemberFile
+from dawnchorus.trainer.errors import DataError
 
 WINDOW = 32000
 

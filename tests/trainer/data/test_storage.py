@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from trainer.data import storage
-from trainer.data.cache import BlockCache
-from trainer.data.config import DataConfig, RemoteConfig, SourceConfig
-from trainer.data.index import ShardIndex
-from trainer.data.module import TrainStream, train_loader, valid_loader
-from trainer.data.reader import ClipReader
-from trainer.data.remote import connect, version_of
-from trainer.data.verify import verify
-from trainer.errors import DataError
+from dawnchorus.trainer.data import storage
+from dawnchorus.trainer.data.cache import BlockCache
+from dawnchorus.trainer.data.config import DataConfig, RemoteConfig, SourceConfig
+from dawnchorus.trainer.data.index import ShardIndex
+from dawnchorus.trainer.data.module import TrainStream, train_loader, valid_loader
+from dawnchorus.trainer.data.reader import ClipReader
+from dawnchorus.trainer.data.remote import connect, version_of
+from dawnchorus.trainer.data.verify import verify
+from dawnchorus.trainer.errors import DataError
 
 SECRET = "do-not-print-this-secret"
 WINDOW = 32000
@@ -183,9 +183,9 @@ def test_a_cache_that_cannot_be_written_stops_nobody(
 _PROCESS = """
 import hashlib, sys
 import numpy as np
-from trainer.data.config import RemoteConfig
-from trainer.data.index import ShardIndex
-from trainer.data.reader import ClipReader
+from dawnchorus.trainer.data.config import RemoteConfig
+from dawnchorus.trainer.data.index import ShardIndex
+from dawnchorus.trainer.data.reader import ClipReader
 remote = RemoteConfig(cache=sys.argv[2], cache_gb=float(sys.argv[3]))
 index, reader = ShardIndex.open(sys.argv[1], remote=remote), ClipReader(remote=remote)
 digest, out = hashlib.sha256(), np.empty(32000, dtype=np.int16)
@@ -337,8 +337,8 @@ def test_wrong_or_no_credentials_are_told_at_once_and_never_shown(
 
 @pytest.mark.parametrize("url", [f"s3://me:{SECRET}@bucket/d", f"s3://bucket/d?signed={SECRET}"])
 def test_a_secret_in_a_path_is_refused_and_not_repeated(url: str) -> None:
-    from trainer.errors import RecipeError
-    from trainer.recipe import load_recipe
+    from dawnchorus.trainer.errors import RecipeError
+    from dawnchorus.trainer.recipe import load_recipe
 
     with pytest.raises(DataError, match="may not hold a password") as told:
         ShardIndex.open(url)

@@ -17,8 +17,8 @@ PROGRAM = """
 import multiprocessing, signal, sys
 if "block" in sys.argv:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1, signal.SIGINT})
-from trainer.data.config import DataConfig, SourceConfig
-from trainer.data.module import TrainStream, train_loader
+from dawnchorus.trainer.data.config import DataConfig, SourceConfig
+from dawnchorus.trainer.data.module import TrainStream, train_loader
 stream = TrainStream(DataConfig(train={"t": SourceConfig(path=sys.argv[1])}, window_s=1.0), seed=1)
 batches = iter(train_loader(stream, first_position=0, micro_batch=4, workers=2))
 first = next(batches)
@@ -100,7 +100,7 @@ def test_a_parents_sigterm_ends_a_worker(tmp_path: Path) -> None:
     """`Process.terminate()` is how multiprocessing gets rid of a worker at exit."""
     code = """
 import multiprocessing, time
-from trainer.data.workers import start_worker
+from dawnchorus.trainer.data.workers import start_worker
 def work(ready):
     start_worker(0)
     ready.set()

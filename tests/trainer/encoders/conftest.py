@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.encoders import beats as beats_file
+from dawnchorus.trainer.encoders import beats as beats_file
 
 
 def keep_some(rows: int, tokens: int, kept: int, seed: int = 0) -> Tensor:

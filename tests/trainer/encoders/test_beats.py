@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.encoders import beats as beats_file
-from trainer.encoders import build_encoder
-from trainer.encoders.beats import Beats
-from trainer.encoders.beats_config import BeatsConfig
-from trainer.frontend import LogMel
+from dawnchorus.trainer.encoders import beats as beats_file
+from dawnchorus.trainer.encoders import build_encoder
+from dawnchorus.trainer.encoders.beats import Beats
+from dawnchorus.trainer.encoders.beats_config import BeatsConfig
+from dawnchorus.trainer.frontend import LogMel
 
 TINY = BeatsConfig(
     layers=2,

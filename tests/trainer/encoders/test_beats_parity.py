@@ -11,10 +11,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from trainer.encoders.beats import Beats
-from trainer.encoders.beats_config import BeatsConfig
-from trainer.frontend import LogMel
-from trainer.hub.formats import state_from_microsoft
+from dawnchorus.trainer.encoders.beats import Beats
+from dawnchorus.trainer.encoders.beats_config import BeatsConfig
+from dawnchorus.trainer.frontend import LogMel
+from dawnchorus.trainer.hub.formats import state_from_microsoft
 
 REPO = Path(__file__).parents[3]
 FIXTURE = Path(__file__).parent / "fixtures" / "beats.safetensors"
@@ -65,7 +65,7 @@ def test_every_layer(fixture: dict[str, Tensor], model: Beats, case: str) -> Non
 def test_with_the_other_attention(
     fixture: dict[str, Tensor], model: Beats, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.encoders.beats._eager_cpu", lambda x: False)
+    monkeypatch.setattr("dawnchorus.trainer.encoders.beats._eager_cpu", lambda x: False)
     test_every_layer(fixture, model, case)
 
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.encoders import beats as beats_file
-from trainer.encoders.beats import BeatsLayers, relative_buckets
+from dawnchorus.trainer.encoders import beats as beats_file
+from dawnchorus.trainer.encoders.beats import BeatsLayers, relative_buckets
 
 
 def some_layers(seed: int = 0, **options: Any) -> BeatsLayers:

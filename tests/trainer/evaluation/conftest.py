@@ -12,8 +12,8 @@ import torch
 import yaml
 from threadpoolctl import threadpool_limits
 
-from trainer.evaluation.clips import Clips, open_clips
-from trainer.model import BioEncoder
+from dawnchorus.trainer.evaluation.clips import Clips, open_clips
+from dawnchorus.trainer.model import BioEncoder
 
 TINY: dict[str, Any] = {
     "name": "beats", "layers": 2, "dim": 32, "ffn_dim": 64, "heads": 2, "patch_dim": 32,

@@ -16,17 +16,17 @@ import torch
 from rich.console import Console
 from sklearn.metrics import average_precision_score
 
-from trainer.errors import CheckpointError, ChorusError, DataError, RecipeError
-from trainer.evaluation.benchmark import evaluate, evaluate_command
-from trainer.evaluation.config import (
+from dawnchorus.trainer.errors import CheckpointError, ChorusError, DataError, RecipeError
+from dawnchorus.trainer.evaluation.benchmark import evaluate, evaluate_command
+from dawnchorus.trainer.evaluation.config import (
     BaselineConfig,
     ClusteringConfig,
     EvaluateConfig,
     ProbeConfig,
 )
-from trainer.evaluation.tables import comparison_rows, comparison_table, result_table
-from trainer.evaluation.task import prepare_task
-from trainer.hub.importing import load_model
+from dawnchorus.trainer.evaluation.tables import comparison_rows, comparison_table, result_table
+from dawnchorus.trainer.evaluation.task import prepare_task
+from dawnchorus.trainer.hub.importing import load_model
 
 QUICK = ProbeConfig(learning_rate=1e-2, epochs=20, schedule="cosine")
 
@@ -460,8 +460,8 @@ def test_esc10_log_mel_probe_is_what_logistic_regression_gets(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from trainer.evaluation.embed import LogMelStatistics, embed_clips
-    from trainer.evaluation.probes import train_probes
+    from dawnchorus.trainer.evaluation.embed import LogMelStatistics, embed_clips
+    from dawnchorus.trainer.evaluation.probes import train_probes
 
     clips = []
     with (real_sound / "esc10" / "metadata.csv").open() as file:

@@ -7,8 +7,8 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from trainer.evaluation.clustering import evaluate_clustering
-from trainer.evaluation.config import ClusteringConfig
+from dawnchorus.trainer.evaluation.clustering import evaluate_clustering
+from dawnchorus.trainer.evaluation.config import ClusteringConfig
 
 
 def test_is_the_papers_k_means() -> None:

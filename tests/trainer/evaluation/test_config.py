@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from trainer.errors import RecipeError
-from trainer.evaluation.benchmark import load_config
-from trainer.evaluation.config import ClusteringConfig, EvaluateConfig, ProbeConfig
+from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.evaluation.benchmark import load_config
+from dawnchorus.trainer.evaluation.config import ClusteringConfig, EvaluateConfig, ProbeConfig
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes" / "evaluate"
 

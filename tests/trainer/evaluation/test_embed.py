@@ -15,17 +15,17 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from trainer.errors import CheckpointError, DataError
-from trainer.evaluation.benchmark import random_encoder
-from trainer.evaluation.clips import Clips, open_clips
-from trainer.evaluation.embed import (
+from dawnchorus.trainer.errors import CheckpointError, DataError
+from dawnchorus.trainer.evaluation.benchmark import random_encoder
+from dawnchorus.trainer.evaluation.clips import Clips, open_clips
+from dawnchorus.trainer.evaluation.embed import (
     LogMelStatistics,
     cached,
     embed_clips,
     plan_windows,
     weights_digest,
 )
-from trainer.pooling import Pooling, pool
+from dawnchorus.trainer.pooling import Pooling, pool
 
 LENGTHS_S = (0.1, 1.0, 2.3, 3.0, 3.01, 5.7, 2.3, 0.0, 4.0)
 

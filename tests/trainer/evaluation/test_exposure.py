@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from trainer.evaluation.clips import open_clips
-from trainer.evaluation.exposure import exposure
-from trainer.objectives import OBJECTIVES
+from dawnchorus.trainer.evaluation.clips import open_clips
+from dawnchorus.trainer.evaluation.exposure import exposure
+from dawnchorus.trainer.objectives import OBJECTIVES
 
 
 def recipe(path: Path, objective: str, **source: Any) -> dict[str, Any]:

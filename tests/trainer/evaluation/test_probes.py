@@ -13,10 +13,10 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import nn
 
-from trainer.evaluation import probes
-from trainer.evaluation.config import ProbeConfig
-from trainer.evaluation.probes import train_probes
-from trainer.evaluation.splits import Fold
+from dawnchorus.trainer.evaluation import probes
+from dawnchorus.trainer.evaluation.config import ProbeConfig
+from dawnchorus.trainer.evaluation.probes import train_probes
+from dawnchorus.trainer.evaluation.splits import Fold
 
 QUICK = ProbeConfig(learning_rate=1e-2, epochs=30, schedule="cosine")
 

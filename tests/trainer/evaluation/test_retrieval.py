@@ -8,8 +8,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import cosine_similarity
 
-from trainer.evaluation.config import RetrievalConfig
-from trainer.evaluation.retrieval import (
+from dawnchorus.trainer.evaluation.config import RetrievalConfig
+from dawnchorus.trainer.evaluation.retrieval import (
     evaluate_across,
     evaluate_retrieval,
     group_bootstrap,

@@ -7,7 +7,11 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from trainer.evaluation.scores import accuracy, average_precision, macro_average_precision
+from dawnchorus.trainer.evaluation.scores import (
+    accuracy,
+    average_precision,
+    macro_average_precision,
+)
 
 
 @pytest.mark.parametrize("levels", [1000, 5, 1])

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.errors import DataError
-from trainer.evaluation.clips import Clips
-from trainer.evaluation.config import EvaluateConfig
-from trainer.evaluation.splits import carve_valid, make_protocol, settle_classes
+from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.evaluation.clips import Clips
+from dawnchorus.trainer.evaluation.config import EvaluateConfig
+from dawnchorus.trainer.evaluation.splits import carve_valid, make_protocol, settle_classes
 
 Make = Callable[..., Clips]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from trainer.model import BioEncoder
+from dawnchorus.trainer.model import BioEncoder
 
 TINY: dict[str, Any] = {
     "name": "beats", "layers": 2, "dim": 48, "ffn_dim": 96, "heads": 4, "patch_dim": 32,

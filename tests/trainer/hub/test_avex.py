@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainer.hub.exporting import export
-from trainer.hub.importing import load_model
-from trainer.model import BioEncoder
+from dawnchorus.trainer.hub.exporting import export
+from dawnchorus.trainer.hub.importing import load_model
+from dawnchorus.trainer.model import BioEncoder
 
 REPO = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.avex

@@ -11,12 +11,12 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 
-from trainer.errors import CheckpointError
-from trainer.evaluation.embed import weights_digest
-from trainer.hub.exporting import export
-from trainer.hub.importing import load_model
-from trainer.hub.provenance import lineage
-from trainer.model import BioEncoder
+from dawnchorus.trainer.errors import CheckpointError
+from dawnchorus.trainer.evaluation.embed import weights_digest
+from dawnchorus.trainer.hub.exporting import export
+from dawnchorus.trainer.hub.importing import load_model
+from dawnchorus.trainer.hub.provenance import lineage
+from dawnchorus.trainer.model import BioEncoder
 
 MakeRun = Callable[..., BioEncoder]
 MakeSource = Callable[..., dict[str, Any]]

@@ -10,13 +10,12 @@ import torch
 import yaml
 from safetensors import safe_open
 
-import trainer.encoders.beats
-import trainer.encoders.beats_config
-import trainer.frontend
-from trainer.errors import CheckpointError, RecipeError
-from trainer.hub import exporting
-from trainer.hub.importing import initialise_from, load_model
-from trainer.model import BioEncoder
+from dawnchorus.trainer import frontend
+from dawnchorus.trainer.encoders import beats, beats_config
+from dawnchorus.trainer.errors import CheckpointError, RecipeError
+from dawnchorus.trainer.hub import exporting
+from dawnchorus.trainer.hub.importing import initialise_from, load_model
+from dawnchorus.trainer.model import BioEncoder
 
 MakeRun = Callable[..., BioEncoder]
 
@@ -39,7 +38,7 @@ def test_the_folder_is_complete(exported: tuple[Path, BioEncoder]) -> None:
 
 def test_code_is_the_trainers_own(exported: tuple[Path, BioEncoder]) -> None:
     folder, _ = exported
-    for module in (trainer.encoders.beats, trainer.encoders.beats_config, trainer.frontend):
+    for module in (beats, beats_config, frontend):
         source = Path(str(module.__file__))
         assert (folder / source.name).read_bytes() == source.read_bytes()
 

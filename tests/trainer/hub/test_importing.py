@@ -10,10 +10,10 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from trainer.encoders import build_encoder
-from trainer.errors import CheckpointError
-from trainer.hub.importing import initialise_from, load_model
-from trainer.model import BioEncoder
+from dawnchorus.trainer.encoders import build_encoder
+from dawnchorus.trainer.errors import CheckpointError
+from dawnchorus.trainer.hub.importing import initialise_from, load_model
+from dawnchorus.trainer.model import BioEncoder
 
 LAYERS = 2
 

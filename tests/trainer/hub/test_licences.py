@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.hub.licences import contradictions, strictest
-from trainer.licences import read_licence
+from dawnchorus.trainer.hub.licences import contradictions, strictest
+from dawnchorus.trainer.licences import read_licence
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainer.hub.exporting import export
-from trainer.model import BioEncoder
+from dawnchorus.trainer.hub.exporting import export
+from dawnchorus.trainer.model import BioEncoder
 
 pytest.importorskip("transformers", reason="transformers is not installed (extra: export)")
 

@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.encoders.beats import Beats
-from trainer.encoders.beats_config import BeatsConfig
-from trainer.errors import RecipeError
-from trainer.objectives.base import FeatureBatch
-from trainer.objectives.masked_tokens import MaskedTokens
-from trainer.objectives.masked_tokens_config import MaskedTokensConfig
-from trainer.objectives.masking import MaskPlan, draw_masks
-from trainer.objectives.tokenizers import codebook_usage
-from trainer.objectives.tokenizers_config import RandomProjectionConfig
-from trainer.seeds import mix_seeds
+from dawnchorus.trainer.encoders.beats import Beats
+from dawnchorus.trainer.encoders.beats_config import BeatsConfig
+from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.objectives.base import FeatureBatch
+from dawnchorus.trainer.objectives.masked_tokens import MaskedTokens
+from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
+from dawnchorus.trainer.objectives.masking import MaskPlan, draw_masks
+from dawnchorus.trainer.objectives.tokenizers import codebook_usage
+from dawnchorus.trainer.objectives.tokenizers_config import RandomProjectionConfig
+from dawnchorus.trainer.seeds import mix_seeds
 
 TINY = BeatsConfig(
     layers=2, dim=48, ffn_dim=96, heads=4, patch_dim=32, conv_pos=16, num_buckets=32,

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.objectives.masking import MaskPlan, draw_masks, keep_count
-from trainer.seeds import mix_seeds
+from dawnchorus.trainer.objectives.masking import MaskPlan, draw_masks, keep_count
+from dawnchorus.trainer.seeds import mix_seeds
 
 
 def keys(clips: int, seed: int = 0) -> Tensor:

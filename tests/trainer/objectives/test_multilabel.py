@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.encoders.beats import Beats
-from trainer.encoders.beats_config import BeatsConfig
-from trainer.objectives.base import FeatureBatch
-from trainer.objectives.multilabel import (
+from dawnchorus.trainer.encoders.beats import Beats
+from dawnchorus.trainer.encoders.beats_config import BeatsConfig
+from dawnchorus.trainer.objectives.base import FeatureBatch
+from dawnchorus.trainer.objectives.multilabel import (
     MultiLabel,
     dense_labels,
     probabilities,
@@ -22,8 +22,8 @@ from trainer.objectives.multilabel import (
     touch,
     trained_classes,
 )
-from trainer.objectives.multilabel_config import MultiLabelConfig
-from trainer.pooling import pool
+from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
+from dawnchorus.trainer.pooling import pool
 
 TINY = BeatsConfig(
     layers=2, dim=32, ffn_dim=64, heads=4, patch_dim=16, conv_pos=16, num_buckets=32,
@@ -186,11 +186,11 @@ def test_touch_gives_zero_gradients_to_what_can_train() -> None:
 RANK = """
 import sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from trainer.encoders.beats import Beats
-from trainer.encoders.beats_config import BeatsConfig
-from trainer.objectives.base import FeatureBatch
-from trainer.objectives.multilabel import MultiLabel, touch
-from trainer.objectives.multilabel_config import MultiLabelConfig
+from dawnchorus.trainer.encoders.beats import Beats
+from dawnchorus.trainer.encoders.beats_config import BeatsConfig
+from dawnchorus.trainer.objectives.base import FeatureBatch
+from dawnchorus.trainer.objectives.multilabel import MultiLabel, touch
+from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
 

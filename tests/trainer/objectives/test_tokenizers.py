@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.objectives.tokenizers import (
+from dawnchorus.trainer.objectives.tokenizers import (
     CodebookUsage,
     RandomProjectionConfig,
     RandomProjectionTokenizer,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from chromium import Browser, chromium
 
-from trainer.report import write_report
+from dawnchorus.trainer.report import write_report
 
 
 @pytest.fixture(scope="module")

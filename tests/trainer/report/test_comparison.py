@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.report.comparison import Figure, tables, verdict
-from trainer.report.log import Log, Series
-from trainer.report.reading import Run
+from dawnchorus.trainer.report.comparison import Figure, tables, verdict
+from dawnchorus.trainer.report.log import Log, Series
+from dawnchorus.trainer.report.reading import Run
 
 
 def row(name: str, probe: Any, metric: str = "accuracy", **more: Any) -> dict[str, Any]:

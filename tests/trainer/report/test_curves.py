@@ -3,8 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer.report.curves import charts_of, envelope, other_charts, readable, smooth, tick
-from trainer.report.log import Event, Log, Series
+from dawnchorus.trainer.report.curves import (
+    charts_of,
+    envelope,
+    other_charts,
+    readable,
+    smooth,
+    tick,
+)
+from dawnchorus.trainer.report.log import Event, Log, Series
 
 
 def series(*values: float) -> Series:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.errors import DataError
-from trainer.report.page import duration, hardware, write_report
+from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.report.page import duration, hardware, write_report
 
 MakeRun = Callable[..., Path]
 _VOID = {"meta", "link", "br", "img", "input", "hr", "path", "use", "image", "line"}
@@ -266,7 +266,7 @@ def test_ids_do_not_repeat(tmp_path: Path, make_run: MakeRun) -> None:
 
 def test_the_modules_import_without_matplotlib_and_torch() -> None:
     code = (
-        "import sys, trainer.report.page\n"
+        "import sys, dawnchorus.trainer.report.page\n"
         "print([m for m in ('matplotlib', 'torch', 'jinja2.environment') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -275,13 +275,13 @@ def test_the_modules_import_without_matplotlib_and_torch() -> None:
 
 def test_the_report_ships_with_the_package(tmp_path: Path, make_run: MakeRun) -> None:
     # Template, style and script are read from beside the code, wherever that was installed.
-    import trainer
+    from dawnchorus import trainer
 
-    shutil.copytree(Path(trainer.__file__).parent, tmp_path / "lib" / "trainer")
+    shutil.copytree(Path(trainer.__file__).parent, tmp_path / "lib" / "dawnchorus" / "trainer")
     run = make_run("ssl", steps=200, total=200, examples=0)
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
-        "from trainer.report.page import write_report\n"
+        "from dawnchorus.trainer.report.page import write_report\n"
         "assert write_report.__code__.co_filename.startswith(sys.argv[1])\n"
         "write_report(Path(sys.argv[2]), [Path(sys.argv[3])])"
     )

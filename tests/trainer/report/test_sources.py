@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.report.reading import Run, read_run
-from trainer.report.sources import histogram, licence_shares, sources
+from dawnchorus.trainer.report.reading import Run, read_run
+from dawnchorus.trainer.report.sources import histogram, licence_shares, sources
 
 
 def test_a_source_that_two_runs_used_is_listed_and_counted_once(

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer.report.reading import Example, Run
-from trainer.report.spectrograms import Scales, code_colours, picture
+from dawnchorus.trainer.report.reading import Example, Run
+from dawnchorus.trainer.report.spectrograms import Scales, code_colours, picture
 
 
 def example(frames: int = 160, **arrays: Any) -> Example:
@@ -27,7 +27,7 @@ def test_frequencies_lie_where_the_front_end_has_them() -> None:
 
 def test_the_ruler_agrees_with_the_front_end_itself() -> None:
     torch = pytest.importorskip("torch")
-    from trainer.frontend import LogMel
+    from dawnchorus.trainer.frontend import LogMel
 
     time = torch.arange(16_000) / 16_000
     for hz in (500.0, 1000.0, 3000.0):

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.errors import CheckpointError
-from trainer.runtime.checkpoint import CheckpointFolder, load, save
-from trainer.runtime.files import atomic_write
+from dawnchorus.trainer.errors import CheckpointError
+from dawnchorus.trainer.runtime.checkpoint import CheckpointFolder, load, save
+from dawnchorus.trainer.runtime.files import atomic_write
 
 
 def state(step: int) -> dict[str, object]:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from trainer.runtime.job import Job, master_port, prepare_rendezvous
+from dawnchorus.trainer.runtime.job import Job, master_port, prepare_rendezvous
 
 STEP = {
     "SLURM_JOB_ID": "1234", "SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "2",

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer.errors import RunBusy
-from trainer.runtime.job import Job
-from trainer.runtime.lock import RunLock
+from dawnchorus.trainer.errors import RunBusy
+from dawnchorus.trainer.runtime.job import Job
+from dawnchorus.trainer.runtime.lock import RunLock
 
 JOB = Job("41", 0, "0", "n1", os.getpid())
 OTHER = Job("42", 0, "0", "n2", os.getpid())
@@ -55,7 +55,8 @@ def test_a_requeued_job_takes_over_from_itself_at_once(tmp_path: Path) -> None:
 def test_a_killed_process_on_this_machine_leaves_nothing_to_wait_for(tmp_path: Path) -> None:
     script = (
         "import os, sys, signal; from pathlib import Path\n"
-        "from trainer.runtime.job import Job; from trainer.runtime.lock import RunLock\n"
+        "from dawnchorus.trainer.runtime.job import Job\n"
+        "from dawnchorus.trainer.runtime.lock import RunLock\n"
         "RunLock(Path(sys.argv[1]), Job.here()).__enter__()\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from trainer.runtime.logging import MetricsFile, ProgressSink, TensorBoardSink, read_metrics
+from dawnchorus.trainer.runtime.logging import (
+    MetricsFile,
+    ProgressSink,
+    TensorBoardSink,
+    read_metrics,
+)
 
 
 def test_lines_after_the_resume_step_are_marked_and_torn_lines_dropped(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from trainer.errors import ChorusError
-from trainer.runtime import meeting
-from trainer.runtime.job import master_port
-from trainer.runtime.meeting import meet
+from dawnchorus.trainer.errors import ChorusError
+from dawnchorus.trainer.runtime import meeting
+from dawnchorus.trainer.runtime.job import master_port
+from dawnchorus.trainer.runtime.meeting import meet
 
 FACTS = {"session": "job1.0", "step": 3}
 

@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
     import sys, time
-    from trainer.runtime.preemption import watch_signals
+    from dawnchorus.trainer.runtime.preemption import watch_signals
     request = watch_signals()
     print("up", flush=True)
     end = time.monotonic() + 400

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from trainer.errors import DataError, Fruitless, Preempted, RunBusy
-from trainer.runtime.attempts import read_attempts, record_attempt
-from trainer.runtime.failures import first_failure, note_failure
-from trainer.runtime.job import Job
-from trainer.runtime.lock import leases
-from trainer.runtime.session import Session
+from dawnchorus.trainer.errors import DataError, Fruitless, Preempted, RunBusy
+from dawnchorus.trainer.runtime.attempts import read_attempts, record_attempt
+from dawnchorus.trainer.runtime.failures import first_failure, note_failure
+from dawnchorus.trainer.runtime.job import Job
+from dawnchorus.trainer.runtime.lock import leases
+from dawnchorus.trainer.runtime.session import Session
 
 JOB = Job("7", 0, "0", "n1", 1)
 
@@ -96,8 +96,8 @@ def test_the_first_of_many_failed_ranks_is_the_one_to_read(tmp_path: Path) -> No
 HANGS = """
 import sys, threading, time
 from pathlib import Path
-from trainer.runtime.lock import leases
-from trainer.runtime.session import Session
+from dawnchorus.trainer.runtime.lock import leases
+from dawnchorus.trainer.runtime.session import Session
 run = Path(sys.argv[1])
 session = Session(run, 1, hang_after_s=8.0)
 session.watchdog._grace_s = 0.2

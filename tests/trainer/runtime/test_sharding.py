@@ -15,13 +15,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from trainer.errors import CheckpointError
-from trainer.hub.reading import read_weights
-from trainer.optim import ParameterEma
-from trainer.optim_config import OptimConfig
-from trainer.recipe import TrainConfig
-from trainer.runtime import shards
-from trainer.runtime.checkpoint import (
+from dawnchorus.trainer.errors import CheckpointError
+from dawnchorus.trainer.hub.reading import read_weights
+from dawnchorus.trainer.optim import ParameterEma
+from dawnchorus.trainer.optim_config import OptimConfig
+from dawnchorus.trainer.recipe import TrainConfig
+from dawnchorus.trainer.runtime import shards
+from dawnchorus.trainer.runtime.checkpoint import (
     AtomicCheckpointIO,
     CheckpointFolder,
     check,
@@ -29,7 +29,7 @@ from trainer.runtime.checkpoint import (
     load_mapped,
     save,
 )
-from trainer.sharded import Pieces, fill, is_sharded, local, row_range, shard_like
+from dawnchorus.trainer.sharded import Pieces, fill, is_sharded, local, row_range, shard_like
 
 RANKS = 3
 
