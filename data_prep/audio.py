@@ -21,16 +21,17 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from dawnchorus.data_prep.chunks import MISSING_FRACTION
 from dawnchorus.data_prep.decoders import (
     BLOCK_VALUES,
-    MISSING_FRACTION,
+    MISSING_S,
     Blocks,
-    container_cut,
     decoder_errors,
     open_ffmpeg,
     open_soundfile,
 )
 from dawnchorus.data_prep.errors import CannotRead, SpoolError, UnusableAudio
+from dawnchorus.data_prep.extents import extent
 from dawnchorus.data_prep.pointers import pointer_at
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ MIN_S = 0.1  # anything shorter holds not even a handful of 25 ms analysis frame
 # Whale recorders decimate to a few hundred Hz, bat recorders reach 1 MHz.
 RATES_HZ = (100, 4_000_000)
 MAX_CHANNELS = 64
-MISSING_S = 0.1
 # Beyond this share of saturated samples the values were never scaled to ±1 (raw counts, pascals).
 MAX_SATURATED = 0.1
 
@@ -128,8 +128,8 @@ def decode(
     """Decode a file to mono int16 at `sample_rate_hz`: mean of channels, soxr HQ, rounding.
 
     Raises `UnusableAudio` with reason `missing`, `unreadable`, `pointer`, `not_audio`, `corrupt`,
-    `truncated`, `empty`, `too_short`, `too_long`, `non_finite`, `silent`, `out_of_range` or
-    `unsupported`.
+    `truncated`, `understated`, `empty`, `too_short`, `too_long`, `non_finite`, `silent`,
+    `out_of_range` or `unsupported`.
     """
     try:
         size = path.stat().st_size
@@ -141,9 +141,18 @@ def decode(
         raise UnusableAudio("empty", "the file has no bytes")
     if pointer := pointer_at(path):
         raise UnusableAudio("pointer", pointer)
+    try:
+        there = extent(path)
+    except OSError as err:
+        raise UnusableAudio("unreadable", f"{err.strerror or err}") from err
+    if there.cut:
+        raise UnusableAudio("truncated", there.cut)
+    if there.more:
+        raise UnusableAudio("understated", f"{there.more}; {_REWRITE}")
     convert = functools.partial(
-        _convert, path, sample_rate_hz=sample_rate_hz, spool_dir=spool_dir, max_hours=max_hours
-    )
+        _convert, path, sample_rate_hz=sample_rate_hz, spool_dir=spool_dir, max_hours=max_hours,
+        held=there.frames,
+    )  # fmt: skip
     try:
         pcm, original = convert(open_soundfile)
     except CannotRead as first:
@@ -188,11 +197,13 @@ def _convert(
     sample_rate_hz: int,
     spool_dir: Path | None,
     max_hours: float,
+    held: int,
     claimed_s: float = 0.0,
 ) -> tuple[Pcm, Original]:
     """Stream one decoder's blocks through down-mix and resampler into a `Pcm`.
 
-    `claimed_s` is what another decoder found in the header.
+    `held` are the samples that the container holds (0: not known), `claimed_s` is what another
+    decoder found.
     """
     with decoder_errors(), ExitStack() as stack:  # closing a damaged file may raise, too
         source = opener(path, stack)
@@ -201,7 +212,7 @@ def _convert(
         try:
             with decoder_errors():
                 frames = _stream(source, pcm, max_hours)
-            _check_complete(path, source, frames, claimed_s)
+            _check_complete(source, frames, claimed_s, held)
         except BaseException as err:
             pcm.close()
             if isinstance(err, CannotRead):
@@ -276,19 +287,22 @@ def _check(pcm: Pcm, original: Original) -> None:
         )
 
 
-def _check_complete(path: Path, source: Blocks, frames: int, claimed_s: float) -> None:
-    """Refuse a file that ends before its own header says so.
+def _check_complete(source: Blocks, frames: int, claimed_s: float, held: int) -> None:
+    """Refuse a file of which less could be decoded than its header says or its bytes hold.
 
-    The first decoder raises CannotRead, since the next may get across the damage; the one that
-    knows of an earlier claim raises UnusableAudio.
+    The first decoder raises CannotRead, since the next may get across the damage, or read what this
+    one passes over; the one that knows of an earlier claim raises UnusableAudio.
     """
-    claims_s = max(claimed_s, source.claimed_frames / source.sample_rate_hz)
+    claims_s = max(claimed_s, max(source.claimed_frames, held) / source.sample_rate_hz)
     decoded_s = frames / source.sample_rate_hz
-    cut = container_cut(path)
-    if cut:
-        raise UnusableAudio("truncated", cut)
     if claims_s - decoded_s > max(MISSING_FRACTION * claims_s, MISSING_S):
-        text = f"the header says {claims_s:.2f} s, {decoded_s:.2f} s could be decoded"
+        text = f"the file claims or holds {claims_s:.2f} s, {decoded_s:.2f} s could be decoded"
         if claimed_s:
             raise UnusableAudio("truncated", text)
         raise CannotRead(text, claimed_s=claims_s)
+
+
+_REWRITE = (
+    "write it anew with its true length (`sox --ignore-length IN OUT.wav`, "
+    "`ffmpeg -ignore_length 1 -i IN OUT.wav`)"
+)

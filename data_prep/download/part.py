@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from dawnchorus.data_prep.decoders import container_cut
 from dawnchorus.data_prep.download.addresses import file_folder, file_stem
 from dawnchorus.data_prep.download.sniff import ENDINGS, audio_ending
+from dawnchorus.data_prep.extents import extent
 
 PARTS = "parts"
 _BUFFER_BYTES = 1 << 18
@@ -125,7 +125,7 @@ class Part:
         ending, other = audio_ending(self.path)
         if not ending:
             raise Unusable("not_audio", other, again=False)
-        cut = container_cut(self.path)
+        cut = extent(self.path).cut
         if cut:
             # With the right number of bytes it lies cut on the server: no use in another try.
             raise Unusable("truncated", cut, again=total is None)
