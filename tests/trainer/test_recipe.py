@@ -10,7 +10,7 @@ import yaml
 
 from dawnchorus.trainer.compose import compose, recipes_folder, shipped_recipes
 from dawnchorus.trainer.errors import RecipeError
-from dawnchorus.trainer.recipe import json_schema, load_recipe
+from dawnchorus.trainer.recipe import Recipe, json_schema, load_recipe
 from dawnchorus.trainer.recipe_data import missing_inputs
 
 DATA = ["data.train.mine.path=somewhere"]
@@ -33,20 +33,115 @@ def test_every_shipped_recipe_composes_and_validates(name: str) -> None:
     assert again == recipe.resolved()
 
 
-def test_the_paper_s_numbers() -> None:
-    ssl = load_recipe("ssl_beats_base")
-    assert (ssl.encoder.layers, ssl.encoder.dim, ssl.train.global_batch) == (12, 768, 560)
-    assert (ssl.optim.lr, ssl.train.max_steps, ssl.optim.betas) == (5e-4, 400_000, (0.9, 0.98))
-    sl = load_recipe("sl_beats_all")
-    assert (sl.optim.lr, sl.optim.head_lr, sl.train.global_batch) == (1e-4, 5e-4, 256)
-    assert (sl.augment.noise_prob, sl.augment.snr_db, sl.augment.mixup_prob) == (
-        0.5,
-        (-10, 20),
-        0.5,
-    )
-    bio = load_recipe("sl_beats_bio")
-    assert "audioset" in sl.data.train and "audioset" not in bio.data.train
+def numbers(recipe: Recipe, *sections: str) -> dict[str, object]:
+    """Every resolved value of some sections."""
+    flat: dict[str, object] = {}
+    for section in sections:
+        for key, value in recipe.resolved()[section].items():
+            inside = value.items() if isinstance(value, dict) else [("", value)]
+            flat |= {f"{section}.{key}.{k}".rstrip("."): v for k, v in inside}
+    return flat
+
+
+# The released self-supervised checkpoints (BEATs_iter3, iter3+ AS2M: the `cfg` in the .pt).
+BEATS_BASE = {
+    "encoder.name": "beats", "encoder.layers": 12, "encoder.dim": 768, "encoder.ffn_dim": 3072,
+    "encoder.heads": 12, "encoder.patch_dim": 512, "encoder.patch": 16, "encoder.conv_pos": 128,
+    "encoder.conv_pos_groups": 16, "encoder.num_buckets": 320, "encoder.max_distance": 800,
+    "encoder.dropout": 0.1, "encoder.attention_dropout": 0.1, "encoder.activation_dropout": 0.0,
+    "encoder.input_dropout": 0.1, "encoder.layer_drop": 0.05,
+    "encoder.frontend": "beats", "encoder.sample_rate_hz": 16000, "encoder.mel_bins": 128,
+    "encoder.mel_mean": 15.41663, "encoder.mel_std": 6.55582,  # Microsoft's code
+    "encoder.grad_checkpoint": False,  # no effect on the result
+}  # fmt: skip
+PRETRAINING = BEATS_BASE | {
+    "objective.name": "masked_tokens",
+    "objective.mask_ratio": 0.75,  # BEATs, section 3.2
+    "objective.keep_multiple_of": 8,  # ours: 128 tokens instead of 124, for attention kernels
+    "objective.masks_per_clip": 1,  # BEATs
+    "objective.position_mode": "true",  # ours: ESPnet has "compact", Microsoft's is not known
+    "objective.predictor_layers": 3, "objective.predictor_dim": None,  # ESPnet
+    "objective.label_smoothing": 0.0,  # BEATs does not say; ESPnet 0.1
+    "objective.min_perplexity": None,  # ours: a gate before training
+    "objective.tokenizer.codebook_size": 1024, "objective.tokenizer.codebook_dim": 256,  # BEATs
+    "objective.tokenizer.patch_dim": 512,  # BEATs
+    "objective.tokenizer.seed": 45,  # ESPnet, 7Msounds_inf.yaml
+    "objective.tokenizer.whiten": 0.0,  # as published
+    "augment.noise_prob": 0.5, "augment.snr_db": [-10.0, 20.0],  # AVEX: in pre-training too
+    "augment.mixup_prob": 0.0, "augment.mixup_alpha": 0.4,  # none; without effect
+    "optim.name": "adamw", "optim.lr": 5e-4,  # BEATs
+    "optim.betas": [0.9, 0.98], "optim.eps": 1e-12, "optim.weight_decay": 0.01,  # ESPnet
+    "optim.clip_norm": 1.0, "optim.schedule": "linear", "optim.min_lr": 1e-5,  # ESPnet
+    "optim.warmup_steps": 32000, "optim.warmup_from": 0.02,  # ESPnet: 1e-5 to 5e-4
+    "optim.layer_decay": 1.0,  # layer_wise_gradient_decay_ratio of the released checkpoints
+    "optim.ema_decay": None, "optim.ema_warmup": True,  # neither; without effect
+    "optim.decay_fraction": 0.2,  # wsd only
+    "optim.head_only_steps": 0, "optim.head_lr": None, "optim.head_warmup_steps": 0,  # no head
+}  # fmt: skip
+# AVEX (arXiv 2508.11845): table 5 where it is known, else the published configuration
+# `sl_beats_animalspeak_audioset_h100.yml` and the code that ran it.
+POSTTRAINING = BEATS_BASE | {
+    "objective.name": "multilabel", "objective.loss": "bce",  # both
+    "objective.ignore_cross_source_negatives": False,  # code
+    "objective.head_dropout": 0.0, "objective.head_bias": "default",  # code
+    "augment.noise_prob": 0.5, "augment.snr_db": [-10.0, 20.0],  # paper; configs [-5, 20]
+    "augment.mixup_prob": 0.5,  # paper; code: one pair in half of the batches
+    "augment.mixup_alpha": 0.4,  # code
+    "optim.name": "adamw", "optim.lr": 1e-4,  # both
+    "optim.betas": [0.9, 0.999], "optim.eps": 1e-8,  # torch's defaults: adam_betas is not set
+    "optim.weight_decay": 0.01, "optim.schedule": "cosine",  # both
+    "optim.clip_norm": None, "optim.ema_decay": None, "optim.ema_warmup": True,  # none
+    "optim.min_lr": 1e-6,  # config
+    "optim.warmup_steps": 3000,  # config, second stage
+    "optim.warmup_from": 0.1,  # code: LinearLR(start_factor=0.1)
+    "optim.layer_decay": 1.0,  # decay ratio of BEATs_iter3_plus_AS2M.pt, which it starts from
+    "optim.decay_fraction": 0.2,  # wsd only
+    "optim.head_lr": 5e-4,  # config; a digest of the paper 1e-4
+    "optim.head_only_steps": 22600, "optim.head_warmup_steps": 4000,  # 2 of 10 epochs; config
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ssl_beats_base", PRETRAINING),
+        ("sl_beats_all", POSTTRAINING),
+        # Config of the bio run: warm-up of the head 5,000; 2 of 10 epochs of its clips.
+        ("sl_beats_bio",
+         POSTTRAINING | {"optim.head_only_steps": 6600, "optim.head_warmup_steps": 5000}),
+    ],
+)  # fmt: skip
+def test_every_number_of_the_paper_s_recipes_is_that_of_its_source(
+    name: str, expected: dict[str, object]
+) -> None:
+    assert numbers(load_recipe(name), "encoder", "objective", "augment", "optim") == expected
+
+
+def test_the_paper_s_length_batch_and_data() -> None:
+    ssl, every, bio = (load_recipe(n) for n in ("ssl_beats_base", "sl_beats_all", "sl_beats_bio"))
+    # BEATs: 400 k steps of 5,600 s; AVEX: batch 256, 10 epochs of what we estimate as its clips.
+    assert (ssl.train.max_steps, ssl.train.global_batch) == (400_000, 560)
+    assert (every.train.max_steps, every.train.global_batch) == (113_000, 256)
+    assert (bio.train.max_steps, bio.train.global_batch) == (33_000, 256)
+    for recipe in (ssl, every, bio):
+        assert recipe.data.window_s == 10.0  # both
+        assert recipe.train.precision == "bf16"  # ESPnet, AVEX
+        assert recipe.optim.head_only_steps == pytest.approx(
+            0 if recipe is ssl else 0.2 * recipe.train.total_steps, rel=0.01
+        )
+    assert set(ssl.data.train) == {"audioset"}
     assert set(bio.data.train) == {"xeno_canto", "inaturalist", "watkins", "animal_sound_archive"}
+    assert set(every.data.train) == {*bio.data.train, "audioset"}
+    # The paper's sources are drawn as their clips come.
+    assert all(source.weight is None for source in every.data.train.values())
+
+
+def test_beats_large_is_openbeats() -> None:
+    """`openbeats_large.yaml` in ESPnet, with the front end of `beats_base`."""
+    large = load_recipe("ssl_beats_base", ["encoder=beats_large"])
+    assert numbers(large, "encoder") == BEATS_BASE | {
+        "encoder.layers": 24, "encoder.dim": 1024, "encoder.ffn_dim": 4096, "encoder.heads": 16,
+    }  # fmt: skip
 
 
 def test_all_problems_are_told_at_once_with_paths() -> None:
