@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from dawnchorus.trainer.augment import add_noise, mixup
 from dawnchorus.trainer.objectives.base import FeatureBatch, StepOutput
 from dawnchorus.trainer.objectives.multilabel import touch
-from dawnchorus.trainer.optim import ParameterEma, build_optimizer, learning_rate, param_groups
+from dawnchorus.trainer.optim import ParameterEma, build_optimizer, param_groups
+from dawnchorus.trainer.schedule import learning_rate
 from dawnchorus.trainer.seeds import Purpose, mix_seed, mix_seeds
 from dawnchorus.trainer.sharded import local
 

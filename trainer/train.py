@@ -173,9 +173,11 @@ def _run(recipe: Recipe, rank: int, ranks: int, stop: StopRequest, session: Sess
         gate = codebook_gate(recipe, module, stream)
     metrics, progress = None, None
     if rank == 0:
-        write_folder(recipe, stream)
+        overlap = write_folder(recipe, stream)
         metrics, progress = _sinks(recipe, first_step)
         _opening_lines(metrics, first_step, layout, resume, complaints, gate)
+        if overlap.trained_on and resume is None:
+            metrics.write("event", 0, 0, event="validation_seen", message=overlap.sentence)
     try:
         stopped = _fit(module, stream, checkpoints, resume, metrics, progress, stop, session)
     finally:

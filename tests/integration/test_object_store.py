@@ -10,7 +10,8 @@ import pytest
 STEPS = 6
 LAYOUT = [f"train.max_steps={STEPS}", "train.global_batch=8", "train.checkpoint_every=2",
           "train.micro_batch=4", "train.devices=1", "data.workers=2", "encoder.dropout=0.1",
-          "augment.mixup_prob=0.5", "optim.head_only_steps=2"]  # fmt: skip
+          "augment.mixup_prob=0.5", "optim.head_only_steps=2",
+          "optim.schedule=constant"]  # fmt: skip  # so that the length may change
 
 
 @pytest.mark.slow

@@ -109,6 +109,9 @@ def test_asked_or_killed_in_a_validation_or_a_checkpoint(
               f"data.valid.tones.path={tone_dataset}", "train.validate_every=2"]  # fmt: skip
     straight = chorus_train("straight", *layout)
     assert straight.code == 0, straight.stderr
+    # It is validated on what it is trained on, and says so.
+    (seen,) = [x["message"] for x in straight.metrics() if x.get("event") == "validation_seen"]
+    assert seen.startswith("48 of 48 validation clips")
 
     def validations(run):
         return [(x["step"], x["map"]) for x in run.metrics() if x["kind"] == "valid"]

@@ -15,9 +15,9 @@ from dawnchorus.trainer.optim import (
     OptimConfig,
     ParameterEma,
     build_optimizer,
-    learning_rate,
     param_groups,
 )
+from dawnchorus.trainer.schedule import learning_rate
 
 BODY = {"kind": "body", "scale": 1.0}
 HEAD = {"kind": "head", "scale": 1.0}

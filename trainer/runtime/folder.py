@@ -8,25 +8,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dawnchorus.trainer import plain_yaml
+from dawnchorus.trainer.data.overlap import Overlap, validation_overlap
 from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.hub.provenance import lineage
 from dawnchorus.trainer.runtime.environment import describe_environment
 from dawnchorus.trainer.runtime.files import write_text
+from dawnchorus.trainer.schedule import learning_rate
 
 if TYPE_CHECKING:
     from dawnchorus.trainer.data.module import TrainStream
     from dawnchorus.trainer.recipe import Recipe
 
-# What may differ when a run folder is continued: nothing of it changes what is learned.
+# What may differ when a run folder is continued: nothing of it changes what is learned. Of the
+# length see `_other_length`.
 _PLACE = re.compile(r"data\.(train|valid|noise)\.[^.]+\.path")
 _FREE_TO_CHANGE = {
-    "runs", "log", "card", "train.max_steps", "train.max_clips", "train.micro_batch",
+    "runs", "log", "card", "train.micro_batch",
     "train.accelerator", "train.devices", "train.nodes", "train.strategy", "train.compile",
     "train.log_every",
     "train.validate_every", "train.checkpoint_every", "train.keep_last", "train.keep_every",
     "train.best_metric", "train.watchdog_minutes", "data.workers", "data.prefetch",
     "data.max_broken", "data.remote", "init_from",
 }  # fmt: skip
+_LENGTH = ("train.max_steps", "train.max_clips")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -54,6 +58,7 @@ def recipe_differences(
         f"{key}: {a.get(key)!r} there, {b.get(key)!r} now"
         for key in sorted(a.keys() | b.keys())
         if a.get(key) != b.get(key)
+        and key not in _LENGTH
         and not any(key == free or key.startswith(free + ".") for free in _FREE_TO_CHANGE)
         and not (moved and _PLACE.fullmatch(key))
     ]
@@ -78,6 +83,7 @@ def check_folder(recipe: Recipe, stream: TrainStream | None = None) -> None:
     known = _digests(recipe.folder)
     old = plain_yaml.load(path.read_text(encoding="utf-8"))
     differences = recipe_differences(old, recipe.resolved(), moved=bool(known))
+    differences += _other_length(old, recipe)
     if stream is not None:
         differences += [
             f"data.{name}: its index has the digest {known[name]} there, {digest} now"
@@ -88,8 +94,47 @@ def check_folder(recipe: Recipe, stream: TrainStream | None = None) -> None:
         listed = "\n".join(f"  {d}" for d in differences)
         raise RecipeError(
             f"the run folder {recipe.folder} holds a run of another recipe:\n{listed}\n"
-            "Give this run another name (name=...), or delete that folder"
+            f"Take back what differs; or give this run another name (name=...), with init_from="
+            f"{recipe.folder} where it is to begin with that run's weights; or delete that folder"
         )
+
+
+def _other_length(old: dict[str, Any], recipe: Recipe) -> list[str]:
+    """Why a run cannot be made longer or shorter; empty where the steps done do not depend on it.
+
+    A schedule falls towards the end of the run. With another end the steps that are done would have
+    had other rates, and the next one would jump: that is another run, and nobody's published one.
+    While the rate is the same for both lengths (warm-up, the flat part of wsd, constant), the run
+    may be given another length.
+    """
+    train = old.get("train") or {}
+    there, now = _total_steps(train), recipe.train.total_steps
+    done = _steps_done(recipe.folder)
+    if there in (None, now) or not done:
+        return []
+    assert there is not None
+    before, after = (learning_rate(recipe.optim, done - 1, total) for total in (there, now))
+    if before == after and now >= done:
+        return []
+    why = f"it has done {done} steps"
+    if before != after:
+        why += f", and the learning rate would jump from {before:.3g} to {after:.3g}"
+    key = "max_steps" if recipe.train.max_steps is not None else "max_clips"
+    return [f"train.{key}: {there} steps there, {now} now; {why}"]
+
+
+def _total_steps(train: dict[str, Any]) -> int | None:
+    """Optimiser steps that the `train` section of a resolved recipe asks for."""
+    if train.get("max_steps") is not None:
+        return int(train["max_steps"])
+    clips, batch = train.get("max_clips"), train.get("global_batch")
+    return -(-int(clips) // int(batch)) if clips and batch else None
+
+
+def _steps_done(folder: Path) -> int:
+    """Step of the newest checkpoint, by its name; 0 where there is none."""
+    names = (path.name for path in (folder / "checkpoints").glob("step_*.ckpt"))
+    return max((int(n) for name in names if (n := name[5:-5]).isdigit()), default=0)
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -101,8 +146,12 @@ def _digests(folder: Path) -> dict[str, str]:
     return dict(found)
 
 
-def write_folder(recipe: Recipe, stream: TrainStream) -> None:
-    """Create the run folder with what is known before the first step. Rank 0 only."""
+def write_folder(recipe: Recipe, stream: TrainStream) -> Overlap:
+    """Create the run folder with what is known before the first step. Rank 0 only.
+
+    Returns:
+        How many of the validation clips are of recordings that are trained on (also in data.json).
+    """
     folder = recipe.folder
     write_text(folder / "recipe.yaml", plain_yaml.dump(recipe.resolved()))
     described = zip(stream.describe_sources(), stream.sources, strict=True)
@@ -110,6 +159,12 @@ def write_folder(recipe: Recipe, stream: TrainStream) -> None:
         "sources": [_source(plain, source.index.root) for plain, source in described],
         "datasets": stream.digests,
     }
+    overlap = validation_overlap(
+        [source.index for source in stream.sources],
+        [source.index for source in stream.valid.sources],
+    )
+    if overlap.clips:
+        data["validation"] = {"clips": overlap.clips, "trained_on": overlap.trained_on}
     if recipe.init_from is not None:
         # What the starting weights learned from; the card needs it even if that run is gone later.
         data["earlier"] = lineage(recipe.init_from)
@@ -119,6 +174,7 @@ def write_folder(recipe: Recipe, stream: TrainStream) -> None:
         ("labels.json", {"labels": list(stream.labels.names)}),
     ):
         write_text(folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return overlap
 
 
 def _source(source: dict[str, Any], tables: Path) -> dict[str, Any]:
