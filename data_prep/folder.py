@@ -17,7 +17,7 @@ from dawnchorus.data_prep.cells import is_absent, is_nothing, number_in
 from dawnchorus.data_prep.columns import FIELDS, Mapped, map_columns
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.folder_labels import LabelReader
-from dawnchorus.data_prep.folder_notes import split_map, warnings
+from dawnchorus.data_prep.folder_notes import grouping_column, split_map, warnings
 from dawnchorus.data_prep.folder_paths import Finder, best_base, relative
 from dawnchorus.data_prep.options import BuildOptions, FolderOptions
 from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND, Recording, tidy_name
@@ -41,6 +41,8 @@ class FolderTable:
     recordings: list[Recording]
     mapped: Mapped
     notes: list[str]
+    grouping: str = ""
+    """A column that says what recordings have in common, where no group is named."""
 
 
 def read_folder(directory: Path, options: FolderOptions) -> FolderTable:
@@ -70,7 +72,8 @@ def read_folder(directory: Path, options: FolderOptions) -> FolderTable:
         recordings = make_folds(recordings, options.make_folds)
         notes.append(f"{options.make_folds} folds were made, of whole groups")
     notes += warnings(recordings, mapped, rows)
-    return FolderTable(directory, metadata, recordings, mapped, notes)
+    grouping = grouping_column(recordings, mapped, rows)
+    return FolderTable(directory, metadata, recordings, mapped, notes, grouping)
 
 
 def _refuse_pathless_times(

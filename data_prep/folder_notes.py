@@ -83,20 +83,33 @@ def _split_notes(recordings: Sequence[Recording]) -> list[str]:
     return [f"the splits are {shown}; recipes ask for train, valid, test: --split-map '{text}'"]
 
 
+def grouping_column(
+    recordings: Sequence[Recording], mapped: Mapped, rows: Sequence[tuple[int, Row]]
+) -> str:
+    """Return the column that says what recordings have in common, where no group is named and
+    several share a value; else ''.
+    """
+    if "group" in mapped.columns:
+        return ""
+    column = mapped.columns.get("recordist", "")
+    if column and len({r.recordist for r in recordings}) < len(recordings):
+        return column
+    plain = {plain_name(name).removesuffix("_id"): name for name in mapped.unused}
+    column = next((plain[name] for name in _GROUPING if name in plain), "")
+    values = {str(row.get(column)) for _, row in rows} if column else set()
+    return column if 0 < len(values) < len(recordings) else ""
+
+
 def _group_notes(
     recordings: Sequence[Recording], mapped: Mapped, rows: Sequence[tuple[int, Row]]
 ) -> list[str]:
     """Say that parts are made of single files although a column tells what belongs together."""
-    if "group" in mapped.columns:
+    column = grouping_column(recordings, mapped, rows)
+    if not column:
         return []
-    parts = [n for n in ("fold", "split") if len({getattr(r, n) for r in recordings}) > 1]
-    column = mapped.columns.get("recordist", "")
-    if not column or len({r.recordist for r in recordings}) >= len(recordings):
-        plain = {plain_name(name).removesuffix("_id"): name for name in mapped.unused}
-        column = next((plain[name] for name in _GROUPING if name in plain), "")
-        if not column or len({str(row.get(column)) for _, row in rows}) >= len(recordings):
-            return []
-    for name in parts:
+    for name in ("fold", "split"):
+        if len({getattr(recording, name) for recording in recordings}) < 2:
+            continue
         return [
             f"each {name} is made of single files: one {column} may lie in several of them, and a "
             f"model knows its {column}s; --group-column {column} keeps them together"

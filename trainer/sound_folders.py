@@ -28,7 +28,9 @@ def what_to_do_with(folder: Path) -> str:
 
 def _holds_sound(folder: Path) -> bool:
     files = (name for _, _, names in os.walk(folder) for name in names)
-    return any(
-        os.path.splitext(name)[1].lower() in _SOUND  # noqa: PTH122 (names, not paths)
-        for name in islice(files, _LOOKED_AT)
-    )
+    return any(is_sound_name(name) for name in islice(files, _LOOKED_AT))
+
+
+def is_sound_name(name: str) -> bool:
+    """Return whether a file's name is that of a sound; what it holds is another question."""
+    return os.path.splitext(name)[1].lower() in _SOUND  # noqa: PTH122 (names, not paths)
