@@ -372,5 +372,6 @@ def _unnamed_times(
 def _refusal(what: str) -> str:
     return (
         f"{what} {NOT_SUPPORTED}. Cut the sounds to these times and list the pieces; or, where "
-        "the columns mean something else, --ignore-times takes every label for its whole file."
+        "the columns mean something else, `chorus prep folder --ignore-times` takes every label "
+        "for its whole file."
     )

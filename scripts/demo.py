@@ -26,6 +26,7 @@ from scripts.demo_plan import (
     run_folder,
 )
 
+REPO = Path(__file__).resolve().parents[1]
 RUNS = Path("runs")
 CHORUS = str(Path(sys.executable).with_name("chorus"))
 # For --quick: enough to see that a folder goes all the way, not to learn anything.

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +90,9 @@ def run_folder(data: Path, root: Path) -> Path:
                 digest.update(f"{shown}\0{path.stat().st_size}\0".encode("utf-8", "replace"))
                 if path.suffix.lower() in _TABLES:
                     digest.update(path.read_bytes())
-    plain = re.sub(r"[^A-Za-z0-9]+", "-", data.resolve().name).strip("-").lower()
+    bare = unicodedata.normalize("NFKD", data.resolve().name)
+    bare = "".join(c for c in bare if not unicodedata.combining(c))
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", bare).strip("-").lower()
     return root / f"demo-{plain or 'sounds'}-{digest.hexdigest()[:8]}"
 
 
@@ -186,7 +189,8 @@ def _plan_parts(table: FolderTable, source: Source, groups: list[str]) -> None:
         return
     if "fold" in table.mapped.columns:
         source.options += ["--fold-column", "none"]
-        source.notes.append("the column of folds is not used: it has too few, or divides groups")
+        why = "divide groups" if len(set(folds)) >= FEWEST else f"are fewer than {FEWEST}"
+        source.notes.append(f"the table's folds {why}: they are not used")
     names = {recording.split for recording in recordings}
     mapping = suggested_split_map(names)
     renamed = dict(pair.rpartition("=")[::2] for pair in mapping.split(",") if pair)
@@ -204,8 +208,10 @@ def _plan_parts(table: FolderTable, source: Source, groups: list[str]) -> None:
         return
     if "split" in table.mapped.columns:
         shown = ", ".join(sorted(names)[:5])
+        train_and_test = {"train", "test"} <= set(splits)
+        why = "divide groups" if train_and_test else "are not at least train and test"
         source.options += ["--split-column", "none"]
-        source.notes.append(f"the splits ({shown}) cannot train and test: folds are made instead")
+        source.notes.append(f"the splits ({shown}) {why}: folds are made instead")
     source.options += ["--make-folds", str(count)]
 
 

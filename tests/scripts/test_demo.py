@@ -29,7 +29,7 @@ def test_what_an_export_is_told_of_the_licence(
     shares = [SimpleNamespace(licence=read_licence(text)) for text in texts]
     monkeypatch.setattr(provenance, "stages_of", lambda run: [])
     monkeypatch.setattr(provenance, "ledger", lambda stages: SimpleNamespace(licences=shares))
-    found = demo.licence_options()
+    found = demo.licence_options(Path("run"))
     assert (found if found is None else found[:2]) == options
 
 
