@@ -17,6 +17,7 @@ from dawnchorus.data_prep.archives.delimited import BadRow, picker, plain_key, r
 from dawnchorus.data_prep.archives.dwca import Row, is_archive
 from dawnchorus.data_prep.archives.files import FileIndex, asa_key
 from dawnchorus.data_prep.archives.gbif import ASA, ASA_LICENCE, HIGHER, Asked, read_gbif
+from dawnchorus.data_prep.cells import is_absent, is_nothing
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.recording_table import Rejected
 from dawnchorus.data_prep.recordings import BACKGROUND, RANKS, Label, Recording, tidy_name
@@ -117,6 +118,9 @@ def _rows(table: Path, asked: Asked) -> Iterator[Recording | Rejected]:
 
 
 def _recording(row: Row, asked: Asked) -> Recording | Rejected:
+    # "NA" is Namibia there.
+    row = {key: "" if key != "country" and is_absent(text) else text for key, text in row.items()}
+
     def text(field: str) -> str:
         return row.get(field, "")
 
@@ -166,7 +170,7 @@ def _recording(row: Row, asked: Asked) -> Recording | Rejected:
 
 def _label(stated: str, rank: str, row: Row) -> Label | None:
     found = xeno_canto.read_name(stated)
-    if not found.canonical:
+    if not found.canonical or is_nothing(stated):
         return None
     ids = tuple((key, row[key]) for key in HIGHER if row.get(key))
     if found.doubt and found.doubt != "undetermined":

@@ -251,13 +251,13 @@ class _Reader:
         name = text_of(row.get("filename"))
         url = text_of(row.get("url"))
         identity, _ = self._identity(name, url)
-        code = text_of(row.get("primary_label"))
-        if not identity or not code:
+        codes = values_of(row.get("primary_label"), ";")
+        if not identity or not codes:
             return Rejected(recording_id=identity, reason="no_id", detail=str(self.table.path))
-        labels = [self.names.label(code, FOREGROUND)] + [
+        labels = [self.names.label(code, FOREGROUND) for code in codes] + [
             self.names.label(other, BACKGROUND)
             for other in values_of(row.get("secondary_labels"))
-            if other != code
+            if other not in codes
         ]
         lat, lon = number_of(row.get("latitude"), 90.0), number_of(row.get("longitude"), 180.0)
         date = date_of(text_of(row.get("date")))

@@ -22,6 +22,7 @@ from dawnchorus.data_prep.archives.checked import MAX_TEXT, checked, date_of, gr
 from dawnchorus.data_prep.archives.dwca import BadRow, Joined, Row, open_archive
 from dawnchorus.data_prep.archives.files import FileIndex, asa_key
 from dawnchorus.data_prep.archives.inaturalist import bare_url, sound_number
+from dawnchorus.data_prep.cells import is_nothing
 from dawnchorus.data_prep.recording_table import Rejected
 from dawnchorus.data_prep.recordings import RANKS, Label, Recording, tidy_name
 from dawnchorus.trainer.licences import read_licence
@@ -266,7 +267,7 @@ def _nameless(name: str, stated: str, url: str) -> Rejected:
 def _label(stated: str, rank: str, taxonomy: str, core: Row) -> Label | None:
     """Return the label of a name with its author; None where it is no name."""
     found = xeno_canto.read_name(stated)
-    if not found.canonical:
+    if not found.canonical or is_nothing(stated):
         return None
     usual = ("", rank.lower() if rank.lower() in RANKS else "genus", "species", "subspecies")
     below = rank.lower() in ("variety", "form")

@@ -26,7 +26,7 @@ from dawnchorus.data_prep.archives.checked import (
 from dawnchorus.data_prep.archives.delimited import BadRow, picker, read_rows, sniff
 from dawnchorus.data_prep.archives.files import FileIndex
 from dawnchorus.data_prep.archives.json_files import broken_file, documents, items, top_level_keys
-from dawnchorus.data_prep.cells import UnreadableList, values_of
+from dawnchorus.data_prep.cells import UnreadableList, is_nothing, values_of
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.recording_table import Rejected
 from dawnchorus.data_prep.recordings import BACKGROUND, Label, Recording, tidy_name
@@ -242,7 +242,7 @@ def name_label(genus: str, species: str, subspecies: str, group: str = "") -> La
     Hybrids and other marked names stay as they are written, without a rank.
     """
     name = tidy_name(f"{genus} {species}")
-    if not genus:
+    if is_nothing(genus):
         return None
     found = read_name(name)
     rank = ("", "genus", "species", "subspecies")[found.words]

@@ -86,6 +86,22 @@ def test_numbers_have_commas_and_missing_values_have_names() -> None:
     assert is_absent("<NA>") and is_absent("NaT") and not is_absent("none")
 
 
+def test_a_missing_name_is_no_genus_called_none(tmp_path: Path) -> None:
+    table = tmp_path / "asa.csv"
+    table.write_text(
+        "tsa_id,scientificName,url,recordedBy\n7,None,http://x/7,Ann\n8,nan,http://x/8,Ann\n"
+        "9,Bubo bubo,http://x/9,nan\n"
+    )
+    *bad, good = read_animal_sound_archive(table, scratch=tmp_path, asked=Asked())
+    assert [getattr(row, "reason", "") for row in bad] == ["no_name", "no_name"]
+    assert isinstance(good, Recording) and good.recordist == "" and good.group_id == good.id
+    clef = tmp_path / "train.csv"
+    clef.write_text("primary_label,filename\nNA,XC7.ogg\nx;y,XC8.ogg\n")
+    empty, both = read_birdset(clef, None, tmp_path / "out")
+    assert getattr(empty, "reason", "") == "no_id"
+    assert isinstance(both, Recording) and both.names("foreground") == ["x", "y"]
+
+
 def test_every_reader_takes_the_same_cell_for_the_same_labels(tmp_path: Path) -> None:
     cell = "['Parus major' 'Turdus merula' nan]"
     expected = ["Parus major", "Turdus merula"]
