@@ -95,6 +95,16 @@ class LogMel(nn.Module):
             config.mel_std,
         )
 
+    def _apply(self, fn: Any, recurse: bool = True) -> LogMel:
+        """Window and filters move to other devices, and stay float32 in a model of bfloat16."""
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, tensor in before.items():
+            moved = getattr(self, name)
+            if moved.dtype != tensor.dtype:
+                setattr(self, name, tensor.to(moved.device))
+        return self
+
     def frames_for(self, length_B: Tensor) -> Tensor:
         """Frames of clips of so many samples, int64; short clips are padded to 16 frames."""
         return self._own_frames(length_B).clamp(min=MIN_FRAMES)
@@ -143,9 +153,16 @@ class LogMel(nn.Module):
         else:
             mean_B = _means(wav_BT.float(), length_B)
             wav_BT = _silence_padding(wav_BT.float() - mean_B[:, None], length_B)
-        missing = self.window + (MIN_FRAMES - 1) * self.hop - wav_BT.shape[1]
-        if missing > 0:
-            wav_BT = F.pad(wav_BT, (0, missing))
+        at_least = self.window + (MIN_FRAMES - 1) * self.hop
+        if torch.compiler.is_exporting():
+            # Without asking whether a symbolic length is long enough.
+            own = (wav_BT.shape[1] - self.window) // self.hop + 1
+            frames = torch.sym_max(own, MIN_FRAMES)  # type: ignore[no-untyped-call]
+            start_T1 = self.hop * torch.arange(frames, device=wav_BT.device)[:, None]
+            index_TW = start_T1 + torch.arange(self.window, device=wav_BT.device)
+            return F.pad(wav_BT, (0, at_least))[:, index_TW]
+        if wav_BT.shape[1] < at_least:
+            wav_BT = F.pad(wav_BT, (0, at_least - wav_BT.shape[1]))
         return wav_BT.unfold(1, self.window, self.hop)
 
     def _in_pieces(self, wav_BT: Tensor, length_B: Tensor) -> Tensor:
@@ -170,9 +187,8 @@ class LogMel(nn.Module):
         frame_BTW = frame_BTW - frame_BTW.mean(-1, keepdim=True)
         # The first sample has no predecessor, but its window weight is 0.
         emphasised = frame_BTW[..., 1:] - PRE_EMPHASIS * frame_BTW[..., :-1]
-        padded = frame_BTW.new_zeros(*frame_BTW.shape[:-1], self.n_fft)
-        padded[..., 1 : self.window] = emphasised.mul_(window_W[1:])
-        spectrum = torch.fft.rfft(padded)
+        emphasised.mul_(window_W[1:])
+        spectrum = torch.fft.rfft(F.pad(emphasised, (1, self.n_fft - self.window)))
         power_BTS = torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
         mel_BTF = (power_BTS @ mel_SF).clamp_(min=FLOOR).log_()
         return mel_BTF.sub_(self.mean).div_(2 * self.std)

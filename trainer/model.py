@@ -90,5 +90,6 @@ class BioEncoder(nn.Module):
         """
         if self.head is None:
             raise ValueError("this model has no classification head: it was not post-trained")
-        logit_BC: Tensor = self.head(self.embed(wav_BT, length_B))
+        # The mean is float32 whatever the model is.
+        logit_BC: Tensor = self.head(self.embed(wav_BT, length_B).to(self.head.weight.dtype))
         return logit_BC

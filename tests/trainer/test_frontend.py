@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torchaudio.compliance import kaldi
 
-from dawnchorus.trainer import frontend
-from dawnchorus.trainer.encoders import beats
+from dawnchorus.trainer import frontend, pooling
+from dawnchorus.trainer.encoders import base, beats, beats_config
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig
 from dawnchorus.trainer.frontend import FLOOR, LogMel, mel_filters
 
@@ -159,6 +159,16 @@ def test_numbers_come_from_the_encoders_config() -> None:
     assert mel_BTF.shape == (1, 98, 128)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_does_not_reach_it(dtype: torch.dtype) -> None:
+    wav_BT = 0.1 * torch.randn(2, 9000, generator=torch.Generator().manual_seed(0))
+    expected_BTF, _ = LogMel()(wav_BT)
+    model = torch.nn.Sequential(LogMel(), torch.nn.Linear(2, 2)).to(dtype)
+    assert model[1].weight.dtype == dtype
+    assert torch.equal(model[0](wav_BT)[0], expected_BTF)
+    assert LogMel().to("meta", dtype).window_W.device.type == "meta"
+
+
 def test_what_a_checkpoint_holds() -> None:
     assert set(LogMel().state_dict()) == {"window_W", "mel_SF"}
 
@@ -169,19 +179,17 @@ def test_other_input_is_refused(wav: Tensor) -> None:
         LogMel()(wav)
 
 
-@pytest.mark.parametrize("module", [frontend, beats])
-def test_shipped_files_import_torch_and_the_standard_library_only(module: object) -> None:
+@pytest.mark.parametrize("module", [frontend, beats, beats_config, base, pooling])
+def test_shipped_files_import_torch_the_standard_library_and_each_other(module: object) -> None:
     import sys
 
     tree = ast.parse(Path(str(module.__file__)).read_text())  # type: ignore[attr-defined]
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     names = {
         alias.name.split(".")[0]
         for node in ast.walk(tree)
         if isinstance(node, ast.Import)
         for alias in node.names
-    } | {
-        str(node.module).split(".")[0]
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom)
-    }
+    } | {str(node.module).split(".")[0] for node in imports if not node.level}
     assert names <= {"torch"} | set(sys.stdlib_module_names)
+    assert {node.module for node in imports if node.level} <= {"base", "beats_config"}

@@ -1,8 +1,8 @@
 """BEATs: an audio transformer with gated relative position bias and DeepNorm.
 
 Paper: Chen et al., "BEATs: Audio Pre-Training with Acoustic Tokenizers" (arXiv 2212.09058).
-This file is self-contained (torch, the standard library and its config beside it): it is shipped
-inside exported models. State-dict names are those of the released checkpoints; the
+This file is self-contained (torch, the standard library; its config and `base.py` beside it): it is
+shipped inside exported models. State-dict names are those of the released checkpoints; the
 relative-position table, which they repeat under every layer, exists once, under layer 0.
 
 Shape legend: B clips, M masked views, T frames, F mel bins, N tokens of the full grid (index
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
+from .base import attend
 from .beats_config import BeatsConfig
 
 PositionMode = Literal["true", "compact"]
@@ -40,6 +41,10 @@ class EncoderOutput:
     """Which tokens stand for sound, bool."""
     layers: list[Tensor] | None = None
     """`layers[0]` is the input of the first block, `layers[i]` the output of block i."""
+
+
+# So that `torch.export` knows what an encoder answers.
+torch.export.register_dataclass(EncoderOutput)
 
 
 def relative_buckets(distance: Tensor, num_buckets: int, max_distance: int) -> Tensor:
@@ -245,9 +250,7 @@ class Attention(nn.Module):
                 position = factor * position
             else:
                 position = torch.addcmul(key_mask.to(q.dtype), factor, position)
-            out_BLHC = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=position, dropout_p=dropout
-            ).transpose(1, 2)
+            out_BLHC = attend(q, k, v, position, dropout).transpose(1, 2)
         return _call(self.out_proj, out_BLHC.flatten(2))
 
 
@@ -378,6 +381,11 @@ class BeatsLayers(nn.Module):
         table = attention.relative_attention_bias
         distance = torch.arange(1 - length, length, device=table.weight.device)
         bucket = relative_buckets(distance, table.num_embeddings, attention.max_distance)
+        if torch.compiler.is_exporting() and positions_BK is None:
+            # What comes below asks of a symbolic length what nobody can know of it.
+            place_L = torch.arange(length, device=bucket.device)
+            offset_LL = place_L[None, :] - place_L[:, None] + (length - 1)
+            return table.weight[bucket[offset_LL]].permute(2, 0, 1)[None]
         by_distance = _call(table, bucket).t()
         if positions_BK is not None:
             offset_BKK = positions_BK[:, None, :] - positions_BK[:, :, None] + (length - 1)
@@ -595,7 +603,22 @@ class Beats(nn.Module):
                 f"{self.config.patch} frames, {self.config.mel_bins} mel bins]"
             )
         mel_BTF = mel_BTF.to(self.patch_embedding.weight.dtype)
+        if torch.compiler.is_exporting():
+            return self._gathered_patches(mel_BTF)
         return _call(self.patch_embedding, mel_BTF[:, None]).flatten(2).mT
+
+    def _gathered_patches(self, mel_BTF: Tensor) -> Tensor:
+        """The patch convolution as a gather and a product.
+
+        No axis has a length that is 1 for some clips: `torch.export` would ask for more sound.
+        """
+        side, bands = self.config.patch, self.config.bands
+        token_N = torch.arange(mel_BTF.shape[1] // side * bands, device=mel_BTF.device)
+        pixel_S = torch.arange(side, device=mel_BTF.device)
+        frame_NS = (token_N // bands * side)[:, None] + pixel_S
+        bin_NS = (token_N % bands * side)[:, None] + pixel_S
+        pixel_BNSS = mel_BTF[:, frame_NS[:, :, None], bin_NS[:, None, :]]
+        return pixel_BNSS.flatten(2) @ self.patch_embedding.weight.flatten(1).t()
 
     def _project(self, patch_BLP: Tensor, valid_BL: Tensor | None) -> Tensor:
         x_BLD = _call(self.layer_norm, patch_BLP)

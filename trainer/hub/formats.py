@@ -122,10 +122,46 @@ def encoder_from_cfg(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise CheckpointError(f"{where}: cannot build this BEATs:\n{lines}")
     section = {ours: cfg[theirs] for ours, theirs in MODEL_FIELDS.items()}
     frontend = dict(RELEASED_FRONTEND)
-    for ours, theirs in FRONTEND_FIELDS.items():
-        if theirs in cfg:
-            frontend[ours] = type(RELEASED_FRONTEND[ours])(cfg[theirs])
+    frontend |= {o: cfg[theirs] for o, theirs in FRONTEND_FIELDS.items() if theirs in cfg}
+    for ours, value in (section | frontend).items():
+        known = RELEASED_FRONTEND.get(ours, 0.0)
+        if isinstance(known, str):
+            continue
+        theirs = (MODEL_FIELDS | FRONTEND_FIELDS)[ours]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise CheckpointError(f"{where}: {theirs} is {value!r}; it has to be a number")
+        if ours in RELEASED_FRONTEND:
+            frontend[ours] = type(known)(value)
     return {"name": "beats", **section, **frontend}
+
+
+def encoder_from_avex(spec: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The `encoder` section of a recipe from avex's `model_spec`.
+
+    Args:
+        spec: `name: beats`, `init_config`, `audio_config`.
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: the sections are no mappings, or they describe a variant that the encoder
+            or the front end does not build.
+    """
+    given, audio = (spec.get(name) or {} for name in ("init_config", "audio_config"))
+    if not isinstance(given, dict) or not isinstance(audio, dict):
+        raise CheckpointError(f"{where}: init_config and audio_config of model_spec are mappings")
+    encoder = encoder_from_cfg(AVEX_DEFAULTS | given, where)
+    # avex feeds sound of audio_config's rate to filters of init_config's rate, whether they are
+    # the same or not; ours takes both from one number.
+    for theirs, ours in (("sample_rate", "sample_rate_hz"), ("n_mels", "mel_bins")):
+        raw = theirs == "n_mels" and audio.get("representation", "raw") == "raw"
+        if audio.get(theirs) is not None and not raw and audio[theirs] != encoder[ours]:
+            raise CheckpointError(
+                f"{where}: audio_config.{theirs} is {audio[theirs]!r} and init_config."
+                f"{FRONTEND_FIELDS[ours]} {encoder[ours]!r}: avex would feed the one to a filter "
+                "bank made for the other, which this front end does not do. If the weights were "
+                "trained so, they cannot be used here; else make the two numbers equal"
+            )
+    return encoder
 
 
 def cfg_from_encoder(encoder: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,8 @@
     model = AutoModel.from_pretrained("<this repository>", trust_remote_code=True)
     embedding_BD = model(wav_BT).pooler_output
 
-Shipped inside exported repositories beside `beats.py`, `beats_config.py` and `frontend.py`; needs
-torch and transformers, nothing else.
+Shipped inside exported repositories beside `beats.py`, `beats_config.py`, `base.py`, `frontend.py`
+and `pooling.py`; needs torch and transformers, nothing else.
 
 Shape legend: B clips, T samples, N tokens, D channels, C classes.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
@@ -26,6 +27,10 @@ from .beats_config import (  # type: ignore[import-not-found, import-untyped, un
     BeatsConfig,
 )
 from .frontend import LogMel  # type: ignore[import-not-found, import-untyped, unused-ignore]
+from .pooling import pool  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+LOUDEST = 16.0
+"""Sound in [-1, 1] may overshoot a little; beyond this it was not scaled at all."""
 
 
 class DawnchorusConfig(PretrainedConfig):  # type: ignore[misc]
@@ -37,6 +42,10 @@ class DawnchorusConfig(PretrainedConfig):  # type: ignore[misc]
     """
 
     model_type = "dawnchorus"
+    # What `Trainer` hands to metrics beside the loss: the logits alone.
+    keys_to_ignore_at_inference = [  # noqa: RUF012
+        "last_hidden_state", "pooler_output", "token_mask", "hidden_states",
+    ]  # fmt: skip
 
     def __init__(
         self,
@@ -75,6 +84,8 @@ class DawnchorusConfig(PretrainedConfig):  # type: ignore[misc]
 class DawnchorusOutput(ModelOutput):  # type: ignore[misc]
     """What the model answers."""
 
+    loss: Tensor | None = None
+    """Mean over the clips, float32; with `labels`."""
     last_hidden_state: Tensor | None = None
     """Tokens [B, N, D] of the last block; unspecified where `token_mask` is false."""
     pooler_output: Tensor | None = None
@@ -93,6 +104,7 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
     config_class = DawnchorusConfig
     base_model_prefix = "dawnchorus"
     main_input_name = "input_values"
+    supports_gradient_checkpointing = True
     # A log-mel in half precision is off by more than the rest of the network together.
     _keep_in_fp32_modules_strict = ["frontend"]  # noqa: RUF012
     _no_split_modules = ["Block"]  # noqa: RUF012
@@ -105,7 +117,14 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
         self.head: nn.Linear | None = None
         if config.classification_head:
             self.head = nn.Linear(encoder_config.dim, config.num_labels)
+        self.gradient_checkpointing = bool(encoder_config.grad_checkpoint)
+        self._heard = False
         self.post_init()
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *_: Any, **__: Any) -> None:
+        # The encoder recomputes its own blocks, without reentrance whatever transformers asks for.
+        self.gradient_checkpointing = enable
+        self.encoder.encoder.grad_checkpoint = enable
 
     def _init_weights(self, module: nn.Module) -> None:
         # Encoder and front end initialise themselves when they are built and are complete in every
@@ -116,20 +135,35 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As everywhere in transformers, but an encoder that is only partly loaded is an error."""
+        """As everywhere in transformers, but what would be random is an error, not a warning.
+
+        A fresh head for labels of your own has to be asked for: `ignore_mismatched_sizes=True`,
+        with `num_labels` (and `classification_head=True` for a model without a head).
+
+        Raises:
+            ValueError: names the tensors that the file lacks, has too many of, or has in another
+                shape.
+        """
         wants_info = kwargs.pop("output_loading_info", False)
+        fresh_head = bool(kwargs.get("ignore_mismatched_sizes", False))
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         lost = [
             f"{what.removesuffix('_keys')} {key}"
             for what in ("missing_keys", "unexpected_keys", "mismatched_keys")
             for key in sorted(str(key[0] if isinstance(key, tuple) else key) for key in info[what])
-            if not key.startswith("head.")
+            if not (key.startswith("head.") and fresh_head)
         ]
         if lost:
+            only_head = all(key.split()[-1].startswith("head.") for key in lost)
             raise ValueError(
                 "the weights do not fit the model that config.json describes: "
                 + ", ".join(lost[:10])
                 + (f", … ({len(lost)} in all)" if len(lost) > 10 else "")
+                + (
+                    ". For a new head, to be trained, give ignore_mismatched_sizes=True"
+                    if only_head
+                    else ""
+                )
             )
         return (model, info) if wants_info else model
 
@@ -138,41 +172,45 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
         input_values: Tensor,
         attention_mask: Tensor | None = None,
         lengths: Tensor | None = None,
+        labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> DawnchorusOutput | tuple[Any, ...]:
         """Encode a batch of clips.
 
         Args:
-            input_values: waveforms [B, T], float in [-1, 1], at `config.sampling_rate`; shorter
-                clips padded on the right.
+            input_values: waveforms [B, T] at `config.sampling_rate`, float in [-1, 1] or 16-bit
+                integers (divided by 32768 here); shorter clips padded on the right.
             attention_mask: [B, T], 1 for sound, then 0 for padding.
             lengths: [B], samples of each clip; the same as a mask, and cheaper.
+            labels: what the clips are, for the loss of training. Multi-label
+                (`config.problem_type`, the default): [B, C], 1 or 0. Single-label: class numbers
+                [B], or [B, C] as above with a share of 1 / k for each of k labels.
             output_hidden_states: also return the output of every block.
             return_dict: false for a plain tuple.
 
         Raises:
-            ValueError: wrong shapes, padding on the left, or both a mask and lengths.
+            ValueError: wrong shapes, an empty clip, sound that was not scaled, padding on the
+                left, both a mask and lengths, or labels that the head cannot have.
         """
-        if input_values.dim() != 2:
-            raise ValueError(
-                f"input_values must be [clips, samples], not {tuple(input_values.shape)}: "
-                "mix channels down and add a batch dimension"
-            )
+        wav_BT = self._as_float(input_values)
         if attention_mask is not None:
             if lengths is not None:
                 raise ValueError("give attention_mask or lengths, not both")
             lengths = lengths_of(attention_mask)
+        if lengths is not None and not torch.compiler.is_compiling():
+            _check_lengths(lengths, wav_BT)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        mel_BTF, frames_B = self.frontend(input_values.float(), lengths)
+        mel_BTF, frames_B = self.frontend(wav_BT, lengths)
         weight = self.encoder.patch_embedding.weight
         out = self.encoder(mel_BTF.to(weight.dtype), frames_B, layers=bool(output_hidden_states))
-        embedding_BD = masked_mean(out.tokens_BND, out.valid_BN)
+        embedding_BD = pool(out.tokens_BND, out.valid_BN)
         logit_BC = None
         if self.head is not None:
             logit_BC = self.head(embedding_BD.to(self.head.weight.dtype))
         output = DawnchorusOutput(
+            loss=None if labels is None else self._loss(logit_BC, labels),
             last_hidden_state=out.tokens_BND,
             pooler_output=embedding_BD,
             logits=logit_BC,
@@ -181,16 +219,78 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
         )
         return output.to_tuple() if return_dict is False else output
 
+    def _as_float(self, input_values: Tensor) -> Tensor:
+        """Waveforms as float32 in [-1, 1], or ValueError."""
+        if input_values.dim() != 2 or 0 in input_values.shape:
+            raise ValueError(
+                f"input_values must be [clips, samples], not {tuple(input_values.shape)}: "
+                "mix channels down and add a batch dimension; a clip without samples has no sound"
+            )
+        if input_values.dtype == torch.int16:
+            return input_values.float() / 32768.0
+        if not input_values.is_floating_point():
+            raise ValueError(
+                f"input_values are {input_values.dtype}: give float in [-1, 1] or 16-bit integers"
+            )
+        wav_BT = input_values.float()
+        # Looking makes a GPU wait, so there the first batch speaks for all.
+        on_cpu = wav_BT.device.type == "cpu"
+        if not torch.compiler.is_compiling() and (on_cpu or not self._heard):
+            self._heard = True
+            loudest = float(wav_BT.detach().abs().amax())
+            if loudest > LOUDEST:
+                raise ValueError(
+                    f"input_values reach {loudest:.6g}, and sound lies in [-1, 1]: divide 16-bit "
+                    "samples by 32768"
+                )
+        return wav_BT
+
+    def _loss(self, logit_BC: Tensor | None, labels: Tensor) -> Tensor:
+        """As in post-training, with every class counted: mean over clips (and classes, for BCE)."""
+        if logit_BC is None:
+            raise ValueError(
+                "labels need a head and this model has none: load it with "
+                "classification_head=True, num_labels=… and ignore_mismatched_sizes=True"
+            )
+        kind = self.config.problem_type or "multi_label_classification"
+        logit_BC = logit_BC.float()
+        clips, classes = logit_BC.shape
+        several = tuple(labels.shape) == (clips, classes)
+        if kind == "multi_label_classification" and several:
+            return F.binary_cross_entropy_with_logits(logit_BC, labels.float())
+        if kind == "single_label_classification" and several and classes > 1:
+            share_BC = labels.float()
+            share_BC = share_BC / share_BC.sum(1, keepdim=True).clamp(min=1.0)
+            return F.cross_entropy(logit_BC, share_BC)
+        one = tuple(labels.shape) in {(clips,), (clips, 1)} and not labels.is_floating_point()
+        if kind == "single_label_classification" and one:
+            return F.cross_entropy(logit_BC, labels.flatten().long())
+        raise ValueError(
+            f"labels of shape {tuple(labels.shape)} and {labels.dtype} for {clips} clips and "
+            f"{classes} classes, with config.problem_type={kind!r}. A multi_label_classification "
+            "takes [clips, classes] of 0 and 1, a single_label_classification class numbers [clips]"
+        )
+
 
 def lengths_of(attention_mask_BT: Tensor) -> Tensor:
-    """Samples of each clip, int64 [B]; refuses masks with padding before or inside the sound."""
+    """Samples of each clip, int64 [B]; refuses masks with padding before or inside the sound.
+
+    A graph that is traced (`torch.compile`, `torch.export`, ONNX) cannot look and takes the sum.
+    """
     sound_BT = attention_mask_BT.bool()
-    if bool((sound_BT[:, 1:] & ~sound_BT[:, :-1]).any()):
+    looks = not torch.compiler.is_compiling()
+    if looks and bool((sound_BT[:, 1:] & ~sound_BT[:, :-1]).any()):
         raise ValueError("attention_mask has padding before or inside the sound: pad on the right")
     return sound_BT.sum(1)
 
 
-def masked_mean(tok_BND: Tensor, valid_BN: Tensor) -> Tensor:
-    """Mean over the valid tokens of each clip, float32 [B, D]."""
-    weight_BN1 = valid_BN.unsqueeze(-1).to(torch.float32)
-    return (tok_BND.float() * weight_BN1).sum(1) / weight_BN1.sum(1).clamp(min=1.0)
+def _check_lengths(length_B: Tensor, wav_BT: Tensor) -> None:
+    """Refuse clips without sound, and lengths that are not those of the batch."""
+    if length_B.shape != wav_BT.shape[:1]:
+        raise ValueError(f"{tuple(length_B.shape)} lengths for {len(wav_BT)} clips: give one each")
+    shortest, longest = torch.stack([length_B.min(), length_B.max()]).tolist()
+    if shortest < 1 or longest > wav_BT.shape[1]:
+        raise ValueError(
+            f"lengths from {shortest} to {longest} samples in a batch of {wav_BT.shape[1]}: a clip "
+            "has at least 1 sample and at most those of the batch. Leave empty clips out"
+        )

@@ -198,10 +198,7 @@ def _from_export(folder: Path) -> Weights:
         )
     labels: tuple[str, ...] | None = None
     if config.get("classification_head"):
-        names = {int(i): str(name) for i, name in config["id2label"].items()}
-        if sorted(names) != list(range(len(names))):
-            raise CheckpointError(f"{folder / 'config.json'}: id2label does not count 0, 1, 2, …")
-        labels = tuple(names[i] for i in range(len(names)))
+        labels = names_in_order(config.get("id2label"), f"id2label of {folder / 'config.json'}")
     recipe_file = folder / "recipe.yaml"
     return Weights(
         kind="export",
@@ -218,12 +215,17 @@ def _from_export(folder: Path) -> Weights:
 
 def _from_microsoft(path: Path, content: Mapping[str, Any]) -> Weights:
     where = str(path)
+    if not isinstance(content["cfg"], Mapping) or not isinstance(content["model"], Mapping):
+        raise CheckpointError(
+            f"{path}: 'cfg' and 'model' of a BEATs file are dictionaries; here they are "
+            f"{type(content['cfg']).__name__} and {type(content['model']).__name__}"
+        )
     encoder = formats.encoder_from_cfg(content["cfg"], where)
     state = formats.state_from_microsoft(content["model"], where)
     weights = Weights(kind="microsoft", file=path, encoder=encoder, state=state)
     names = content.get("label_dict")
     if names:
-        weights.labels = tuple(str(names[i]) for i in range(len(names)))
+        weights.labels = names_in_order(names, f"label_dict of {path}")
     _drop_head_without_names(weights)
     return weights
 
@@ -242,18 +244,46 @@ def _from_avex(path: Path) -> Weights:
             f"{config_file}: model_spec.name is {name!r}; of avex's models only 'beats' can be read"
         )
     where = str(path)
-    given = dict(spec.get("init_config") or {})
-    encoder = formats.encoder_from_cfg(formats.AVEX_DEFAULTS | given, where)
+    encoder = formats.encoder_from_avex(spec, str(config_file))
     state = formats.state_from_avex(_load_safetensors(path), where)
     weights = Weights(kind="avex", file=path, encoder=encoder, state=state)
     label_map = path.parent / "label_map.json"
     if label_map.is_file():
-        index = load_json(label_map)
-        if sorted(index.values()) != list(range(len(index))):
-            raise CheckpointError(f"{label_map}: the indices do not count 0, 1, 2, …")
-        weights.labels = tuple(sorted(index, key=index.__getitem__))
+        weights.labels = names_in_order(load_json(label_map), str(label_map))
     _drop_head_without_names(weights)
     return weights
+
+
+def names_in_order(names: Any, where: str) -> tuple[str, ...]:
+    """Names of a head's outputs, from whatever a file has for them.
+
+    Args:
+        names: a list, {index: name} or {name: index}; an index may be a text ("0").
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: neither the keys nor the values count 0, 1, 2, …
+    """
+    if isinstance(names, list | tuple):
+        return tuple(str(name) for name in names)
+    if isinstance(names, Mapping):
+        forward = [(_whole(index), str(name)) for index, name in names.items()]
+        backward = [(_whole(index), str(name)) for name, index in names.items()]
+        for pairs in (forward, backward):
+            by_index = {index: name for index, name in pairs if index is not None}
+            if len(by_index) == len(names) and set(by_index) == set(range(len(names))):
+                return tuple(by_index[i] for i in range(len(names)))
+    raise CheckpointError(f"{where}: the indices do not count 0, 1, 2, …, each for one name")
+
+
+def _whole(value: object) -> int | None:
+    """A whole number, also as text; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        return None
 
 
 def _drop_head_without_names(weights: Weights) -> None:

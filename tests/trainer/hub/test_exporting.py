@@ -30,9 +30,10 @@ def exported(tmp_path: Path, make_run: MakeRun) -> tuple[Path, BioEncoder]:
 def test_the_folder_is_complete(exported: tuple[Path, BioEncoder]) -> None:
     folder, _ = exported
     assert sorted(p.name for p in folder.iterdir()) == [
-        "README.md", "beats.py", "beats_config.py", "config.json", "data.json", "frontend.py",
-        "label_map.json", "model.safetensors", "modeling_dawnchorus.py",
-        "preprocessor_config.json", "recipe.yaml", "tiny-beats.safetensors", "train_config.yaml",
+        "README.md", "base.py", "beats.py", "beats_config.py", "config.json", "data.json",
+        "frontend.py", "label_map.json", "model.safetensors", "modeling_dawnchorus.py",
+        "pooling.py", "preprocessor_config.json", "recipe.yaml", "tiny-beats.safetensors",
+        "train_config.yaml",
     ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from dawnchorus.trainer.encoders import build_encoder
 from dawnchorus.trainer.errors import CheckpointError
+from dawnchorus.trainer.hub.formats import cfg_from_encoder, state_to_avex
 from dawnchorus.trainer.hub.importing import initialise_from, load_model
 from dawnchorus.trainer.model import BioEncoder
 
@@ -144,6 +145,39 @@ def test_microsoft_fine_tuned_head(
         )
 
 
+NAMES = ("/m/09x0r", "/m/05zppz", "/m/02zsn")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {str(i): name for i, name in enumerate(NAMES)},
+        {name: i for i, name in reversed(list(enumerate(NAMES)))},
+        {name: str(i) for i, name in enumerate(NAMES)},
+        list(NAMES),
+    ],
+)
+def test_names_of_a_head_in_any_form(
+    names: object, tmp_path: Path, make_run: Callable[..., BioEncoder]
+) -> None:
+    model = make_run(tmp_path / "r")
+    assert model.head is not None
+    state = microsoft_names(model)
+    state |= {f"predictor.{k}": v for k, v in model.head.state_dict().items()}
+    torch.save({"cfg": microsoft_cfg(), "model": state, "label_dict": names}, tmp_path / "x.pt")
+    assert load_model(tmp_path / "x.pt").labels == NAMES
+
+
+@pytest.mark.parametrize("names", [{0: "a", 2: "b"}, {"a": 0, "b": 0}, {"a": 0.5}, "abc", {1: "a"}])
+def test_names_that_do_not_count_are_refused(
+    names: object, tmp_path: Path, make_run: Callable[..., BioEncoder]
+) -> None:
+    state = microsoft_names(make_run(tmp_path / "r"))
+    torch.save({"cfg": microsoft_cfg(), "model": state, "label_dict": names}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"label_dict of .*x\.pt: the indices do not count"):
+        load_model(tmp_path / "x.pt")
+
+
 def test_microsoft_file_without_deep_norm_is_refused(
     tmp_path: Path, make_run: Callable[..., BioEncoder]
 ) -> None:
@@ -190,6 +224,53 @@ def test_avex_file(tmp_path: Path, make_run: Callable[..., BioEncoder]) -> None:
 
 
 # --------------------------------------------------------------------------- init_from
+
+
+def avex_folder(folder: Path, model: BioEncoder, **spec: Any) -> Path:
+    """A model of ours as avex has it, with another `model_spec`."""
+    folder.mkdir()
+    save_file(state_to_avex(model.state_dict(), 2, head=False), folder / "x.safetensors")
+    own = {"name": "beats", "init_config": cfg_from_encoder(vars(model.encoder.config))}
+    text = yaml.safe_dump({"model_spec": own | spec})
+    (folder / "train_config.yaml").write_text(text)
+    return folder
+
+
+def test_avex_at_32_khz_and_256_bands(tmp_path: Path, make_run: Callable[..., BioEncoder]) -> None:
+    """Both in init_config: built. Two rates that contradict each other: refused, and why."""
+    model = make_run(
+        tmp_path / "r", encoder={"sample_rate_hz": 32000, "mel_bins": 256}, labels=None
+    )
+    audio = {"sample_rate": 32000, "representation": "raw"}
+    loaded = load_model(avex_folder(tmp_path / "right", model, audio_config=audio)).model
+    assert same(loaded, model)
+    assert loaded.embed(torch.randn(1, 32000)).shape == (1, 48)
+    model = make_run(tmp_path / "r2", labels=None)
+    with pytest.raises(CheckpointError, match=r"sample_rate is 32000.*sample_frequency 16000"):
+        load_model(avex_folder(tmp_path / "rate", model, audio_config=audio))
+    audio = {"n_mels": 256, "representation": "mel_spectrogram"}
+    with pytest.raises(CheckpointError, match=r"n_mels is 256.*num_mel_bins 128"):
+        load_model(avex_folder(tmp_path / "mels", model, audio_config=audio))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"init_config": "32khz"}, "are mappings"),
+        ({"init_config": [1]}, "are mappings"),
+        ({"audio_config": 32000}, "are mappings"),
+        ({"init_config": {"num_mel_bins": "256"}}, "num_mel_bins is '256'; it has to be a number"),
+        ({"init_config": {"sample_frequency": None}}, "sample_frequency is None"),
+        ({"init_config": {"input_patch_size": [16, 16]}}, "input_patch_size is"),
+        ({"init_config": {"num_mel_bins": 250}}, "multiple of patch"),
+    ],
+)
+def test_a_strange_avex_configuration_is_refused(
+    spec: dict[str, Any], message: str, tmp_path: Path, make_run: Callable[..., BioEncoder]
+) -> None:
+    model = make_run(tmp_path / "r", labels=None)
+    with pytest.raises(CheckpointError, match=message):
+        load_model(avex_folder(tmp_path / "avex", model, **spec))
 
 
 def test_initialise_from_run(tmp_path: Path, make_run: Callable[..., BioEncoder]) -> None:
