@@ -2,6 +2,8 @@
 
 One run does it all (`build_dataset`), or several runs share the shards of one plan, on one machine
 or many that see one file system (`build_part`), and a last one writes the tables (`merge_parts`).
+The plan of such parts is made once (`make_plan`, or the first part): it holds all rows and the size
+of every file, so that a part reads neither the table nor looks at the files of the others.
 """
 
 from __future__ import annotations
@@ -25,22 +27,23 @@ from dawnchorus.data_prep.pool import Gate, run_shards
 from dawnchorus.data_prep.progress import Progress
 from dawnchorus.data_prep.recordings import Recording
 from dawnchorus.data_prep.rows import RowStore, Scan, scan, shared_keys
-from dawnchorus.data_prep.shards import ShardSummary, ShardTask, read_summary, result_name
+from dawnchorus.data_prep.shards import ShardSummary, ShardTask, result_name
 from dawnchorus.data_prep.tables import write_tables
 from dawnchorus.data_prep.twice import TABLE as SAME_AUDIO
 from dawnchorus.data_prep.twice import same_audio
 from dawnchorus.data_prep.workplace import (
     WORK,
-    counts_of_parts,
     disk_errors,
     is_finished,
     leave,
     made_otherwise,
     only_one,
+    planning,
     refuse_strangers,
     sharing,
     sweep,
 )
+from dawnchorus.data_prep.written import missing_shards, summary_of, what_is_missing
 
 FORMAT = 2  # of the work folder and what the fingerprint covers
 BESIDE = "beside"  # in the work folder: what is to lie beside the tables
@@ -89,7 +92,7 @@ def build_part(
     plan is the same for all: the first to have made it puts it in its place whole. `merge_parts`
     finishes the dataset.
     """
-    builder = _Builder(recordings, root, out, options)
+    builder = _Builder(recordings, root, out, options, in_parts=True)
     if builder.finished:
         builder.stats()
         return 0
@@ -99,11 +102,31 @@ def build_part(
         mine = plan.shards[part.number - 1 :: part.count]
         sweep(out, [shard.path for shard in mine])
         builder.write(plan, mine)
-        left = len(_missing(plan, out))
+        left = len(missing_shards(plan, out))
     rest = f"{left} of {len(plan.shards)} shards are still to write" if left else "all are there"
     last = f": `chorus prep merge {out}` finishes the dataset" if not left else ""
     builder.progress.say(f"Part {part} is done, {len(mine)} shards; {rest}{last}.")
     return left
+
+
+def make_plan(recordings: Iterable[Recording], root: Path, out: Path, options: BuildOptions) -> int:
+    """Decide what goes into which shard, for the parts that follow; return how many shards.
+
+    One run reads the table and looks at every file. A plan of the same input that is there already
+    is kept; one that was killed leaves nothing. Raises PrepError as `build_part` does.
+    """
+    builder = _Builder(recordings, root, out, options, in_parts=True)
+    if builder.finished:
+        return int(builder.stats()["shards"])
+    with builder.work(), sharing(out, None):
+        builder.keep_companions()
+        plan = builder.plan()
+    hours = sum(shard.seconds for shard in plan.shards) / 3600
+    builder.progress.say(
+        f"Planned {out}: {plan.recordings:,} recordings, about {hours:,.1f} h, in "
+        f"{len(plan.shards):,} shards. `--part 1/N` to `N/N` write them, in any order."
+    )
+    return len(plan.shards)
 
 
 def merge_parts(
@@ -123,13 +146,13 @@ def merge_parts(
         )
     with disk_errors(out), only_one(out):
         plan = Plan.read(out / WORK / PLAN)
-        missing = _missing(plan, out)
+        missing = missing_shards(plan, out)
         if missing:
-            raise PrepError(_what_is_missing(plan, out, missing))
+            raise PrepError(what_is_missing(plan, out, missing))
         sweep(out)
         gate = Gate(plan.folder, plan.recordings, 1.0 if allow_broken else max_broken)
         for shard in plan.shards:
-            gate.count(_summary_of(shard, out) or ShardSummary(shard.path))
+            gate.count(summary_of(plan, shard, out) or ShardSummary(shard.path))
         gate.check()
         stats = _finish(plan, out, progress)
     _close(out)
@@ -147,6 +170,8 @@ class _Builder:
         out: Path,
         options: BuildOptions,
         look_at: str = "--audio",
+        *,
+        in_parts: bool = False,
     ) -> None:
         self.look_at = look_at
         if isinstance(recordings, Iterator):
@@ -154,11 +179,22 @@ class _Builder:
         self.recordings, self.root, self.out, self.options = recordings, root, out, options
         self.progress = Progress()
         self.settings = _settings(options, out)
-        start = json.dumps([FORMAT, self.settings], sort_keys=True).encode()
-        self.scan = scan(recordings, root, start, self.progress)
-        self.finished = is_finished(out, self.scan.digest, self.settings)
+        identity = getattr(recordings, "identity", None)
+        # What says, without a look at any row or file, that a plan is the one for this request.
+        self.request = identity and {**identity, "root": str(root.resolve())}
+        self._scan: Scan | None = None
+        self.finished = False
+        if not in_parts or (out / "index.parquet").exists():
+            self.finished = is_finished(out, self.scan().digest, self.settings)
         if not self.finished:
             refuse_strangers(out)
+
+    def scan(self) -> Scan:
+        """Read every row and look at every file, once."""
+        if self._scan is None:
+            start = json.dumps([FORMAT, self.settings], sort_keys=True).encode()
+            self._scan = scan(self.recordings, self.root, start, self.progress)
+        return self._scan
 
     def stats(self) -> dict[str, Any]:
         """Say that there is nothing to do."""
@@ -177,50 +213,73 @@ class _Builder:
 
     def plan(self) -> Plan:
         """Return the plan of an earlier run over the same input, or make one and keep it."""
+        plan = self._known_plan()
+        if plan is not None:
+            return plan
         folder = self.out / WORK / PLAN
-        if not (folder / "plan.json").exists():
-            self._refuse_missing()
-            seconds_R = lengths_s(self.scan, self.recordings, self.root)
-            options = self.options
-            ratio = _SIZE_RATIO[options.codec]
-            shards, members_R = plan_shards(
-                self.scan.splits,
-                np.frombuffer(self.scan.split, np.int32),
-                np.frombuffer(self.scan.group, np.uint64),
-                seconds_R,
-                bytes_per_second=2 * options.sample_rate_hz * ratio,
-                shard_bytes=options.shard_size_mb * 1e6,
-                seed=options.seed,
-            )
-            write_plan(
-                self.recordings,
-                self.out / WORK,
-                fingerprint=self.scan.digest,
-                options=self.settings,
-                shards=shards,
-                members_R=members_R,
-                shared_R=shared_keys(self.scan),
-            )
-        self.scan = Scan(digest=self.scan.digest)  # its columns are in the plan now
+        with planning(self.out, self.progress.say):
+            plan = self._known_plan()  # another part has made it meanwhile
+            if plan is not None:
+                return plan
+            if not (folder / "plan.json").exists():
+                self._make_plan()
+        digest = self.scan().digest
+        self._scan = Scan(digest=digest)  # its columns are in the plan now
         plan = Plan.read(folder)
-        if plan.fingerprint != self.scan.digest:
+        if plan.fingerprint != digest:
             changed = made_otherwise(plan.options, self.settings)
             raise PrepError(f"{self.out} holds an unfinished dataset {changed}")
         return plan
 
+    def _known_plan(self) -> Plan | None:
+        """Return the plan that is there, where nothing has to be read to know that it fits."""
+        folder = self.out / WORK / PLAN
+        if self._scan is not None or not (folder / "plan.json").exists():
+            return None
+        plan = Plan.read(folder)
+        if plan.options != self.settings:
+            changed = made_otherwise(plan.options, self.settings)
+            raise PrepError(f"{self.out} holds an unfinished dataset {changed}")
+        return plan if self.request and plan.request == self.request else None
+
+    def _make_plan(self) -> None:
+        found, options = self.scan(), self.options
+        self._refuse_missing()
+        shards, members_R = plan_shards(
+            found.splits,
+            np.frombuffer(found.split, np.int32),
+            np.frombuffer(found.group, np.uint64),
+            lengths_s(found, self.recordings, self.root),
+            bytes_per_second=2 * options.sample_rate_hz * _SIZE_RATIO[options.codec],
+            shard_bytes=options.shard_size_mb * 1e6,
+            seed=options.seed,
+        )
+        write_plan(
+            self.recordings,
+            self.out / WORK,
+            fingerprint=found.digest,
+            options=self.settings,
+            shards=shards,
+            members_R=members_R,
+            shared_R=shared_keys(found),
+            size_R=np.frombuffer(found.size, np.int64),
+            request=self.request,
+        )
+
     def _refuse_missing(self) -> None:
         """Raise PrepError before any work where too many files are not there."""
-        total = len(self.scan)
-        missing = int(np.count_nonzero(np.frombuffer(self.scan.size, np.int64) < 0))
+        found = self.scan()
+        total = len(found)
+        missing = int(np.count_nonzero(np.frombuffer(found.size, np.int64) < 0))
         if missing <= self.options.max_broken * total or self.options.allow_broken:
             return
-        if self.scan.not_downloaded > missing / 2:
+        if found.not_downloaded > missing / 2:
             raise PrepError(
-                f"{self.scan.not_downloaded} of {total} recordings have no file yet: `chorus prep "
+                f"{found.not_downloaded} of {total} recordings have no file yet: `chorus prep "
                 "download` fetches them and writes a table with their paths. --allow-broken goes "
                 "on without them."
             )
-        some = "\n  ".join(self.scan.some_missing)
+        some = "\n  ".join(found.some_missing)
         raise PrepError(
             f"{missing} of {total} files do not exist below {self.root}:\n  {some}\n"
             f"Is {self.look_at} right? --allow-broken goes on without them."
@@ -233,7 +292,7 @@ class _Builder:
         work = self.out / WORK
         tasks = []
         for shard in shards:
-            done = _summary_of(shard, self.out)
+            done = summary_of(plan, shard, self.out)
             if done is not None:
                 gate.count(done)
                 continue
@@ -241,7 +300,7 @@ class _Builder:
             tasks.append(
                 ShardTask(
                     out=self.out, root=self.root, work=work, plan=plan.folder, shard=shard,
-                    options=self.options,
+                    options=self.options, fingerprint=plan.fingerprint,
                 )
             )  # fmt: skip
         if len(tasks) < len(shards):
@@ -251,44 +310,12 @@ class _Builder:
         run_shards(tasks, gate=gate, jobs=self.options.jobs, progress=self.progress)
 
 
-def _summary_of(shard: ShardPlan, out: Path) -> ShardSummary | None:
-    """Return what was written of a shard; None where it, or its tar, is not there."""
-    summary = read_summary(out / WORK / result_name(shard.path))
-    if summary is None or not summary.clips:
-        return summary
-    try:
-        return summary if (out / shard.path).stat().st_size == summary.bytes else None
-    except FileNotFoundError:
-        return None
-
-
-def _missing(plan: Plan, out: Path) -> list[int]:
-    """Return the places of the shards that are still to write."""
-    return [k for k, shard in enumerate(plan.shards) if _summary_of(shard, out) is None]
-
-
-def _what_is_missing(plan: Plan, out: Path, missing: Sequence[int]) -> str:
-    """Say which shards are missing, and by which parts."""
-    counts = counts_of_parts(out)
-    names = ", ".join(plan.shards[k].path for k in missing[:_NAMED])
-    more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-    text = f"{len(missing)} of {len(plan.shards)} shards of {out} are not written: {names}{more}.\n"
-    if len(counts) == 1:
-        (count,) = counts
-        parts = sorted({k % count + 1 for k in missing})
-        return text + (
-            f"Parts that have not finished: {', '.join(f'{n}/{count}' for n in parts)}. Run them "
-            "(again), then merge."
-        )
-    return text + "`chorus prep shards` with the same table and options, without --part, ends it."
-
-
 def _finish(plan: Plan, out: Path, progress: Progress) -> dict[str, Any]:
     """Name what was left out, and write the tables."""
     rejected = [
         item
         for shard in plan.shards
-        for item in (_summary_of(shard, out) or ShardSummary(shard.path)).rejected
+        for item in (summary_of(plan, shard, out) or ShardSummary(shard.path)).rejected
     ]
     with RowStore(plan.folder) as rows:
         for item in sorted(rejected, key=lambda item: int(item["recording"]))[:_NAMED]:

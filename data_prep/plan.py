@@ -9,21 +9,23 @@ Shape legend: R recordings.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import socket
 import tempfile
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dawnchorus.data_prep.rows import write_rows
+from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.rows import CHECKSUMS, OFFSETS, ROWS, write_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,19 +65,54 @@ class Plan:
     options: dict[str, Any]
     recordings: int
     shards: tuple[ShardPlan, ...]
+    request: Mapping[str, Any] | None = None
+    """What it was made for, as far as that can be compared without reading the table."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Of the files beside it: SHA-256, or the size of the rows (each has a checksum)."""
 
     @classmethod
     def read(cls, folder: Path) -> Plan:
-        """Read what `write_plan` wrote."""
-        state = json.loads((folder / "plan.json").read_text())
-        shards = tuple(ShardPlan(*shard) for shard in state.pop("shards"))
-        return cls(folder=folder, shards=shards, **state)
+        """Read what `write_plan` wrote. Raises PrepError where it is not that any more."""
+        try:
+            state = json.loads((folder / "plan.json").read_text())
+            shards = tuple(ShardPlan(*shard) for shard in state.pop("shards"))
+            plan = cls(folder=folder, shards=shards, **state)
+            changed = [name for name, told in plan.files.items() if _sum(folder / name) != told]
+        except (OSError, ValueError, TypeError, KeyError) as err:
+            changed = [f"plan.json cannot be read: {err}"]
+        if changed:
+            raise PrepError(
+                f"The plan in {folder} was changed since it was made ({', '.join(changed)}). "
+                "Delete that folder and run the same command again: what is written and fits is "
+                "kept."
+            )
+        return plan
 
 
 def members(folder: Path) -> NDArray[np.int64]:
     """Recording numbers in the order of the shards, mapped from the file."""
     found: NDArray[np.int64] = np.load(folder / "members.npy", mmap_mode="r")
     return found
+
+
+def sizes_of(folder: Path) -> NDArray[np.int64] | None:
+    """Bytes of every recording's file when the plan was made, -1: none; mapped from the file.
+
+    None where the plan is from before this was kept.
+    """
+    path = folder / "sizes.npy"
+    if not path.is_file():
+        return None
+    found: NDArray[np.int64] = np.load(path, mmap_mode="r")
+    return found
+
+
+def _sum(path: Path) -> str:
+    """SHA-256 of a small file; of the rows their size, which is all that costs nothing."""
+    if path.name == ROWS:
+        return str(path.stat().st_size)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def shared_keys_of(folder: Path) -> NDArray[np.bool_]:
@@ -93,6 +130,8 @@ def write_plan(
     shards: Sequence[ShardPlan],
     members_R: NDArray[np.int64],
     shared_R: NDArray[np.bool_],
+    size_R: NDArray[np.int64],
+    request: Mapping[str, Any] | None = None,
 ) -> None:
     """Put the plan and all rows into `work`, all at once.
 
@@ -102,7 +141,8 @@ def write_plan(
     mine = Path(tempfile.mkdtemp(prefix=f".plan-{socket.gethostname()}-", dir=work))
     try:
         write_rows(recordings, mine)
-        for name, array in (("members", members_R), ("shared_keys", shared_R)):
+        arrays = {"members": members_R, "shared_keys": shared_R, "sizes": size_R}
+        for name, array in arrays.items():
             with (mine / f"{name}.npy").open("wb") as file:
                 np.save(file, array)
                 file.flush()
@@ -112,6 +152,11 @@ def write_plan(
             "options": options,
             "recordings": len(members_R),
             "shards": [list(asdict(shard).values()) for shard in shards],
+            "request": request,
+            "files": {
+                name: _sum(mine / name)
+                for name in (*(f"{name}.npy" for name in arrays), OFFSETS, CHECKSUMS, ROWS)
+            },
         }
         with (mine / "plan.json").open("w") as text:
             json.dump(state, text)

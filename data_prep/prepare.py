@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dawnchorus.data_prep.build import build_dataset, build_part, merge_parts
+from dawnchorus.data_prep.build import build_dataset, build_part, make_plan, merge_parts
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.options import BuildOptions, Part
 from dawnchorus.data_prep.recording_table import read_recordings, table_path
 from dawnchorus.data_prep.recordings import Recording
 
+_FOOTER_BYTES = 1 << 16
 COMPANIONS = ("selection.json", "duplicates.parquet", "leakage.parquet")
 
 
@@ -27,6 +29,15 @@ class StoredTable:
         """What `chorus prep select` found and wrote beside the table; report and card tell it."""
         folder = self.path.parent
         return [folder / name for name in COMPANIONS if (folder / name).is_file()]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this table from another one or a later state, without reading its rows."""
+        stat = self.path.stat()
+        with self.path.open("rb") as file:
+            file.seek(max(0, stat.st_size - _FOOTER_BYTES))
+            footer = hashlib.blake2b(file.read(), digest_size=16).hexdigest()
+        return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "footer": footer}
 
     def __iter__(self) -> Iterator[Recording]:
         return read_recordings(self.path)
@@ -61,6 +72,17 @@ def prepare_shards(
     if part is None:
         return build_dataset(recordings, root, Path(out), build)
     return {"shards_left": build_part(recordings, root, Path(out), build, part)}
+
+
+def plan(
+    table: Path | str, out: Path | str, *, audio: Path | str | None = None, **options: Any
+) -> int:
+    """Make the plan that `prepare_shards(..., part=...)` follows; return the number of shards.
+
+    Arguments and errors are those of `prepare_shards`.
+    """
+    recordings, root, build = check_request(table, audio, options)
+    return make_plan(recordings, root, Path(out), build)
 
 
 def check_request(

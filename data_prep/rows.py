@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 ROWS = "rows.jsonl"
 OFFSETS = "offsets.npy"
+CHECKSUMS = "checksums.npy"
 _CHUNK = 1024  # recordings in memory at a time
 _KEY_LENGTH = 72  # with piece number and extension below the 100 characters of a plain tar header
 _NAMED = 5
@@ -220,24 +221,34 @@ def key_stem(recording: Recording, shared: bool) -> str:
 def write_rows(recordings: Iterable[Recording], folder: Path) -> None:
     """Write all recordings to `folder`, to be read by `RowStore`."""
     offsets: array[int] = array("q", [0])
+    checksums: array[int] = array("I")
     with (folder / ROWS).open("wb") as file:
         for chunk in _chunks(recordings):
             for line in canonical_json(chunk):
                 file.write(line)
                 offsets.append(offsets[-1] + len(line))
+                checksums.append(zlib.crc32(line))
         file.flush()
         os.fsync(file.fileno())
-    with (folder / OFFSETS).open("wb") as file:
-        np.save(file, np.frombuffer(offsets, np.int64))
-        file.flush()
-        os.fsync(file.fileno())
+    for name, column, kind in ((OFFSETS, offsets, np.int64), (CHECKSUMS, checksums, np.uint32)):
+        with (folder / name).open("wb") as file:
+            np.save(file, np.frombuffer(column, kind))
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class RowStore:
-    """The recordings that `write_rows` wrote: by number, or one after the other."""
+    """The recordings that `write_rows` wrote: by number, or one after the other.
+
+    Raises PrepError for a row that is not the one that was written.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._offset_R: NDArray[np.int64] = np.load(folder / OFFSETS, mmap_mode="r")
+        self._checksum_R: NDArray[np.uint32] | None = None
+        if (folder / CHECKSUMS).is_file():  # a plan from before there were any has none
+            self._checksum_R = np.load(folder / CHECKSUMS, mmap_mode="r")
         self._file = (folder / ROWS).open("rb")
 
     def __len__(self) -> int:
@@ -245,12 +256,22 @@ class RowStore:
 
     def __getitem__(self, number: int) -> Recording:
         start, stop = int(self._offset_R[number]), int(self._offset_R[number + 1])
-        return from_row(json.loads(os.pread(self._file.fileno(), stop - start, start)))
+        return self._row(number, os.pread(self._file.fileno(), stop - start, start))
 
     def __iter__(self) -> Iterator[Recording]:
         self._file.seek(0)
-        for line in self._file:
-            yield from_row(json.loads(line))
+        for number, line in enumerate(self._file):
+            yield self._row(number, line)
+
+    def _row(self, number: int, line: bytes) -> Recording:
+        if self._checksum_R is not None and (
+            number >= len(self) or zlib.crc32(line) != self._checksum_R[number]
+        ):
+            raise PrepError(
+                f"Row {number} of the plan in {self._folder} was changed since it was made. Delete "
+                "that folder and run the same command again: what is written and fits is kept."
+            )
+        return from_row(json.loads(line))
 
     def __enter__(self) -> Self:
         return self

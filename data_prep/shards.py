@@ -16,9 +16,16 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dawnchorus.data_prep.audio import Original, Pcm, decode
-from dawnchorus.data_prep.errors import UnusableAudio
+from dawnchorus.data_prep.errors import PrepError, UnusableAudio
 from dawnchorus.data_prep.files import whole_file
-from dawnchorus.data_prep.plan import ShardPlan, generator, members, shared_keys_of, spread
+from dawnchorus.data_prep.plan import (
+    ShardPlan,
+    generator,
+    members,
+    shared_keys_of,
+    sizes_of,
+    spread,
+)
 from dawnchorus.data_prep.processes import decoding
 from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND, Recording
 from dawnchorus.data_prep.rows import RowStore, file_size, hash64, key_stem
@@ -44,6 +51,8 @@ class ShardTask:
     plan: Path
     shard: ShardPlan
     options: BuildOptions
+    fingerprint: str = ""
+    """Of the plan: the result says to which one it belongs."""
 
 
 @dataclass(slots=True)
@@ -56,6 +65,8 @@ class ShardSummary:
     clips: int = 0
     rejected: list[dict[str, Any]] = field(default_factory=list)
     """Of each: `recording` (its number in the table), `reason`, `detail`."""
+    plan: str = ""
+    """Fingerprint of the plan that it was written for."""
 
 
 @dataclass(slots=True)
@@ -124,13 +135,16 @@ def write_shard(task: ShardTask, advance: Callable[[float], None]) -> ShardSumma
     renamed into place when it is complete and on disk; the result file follows, so a shard
     counts as done exactly when its result file exists.
     """
-    result = ShardResult(ShardSummary(task.shard.path))
+    result = ShardResult(ShardSummary(task.shard.path, plan=task.fingerprint))
     pieces: list[_Piece] = []
     numbers = members(task.plan)[task.shard.start : task.shard.stop].tolist()
     shared_R = shared_keys_of(task.plan)
+    planned_R = sizes_of(task.plan)
     with RowStore(task.plan) as rows, tempfile.TemporaryFile(dir=task.work) as spool:
         for number in numbers:
             recording = rows[number]
+            if planned_R is not None:
+                _refuse_changed(recording, int(planned_R[number]), task)
             try:
                 pcm, original = _decode(recording, task)
             except UnusableAudio as err:
@@ -148,6 +162,17 @@ def write_shard(task: ShardTask, advance: Callable[[float], None]) -> ShardSumma
             _write_tar(task, pieces, spool, result)
     result.write(task.work / result_name(task.shard.path))
     return result.summary
+
+
+def _refuse_changed(recording: Recording, planned: int, task: ShardTask) -> None:
+    """Raise PrepError where a file is not the one that the shards were planned with."""
+    now = file_size(task.root / recording.path) if recording.path else -1
+    if now != planned:
+        sizes = ["no file" if size < 0 else f"{size} bytes" for size in (planned, now)]
+        raise PrepError(
+            f"{recording.path} has changed since the shards were planned: {sizes[0]} then, "
+            f"{sizes[1]} now. Restore it, or delete {task.out} to make the dataset anew."
+        )
 
 
 def _decode(recording: Recording, task: ShardTask) -> tuple[Pcm, Original]:

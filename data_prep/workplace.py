@@ -6,7 +6,7 @@ import fcntl
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,14 +70,39 @@ def only_one(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def sharing(out: Path, part: Part) -> Iterator[None]:
-    """Hold one part of the folder; other parts may work in it, a run over all may not."""
-    lock = out / WORK / f"part-{part.number}-of-{part.count}.lock"
+def sharing(out: Path, part: Part | None) -> Iterator[None]:
+    """Hold one part of the folder; other parts may work in it, a run over all may not.
+
+    None: no part, only the plan of all.
+    """
     whole = f"A run over all parts is preparing {out} right now."
+    if part is None:
+        with _held(out / WORK / "lock", fcntl.LOCK_SH, whole):
+            yield
+        return
+    lock = out / WORK / f"part-{part.number}-of-{part.count}.lock"
     with (
         _held(out / WORK / "lock", fcntl.LOCK_SH, whole),
         _held(lock, fcntl.LOCK_EX, f"Another run is writing part {part} of {out} right now."),
     ):
+        yield
+
+
+@contextmanager
+def planning(out: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the plan: of parts that start at one time, one makes it and the others wait for it.
+
+    The lock goes with the process; where the file system has none, each makes the plan and the
+    first to be done wins.
+    """
+    with (out / WORK / "plan.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("Another part is making the plan; waiting for it.")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass
         yield
 
 

@@ -1,4 +1,4 @@
-"""`chorus prep shards --slurm`: a job array that writes a part each, and a job that joins them."""
+"""`chorus prep shards --slurm`: a job that plans, an array that writes a part each, one to join."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ MERGE_OPTIONS = ("max_broken", "allow_broken")
 
 @dataclass(frozen=True)
 class SubmittedParts:
-    """An array and the merge after it (job ids "" on a dry run)."""
+    """A plan, an array and the merge after it (job ids "" on a dry run)."""
 
+    plan_id: str
     array_id: str
     merge_id: str
     folder: Path
@@ -32,10 +33,12 @@ class SubmittedParts:
         """What a person wants to know next."""
         return [
             f"job       {self.array_id}, {self.parts} parts; {self.merge_id} joins them",
+            f"plan      {self.plan_id} comes first: it looks over the table and the files, once",
             f"scripts   {self.folder}",
-            f"watch     squeue --jobs {self.array_id},{self.merge_id}     "
+            f"watch     squeue --jobs {self.plan_id},{self.array_id},{self.merge_id}     "
             f"tail -f {self.folder}/logs/*.log",
-            f"stop      scancel {self.array_id} {self.merge_id}     (the same command continues)",
+            f"stop      scancel {self.plan_id} {self.array_id} {self.merge_id}     (the same "
+            "command continues)",
         ]
 
 
@@ -59,7 +62,7 @@ def submit_parts(
     options: dict[str, Any],
     dry_run: bool = False,
 ) -> SubmittedParts:
-    """Submit the shards of a recording table as `parts` array tasks and a merge.
+    """Submit the shards of a recording table as a plan, `parts` array tasks and a merge.
 
     Args:
         table: `recordings.parquet` or its folder.
@@ -78,19 +81,22 @@ def submit_parts(
     busy = active_job(folder)
     if busy is not None:
         raise SubmitError(f"job {busy} is writing {out} or waits for its turn: scancel {busy}")
-    array, merge = _scripts(table, out, folder, audio, parts, profile, options)
+    scripts = _scripts(table, out, folder, audio, parts, profile, options)
     if dry_run:
-        print(array.text())
-        print(merge.text())
-        return SubmittedParts("", "", folder, parts)
+        for script in scripts:
+            print(script.text())
+        return SubmittedParts("", "", "", folder, parts)
     keep_code(folder / "code")
-    array_id = hand_over(array)
+    ids: list[str] = []
     try:
-        merge_id = hand_over(merge, *dependency("afterok", [array_id]))
+        for script in scripts:
+            ids.append(hand_over(script, *(dependency("afterok", ids[-1:]) if ids else ())))
     except SubmitError:
-        scheduler.cancel(array_id)
+        for job_id in ids:
+            scheduler.cancel(job_id)
         raise
-    return SubmittedParts(array_id, merge_id, folder, parts)
+    plan_id, array_id, merge_id = ids
+    return SubmittedParts(plan_id, array_id, merge_id, folder, parts)
 
 
 def _scripts(
@@ -101,19 +107,19 @@ def _scripts(
     parts: int,
     profile: ClusterProfile,
     options: dict[str, Any],
-) -> tuple[JobScript, JobScript]:
-    """The array and the merge after it; `folder` holds scripts, logs and code."""
+) -> tuple[JobScript, JobScript, JobScript]:
+    """The plan, the array and the merge after it; `folder` holds scripts, logs and code."""
     where = ["--audio", str(audio.resolve())] if audio is not None else []
     if "jobs" not in options:
         where += ["--jobs", '"$SLURM_CPUS_PER_TASK"']
+    command = (
+        "chorus", "prep", "shards", str(table), "--out", str(out), *where, *command_line(options)
+    )  # fmt: skip
     array = JobScript(
         name=f"{out.name}-shards",
         title=f"the shards of {out.name}, in {parts} parts",
         run=folder,
-        command=(
-            "chorus", "prep", "shards", str(table), "--out", str(out), *where,
-            *command_line(options), "--part", f'"$((SLURM_ARRAY_TASK_ID + 1))/{parts}"',
-        ),
+        command=(*command, "--part", f'"$((SLURM_ARRAY_TASK_ID + 1))/{parts}"'),
         profile=profile,
         code=folder / "code",
         train=False,
@@ -130,7 +136,15 @@ def _scripts(
         array_size=0,
         file="merge.sh",
     )
-    return array, merge
+    plan = replace(
+        array,
+        name=f"{out.name}-plan",
+        title=f"{out.name}: what goes into which shard",
+        command=(*command, "--plan"),
+        array_size=0,
+        file="plan.sh",
+    )
+    return plan, array, merge
 
 
 def command_line(options: dict[str, Any]) -> list[str]:

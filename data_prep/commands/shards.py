@@ -45,6 +45,14 @@ def shards(
             "finishes the dataset when all are done.",
         ),
     ] = None,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan",
+            help="Only look over the table and the files and decide what goes into which shard: "
+            "parts that follow start at once.",
+        ),
+    ] = False,
     slurm: Annotated[
         str | None,
         typer.Option(
@@ -88,17 +96,25 @@ def shards(
 
       chorus prep shards selected --out datasets/xc --slurm small --parts 32
     """
-    from dawnchorus.data_prep.prepare import prepare_shards
+    from dawnchorus.data_prep import prepare
 
     with friendly_errors():
+        if plan and part is not None:
+            raise PrepError("--plan is for all parts: give it without --part.")
         if slurm is not None:
-            if part is not None:
-                raise PrepError("--part is for one task; with --slurm every task has its own.")
+            if part is not None or plan:
+                raise PrepError(
+                    "--part is for one task; with --slurm every task has its own, and a job before "
+                    "them makes the plan."
+                )
             _submit(table, out, audio, slurm, parts, cluster or [], options, dry_run)
             return
         if dry_run or cluster:
             raise PrepError("--dry-run and --cluster go with --slurm PROFILE.")
-        prepare_shards(table, out, audio=audio, part=part, **options)
+        if plan:
+            prepare.plan(table, out, audio=audio, **options)
+            return
+        prepare.prepare_shards(table, out, audio=audio, part=part, **options)
 
 
 def _submit(

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +16,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from helpers import digests
 
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.folder import read_folder
 from dawnchorus.data_prep.options import FolderOptions
-from dawnchorus.data_prep.prepare import merge, prepare_shards
+from dawnchorus.data_prep.prepare import merge, plan, prepare_shards
 from dawnchorus.data_prep.recording_table import write_table
 
 REPO = Path(__file__).resolve().parents[2]
@@ -188,6 +191,96 @@ def wait_for_a_write(process: subprocess.Popen, shards: Path) -> None:
     before = names()
     while process.poll() is None and names() <= before:
         time.sleep(0.001)
+
+
+def test_parts_follow_a_plan_that_was_made_once(
+    table: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    birds = Path(shutil.copytree(table, tmp_path / table.name))
+    out = tmp_path / "set"
+    assert plan(birds, out, jobs=1) == 12
+    assert plan(birds, out, jobs=1) == 12  # kept
+    order = np.load(out / ".prep" / "plan" / "members.npy")
+    shards = json.loads((out / ".prep" / "plan" / "plan.json").read_text())["shards"]
+    paths = pq.read_table(birds / "recordings.parquet", columns=["path"])["path"].to_pylist()
+    _, _, start, stop, _ = shards[1]  # of part 2/2
+    theirs = [birds / paths[number] for number in order[start:stop]]
+    kept = {path: path.read_bytes() for path in theirs}
+    for path in theirs:
+        path.unlink()
+    # Part 1 does not look at the files of part 2; part 2 notices that they are others.
+    assert prepare_shards(birds, out, part="1/2", jobs=1) == {"shards_left": 6}
+    with pytest.raises(
+        PrepError, match=r"changed since the shards were planned: \d+ bytes then, no"
+    ):
+        prepare_shards(birds, out, part="2/2", jobs=1)
+    for path, data in kept.items():
+        path.write_bytes(data)
+    prepare_shards(birds, out, part="2/2", jobs=1)
+    merge(out)
+    assert digests(out) == whole
+
+
+def test_another_table_or_other_options_are_noticed(table: Path, tmp_path: Path) -> None:
+    birds = Path(shutil.copytree(table, tmp_path / table.name))
+    out = tmp_path / "set"
+    plan(birds, out, jobs=1)
+    with pytest.raises(PrepError, match="seed was 0, is 1"):
+        prepare_shards(birds, out, part="1/2", jobs=1, seed=1)
+    os.utime(birds / "recordings.parquet")  # touched, the same rows: looked over, and followed
+    assert prepare_shards(birds, out, part="1/2", jobs=1) == {"shards_left": 6}
+    rows = pq.read_table(birds / "recordings.parquet").slice(1)
+    pq.write_table(rows, birds / "recordings.parquet")
+    with pytest.raises(PrepError, match="the metadata, the columns used, or the audio"):
+        prepare_shards(birds, out, part="2/2", jobs=1)
+
+
+def test_a_plan_that_was_changed_is_noticed(
+    table: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "set"
+    prepare_shards(table, out, part="1/2", jobs=1)
+    folder = out / ".prep" / "plan"
+    good = {path: path.read_bytes() for path in folder.iterdir()}
+    rows = bytearray(good[folder / "rows.jsonl"])
+    rows[rows.index(b'"recordist":') + 14] ^= 1
+    changes = {
+        "rows.jsonl": (bytes(rows), "Row .* was changed since it was made"),
+        "members.npy": (good[folder / "members.npy"][:-8], r"changed .*members\.npy"),
+        "sizes.npy": (bytes(len(good[folder / "sizes.npy"])), r"changed .*sizes\.npy"),
+        "plan.json": (b"{", r"plan\.json cannot be read"),
+    }
+    for name, (data, message) in changes.items():
+        (folder / name).write_bytes(data)
+        with pytest.raises(PrepError, match=message):
+            prepare_shards(table, out, part="1/1", jobs=1)
+        (folder / name).write_bytes(good[folder / name])
+    # Another plan in its place: what was written for the first one does not count.
+    shutil.rmtree(folder)
+    plan(table, out, jobs=1, seed=1)
+    with pytest.raises(PrepError, match="12 of 12 shards"):
+        merge(out)
+    shutil.rmtree(folder)
+    prepare_shards(table, out, part="2/2", jobs=1)
+    merge(out)
+    assert digests(out) == whole
+
+
+def test_a_plan_that_was_killed_is_made_again(
+    table: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "set"
+    command = [*part(table, out, "1/1")[:-4], "--plan"]
+    process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL)
+    work = out / ".prep"
+    while process.poll() is None and not list(work.glob(".plan-*")):
+        time.sleep(0.0005)
+    process.kill()
+    process.wait()
+    for which in ("1/2", "2/2"):
+        prepare_shards(table, out, part=which, jobs=1)
+    merge(out)
+    assert digests(out) == whole
 
 
 @pytest.mark.slow

@@ -49,14 +49,16 @@ def test_the_scripts_are_bash_with_a_part_for_each_task(table: Path, tmp_path: P
     done = prep(*given, "--parts", 5, "--cluster", "time=1:00:00", "--dry-run")
     assert done.exit_code == 0, done.output
     assert not (tmp_path / "the set-jobs").exists()
-    array, merge = (f"#!/bin/bash\n{text}" for text in done.output.split("#!/bin/bash\n")[1:])
-    for text in (array, merge):
+    scripts = [f"#!/bin/bash\n{text}" for text in done.output.split("#!/bin/bash\n")[1:]]
+    plan, array, merge = scripts
+    for text in scripts:
         subprocess.run(["bash", "-n"], input=text, text=True, check=True)
         for word in ("--gpus-per-node", "--gres", "--mem=", "--signal", "srun "):
             assert word not in text
         assert "#SBATCH --time=1:00:00\n" in text and "#SBATCH --ntasks-per-node=1\n" in text
     assert "#SBATCH --array=0-4\n" in array and "#SBATCH --requeue\n" in array
-    assert "--array" not in merge
+    assert "--array" not in merge and "--array" not in plan
+    assert "--codec wav --allow-broken --plan" in plan and "--part " not in plan
     command = next(x for x in array.splitlines() if " prep shards " in x)
     assert f"--out '{out}'" in command and "--codec wav --allow-broken" in command
     assert '--jobs "$SLURM_CPUS_PER_TASK"' in command
