@@ -107,8 +107,8 @@ def _check_later_stages(stages: dict[str, str], own: dict[str, list[str]], recip
     if "evaluate" in stages:
         from dawnchorus.trainer.evaluation.benchmark import load_config
 
-        data = Path(stages["evaluate"])
-        if "://" not in stages["evaluate"] and not (data / "index.parquet").is_file():
+        data = stages["evaluate"]
+        if "://" not in data and not (Path(data) / "index.parquet").is_file():
             raise SubmitError(f"evaluate={data}: there is no finished dataset (see `chorus prep`)")
         load_config([f"data={data}", *own["evaluate"]])
     if "export" in stages:
@@ -128,15 +128,20 @@ def _after(
 ) -> JobScript:
     """A job of one task that works on a finished run."""
     if stage == "evaluate":
-        command = ["chorus", "evaluate", str(run), f"data={Path(argument).resolve()}", *overrides]
+        data = argument if "://" in argument else str(Path(argument).resolve())
+        command = ["chorus", "evaluate", str(run), f"data={data}", *overrides]
     else:
         out = Path(argument).resolve() if argument else run / "export"
         command = ["chorus", "export", str(run), "--out", str(out)]
         for override in overrides:
             command += ["--card", override]
+    profile = script.profile.one_gpu()
+    if stage == "export":
+        # The weights of BEATs large are 1.3 GB, a few times in memory, and written twice.
+        profile = script.profile.light(cpus=4, memory_gb=16, time="1:00:00")
     return replace(
         script, name=f"{run.name}-{stage}", title=f"{stage} of {run.name}", command=tuple(command),
-        train=False, file=f"{stage}.sh",
+        train=False, file=f"{stage}.sh", profile=profile,
     )  # fmt: skip
 
 
@@ -144,21 +149,26 @@ def _after(
 
 
 def read_sweep(text: str) -> list[list[str]]:
-    """`optim.lr=1e-4,3e-4 seed=0,1` -> the overrides of each run, all combinations."""
+    """`optim.lr=1e-4,3e-4 seed=0,1` -> the overrides of each run, all combinations.
+
+    Blanks and commas within brackets or quotes belong to the value: `init_from='a, b',c`.
+    """
     axes = []
-    for word in text.split():
+    for word in _cut(text, r"\s"):
         key, equals, values = word.partition("=")
         if not equals or not values:
             raise SubmitError(f"cannot read {word!r} of --sweep: write key=value,value")
-        axes.append([f"{key}={value}" for value in _values(values)])
+        axes.append([f"{key}={value}" for value in _cut(values, ",")])
     if not axes:
         raise SubmitError("--sweep names nothing: write --sweep 'optim.lr=1e-4,3e-4'")
     return [list(combination) for combination in itertools.product(*axes)]
 
 
-def _values(text: str) -> list[str]:
-    """Split at commas outside brackets."""
-    return [part for part in re.split(r",(?![^\[\]{}()]*[\]})])", text) if part]
+def _cut(text: str, at: str) -> list[str]:
+    """Split at a character, but not within brackets, or quotes that begin a value and close."""
+    bracketed = r"\[[^\[\]]*\]|\{[^{}]*\}|\([^()]*\)"
+    quoted = r"(?<![^\s=,])(?:'(?:[^']|'')*'|\"(?:[^\"\\]|\\.)*\")(?=[\s,]|\Z)"
+    return re.findall(rf"(?:{bracketed}|{quoted}|(?!{at}).)+", text, re.DOTALL)
 
 
 def sweep_name(base: str, overrides: Sequence[str]) -> str:
@@ -191,7 +201,7 @@ def submit_sweep(
     if len(set(folders)) < len(folders):
         raise SubmitError("two runs of the sweep would have the same name: a value occurs twice")
     array = JobScript(
-        name=base.name, title=f"sweep of {len(runs)} runs: {sweep}", run=home,
+        name=base.name, title=f"sweep of {len(runs)} runs: {' '.join(sweep.split())}", run=home,
         command=("chorus", "train", '"$RUN/submitted.yaml"'), profile=profile, code=home / "code",
         array_runs=folders, array_limit=at_once,
     )  # fmt: skip
@@ -199,6 +209,7 @@ def submit_sweep(
         array, name=f"{base.name}-table", title=f"table of {base.name}-sweep", train=False,
         command=("chorus", "runs", "table", *(str(f) for f in folders), "--out",
                  str(home / "table.md")), array_runs=(), array_limit=None, file="table.sh",
+        profile=profile.light(cpus=1, memory_gb=2, time="15:00"),
     )  # fmt: skip
     if dry_run:
         print(array.text())

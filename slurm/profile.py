@@ -1,6 +1,7 @@
 """Cluster profiles: what a job asks for and how its environment is made, as YAML.
 
-`recipes/cluster/NAME.yaml` or a path; `cluster.key=value` on the command line goes on top.
+`recipes/cluster/NAME.yaml` or a path; `cluster.key=value` on the command line goes on top. A
+profile may start from others: `defaults: [large]`, names of shipped ones or paths beside the file.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from dawnchorus.slurm.errors import SubmitError
 from dawnchorus.trainer import plain_yaml
+from dawnchorus.trainer.names import control_characters
 from dawnchorus.trainer.overrides import apply, read_override
 
+_RESOURCES = re.compile(r"--(exclusive|gres|gpus|mem|nodes|ntasks|tasks|cpus|cores|exclude)\b")
+"""Directives that ask for more than a job beside the training needs."""
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
 
@@ -29,6 +33,8 @@ class ClusterProfile(BaseModel):
 
     partition: str | None = None
     """Null: the cluster's default."""
+    cpu_partition: str | None = None
+    """For jobs without a GPU beside the training (exports, tables). Null: `partition`."""
     account: str | None = None
     """Who pays."""
     qos: str | None = None
@@ -78,6 +84,48 @@ class ClusterProfile(BaseModel):
     srun_extra: tuple[str, ...] = ()
     """Further options of srun, passed on as they are."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_control_characters(cls, values: Any) -> Any:
+        """A line break would begin a line of its own in the job script; `setup` is such lines."""
+        problems = []
+
+        def look(value: Any, key: str) -> None:
+            if isinstance(value, dict):
+                for name, inner in value.items():
+                    look(name, key)
+                    look(inner, f"{key}.{name}")
+            elif isinstance(value, list | tuple):
+                for inner in value:
+                    look(inner, key)
+            elif isinstance(value, str):
+                plain = value.replace("\n", "").replace("\t", "") if key == "setup" else value
+                if found := control_characters(plain):
+                    problems.append(f"cluster.{key}: holds the control character {found}")
+
+        if isinstance(values, dict):
+            for key, value in values.items():
+                look(value, str(key))
+        if problems:
+            raise ValueError("\n  ".join(problems))
+        return values
+
+    @field_validator("environment")
+    @classmethod
+    def _names_of_variables(cls, found: dict[str, str]) -> dict[str, str]:
+        for name in found:
+            if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+                raise ValueError(f"{name!r} is no name of an environment variable")
+        return found
+
+    @field_validator("sbatch_extra", "srun_extra")
+    @classmethod
+    def _options(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        for word in words:
+            if not word.startswith("-"):
+                raise ValueError(f"{word!r} is no option: write --{word.lstrip()}")
+        return words
+
     @field_validator("time")
     @classmethod
     def _time_is_one(cls, text: str) -> str:
@@ -99,6 +147,32 @@ class ClusterProfile(BaseModel):
     def tasks(self) -> int:
         """Processes per node."""
         return self.tasks_per_node or self.gpus_per_node or 1
+
+    def light(self, *, cpus: int, memory_gb: int, time: str) -> ClusterProfile:
+        """For a job of one process without a GPU: at most this much, and no node of its own."""
+        return self.model_copy(
+            update={
+                "partition": self.cpu_partition or self.partition,
+                # Features and types that are asked for are those of the GPU nodes.
+                "constraint": None, "gpu_type": None, "gpus_per_node": 0,
+                "nodes": 1, "tasks_per_node": 1,
+                "cpus_per_task": min(self.cpus_per_task, cpus),
+                "memory_gb": self.memory_gb and min(self.memory_gb, memory_gb),
+                "time": min(self.time, time, key=seconds),
+                "sbatch_extra": tuple(w for w in self.sbatch_extra if not _RESOURCES.match(w)),
+            }
+        )  # fmt: skip
+
+    def one_gpu(self) -> ClusterProfile:
+        """For a job of one process on one device: its share of a node."""
+        share = self.memory_gb and max(1, -(-self.memory_gb // self.tasks))
+        return self.model_copy(
+            update={
+                "nodes": 1, "tasks_per_node": 1, "gpus_per_node": min(self.gpus_per_node, 1),
+                "memory_gb": share,
+                "sbatch_extra": tuple(w for w in self.sbatch_extra if not _RESOURCES.match(w)),
+            }
+        )  # fmt: skip
 
     @property
     def seconds(self) -> int:
@@ -135,26 +209,51 @@ def load_profile(name: str, overrides: Sequence[str], recipes: Path) -> ClusterP
     Raises:
         SubmitError: no such profile, or every mistake in it, each with what is allowed.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else None
-    if path is None:
-        path = profiles_folder(recipes) / f"{name}.yaml"
+    path, values = _read(name, Path(), profiles_folder(recipes), ())
+    try:
+        for word in overrides:
+            apply(values, read_override(word.removeprefix("cluster.")), ClusterProfile)
+        return ClusterProfile.model_validate(values)
+    except ValidationError as error:
+        raise SubmitError(_describe(error, path)) from None
+
+
+def _read(
+    name: str, beside: Path, shipped: Path, above: tuple[Path, ...]
+) -> tuple[Path, dict[str, Any]]:
+    """(file, values) of a profile, laid over those that it starts from.
+
+    Args:
+        name: of a shipped profile, or a path.
+        beside: what a path starts from.
+        shipped: folder of the shipped profiles.
+        above: files that lead here, by their `defaults`.
+    """
+    path = beside / name if name.endswith((".yaml", ".yml")) else shipped / f"{name}.yaml"
     if not path.is_file():
-        known = sorted(p.stem for p in profiles_folder(recipes).glob("*.yaml"))
+        known = sorted(p.stem for p in shipped.glob("*.yaml"))
         raise SubmitError(
             f"there is no cluster profile {name!r}; shipped are {', '.join(known)}. Copy "
             "one, adapt it to your cluster, and give its path: cluster=my_cluster.yaml"
         )
+    if path.resolve() in above:
+        raise SubmitError(f"the cluster profile {path} starts from itself")
     try:
-        values = plain_yaml.load(path.read_text(encoding="utf-8")) or {}
-        if not isinstance(values, dict):
-            raise SubmitError(f"{path} is no YAML mapping: write `key: value` lines")
-        for word in overrides:
-            apply(values, read_override(word.removeprefix("cluster.")), ClusterProfile)
-        return ClusterProfile.model_validate(values)
+        own = plain_yaml.load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SubmitError(f"the cluster profile {path} cannot be read: {error}") from None
-    except ValidationError as error:
-        raise SubmitError(_describe(error, path)) from None
+    if not isinstance(own, dict):
+        raise SubmitError(f"the cluster profile {path} is no YAML mapping: write `key: value`")
+    bases = own.pop("defaults", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise SubmitError(f"{path}: defaults is a list of profiles, for example [large]")
+    values: dict[str, Any] = {}
+    for base in bases:
+        if base != "_self_":  # as in recipes; what stands here goes over what it starts from
+            below = _read(base, path.parent, shipped, (*above, path.resolve()))[1]
+            values = plain_yaml.merged(values, below)
+    return path, plain_yaml.merged(values, own)
 
 
 def _describe(error: ValidationError, path: Path) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dawnchorus.slurm.errors import SubmitError
 from dawnchorus.slurm.profile import ClusterProfile, quoted
+from dawnchorus.trainer.names import control_characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,8 @@ class JobScript:
     code: Path
     """Snapshot of the code."""
     train: bool = True
-    """A training job: one task per device, signals, requeue. Else one task on one node."""
+    """A training job: one task per device, signals, requeue. Else one task, as the profile says
+    (`ClusterProfile.light`, `.one_gpu`)."""
     array_runs: tuple[Path, ...] = ()
     """Run folder of each task of a job array."""
     array_size: int = 0
@@ -48,10 +52,12 @@ class JobScript:
         """The script."""
         import jinja2
 
+        self._refuse_control_characters()
         loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
         env = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined,
                                  trim_blocks=True, lstrip_blocks=True)  # fmt: skip
         env.filters["q"] = lambda value: shlex.quote(str(value))
+        env.filters["expand"] = expandable
         profile = self.profile
         return env.get_template("job.sh.j2").render(
             title=self.title, run=self.run, script=self.path, options=self.options(),
@@ -62,36 +68,55 @@ class JobScript:
 
     def options(self) -> list[str]:
         """The directives of sbatch."""
-        profile, nodes = self.profile, self.profile.nodes if self.train else 1
-        gpus = profile.gpus_per_node if self.train else min(profile.gpus_per_node, 1)
-        tasks = profile.tasks if self.train else 1
+        profile, gpus = self.profile, self.profile.gpus_per_node
         tasks_of_array = len(self.array_runs) or self.array_size
         log = "logs/slurm-%A_%a.log" if tasks_of_array else "logs/slurm-%j.log"
+        # sbatch fills in what begins with a percent sign.
+        output = f"{str(self.run).replace('%', '%%')}/{log}"
         wanted = {
             "job-name": self.name,
             "partition": profile.partition,
             "account": profile.account,
             "qos": profile.qos,
             "constraint": profile.constraint,
-            "nodes": nodes,
-            "ntasks-per-node": tasks,
+            "nodes": profile.nodes,
+            "ntasks-per-node": profile.tasks,
             "cpus-per-task": profile.cpus_per_task,
             "mem": f"{profile.memory_gb}G" if profile.memory_gb else None,
             "gres": f"gpu:{profile.gpu_type}:{gpus}" if profile.gpu_type and gpus else None,
             "gpus-per-node": gpus if gpus and not profile.gpu_type else None,
             "time": profile.time,
-            "output": self.run / log,
+            "output": output,
             "open-mode": "append",
         }
         if self.train:
             wanted["signal"] = f"USR1@{profile.signal_s}"
-        lines = [f"--{key}={value}" for key, value in wanted.items() if value is not None]
+        given = {key: value for key, value in wanted.items() if value is not None}
+        lines = [f"--{key}={directive(value)}" for key, value in given.items()]
         requeue = self.train if self.requeue is None else self.requeue
         lines.append("--requeue" if requeue else "--no-requeue")
         if tasks_of_array:
             limit = f"%{self.array_limit}" if self.array_limit else ""
             lines.append(f"--array=0-{tasks_of_array - 1}{limit}")
         return [*lines, *profile.sbatch_extra, *self.extra]
+
+    def _refuse_control_characters(self) -> None:
+        """Raise SubmitError: a line break would begin a line of its own in the script."""
+        texts = {
+            "name": [self.name], "title": [self.title], "code": [str(self.code)],
+            "run folder": [str(self.path), *map(str, self.array_runs)], "command": self.command,
+            "working folder": [str(Path.cwd())], "further directives": self.extra,
+        }  # fmt: skip
+        problems = [
+            f"{what} {text!r} holds the control character {found}"
+            for what, several in texts.items()
+            for text in several
+            if (found := control_characters(text))
+        ]
+        if "\\" in str(self.run):
+            problems.append(f"SLURM writes no log into a folder with a backslash: {self.run}")
+        if problems:
+            raise SubmitError("nothing was submitted:\n  " + "\n  ".join(problems))
 
     def _environment(self) -> dict[str, str]:
         profile = self.profile
@@ -124,6 +149,21 @@ class JobScript:
     def _command(self) -> str:
         words = [self._bin(self.command[0]), *self.command[1:]]
         return " ".join(w if w.startswith('"$') else shlex.quote(w) for w in words)
+
+
+def directive(value: object) -> str:
+    """A value as sbatch reads it in a `#SBATCH` line: blanks end it, `#` begins a comment."""
+    text = str(value)
+    if re.fullmatch(r"[\w%+,./:=@^-]+", text):
+        return text
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+
+
+def expandable(text: str) -> str:
+    """A word for bash in which `$NAME` and `${NAME}` are filled in and nothing else happens."""
+    parts = re.split(r"(\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\}))", text, flags=re.ASCII)
+    escaped = [p if i % 2 else re.sub(r'(["\\$`])', r"\\\1", p) for i, p in enumerate(parts)]
+    return '"' + "".join(escaped) + '"'
 
 
 def write_script(script: JobScript) -> Path:

@@ -74,7 +74,7 @@ def prepare_recipe(
         RecipeError: the recipe is wrong. SubmitError: data or checkpoint is missing, or the
             processes do not divide the batch.
     """
-    from dawnchorus.trainer.recipe import load_recipe
+    from dawnchorus.trainer.recipe import load_recipe, odd_texts
 
     fixed = [
         f"train.nodes={profile.nodes}", f"train.devices={profile.tasks}",
@@ -82,7 +82,7 @@ def prepare_recipe(
     ]  # fmt: skip
     loaded = load_recipe(recipe, [*overrides, *fixed])
     loaded = loaded.model_copy(update={"runs": str(Path(loaded.runs).resolve())})
-    problems = missing_inputs(loaded, later=later)
+    problems = odd_texts(loaded) + missing_inputs(loaded, later=later)
     ranks = profile.nodes * profile.tasks
     batch = loaded.train.global_batch
     if batch % ranks:

@@ -106,3 +106,13 @@ def scalar(text: str) -> Any:
 def dump(value: Any) -> str:
     """A document that `load`, and any other reader of YAML, reads as `value`; keys keep order."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`, mapping by mapping; lists are replaced as a whole."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        result[key] = merged(old, value) if both and old is not None else value
+    return result

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, TypeAdapter
 from pydantic import model_validator as _model_validator
 
 from dawnchorus.trainer.augment_config import AugmentConfig
@@ -21,6 +21,7 @@ from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.explain import validated
 from dawnchorus.trainer.hub.card_config import CardConfig
 from dawnchorus.trainer.layout import fit_micro_batch
+from dawnchorus.trainer.names import check_name, control_characters
 from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
 from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
 from dawnchorus.trainer.optim_config import OptimConfig
@@ -145,7 +146,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
 
-    name: str
+    name: Annotated[str, AfterValidator(check_name)]
     """Name of the run: its folder is `<runs>/<name>`. Never taken from the clock, so that a
     requeued job finds its run."""
     runs: str = "runs"
@@ -174,7 +175,7 @@ class Recipe(BaseModel):
 
     @_model_validator(mode="after")
     def _choices_fit(self) -> Recipe:
-        problems = []
+        problems = odd_texts(self)
         if self.objective.name == "masked_tokens" and self.augment.mixup_prob > 0:
             problems.append(
                 "augment.mixup_prob must be 0 when pre-training (objective masked_tokens): "
@@ -237,6 +238,33 @@ class Recipe(BaseModel):
     def resolved(self) -> dict[str, Any]:
         """Plain dicts, lists and scalars: what `recipe.yaml` and the checkpoints hold."""
         return TypeAdapter(Recipe).dump_python(self, mode="json")  # type: ignore[no-any-return]
+
+
+def odd_texts(recipe: Recipe) -> list[str]:
+    """Texts that a job script or a written recipe would misread, each with its path.
+
+    The card's texts are for people and may have several lines.
+    """
+    problems = []
+
+    def look(value: Any, path: str) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                look(key, f"{path}.{key!r}")
+                look(inner, f"{path}.{key}")
+        elif isinstance(value, list):
+            for inner in value:
+                look(inner, path)
+        elif isinstance(value, str) and (found := control_characters(value)):
+            problems.append(f"{path[1:]}: holds the control character {found}")
+        elif isinstance(value, str) and "${" in value:
+            problems.append(
+                f"{path[1:]}: holds ${{, which a job that reads the written recipe would take for "
+                "a reference: rename what is called so"
+            )
+
+    look({key: value for key, value in recipe.resolved().items() if key != "card"}, "")
+    return problems
 
 
 def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:

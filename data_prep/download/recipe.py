@@ -156,7 +156,7 @@ def load_recipe(name: str, *, contact: str | None = None) -> DownloadRecipe:
     """
     base = _read(str(recipe_folder("download") / "polite.yaml"))
     own = _read(str(find_recipe("download", name)))
-    merged = _merge(base, own)
+    merged = plain_yaml.merged(base, own)
     if contact:
         merged["contact"] = contact
     try:
@@ -176,13 +176,3 @@ def _read(path: str) -> dict[str, Any]:
     if not isinstance(found, dict | None):
         raise PrepError(f"The recipe {path} is not a YAML mapping (key: value).")
     return found or {}
-
-
-def _merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Lay `own` over `base`, mapping by mapping."""
-    merged = dict(base)
-    for key, value in own.items():
-        below = merged.get(key)
-        both = isinstance(below, dict) and isinstance(value, dict)
-        merged[key] = _merge(below, value) if both and below is not None else value
-    return merged

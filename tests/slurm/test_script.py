@@ -81,7 +81,7 @@ def test_what_goes_into_the_script() -> None:
         "#SBATCH --partition=gpu", "#SBATCH --gres=gpu:a100:4", "#SBATCH --mem=100G",
         "#SBATCH --requeue", "#SBATCH --signal=USR1@180", "#SBATCH --exclusive",
         "#SBATCH --open-mode=append", "module load cuda/12", "export A='b c'",
-        "export NCCL_SOCKET_IFNAME=ib0", "export TMPDIR=/scratch/$SLURM_JOB_ID",
+        "export NCCL_SOCKET_IFNAME=ib0", 'export TMPDIR="/scratch/$SLURM_JOB_ID"',
         "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK", "export PYTHONPATH=/data/code",
     ):  # fmt: skip
         assert f"{line}\n" in text, text

@@ -1,0 +1,39 @@
+"""What may name a run, and what no name, path or title may hold."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+NAME = re.compile(r"\w[\w.+=@-]{0,149}")
+"""A run's name becomes a folder, a job of SLURM, a file on wandb and a word in commands."""
+
+
+def check_name(name: str) -> str:
+    """The name, if it may name a run. Raises ValueError with the reason and a name that may."""
+    if NAME.fullmatch(name):
+        return name
+    mended = re.sub(r"[^\w.+=@-]+", "_", name).strip("_.+=@-")[:150]
+    better = f"; {mended!r} would do" if NAME.fullmatch(mended) else ""
+    raise ValueError(
+        "a name is a folder, a job and a word in commands: letters, digits and . _ + = @ - only, "
+        f"beginning with a letter, a digit or _, at most 150 of them{better}"
+    )
+
+
+def control_characters(text: str) -> str:
+    """The first control character of a text, as Python writes it; empty without one.
+
+    A line break within a path or a title would begin a line of its own in a job script.
+    """
+    for character in text:
+        if unicodedata.category(character) in ("Cc", "Zl", "Zp"):
+            return repr(character)
+    return ""
+
+
+def check_plain(text: str) -> str:
+    """The text, if it has no control characters. Raises ValueError."""
+    if found := control_characters(text):
+        raise ValueError(f"holds the control character {found}")
+    return text
