@@ -16,6 +16,7 @@ from dawnchorus.slurm.profile import ClusterProfile, as_plain, load_profile
 from dawnchorus.slurm.script import JobScript, write_script
 from dawnchorus.slurm.snapshot import keep_code
 from dawnchorus.trainer import plain_yaml
+from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.recipe_data import missing_inputs
 
 if TYPE_CHECKING:
@@ -80,17 +81,14 @@ def prepare_recipe(
         f"train.nodes={profile.nodes}", f"train.devices={profile.tasks}",
         f"train.accelerator={'gpu' if profile.gpus_per_node else 'cpu'}",
     ]  # fmt: skip
-    loaded = load_recipe(recipe, [*overrides, *fixed])
+    problems = []
+    try:
+        loaded = load_recipe(recipe, [*overrides, *fixed])
+    except RecipeError as error:
+        loaded = load_recipe(recipe, overrides)  # raises what is wrong on any cluster
+        problems.append(str(error))
     loaded = loaded.model_copy(update={"runs": str(Path(loaded.runs).resolve())})
-    problems = odd_texts(loaded) + missing_inputs(loaded, later=later)
-    ranks = profile.nodes * profile.tasks
-    batch = loaded.train.global_batch
-    if batch % ranks:
-        near = max(ranks, round(batch / ranks) * ranks)
-        problems.append(
-            f"train.global_batch={batch} cannot be shared by {ranks} processes ({profile.nodes} "
-            f"nodes x {profile.tasks}); use {near}, or another number of nodes"
-        )
+    problems += odd_texts(loaded) + missing_inputs(loaded, later=later)
     if problems:
         raise SubmitError("nothing was submitted:\n  " + "\n  ".join(problems))
     return loaded
