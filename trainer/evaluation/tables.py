@@ -127,10 +127,58 @@ def result_table(result: Mapping[str, Any]) -> Table:
     return _table(result["dataset"], ["", *_columns(result)], rows)
 
 
+def log_mel_ahead(baseline: Mapping[str, float], models: Sequence[Mapping[str, float]]) -> str:
+    """A sentence that names the measures in which no model reaches log-mel, or nothing.
+
+    Args:
+        baseline: log-mel's figure of each measure, by the measure's name.
+        models: those of each model; as printed, with three decimals, is how they are compared.
+    """
+    ahead = []
+    for what, value in baseline.items():
+        theirs = [model[what] for model in models if what in model]
+        if theirs and round(value, 3) > round(max(theirs), 3):
+            ahead.append(f"{what} ({value:.3f} against {max(theirs):.3f})")
+    if not ahead:
+        return ""
+    who = "the model" if len(models) == 1 else "every model"
+    *first, last = ahead
+    listed = f"{', '.join(first)} and {last}" if first else last
+    return f"Log-mel, which has learned nothing, is ahead of {who} in {listed}."
+
+
+def _measures(row: Mapping[str, Any], metric: str) -> dict[str, float]:
+    """A row's figures by name, without those that were not measured."""
+    retrieval = row.get("retrieval") or {}
+    found = {
+        f"probe {METRIC_NAMES[metric]}": (row.get("probe") or {}).get("mean"),
+        "retrieval ROC-AUC": retrieval.get("roc_auc"),
+        "retrieval in other groups": (retrieval.get("same_group_excluded") or {}).get("roc_auc"),
+        "retrieval across sets": (retrieval.get("across") or {}).get("roc_auc"),
+        "clustering NMI": ((row.get("clustering") or {}).get("nmi") or {}).get("mean"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def where_log_mel_wins(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """`log_mel_ahead` of one evaluation, or of several of the same data."""
+    rows = comparison_rows(results)
+    metric = str(next(iter(results.values()))["metric"])
+    baseline = next((r for r in rows if r["name"] == "log-mel"), None)
+    models = [_measures(r, metric) for r in rows if not str(r["name"]).startswith(BASELINES)]
+    return log_mel_ahead(_measures(baseline, metric), models) if baseline else ""
+
+
 def print_result(result: Mapping[str, Any], console: Console) -> None:
     """The table, what it was measured on, and warnings."""
     console.print(result_table(result))
     console.print(facts(result), highlight=False, markup=False)
+    step = result["model"].get("step")
+    if step is not None:
+        console.print(f"the model: step {step:,}", highlight=False, markup=False)
+    wins = where_log_mel_wins({"model": result})
+    if wins:
+        console.print(wins, highlight=False, markup=False)
     for note in result["notes"]:
         console.print(f"Note: {note}", highlight=False, markup=False)
     for warning in result["warnings"]:

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dawnchorus.trainer.evaluation.tables import POOLING_NAMES, log_mel_ahead
 from dawnchorus.trainer.report.reading import Run
 
 _BASELINES = ("log-mel", "random-init")
@@ -35,6 +36,8 @@ class Figure:
     std: float | None = None
     interval: tuple[float, float] | None = None
     """95 % confidence interval."""
+    note: str = ""
+    """Why there is no interval."""
 
     @property
     def text(self) -> str:
@@ -46,7 +49,8 @@ class Figure:
         """How sure it is, or nothing."""
         if self.interval is not None:
             return f"{self.interval[0]:.3f}–{self.interval[1]:.3f}"
-        return f"± {self.std:.3f}" if self.std is not None else ""
+        spread = f"± {self.std:.3f}" if self.std is not None else ""
+        return "; ".join(text for text in (spread, self.note) if text)
 
     @property
     def whisker(self) -> tuple[float, float] | None:
@@ -75,7 +79,7 @@ COLUMNS = (
            note="a linear classifier on frozen embeddings"),
     Column("roc_auc", "Retrieval ROC-AUC", ("retrieval",), ("roc_auc",), 0.5,
            "each clip queries all others by cosine similarity; chance is 0.5"),
-    Column("roc_auc_groups", "Other groups only", ("retrieval", "same_group_excluded"),
+    Column("roc_auc_groups", "Retrieval, other groups", ("retrieval", "same_group_excluded"),
            ("roc_auc",), 0.5, "the same without clips of the query's own recording or site"),
     Column("roc_auc_across", "Retrieval across sets", ("retrieval", "across"), ("roc_auc",), 0.5,
            "tested clips query the training part"),
@@ -112,6 +116,8 @@ class Table:
     columns: list[Column] = field(default_factory=list)
     warnings: list[tuple[str, str]] = field(default_factory=list)
     """(run, what a reader must know)."""
+    wins: str = ""
+    """A sentence where log-mel is ahead of all models, with the measures."""
 
     def model(self, run: str) -> Row | None:
         """The row of a run's encoder."""
@@ -132,8 +138,10 @@ def tables(runs: Sequence[Run]) -> list[Table]:
             dataset = str(content.get("dataset") or content.get("name") or stem)
             table = found.setdefault(dataset + _protocol(content), Table(dataset))
             table.facts = table.facts or _facts(content)
+            model = content.get("model")
+            step = model.get("step") if isinstance(model, Mapping) else None
             for raw in _objects(content.get("rows")):
-                _add_row(table, raw, run)
+                _add_row(table, raw, run, step if isinstance(step, int) else None)
             if row := table.model(run.name):
                 row.seen = _seen(content)
             for raw in _objects(content.get("layers")):
@@ -168,7 +176,7 @@ def _protocol(content: Mapping[str, Any]) -> str:
     return json.dumps(parts, sort_keys=True, default=str)
 
 
-def _add_row(table: Table, raw: Mapping[str, Any], run: Run) -> None:
+def _add_row(table: Table, raw: Mapping[str, Any], run: Run, step: int | None) -> None:
     figures = {c.key: f for c in COLUMNS if (f := _figure(raw, c)) is not None}
     if not figures:
         return
@@ -190,7 +198,8 @@ def _add_row(table: Table, raw: Mapping[str, Any], run: Run) -> None:
         which = name.removeprefix("model").strip(" ,()")
         layer = raw.get("layer")
         extra = which or (f"layer {layer}" if layer not in (None, "", -1, "last") else "")
-        detail = ", ".join(x for x in (run.name, extra) if x)
+        at = f"step {step:,}" if step is not None else ""
+        detail = ", ".join(x for x in (run.name, extra, at) if x)
         row = Row(run.adjective, detail, False, run.name, figures)
     else:
         row = Row(name, run.name, False, run.name, figures)
@@ -212,7 +221,11 @@ def _figure(raw: Mapping[str, Any], column: Column) -> Figure | None:
     pair = section.get(f"{column.names[0]}_ci95")
     ends = [_finite(v) for v in pair] if isinstance(pair, list) and len(pair) == 2 else [None]
     interval = (ends[0], ends[1]) if None not in ends else None
-    return None if mean is None else Figure(mean, _finite(spread), interval)  # type: ignore[arg-type]
+    note = ""
+    if section.get("groups") == 1:
+        # Drawing one group again and again shows no spread, which says nothing of other groups.
+        interval, note = None, "one group: no interval"
+    return None if mean is None else Figure(mean, _finite(spread), interval, note)  # type: ignore[arg-type]
 
 
 def _finite(value: object) -> float | None:
@@ -231,6 +244,9 @@ def _facts(content: Mapping[str, Any]) -> str:
             single = word.removesuffix("es" if word == "classes" else "s")
             known.append(f"{count:,} {word if count > 1 else single}")
     protocol = content.get("protocol")
+    pooling = protocol.get("pooling") if isinstance(protocol, Mapping) else None
+    if pooling in POOLING_NAMES:
+        known.append(f"{POOLING_NAMES[pooling]} over time in every row")
     tested = protocol.get("tested_clips") if isinstance(protocol, Mapping) else None
     if isinstance(tested, int) and tested != content.get("clips"):
         known.append(f"{tested:,} clips tested")
@@ -242,12 +258,28 @@ def _finish(table: Table) -> None:
     table.rows.sort(
         key=lambda r: next((i for n, i in order.items() if r.baseline and r.title.startswith(n)), 9)
     )
+    base = table.baseline()
+    if base is not None:
+        table.wins = log_mel_ahead(
+            _named(base, table), [_named(r, table) for r in table.rows if not r.baseline]
+        )
     table.columns = [c for c in COLUMNS if any(c.key in r.figures for r in table.rows)]
     for column in table.columns:
         best = max(r.figures[column.key].mean for r in table.rows if column.key in r.figures)
         for row in table.rows:
             if column.key in row.figures and row.figures[column.key].text == Figure(best).text:
                 row.best.add(column.key)
+
+
+def _named(row: Row, table: Table) -> dict[str, float]:
+    """The figures of a row by the names that a sentence has for them."""
+    return {_measure(c, table): row.figures[c.key].mean for c in COLUMNS if c.key in row.figures}
+
+
+def _measure(column: Column, table: Table) -> str:
+    if column.key == "probe":
+        return f"probe {table.metric or 'score'}"
+    return column.title[:1].lower() + column.title[1:]
 
 
 # --------------------------------------------------------------------------- the verdict
@@ -286,7 +318,9 @@ def _table_verdict(table: Table, run: Run) -> str:
         relation = "no clear difference from the log-mel baseline's"
     else:
         relation = "against the log-mel baseline's" if gap > 0 else "below the log-mel baseline's"
-    return f"{start}, {relation} {other.mean:.2f} ({table.dataset}).{_doubts(table, row, column)}"
+    wins = f" {table.wins}" if gap < 0 and table.wins else ""
+    said = f"{start}, {relation} {other.mean:.2f} ({table.dataset}).{wins}"
+    return f"{said}{_doubts(table, row, column)}"
 
 
 def _doubts(table: Table, row: Row, column: Column) -> str:

@@ -17,6 +17,7 @@ from dawnchorus.trainer.report.log import Event
 from dawnchorus.trainer.report.reading import Run, read_datasets, read_ranks, read_run
 from dawnchorus.trainer.report.sources import histogram, licence_shares, sources
 from dawnchorus.trainer.report.spectrograms import Picture, picture
+from dawnchorus.trainer.runtime.recorded_paths import recorded_path
 
 _MOST_EXAMPLES = 8
 _MOST_EVENTS = 60
@@ -88,7 +89,7 @@ def write_report(
 def render(runs: Sequence[Run], *, title: str | None = None, datasets: Sequence[Path] = ()) -> str:
     """The page as text."""
     problems: list[str] = []
-    folders = list(datasets) or _named_datasets(runs)
+    folders = list(datasets) or _named_datasets(runs, problems)
     stats = read_datasets(folders, problems)
     compared = tables(runs)
     ranks = read_ranks(folders) | {n: r for run in runs for n, r in run.ranks.items()}
@@ -107,16 +108,30 @@ def render(runs: Sequence[Run], *, title: str | None = None, datasets: Sequence[
     return render_page("dawnchorus.trainer.report", shown)
 
 
-def _named_datasets(runs: Sequence[Run]) -> list[Path]:
-    """Datasets that data.json points to and that are there."""
-    paths = []
+def _named_datasets(runs: Sequence[Run], problems: list[str]) -> list[Path]:
+    """Datasets that data.json points to and that are there; the others become problems."""
+    paths: dict[Path, None] = {}
+    missing: dict[str, None] = {}
     for run in runs:
         rows = run.data.get("sources")
         for row in rows if isinstance(rows, list) else []:
             path = row.get("path") if isinstance(row, Mapping) else None
-            if isinstance(path, str) and path and (Path(path) / "stats.json").is_file():
-                paths.append(Path(path))
-    return paths
+            if not isinstance(path, str) or not path:
+                continue
+            place = recorded_path(path, run.folder)
+            if place is not None and (place / "stats.json").is_file():
+                paths[place] = None
+            else:
+                missing[path] = None
+    for path in missing:
+        where = "in an object store" if "://" in path else "not there"
+        problems.append(
+            f"{path} is {where}: its classes and clips per class are not shown. Looked for from "
+            "the working folder, from where the run was started, and from above the run"
+            if where == "not there"
+            else f"{path} is {where}: its classes and clips per class are not shown"
+        )
+    return list(paths)
 
 
 # --------------------------------------------------------------------------- one run

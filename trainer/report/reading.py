@@ -23,6 +23,9 @@ from dawnchorus.trainer.errors import DataError
 from dawnchorus.trainer.objectives import needs_labels
 from dawnchorus.trainer.report.log import Log, read_log
 
+FOLDER = "folder"
+"""Added to a dataset's statistics: where they were read."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -134,7 +137,7 @@ def read_datasets(folders: list[Path], problems: list[str]) -> list[dict[str, An
     for folder in folders:
         key = folder.resolve()
         if key not in found and (stats := _json_object(folder / "stats.json", problems)):
-            found[key] = {"name": key.name, **stats}
+            found[key] = {"name": key.name, **stats, FOLDER: str(key)}
     return list(found.values())
 
 

@@ -14,8 +14,9 @@ from markupsafe import Markup
 
 from dawnchorus.trainer.licences import read_licence
 from dawnchorus.trainer.report.curves import tick
-from dawnchorus.trainer.report.reading import Run
+from dawnchorus.trainer.report.reading import FOLDER, Run
 from dawnchorus.trainer.report.svg import GRID, SERIES, draw
+from dawnchorus.trainer.runtime.recorded_paths import recorded_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,28 +74,49 @@ class Histogram:
 
 
 def sources(runs: Sequence[Run], stats: Sequence[Mapping[str, Any]]) -> list[Source]:
-    """All sources that data.json of any run names, then datasets that none names."""
-    found: dict[tuple[str, str], Source] = {}
-    labels = {str(s.get("name")): _count(s.get("labels")) for s in stats}
+    """All datasets that data.json of any run names, once each, then those that none names.
+
+    Two runs may use different parts of one dataset. Its clips and hours are those of the whole, as
+    the licences are; what a run took of it stands beside the run's name.
+    """
+    at_hand = {str(s.get(FOLDER) or s.get("name")): s for s in stats}
+    found: dict[str, Source] = {}
     for run in runs:
         for raw in _rows(run.data.get("sources")):
-            key = (str(raw.get("name", "")), str(raw.get("path", "")))
-            people = {str(r.get("recordist")) for r in _rows(raw.get("recordists"))}
-            source = found.setdefault(key, Source(
-                key[0] or Path(key[1]).name, _count(raw.get("clips")), _amount(raw.get("hours")),
-                _amount(raw.get("weight")), len(people) or None,
-                labels.get(key[0]) or labels.get(Path(key[1]).name),
-            ))  # fmt: skip
-            if run.name not in source.used_by:
-                source.used_by.append(run.name)
-    named = {Path(path).name for _, path in found} | {name for name, _ in found}
-    for s in stats:
-        name = str(s.get("name"))
-        if name not in named:
-            clips, hours = _count(s.get("clips")), _amount(s.get("hours"))
-            recordists, classes = _count(s.get("recordists")), _count(s.get("labels"))
-            found[name, ""] = Source(name, clips, hours, None, recordists, classes)
+            name, path = str(raw.get("name", "")), str(raw.get("path", ""))
+            place = recorded_path(path, run.folder)
+            key = str(place.resolve()) if place is not None else path or name
+            known = at_hand.get(key) or at_hand.get(Path(path).name) or {}
+            source = found.setdefault(key, _whole(name or Path(path).name, raw, known))
+            part = _count(raw.get("clips"))
+            used = run.name
+            if part is not None and source.clips is not None and part < source.clips:
+                hours = _amount(raw.get("hours"))
+                used += f" ({part:,} clips" + (f", {hours:.2f} h)" if hours is not None else ")")
+            if used not in source.used_by:
+                source.used_by.append(used)
+    named = {*found, *(Path(key).name for key in found)}
+    for folder, s in at_hand.items():
+        if folder not in named and str(s.get("name")) not in named:
+            found[folder] = _whole(str(s.get("name")), {}, s)
     return list(found.values())
+
+
+def _whole(name: str, raw: Mapping[str, Any], stats: Mapping[str, Any]) -> Source:
+    """A dataset as a whole: by its own statistics, its licence ledger, or what a run took of it."""
+    ledger = _rows(raw.get("licences"))
+    clips = _count(stats.get("clips")) or sum(_count(r.get("clips")) or 0 for r in ledger)
+    hours = _amount(stats.get("hours")) or sum(_amount(r.get("hours")) or 0.0 for r in ledger)
+    # Nobody is named in a row without a recordist.
+    people = {str(r["recordist"]) for r in _rows(raw.get("recordists")) if r.get("recordist")}
+    return Source(
+        name=name,
+        clips=clips or _count(raw.get("clips")),
+        hours=hours or _amount(raw.get("hours")),
+        weight=_amount(raw.get("weight")),
+        recordists=len(people) or _count(stats.get("recordists")) or None,
+        labels=_count(stats.get("labels")),
+    )
 
 
 def licence_shares(runs: Sequence[Run]) -> list[LicenceShare]:

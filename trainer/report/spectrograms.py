@@ -173,9 +173,12 @@ def _scores(example: Example, limit: int = 5) -> list[dict[str, Any]]:
             "name": name,
             "score": score,
             "width": 100 * min(max(score, 0.0), 1.0),
-            "right": name in true,
+            # An answer names as many classes as the clip has labels.
+            "right": name in true and rank <= len(true),
+            "label": name in true,
+            "rank": rank,
         }
-        for name, score in best
+        for rank, (name, score) in enumerate(best, 1)
     ]
 
 

@@ -154,3 +154,38 @@ def test_without_evaluation_the_newest_log_speaks() -> None:
     post.log = Log(valid={"map": Series(step, np.array([0.5, 0.71]))})
     assert verdict([pre, post], []) == "Validation mAP 0.71 at step 20. No evaluation yet."
     assert verdict([run("multilabel")], []) == "No result yet."
+
+
+def test_one_group_has_no_interval_and_says_so() -> None:
+    single = {"roc_auc": 0.8, "groups": 1, "roc_auc_ci95": [0.8, 0.8]}
+    many = {"roc_auc": 0.8, "groups": 9, "roc_auc_ci95": [0.7, 0.9]}
+    (table,) = tables([run("multilabel", row("log-mel", 0.5, retrieval=many),
+                           row("model", 0.8, retrieval=single))])  # fmt: skip
+    base, model = (r.figures["roc_auc"] for r in table.rows)
+    assert (base.spread, base.whisker) == ("0.700–0.900", pytest.approx((70, 20)))
+    assert (model.spread, model.whisker) == ("one group: no interval", None)
+
+
+def test_the_step_that_was_evaluated_is_named() -> None:
+    one = run("multilabel", row("log-mel", 0.5), row("model (best)", 0.8))
+    one.evaluations["esc10"] |= {"model": {"step": 1240}}
+    (table,) = tables([one])
+    assert [r.detail for r in table.rows] == ["", "multilabel, best, step 1,240"]
+
+
+def test_it_is_said_where_log_mel_wins() -> None:
+    def measured(name: str, probe: float, auc: float, nmi: float) -> dict[str, Any]:
+        return row(name, probe, retrieval={"roc_auc": auc}, clustering={"nmi": {"mean": nmi}})
+
+    runs = [
+        run("masked_tokens", measured("log-mel", 0.7, 0.8, 0.5), measured("model", 0.5, 0.7, 0.6)),
+        run("multilabel", measured("model", 0.6, 0.9, 0.4), init_from="runs/pre"),
+    ]
+    (table,) = tables(runs)
+    said = "Log-mel, which has learned nothing, is ahead of every model in probe accuracy"
+    assert table.wins == f"{said} (0.700 against 0.600)."
+    assert f"below the log-mel baseline's 0.70 (esc10). {table.wins}" in verdict(runs, [table])
+    (table,) = tables([runs[0]])
+    assert table.wins.endswith("(0.700 against 0.500) and retrieval ROC-AUC (0.800 against 0.700).")
+    (table,) = tables([run("multilabel", row("log-mel", 0.7), row("model", 0.7001))])
+    assert table.wins == ""

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from dawnchorus.trainer.errors import DataError
-from dawnchorus.trainer.report.page import duration, hardware, write_report
+from dawnchorus.trainer.report.page import duration, hardware, render, write_report
+from dawnchorus.trainer.report.reading import read_run
 
 MakeRun = Callable[..., Path]
 _VOID = {"meta", "link", "br", "img", "input", "hr", "path", "use", "image", "line"}
@@ -309,3 +310,40 @@ def test_hardware() -> None:
         hardware({"gpus": [], "processor": "x86_64", "cpu_threads": 2}) == "CPU x86_64, 2 threads"
     )
     assert hardware({}) == ""
+
+
+def test_from_another_folder_no_section_is_lost_and_what_is_gone_is_named(
+    make_run: MakeRun, make_stats: MakeRun, tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    # Its data.json names datasets/xc_birds and datasets/esc10.
+    run = make_run("ssl", steps=200, total=200, examples=0)
+    make_stats("xc_birds", 12)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    out = write_report(tmp_path / "r.html", [Path("..") / "runs" / "ssl"])
+    text = out.read_text()
+    assert "Clips per class" in text and "Strix aluco" in text
+    assert "datasets/esc10 is not there: its classes and clips per class are not shown" in text
+    assert "datasets/xc_birds is not there" not in text
+    # Moved away from what it was trained on, it still knows where it was started.
+    moved = tmp_path_factory.mktemp("moved") / "ssl"
+    shutil.move(run, moved)
+    page = write_report(tmp_path / "r.html", [moved]).read_text()
+    assert "Clips per class" not in page and "datasets/xc_birds is not there" in page
+    (moved / "environment.json").write_text(json.dumps({"working_folder": str(tmp_path)}))
+    assert "Clips per class" in write_report(tmp_path / "r.html", [moved]).read_text()
+
+
+def test_a_true_label_that_is_not_the_answer_has_no_tick(make_run: Callable[..., Path]) -> None:
+    run = make_run("sl", "post", steps=200, total=200, examples=2)
+    shown = [
+        {"key": "a", "labels": ["Apus apus"], "predictions": [["x", 0.9], ["Apus apus", 0.1]]},
+        {"key": "b", "labels": ["Apus apus"], "predictions": [["x", 0.9], ["y", 0.1]]},
+    ]
+    (run / "examples.json").write_text(json.dumps(shown))
+    text = render([read_run(run)])
+    assert "✓" not in text and "label, rank 2" in text and "not among the 2 highest" in text
+    shown[0]["predictions"] = [["Apus apus", 0.9], ["x", 0.1]]
+    (run / "examples.json").write_text(json.dumps(shown))
+    assert render([read_run(run)]).count("✓") == 1

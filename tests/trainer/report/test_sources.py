@@ -18,7 +18,8 @@ def test_a_source_that_two_runs_used_is_listed_and_counted_once(
     assert [(s.name, s.used_by) for s in found] == [
         ("xc_birds", ["ssl", "sl"]), ("esc10", ["ssl", "sl"]), ("spare", []),
     ]  # fmt: skip
-    assert (found[0].labels, found[0].recordists, found[0].hours) == (12, 88, 6.1)
+    whole = (found[0].labels, found[0].recordists, found[0].hours)
+    assert whole == (12, 88, pytest.approx(6.1))
     shares = licence_shares(runs)
     assert [s.name for s in shares] == [
         "CC BY-NC-SA 4.0", "CC BY-NC 4.0", "CC BY-NC 3.0", "CC BY-SA 3.0",
@@ -34,6 +35,31 @@ def test_a_licence_that_is_no_web_address_gets_no_link() -> None:
     assert {(s.name, s.link) for s in licence_shares([run])} == {
         ("javascript:alert(1)", ""), ("not stated", ""),
     }  # fmt: skip
+
+
+def test_a_dataset_has_one_size_whatever_part_of_it_a_run_took(tmp_path: Path) -> None:
+    folder = tmp_path / "work" / "datasets" / "birds"
+    folder.mkdir(parents=True)
+    stats = {"name": "Birds of the valley", "folder": str(folder), "clips": 400, "hours": 0.5}
+    ledger = [{"licence_url": "", "clips": 400, "hours": 0.5}]
+
+    def used(name: str, clips: int, hours: float, path: str) -> Run:
+        source = {"name": "main", "path": path, "clips": clips, "hours": hours, "licences": ledger,
+                  "recordists": [{"recordist": "", "clips": 400}, {"recordist": None}]}  # fmt: skip
+        run = tmp_path / "work" / "runs" / name
+        return Run(run, recipe={"name": name}, data={"sources": [source]})
+
+    runs = [
+        used("pre", 400, 0.5, "datasets/birds"),
+        used("post", 240, 0.3, "datasets/birds"),
+        used("again", 400, 0.5, str(folder)),
+    ]
+    (source,) = sources(runs, [stats])
+    assert (source.clips, source.hours, source.recordists) == (400, 0.5, None)
+    assert source.used_by == ["pre", "post (240 clips, 0.30 h)", "again"]
+    # Without its statistics, its ledger says how large it is.
+    (source,) = sources(runs[1:2], [])
+    assert (source.clips, source.hours) == (400, 0.5)
 
 
 def test_nonsense_in_data_json_is_passed_over() -> None:

@@ -93,9 +93,12 @@ def test_scores_are_sorted_and_the_true_label_is_known() -> None:
     mel_TF = np.zeros((32, 128), np.float32)
     scores = [("a", 0.9), ("c", float("nan")), ("b", 0.2), ("d", 1.7)]
     shown = picture(Run(Path("x")), Example("k", "s", ["a"], scores, mel_TF)).predictions
-    assert [(s["name"], s["right"], s["width"]) for s in shown] == [
-        ("d", False, 100), ("a", True, 90), ("b", False, 20),
+    assert [(s["name"], s["right"], s["label"], s["rank"], s["width"]) for s in shown] == [
+        ("d", False, False, 1, 100), ("a", False, True, 2, 90), ("b", False, False, 3, 20),
     ]  # fmt: skip
+    # An answer names as many classes as the clip has labels: the second of two is one of them.
+    both = picture(Run(Path("x")), Example("k", "s", ["a", "z"], scores, mel_TF)).predictions
+    assert [(s["name"], s["right"]) for s in both] == [("d", False), ("a", True), ("b", False)]
 
 
 def test_a_code_has_one_colour_and_neighbours_differ() -> None:
