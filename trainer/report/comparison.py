@@ -318,9 +318,7 @@ def _table_verdict(table: Table, run: Run) -> str:
         relation = "no clear difference from the log-mel baseline's"
     else:
         relation = "against the log-mel baseline's" if gap > 0 else "below the log-mel baseline's"
-    wins = f" {table.wins}" if gap < 0 and table.wins else ""
-    said = f"{start}, {relation} {other.mean:.2f} ({table.dataset}).{wins}"
-    return f"{said}{_doubts(table, row, column)}"
+    return f"{start}, {relation} {other.mean:.2f} ({table.dataset}).{_doubts(table, row, column)}"
 
 
 def _doubts(table: Table, row: Row, column: Column) -> str:

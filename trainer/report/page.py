@@ -98,7 +98,7 @@ def render(runs: Sequence[Run], *, title: str | None = None, datasets: Sequence[
         "verdict": verdict(runs, compared),
         "views": [view(run) for run in runs],
         "tables": compared,
-        "sources": sources(runs, stats),
+        "sources": sources(runs, stats, problems),
         "licences": licence_shares(runs),
         "histograms": [h for s in stats if (h := histogram(s, ranks)) is not None],
         "problems": [(run.name, p) for run in runs for p in run.problems]

@@ -73,11 +73,14 @@ class Histogram:
     left_out: int = 0
 
 
-def sources(runs: Sequence[Run], stats: Sequence[Mapping[str, Any]]) -> list[Source]:
+def sources(
+    runs: Sequence[Run], stats: Sequence[Mapping[str, Any]], problems: list[str] | None = None
+) -> list[Source]:
     """All datasets that data.json of any run names, once each, then those that none names.
 
     Two runs may use different parts of one dataset. Its clips and hours are those of the whole, as
-    the licences are; what a run took of it stands beside the run's name.
+    the licences are; what a run took of it stands beside the run's name. A dataset that
+    has another size by now becomes one of the `problems`.
     """
     at_hand = {str(s.get(FOLDER) or s.get("name")): s for s in stats}
     found: dict[str, Source] = {}
@@ -88,6 +91,12 @@ def sources(runs: Sequence[Run], stats: Sequence[Mapping[str, Any]]) -> list[Sou
             key = str(place.resolve()) if place is not None else path or name
             known = at_hand.get(key) or at_hand.get(Path(path).name) or {}
             source = found.setdefault(key, _whole(name or Path(path).name, raw, known))
+            now = _count(known.get("clips"))
+            if problems is not None and now is not None and source.clips not in (None, now):
+                told = (
+                    f"{path} has {now:,} clips now; it had {source.clips:,} when {run.name} began"
+                )
+                problems += [told] * (told not in problems)
             part = _count(raw.get("clips"))
             used = run.name
             if part is not None and source.clips is not None and part < source.clips:
@@ -103,10 +112,12 @@ def sources(runs: Sequence[Run], stats: Sequence[Mapping[str, Any]]) -> list[Sou
 
 
 def _whole(name: str, raw: Mapping[str, Any], stats: Mapping[str, Any]) -> Source:
-    """A dataset as a whole: by its own statistics, its licence ledger, or what a run took of it."""
+    """A dataset as a whole: by its licence ledger when a run started, by its own statistics now, or
+    by what the run took of it.
+    """
     ledger = _rows(raw.get("licences"))
-    clips = _count(stats.get("clips")) or sum(_count(r.get("clips")) or 0 for r in ledger)
-    hours = _amount(stats.get("hours")) or sum(_amount(r.get("hours")) or 0.0 for r in ledger)
+    clips = sum(_count(r.get("clips")) or 0 for r in ledger) or _count(stats.get("clips"))
+    hours = sum(_amount(r.get("hours")) or 0.0 for r in ledger) or _amount(stats.get("hours"))
     # Nobody is named in a row without a recordist.
     people = {str(r["recordist"]) for r in _rows(raw.get("recordists")) if r.get("recordist")}
     return Source(

@@ -184,7 +184,7 @@ def test_it_is_said_where_log_mel_wins() -> None:
     (table,) = tables(runs)
     said = "Log-mel, which has learned nothing, is ahead of every model in probe accuracy"
     assert table.wins == f"{said} (0.700 against 0.600)."
-    assert f"below the log-mel baseline's 0.70 (esc10). {table.wins}" in verdict(runs, [table])
+    assert "below the log-mel baseline's 0.70 (esc10)." in verdict(runs, [table])
     (table,) = tables([runs[0]])
     assert table.wins.endswith("(0.700 against 0.500) and retrieval ROC-AUC (0.800 against 0.700).")
     (table,) = tables([run("multilabel", row("log-mel", 0.7), row("model", 0.7001))])

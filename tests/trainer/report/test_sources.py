@@ -57,6 +57,10 @@ def test_a_dataset_has_one_size_whatever_part_of_it_a_run_took(tmp_path: Path) -
     (source,) = sources(runs, [stats])
     assert (source.clips, source.hours, source.recordists) == (400, 0.5, None)
     assert source.used_by == ["pre", "post (240 clips, 0.30 h)", "again"]
+    problems: list[str] = []
+    (source,) = sources(runs, [stats | {"clips": 500}], problems)
+    assert source.clips == 400
+    assert problems[0] == "datasets/birds has 500 clips now; it had 400 when pre began"
     # Without its statistics, its ledger says how large it is.
     (source,) = sources(runs[1:2], [])
     assert (source.clips, source.hours) == (400, 0.5)
