@@ -34,6 +34,11 @@ STATE = ("packed_RM", "exponent_R", "low_R", "high_R", "at_low_R", "at_high_R")
 _EMPTY_LOW, _EMPTY_HIGH = 2**31 - 1, -(2**31)
 
 
+def looking_is_free(tensor: Tensor) -> bool:
+    """Whether the host may look at values: on a GPU it would wait for all that is queued there."""
+    return tensor.device.type == "cpu"
+
+
 def _exponents(low_R: Tensor, high_R: Tensor, bins: int) -> Tensor:
     """Smallest e with (high >> e) - (low >> e) < bins, int64; 0 where nothing was seen."""
     low, high = low_R.long(), high_R.long()
@@ -125,11 +130,11 @@ class BinnedScores:
         """
         wanted_R = _exponents(self.low_R[part], self.high_R[part], self.bins)
         wanted_R = torch.maximum(wanted_R, self.exponent_R[part])
-        if wanted_R.is_cuda:
-            # Which rows grow is not known here without a wait; the others stay as they are.
-            row_R = torch.arange(len(wanted_R), device=self.device)
-        else:
+        if looking_is_free(wanted_R):
             row_R = (wanted_R > self.exponent_R[part]).nonzero().squeeze(1)
+        else:
+            # Which rows grow is not known without a wait; the others stay as they are.
+            row_R = torch.arange(len(wanted_R), device=self.device)
         e_R1 = self.exponent_R[part][row_R, None]
         rise_R1 = wanted_R[row_R, None] - e_R1
         first_R1 = held_low_R[row_R, None].long() >> e_R1

@@ -21,7 +21,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dawnchorus.trainer.binned_scores import CHUNK, LEAST_BINS, MAX_CLIPS, STATE, BinnedScores
+from dawnchorus.trainer.binned_scores import (
+    CHUNK,
+    LEAST_BINS,
+    MAX_CLIPS,
+    STATE,
+    BinnedScores,
+    looking_is_free,
+)
 
 FRACTION_BITS = 20
 """Scores closer than 2^-20 (1e-6) count as equal; float32 is no finer from 8 on."""
@@ -143,7 +150,7 @@ class ScoreHistogram:
         # Class-major: the scores of one class then fall into one row, which stays in the cache.
         q_RB = self._quantise(score_BR.t().contiguous())
         inside_RB = (q_RB.abs() <= EDGE) & valid_B
-        if not q_RB.is_cuda and bool(inside_RB.all()):  # looking costs nothing here
+        if looking_is_free(inside_RB) and bool(inside_RB.all()):
             self.inner.add(part, q_RB)
             return
         self.inner.add(part, q_RB, inside_RB)

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dawnchorus.trainer.augment import add_noise, mixup
+from dawnchorus.trainer.host_copy import HostCopy
 from dawnchorus.trainer.objectives.base import FeatureBatch, StepOutput
 from dawnchorus.trainer.objectives.multilabel import touch
 from dawnchorus.trainer.optim import ParameterEma, build_optimizer, param_groups
@@ -84,7 +85,7 @@ class TrainingModule(pl.LightningModule):
         self.window: dict[str, Tensor] = {}
         """Sums of the log figures since the last log line: name -> [sum, count]."""
         self.ema: ParameterEma | None = None
-        self._pending: deque[tuple[int, Tensor, Any]] = deque()
+        self._pending: deque[tuple[int, HostCopy]] = deque()
         self._micro_step = 0
         encoder = model.encoder.config
         samples = torch.tensor([round(recipe.data.window_s * encoder.sample_rate_hz)])
@@ -229,9 +230,11 @@ class TrainingModule(pl.LightningModule):
             # The zero gradients that the frozen encoder got for DDP's sake must not decay weights.
             for parameter in self.model.encoder.parameters():
                 parameter.grad = None
-        flags = torch.tensor(
-            [float(self.stop_asked()), float(self.too_many_broken())], device=self.device
-        )
+        # Filled on the device: a tensor of a list is copied there, and the host waits for it.
+        flags = [
+            torch.full((1,), float(flag), device=self.device)
+            for flag in (self.stop_asked(), self.too_many_broken())
+        ]
         grads = [
             [local(p.grad) for p in group["params"] if p.grad is not None]
             for group in optimizer.param_groups
@@ -242,7 +245,7 @@ class TrainingModule(pl.LightningModule):
                 for g in grads
             ]
         )
-        shared = torch.cat([self._count.reshape(1), flags, self._bad_losses])
+        shared = torch.cat([self._count.reshape(1), *flags, self._bad_losses])
         if self.sharded:
             shared = torch.cat([shared, norm_G.square()])
         if layout.ranks > 1:
@@ -276,14 +279,7 @@ class TrainingModule(pl.LightningModule):
             optimizer.zero_grad(set_to_none=True)
 
     def _report(self, figures: Tensor) -> None:
-        event = None
-        if figures.is_cuda:
-            host = torch.empty(figures.shape, dtype=figures.dtype, pin_memory=True)
-            host.copy_(figures, non_blocking=True)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record()
-            figures = host
-        self._pending.append((self.global_step, figures, event))
+        self._pending.append((self.global_step, HostCopy(figures)))
 
     def health(self, *, drain: bool = False) -> StepHealth | None:
         """Figures of the oldest optimiser step that was not looked at yet.
@@ -291,14 +287,14 @@ class TrainingModule(pl.LightningModule):
         On a GPU the newest step is left for next time, so that the host never waits for it, unless
         `drain`. Every rank calls this alike, so all act on the same step.
         """
-        if not self._pending or (self._pending[0][2] and len(self._pending) < 2 and not drain):
+        if not self._pending or (
+            self._pending[0][1].waits and len(self._pending) < 2 and not drain
+        ):
             return None
-        step, figures, event = self._pending.popleft()
-        if event is not None:
-            event.synchronize()
+        step, figures = self._pending.popleft()
         layout = self.topology
         slots = layout.ranks * layout.accumulate
-        values = figures.tolist()
+        values = figures.read()
         bad = [divmod(i, layout.accumulate) for i, v in enumerate(values[3 : 3 + slots]) if v > 0]
         fatal, norm, *norms = values[3 + slots :]
         # With fp16 an infinite gradient is how the scaler finds its scale; only the loss counts.

@@ -278,8 +278,13 @@ def _fit(
     return boundary.stopped
 
 
-def _compile(module: TrainingModule) -> None:
-    """Compile block by block: one graph serves all layers, and state-dict keys stay as they are."""
+def _compile(module: TrainingModule, **options: Any) -> None:
+    """Compile block by block: one graph serves all layers, and state-dict keys stay as they are.
+
+    Shapes are static: every batch is full. Encoder and predictor share the code of a block, which
+    torch would otherwise take for one of changing length, and compile a slower graph for any.
+    """
+    options = {"dynamic": False} | options
     from dawnchorus.trainer.encoders.beats import BeatsLayers
 
     for part in module.modules():
@@ -288,9 +293,9 @@ def _compile(module: TrainingModule) -> None:
         if module.sharded:
             # The hooks that gather a block's weights stay outside of what is compiled.
             for block in part.blocks():
-                block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
+                block.forward = torch.compile(block.forward, **options)  # type: ignore[method-assign]
         else:
-            part.compile_blocks()
+            part.compile_blocks(**options)
 
 
 def _throughput(module: TrainingModule) -> Throughput:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from dawnchorus.trainer.host_copy import HostCopy
 from dawnchorus.trainer.metrics import ScoreHistogram
 
 if TYPE_CHECKING:
@@ -75,27 +76,41 @@ class Validation:
         if self.stage == "posttrain":
             assert module.model.labels is not None
             histogram = ScoreHistogram(len(module.model.labels), device=module.device)
+        asked: HostCopy | None = None
         for index, batch in enumerate(self.loader):
             beat(f"validation batch {index}")
             # Every rank has as many batches, so all ask at the same ones.
-            if stop is not None and index % _ASK_EVERY == 0 and _anybody(stop(), module):
-                return None
-            batch = {
-                k: v.to(module.device, non_blocking=True) if torch.is_tensor(v) else v
-                for k, v in batch.items()
-            }
-            with module.trainer.precision_plugin.forward_context():
-                # Rows that only fill up stay in, marked: every batch has the same shape, and a
-                # rank that has no clip left still helps where the layers are shared.
-                features = module.features(batch, augment=False)
-                output = module._objective_step(features)
-                if histogram is not None:
-                    assert output.scores_BC is not None and features.labels_P2 is not None
-                    histogram.update(output.scores_BC, features.labels_P2, features.real_B)
-            for name, (total, count) in output.logs.items():
-                pair = torch.stack([total.double(), count.double()])
-                sums[name] = sums.get(name, torch.zeros_like(pair)) + pair
+            if stop is not None and index % _ASK_EVERY == 0:
+                asked, before = _ask(stop(), module), asked
+                # On a GPU the answer of some batches ago: it is there, and nothing is waited for.
+                if (before if before and asked.waits else asked).read()[0]:
+                    return None
+            self._add(module, batch, sums, histogram)
         return self._reduced(module, sums, histogram)
+
+    def _add(
+        self,
+        module: TrainingModule,
+        batch: dict[str, Any],
+        sums: dict[str, torch.Tensor],
+        histogram: ScoreHistogram | None,
+    ) -> None:
+        """Add a batch's figures; nothing waits for the device."""
+        batch = {
+            k: v.to(module.device, non_blocking=True) if torch.is_tensor(v) else v
+            for k, v in batch.items()
+        }
+        with module.trainer.precision_plugin.forward_context():
+            # Rows that only fill up stay in, marked: every batch has the same shape, and a
+            # rank that has no clip left still helps where the layers are shared.
+            features = module.features(batch, augment=False)
+            output = module._objective_step(features)
+            if histogram is not None:
+                assert output.scores_BC is not None and features.labels_P2 is not None
+                histogram.update(output.scores_BC, features.labels_P2, features.real_B)
+        for name, (total, count) in output.logs.items():
+            pair = torch.stack([total.double(), count.double()])
+            sums[name] = sums.get(name, torch.zeros_like(pair)) + pair
 
     def _reduced(
         self, module: TrainingModule, sums: dict[str, torch.Tensor], histogram: Any
@@ -118,10 +133,9 @@ class Validation:
         return figures
 
 
-def _anybody(asked: bool, module: TrainingModule) -> bool:
-    """Whether any rank was asked to stop."""
-    if module.topology.ranks == 1:
-        return asked
-    flag = torch.tensor(float(asked), device=module.device)
-    dist.all_reduce(flag)
-    return bool(flag.item())
+def _ask(asked: bool, module: TrainingModule) -> HostCopy:
+    """Whether any rank was asked to stop (above 0), on its way to the host."""
+    flag = torch.full((1,), float(asked), device=module.device)
+    if module.topology.ranks > 1:
+        dist.all_reduce(flag)
+    return HostCopy(flag)

@@ -162,8 +162,8 @@ class MultiLabel(nn.Module):
 def dense_labels(labels_P2: Tensor, like_BC: Tensor) -> Tensor:
     """Bool [B, C] from (row, class) pairs; nothing waits for the device."""
     target_BC = torch.zeros_like(like_BC, dtype=torch.bool)
-    target_BC[labels_P2[:, 0], labels_P2[:, 1]] = True
-    return target_BC
+    row_P, class_P = labels_P2.unbind(1)
+    return target_BC.index_put_((row_P, class_P), torch.ones_like(row_P, dtype=torch.bool))
 
 
 def ranking_scores(logit_BC: Tensor, active_C: Tensor, loss: str) -> Tensor:
