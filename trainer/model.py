@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dawnchorus.trainer.encoders import build_encoder
 from dawnchorus.trainer.frontend import LogMel
-from dawnchorus.trainer.pooling import Pooling, pool
+from dawnchorus.trainer.pooling import STATISTICS, Pooling, pool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,24 +24,38 @@ class BioEncoder(nn.Module):
     """A log-mel front end, an encoder, and a linear head where the model was post-trained.
 
     The front end's numbers come from the encoder's config: they travel with the checkpoint.
+
+    Args:
+        encoder: the encoder.
+        labels: names of the head's outputs; None: no head.
+        pooling: of the tokens that the head takes.
     """
 
-    def __init__(self, encoder: Beats, labels: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        encoder: Beats,
+        labels: tuple[str, ...] | None = None,
+        pooling: Pooling = "mean",
+    ) -> None:
         super().__init__()
         self.frontend = LogMel.for_encoder(encoder.config)
         self.encoder = encoder
         self.labels = labels
         self.head: nn.Linear | None = None
         if labels:
-            self.head = nn.Linear(encoder.config.dim, len(labels))
+            self.head = nn.Linear(STATISTICS[pooling] * encoder.config.dim, len(labels))
+        self.pooling = pooling
 
     @classmethod
     def from_config(
-        cls, encoder: Mapping[str, object], labels: tuple[str, ...] | None = None
+        cls,
+        encoder: Mapping[str, object],
+        labels: tuple[str, ...] | None = None,
+        pooling: Pooling = "mean",
     ) -> BioEncoder:
         """Build from the `encoder` section of a resolved recipe (`name` plus the config fields)."""
         fields = {k: v for k, v in encoder.items() if k != "name"}
-        return cls(build_encoder(str(encoder["name"]), fields), labels)
+        return cls(build_encoder(str(encoder["name"]), fields), labels, pooling)
 
     @property
     def sample_rate_hz(self) -> int:
@@ -83,13 +97,14 @@ class BioEncoder(nn.Module):
         return pool(out.layers[layer], out.valid_BN, pooling)
 
     def logits(self, wav_BT: Tensor, length_B: Tensor | None = None) -> Tensor:
-        """Class logits [B, C] of a post-trained model: linear head on the mean token.
+        """Class logits [B, C] of a post-trained model: linear head on the pooled tokens.
 
         Raises:
             ValueError: the model has no head (it was pre-trained only).
         """
         if self.head is None:
             raise ValueError("this model has no classification head: it was not post-trained")
-        # The mean is float32 whatever the model is.
-        logit_BC: Tensor = self.head(self.embed(wav_BT, length_B).to(self.head.weight.dtype))
+        # What is pooled is float32 whatever the model is.
+        pooled = self.embed(wav_BT, length_B, pooling=self.pooling).to(self.head.weight.dtype)
+        logit_BC: Tensor = self.head(pooled)
         return logit_BC

@@ -121,8 +121,11 @@ class TrainingModule(pl.LightningModule):
         purpose = Purpose.TRAIN if augment else Purpose.VALID
         key_B = mix_seeds(self.recipe.seed, purpose, batch["position_B"])
         length_B, labels_P2 = batch["length_B"].long(), batch["labels_P2"]
+        clean_BTF = None
         if augment:
             if self.recipe.augment.noise_prob > 0 and "noise_BT" in batch:
+                if getattr(self.recipe.objective, "clean_targets", False):
+                    clean_BTF, _ = self.model.frontend(wav_BT, length_B)
                 noise_BT = batch["noise_BT"].float() / 32768.0
                 wav_BT = add_noise(wav_BT, length_B, noise_BT, batch["snr_db_B"])
             if self.recipe.augment.mixup_prob > 0:
@@ -131,7 +134,9 @@ class TrainingModule(pl.LightningModule):
                 )
         mel_BTF, frames_B = self.model.frontend(wav_BT, length_B)
         real_B = None if augment else length_B > 0
-        return FeatureBatch(mel_BTF, frames_B, labels_P2, batch["source_B"], key_B, real_B)
+        return FeatureBatch(
+            mel_BTF, frames_B, labels_P2, batch["source_B"], key_B, clean_BTF, real_B
+        )
 
     @property
     def head_only(self) -> bool:

@@ -20,6 +20,18 @@ STATISTICS: dict[Pooling, int] = {"mean": 1, "mean_std": 2, "mean_std_max": 3}
 """How many times D numbers each gives. Each begins with the one before it."""
 
 
+def pooling_of(width: int, dim: int) -> Pooling:
+    """Which pooling gives `width` numbers of `dim` channels: what a head of that width wants.
+
+    Raises:
+        ValueError: none does.
+    """
+    for pooling, times in STATISTICS.items():
+        if width == times * dim:
+            return pooling
+    raise ValueError(f"no pooling of {dim} channels gives {width} numbers")
+
+
 def pool(tok_BND: Tensor, valid_BN: Tensor, pooling: Pooling = "mean") -> Tensor:
     """Statistics of the valid tokens of each clip, one after the other.
 

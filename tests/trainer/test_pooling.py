@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dawnchorus.trainer.evaluation.config import EvaluateConfig
-from dawnchorus.trainer.pooling import STATISTICS, Pooling, pool
+from dawnchorus.trainer.pooling import STATISTICS, Pooling, pool, pooling_of
 
 COUNTS = (7, 1, 4)
 
@@ -58,3 +58,10 @@ def test_an_evaluation_can_ask_for_every_pooling() -> None:
     assert get_args(get_type_hints(EvaluateConfig)["pooling"]) == tuple(STATISTICS)
     with pytest.raises(ValueError, match="'median'; it can be mean, mean_std"):
         pool(*ragged(), "median")  # type: ignore[arg-type]
+
+
+def test_a_heads_width_says_its_pooling() -> None:
+    for pooling, times in STATISTICS.items():
+        assert pooling_of(48 * times, 48) == pooling
+    with pytest.raises(ValueError, match="48 channels gives 100"):
+        pooling_of(100, 48)

@@ -62,6 +62,7 @@ PRETRAINING = BEATS_BASE | {
     "objective.position_mode": "true",  # ours: ESPnet has "compact", Microsoft's is not known
     "objective.predictor_layers": 3, "objective.predictor_dim": None,  # ESPnet
     "objective.label_smoothing": 0.0,  # BEATs does not say; ESPnet 0.1
+    "objective.clean_targets": False,  # as in the code of BEATs and EAT, which add no noise
     "objective.min_perplexity": None,  # ours: a gate before training
     "objective.tokenizer.codebook_size": 1024, "objective.tokenizer.codebook_dim": 256,  # BEATs
     "objective.tokenizer.patch_dim": 512,  # BEATs
@@ -83,6 +84,7 @@ PRETRAINING = BEATS_BASE | {
 POSTTRAINING = BEATS_BASE | {
     "objective.name": "multilabel", "objective.loss": "bce",  # both
     "objective.ignore_cross_source_negatives": False,  # code
+    "objective.pooling": "mean",  # both
     "objective.head_dropout": 0.0, "objective.head_bias": "default",  # code
     "augment.noise_prob": 0.5, "augment.snr_db": [-10.0, 20.0],  # paper; configs [-5, 20]
     "augment.mixup_prob": 0.5,  # paper; code: one pair in half of the batches

@@ -119,6 +119,23 @@ def test_nothing_in_a_step_or_a_validation_waits_for_the_device(
     assert figures["loss"] > 0 and figures.get("clips", 6) == 6
 
 
+@pytest.mark.parametrize("clean", [True, False])
+def test_noise_reaches_the_encoder_and_the_targets_where_that_is_asked(
+    build: Any, clean: bool
+) -> None:
+    given = [f"objective.clean_targets={str(clean).lower()}", "augment.noise_prob=1.0"]
+    module, _, stream = build("ssl_beats_tiny", *given)
+    batch = stream[range(4)]
+    noisy, plain = (module.features(batch, augment=augment) for augment in (True, False))
+    assert not torch.allclose(noisy.mel_BTF, plain.mel_BTF)
+    if clean:
+        assert noisy.clean_BTF is not None
+        torch.testing.assert_close(noisy.clean_BTF, plain.mel_BTF)
+    else:
+        assert noisy.clean_BTF is None
+    assert plain.clean_BTF is None
+
+
 def test_the_guard_finds_waits() -> None:
     mask = torch.tensor([True, False])
     for wait in (

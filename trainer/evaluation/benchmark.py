@@ -42,7 +42,7 @@ from dawnchorus.trainer.evaluation.scores import accuracy, macro_average_precisi
 from dawnchorus.trainer.evaluation.tables import print_result
 from dawnchorus.trainer.evaluation.task import Task, describe_task, prepare_task, remarks
 from dawnchorus.trainer.objectives.multilabel import ranking_scores, trained_classes
-from dawnchorus.trainer.pooling import STATISTICS, Pooling, pool
+from dawnchorus.trainer.pooling import Pooling, pool, pooling_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -185,8 +185,7 @@ class _Bench:
             return None
         width = model.head.in_features
         if width > emb_ND.shape[1]:
-            dim = model.encoder.config.dim
-            pooling = next(p for p, times in STATISTICS.items() if times * dim == width)
+            pooling = pooling_of(width, model.encoder.config.dim)
             emb_ND = self.embed(model, name, "last", pooling)
         columns = [names[clips.classes[c]] for c in ours]
         hot_NC = torch.from_numpy(clips.label_NC[tested][:, ours])

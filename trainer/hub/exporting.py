@@ -88,7 +88,7 @@ def export(
         folder,
         merged,
         model,
-        avex=avex_support(weights.encoder, head=model.head is not None),
+        avex=avex_support(weights.encoder, head=model.head is not None, pooling=model.pooling),
     )
     _write_whole(out, model, facts)
     return out
@@ -114,14 +114,15 @@ def _write_whole(out: Path, model: BioEncoder, facts: CardFacts) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def avex_support(encoder: Mapping[str, Any], *, head: bool) -> str:
+def avex_support(encoder: Mapping[str, Any], *, head: bool, pooling: str = "mean") -> str:
     """What avex 1.4.0 can make of this model: "full", "embeddings" or "no".
 
-    It builds only the BEATs front end, and its classifier is a Linear(768, classes).
+    It builds only the BEATs front end, and its classifier is a Linear(768, classes) on the mean.
     """
     if encoder["name"] != "beats" or encoder["frontend"] != "beats":
         return "no"
-    return "full" if not head or encoder["dim"] == formats.AVEX_HEAD_DIM else "embeddings"
+    fits = encoder["dim"] == formats.AVEX_HEAD_DIM and pooling == "mean"
+    return "full" if not head or fits else "embeddings"
 
 
 # --------------------------------------------------------------------------- the files
@@ -173,6 +174,7 @@ def config_json(facts: CardFacts) -> dict[str, Any]:
         "classification_head": bool(labels),
     }
     if labels:
+        config["pooling"] = (facts.recipe.get("objective") or {}).get("pooling", "mean")
         kind = "single" if facts.scores == "softmax" else "multi"
         config["problem_type"] = f"{kind}_label_classification"
         config["id2label"] = {str(i): name for i, name in enumerate(labels)}

@@ -19,6 +19,7 @@ from dawnchorus.trainer.encoders import ENCODERS, config_class, encoder_class
 from dawnchorus.trainer.errors import CheckpointError
 from dawnchorus.trainer.hub.reading import Kind, Weights, Which, read_weights, some
 from dawnchorus.trainer.model import BioEncoder
+from dawnchorus.trainer.pooling import Pooling, pooling_of
 
 # Fields of an encoder's config that say how it is trained, not what it computes.
 TRAINING_ONLY = frozenset(
@@ -78,7 +79,15 @@ def build(weights: Weights) -> BioEncoder:
     Raises:
         CheckpointError: no such encoder, impossible numbers, or tensors that do not fit.
     """
-    model = BioEncoder.from_config(whole_section(weights), weights.labels)
+    section = whole_section(weights)
+    pooling: Pooling = "mean"
+    if weights.labels and "head.weight" in weights.state:
+        width = weights.state["head.weight"].shape[1]
+        try:
+            pooling = pooling_of(width, int(section["dim"]))
+        except ValueError as error:
+            raise CheckpointError(f"{weights.file}: the head does not fit: {error}") from None
+    model = BioEncoder.from_config(section, weights.labels, pooling)
     load_strictly(model, _with_frontend(weights, model), str(weights.file))
     return model
 

@@ -27,7 +27,7 @@ from .beats_config import (  # type: ignore[import-not-found, import-untyped, un
     BeatsConfig,
 )
 from .frontend import LogMel  # type: ignore[import-not-found, import-untyped, unused-ignore]
-from .pooling import pool  # type: ignore[import-not-found, import-untyped, unused-ignore]
+from .pooling import STATISTICS, pool  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 LOUDEST = 16.0
 """Sound in [-1, 1] may overshoot a little; beyond this it was not scaled at all."""
@@ -38,7 +38,8 @@ class DawnchorusConfig(PretrainedConfig):  # type: ignore[misc]
 
     Args:
         encoder: `name` and the fields of `BeatsConfig`; the front end's numbers are among them.
-        classification_head: whether a linear head maps the mean token to `id2label`.
+        classification_head: whether a linear head maps the pooled tokens to `id2label`.
+        pooling: what the head sees of the tokens: `mean`, `mean_std` or `mean_std_max`.
     """
 
     model_type = "dawnchorus"
@@ -51,10 +52,12 @@ class DawnchorusConfig(PretrainedConfig):  # type: ignore[misc]
         self,
         encoder: dict[str, Any] | None = None,
         classification_head: bool = False,
+        pooling: str = "mean",
         **kwargs: Any,
     ) -> None:
         self.encoder = dict(encoder or {"name": "beats"})
         self.classification_head = classification_head
+        self.pooling = pooling
         super().__init__(**kwargs)
 
     @property
@@ -116,7 +119,8 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
         self.encoder = Beats(encoder_config)
         self.head: nn.Linear | None = None
         if config.classification_head:
-            self.head = nn.Linear(encoder_config.dim, config.num_labels)
+            width = STATISTICS[config.pooling] * encoder_config.dim
+            self.head = nn.Linear(width, config.num_labels)
         self.gradient_checkpointing = bool(encoder_config.grad_checkpoint)
         self._heard = False
         self.post_init()
@@ -208,7 +212,8 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
         embedding_BD = pool(out.tokens_BND, out.valid_BN)
         logit_BC = None
         if self.head is not None:
-            logit_BC = self.head(embedding_BD.to(self.head.weight.dtype))
+            pooled = pool(out.tokens_BND, out.valid_BN, self.config.pooling)
+            logit_BC = self.head(pooled.to(self.head.weight.dtype))
         output = DawnchorusOutput(
             loss=None if labels is None else self._loss(logit_BC, labels),
             last_hidden_state=out.tokens_BND,

@@ -25,6 +25,8 @@ class FeatureBatch:
     key_B: Tensor | None = None
     """Key of each clip's random numbers, int64: it follows from the recipe's seed and the clip's
     position alone, and what is drawn from it (`trainer.seeds`) is the same in every batch."""
+    clean_BTF: Tensor | None = None
+    """The log-mel without noise, for targets that are to be made of it; None: there is none."""
     real_B: Tensor | None = None
     """False in rows that only fill up the batch, bool: no figure may count them. None: all real."""
 

@@ -91,7 +91,7 @@ class MaskedTokens(nn.Module):
         """
         views = self.config.masks_per_clip
         valid_BN = self._valid(batch)
-        code_BN = self.tokenizer(batch.mel_BTF)
+        code_BN = self.tokenizer(batch.mel_BTF if batch.clean_BTF is None else batch.clean_BTF)
         plan = draw_masks(valid_BN, self._kept(valid_BN.shape[1]), batch.keys(), views=views)
         hidden_MNE = self._predict(encoder, batch.mel_BTF, valid_BN, plan)
         logit_MJV = self._logits(hidden_MNE, plan.masked_MJ)

@@ -45,6 +45,11 @@ class MaskedTokensConfig:
     label_smoothing: float = 0.0
     """Label smoothing of the cross-entropy. ESPnet has 0.1; BEATs does not say. Above 0 the loss is
     no longer comparable with `unigram_nll`."""
+    clean_targets: bool = False
+    """Make the codes of the sound without the noise of `augment`, which only the encoder hears.
+    false: of what the encoder hears, as in the code of BEATs and EAT, where one spectrogram serves
+    both; they add no noise. AVEX does in pre-training too, and does not say what its targets hear.
+    true costs a second log-mel."""
     min_perplexity: float | None = None
     """Training does not start when the perplexity of the codes over the first clips is lower; null:
     8, or an eighth of a smaller codebook."""

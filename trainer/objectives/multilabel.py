@@ -1,9 +1,10 @@
-"""Supervised post-training on many labels: a linear head on the mean token.
+"""Supervised post-training on many labels: a linear head on the pooled tokens.
 
 AVEX (Miron et al., arXiv 2508.11845), "supervised post-training": masked mean over all tokens, one
 linear layer, binary cross-entropy over the union of the label spaces of all sources.
 
-Shape legend: B clips, N tokens, D channels, C classes, P label pairs, S sources.
+Shape legend: B clips, N tokens, D channels, E pooled numbers (D times 1, 2 or 3), C classes,
+P label pairs, S sources.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from dawnchorus.trainer.objectives.base import FeatureBatch, StepOutput
 from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
-from dawnchorus.trainer.pooling import pool
+from dawnchorus.trainer.pooling import STATISTICS, pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +47,7 @@ class MultiLabel(nn.Module):
     def __init__(self, config: MultiLabelConfig, encoder_dim: int, classes: int) -> None:
         super().__init__()
         self.config = config
-        self.head = nn.Linear(encoder_dim, classes)
+        self.head = nn.Linear(STATISTICS[config.pooling] * encoder_dim, classes)
         if config.head_bias == "prior":
             # ln(p / (1 - p)) for p = 1 / classes
             nn.init.constant_(
@@ -94,9 +95,9 @@ class MultiLabel(nn.Module):
 
         The head is cheap, and bf16 scores would tie: it runs in fp32 under autocast too.
         """
-        mean_BD = self.dropout(pool(tokens_BND, valid_BN))
-        with torch.autocast(mean_BD.device.type, enabled=False):
-            logit_BC: Tensor = self.head(mean_BD.to(self.head.weight.dtype))
+        pooled_BE = self.dropout(pool(tokens_BND, valid_BN, self.config.pooling))
+        with torch.autocast(pooled_BE.device.type, enabled=False):
+            logit_BC: Tensor = self.head(pooled_BE.to(self.head.weight.dtype))
         return logit_BC.float()
 
     def step(

@@ -25,8 +25,11 @@ class MultiLabelConfig:
     ignore_cross_source_negatives: bool = False
     """Leave out the classes that a clip's source never labels: a bird may well sing in an AudioSet
     clip that lists no species. false: their absence counts as a negative (AVEX). bce only."""
+    pooling: Literal["mean", "mean_std", "mean_std_max"] = "mean"
+    """What the head sees of a clip's tokens: their mean (AVEX), also their standard deviation, also
+    their maximum. It travels with the checkpoint and the export."""
     head_dropout: float = 0.0
-    """Dropout on the mean token (AVEX: none)."""
+    """Dropout on the pooled tokens (AVEX: none)."""
     head_bias: Literal["default", "prior"] = "default"
     """Start of the head's bias. default: torch's own (AVEX). prior: every class at a probability of
     1 / classes, so that the first steps are not spent on learning that most labels are absent."""

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from dawnchorus.trainer.model import BioEncoder
+from dawnchorus.trainer.pooling import Pooling
 
 TINY: dict[str, Any] = {
     "name": "beats", "layers": 2, "dim": 48, "ffn_dim": 96, "heads": 4, "patch_dim": 32,
@@ -64,10 +65,12 @@ EVALUATION = {
 CARD = {"author": "The Testers", "repo_id": "dawn/tiny-beats"}
 
 
-def random_model(encoder: dict[str, Any], labels: tuple[str, ...] | None, seed: int) -> BioEncoder:
+def random_model(
+    encoder: dict[str, Any], labels: tuple[str, ...] | None, seed: int, pooling: Pooling = "mean"
+) -> BioEncoder:
     """A model of which every parameter, norms and biases included, is its own random number."""
     torch.manual_seed(seed)
-    model = BioEncoder.from_config(encoder, labels).eval()
+    model = BioEncoder.from_config(encoder, labels, pooling).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -85,17 +88,19 @@ def write_run(
     evaluation: dict[str, Any] | None = None,
     card: dict[str, Any] | None = None,
     init_from: str | None = None,
+    pooling: Pooling = "mean",
     names: tuple[str, ...] = ("step_000000100.ckpt", "last.ckpt"),
 ) -> BioEncoder:
     """Write a run folder; returns the model whose weights `load_model` should give."""
-    model = random_model(TINY | (encoder or {}), labels, seed)
-    other = random_model(TINY | (encoder or {}), labels, seed + 1)
+    model = random_model(TINY | (encoder or {}), labels, seed, pooling)
+    other = random_model(TINY | (encoder or {}), labels, seed + 1, pooling)
     # What training leaves in the state dict, and what it averages: parameters, not buffers.
     averaged = {k: v.clone() for k, v in _as_trained(model).items() if "frontend" not in k}
     recipe = {
         "name": folder.name, "seed": 3, "init_from": init_from,
         "encoder": TINY | (encoder or {}),
-        "objective": {"name": "multilabel" if labels else "masked_tokens"},
+        "objective": {"name": "multilabel", "pooling": pooling} if labels
+        else {"name": "masked_tokens"},
         "data": {"train": {}, "window_s": 5.0}, "optim": {"lr": 1e-4},
         "train": {"global_batch": 16}, "card": CARD if card is None else card,
     }  # fmt: skip

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dawnchorus.trainer.hub.exporting import export
+from dawnchorus.trainer.hub.importing import load_model
 from dawnchorus.trainer.model import BioEncoder
 
 transformers = pytest.importorskip(
@@ -69,6 +70,22 @@ def test_the_loss_is_that_of_training(folder: Path) -> None:
     by_hand = -(target_BC * p_BC.log() + (1 - target_BC) * (1 - p_BC).log()).mean()
     assert out.loss.item() == pytest.approx(by_hand.item(), abs=1e-6)
     assert torch.equal(model(wav_BT, labels=target_BC, return_dict=False)[0], out.loss)
+
+
+@pytest.mark.parametrize("pooling", ["mean_std", "mean_std_max"])
+def test_a_head_on_more_than_the_mean_is_exported_with_its_pooling(
+    tmp_path: Path, make_run: MakeRun, pooling: Any
+) -> None:
+    ours = make_run(tmp_path / "run", encoder=NO_DROPOUT, pooling=pooling)
+    out = export(tmp_path / "run", tmp_path / "out")
+    wav_BT, lengths = sound(), torch.tensor([9000, 7000, 5000, 9000])
+    with torch.no_grad():
+        expected = ours.logits(wav_BT, lengths)
+        theirs = load(out).eval()(wav_BT, lengths=lengths)
+        again = load_model(out).model
+        torch.testing.assert_close(theirs.logits, expected)
+        torch.testing.assert_close(again.logits(wav_BT, lengths), expected)
+    assert again.pooling == pooling and theirs.pooler_output.shape[1] == ours.encoder.config.dim
 
 
 def test_single_label_problems_take_class_numbers_or_shares(folder: Path) -> None:

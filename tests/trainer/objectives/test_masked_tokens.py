@@ -265,6 +265,18 @@ def test_unigram_figures() -> None:
     assert [int(x) for x in out.logs["codes_per_clip"]] == [sum(used), 8]
 
 
+def test_targets_may_be_those_of_the_clean_sound() -> None:
+    encoder, objective = build(encoder=CALM)
+    clean, noisy = noise_batch(seed=0), noise_batch(seed=1)
+    both = replace(noisy, clean_BTF=clean.mel_BTF)
+    plan = draw_masks(objective._valid(noisy), objective._kept(80), noisy.keys())
+    logit_MJV = predictions(objective, encoder, noisy, plan)
+    for given, heard in ((both, clean), (noisy, noisy)):
+        target_MJ = objective.tokenizer(heard.mel_BTF).gather(1, plan.masked_MJ)
+        expected = F.cross_entropy(logit_MJV.mT, target_MJ, reduction="sum")
+        torch.testing.assert_close(objective.step(given, encoder).loss_sum, expected)
+
+
 def test_rows_that_only_fill_up_count_nowhere() -> None:
     encoder, objective = build(encoder=CALM)
     batch = noise_batch((160, 96, 0, 0))

@@ -351,3 +351,14 @@ def test_rows_that_only_fill_up_count_nowhere(loss: str) -> None:
             torch.stack([x.double() for x in with_them.logs[name]]),
             torch.stack([x.double() for x in pair]),
         )
+
+
+def test_the_head_may_see_more_than_the_mean() -> None:
+    encoder, objective = build(pooling="mean_std_max")
+    assert objective.head.in_features == 3 * 32
+    out = encoder(batch().mel_BTF, batch().frames_B)
+    logit_BC = objective.logits(out.tokens_BND, out.valid_BN)
+    expected = objective.head(pool(out.tokens_BND, out.valid_BN, "mean_std_max"))
+    torch.testing.assert_close(logit_BC, expected)
+    objective.step(batch(), encoder).loss_sum.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in encoder.parameters())
