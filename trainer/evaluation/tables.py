@@ -201,9 +201,8 @@ def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
         raise DataError("there is no evaluation result to compare")
     first_name, first = next(iter(results.items()))
     for name, result in results.items():
-        different = [
-            key for key in ("dataset", "metric", "clips", "protocol") if result[key] != first[key]
-        ]
+        compared = ("format", "dataset", "metric", "clips", "protocol")
+        different = [key for key in compared if result.get(key) != first.get(key)]
         if result["data"]["digest"] != first["data"]["digest"]:
             different.append("data")
         if different:

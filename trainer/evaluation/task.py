@@ -18,7 +18,9 @@ from dawnchorus.trainer.runtime.environment import describe_environment
 if TYPE_CHECKING:
     from dawnchorus.trainer.hub.importing import LoadedModel
 
-FORMAT = 1
+FORMAT = 2
+"""Of the JSON. 1: the log-mel baseline alone had mean and standard deviation, whatever `pooling`
+said, and clips without a label were left out unless one had two."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dawnchorus.trainer.evaluation.tables import POOLING_NAMES
 from dawnchorus.trainer.hub.reading import load_json
 
 BASELINES = ("log-mel", "random-init")
@@ -56,6 +57,8 @@ class Evaluation:
 
     dataset: str
     measurements: tuple[Measurement, ...]
+    pooling: str = ""
+    """What an embedding is of a clip's tokens over time, in words; empty where it is not told."""
     warnings: tuple[str, ...] = ()
     """For example: tested recordings that the model was trained on."""
 
@@ -116,7 +119,14 @@ def _evaluation(path: Path, content: Mapping[str, Any]) -> Evaluation:
             )
             for (what, metric_id), (value, spread) in row.items()
         ]
-    return Evaluation(dataset, tuple(found), tuple(map(str, content.get("warnings") or ())))
+    protocol = content.get("protocol")
+    pooling = protocol.get("pooling") if isinstance(protocol, Mapping) else None
+    return Evaluation(
+        dataset=dataset,
+        measurements=tuple(found),
+        pooling=POOLING_NAMES.get(str(pooling), ""),
+        warnings=tuple(map(str, content.get("warnings") or ())),
+    )
 
 
 def _row(row: Mapping[str, Any], metric: str) -> dict[tuple[str, str], tuple[float, float | None]]:

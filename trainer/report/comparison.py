@@ -172,7 +172,13 @@ def _protocol(content: Mapping[str, Any]) -> str:
     """What must agree for two evaluations to be compared."""
     data = content.get("data")
     digest = data.get("digest") if isinstance(data, Mapping) else None
-    parts = [content.get("metric"), content.get("clips"), content.get("protocol"), digest]
+    parts = [
+        content.get("format"),
+        content.get("metric"),
+        content.get("clips"),
+        content.get("protocol"),
+        digest,
+    ]
     return json.dumps(parts, sort_keys=True, default=str)
 
 

@@ -50,6 +50,7 @@ def source(name: str, *people: tuple[str, str, int, float], path: str = "") -> d
 EVALUATION = {
     "dataset": "garden",
     "metric": "accuracy",
+    "protocol": {"pooling": "mean_std"},
     "rows": [
         {"name": "log-mel", "probe": {"mean": 0.5, "std": 0.01}, "retrieval": {"roc_auc": 0.6}},
         {"name": "random-init", "probe": {"mean": 0.4, "std": 0.02}},

@@ -67,6 +67,7 @@ def test_body_has_every_part(tmp_path: Path, make_run: MakeRun) -> None:
         "| garden | Linear probe, accuracy | 0.812 ± 0.015 | 0.500 | 0.400 |",
         "| garden | Clustering NMI | 0.700 ± 0.030 | – | – |",
         "12 of 100 tested recordings were in the training data",
+        "an embedding is the mean and standard deviation of a clip's tokens over time; log-mel",
         "3.75 h of sound in 400 clips",
         "| supervised training (run) | garden | 400 | 3.75 |",
         f"| [CC0 1.0]({CC0}) | 300 | 2.50 |",
