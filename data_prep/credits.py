@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dawnchorus.data_prep.citations import bibtex, citation
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.trainer.licences import Licence, read_licence
+from dawnchorus.trainer.sound_folders import what_to_do_with
 
 if TYPE_CHECKING:
     import polars as pl
@@ -131,6 +132,8 @@ def write_credits(path: Path, format: str = "text") -> Iterator[str]:
         raise PrepError(f"There is no format {format!r}; choose one of {', '.join(FORMATS)}.")
     table = path / "recordings.parquet" if path.is_dir() else path
     if not table.is_file():
+        if told := what_to_do_with(path):
+            raise PrepError(f"{told}.")
         raise PrepError(f"There is no recordings.parquet in {path}: name a dataset or a table.")
     import polars as pl
 

@@ -23,6 +23,7 @@ from dawnchorus.data_prep.options import BuildOptions, FolderOptions
 from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND, Recording, tidy_name
 from dawnchorus.data_prep.times import NOT_SUPPORTED, header_length_s, refuse_times
 from dawnchorus.trainer.licences import read_licence
+from dawnchorus.trainer.sound_folders import is_sound_name
 
 EXAMPLE = """\
     filename,label,recordist,licence
@@ -85,6 +86,11 @@ def _refuse_pathless_times(
     try:
         map_columns(header, options.columns)
     except PrepError:
+        if named := next((name for name in header if is_sound_name(name)), ""):
+            raise PrepError(
+                f"{metadata} has no header: its first line names the file {named!r}. Put a line "
+                "such as filename,label above it."
+            ) from None
         if len(header) in (2, 3) and all(number_in(name) is not None for name in header[:2]):
             raise PrepError(
                 f"{metadata} has no header; it looks like labels of Audacity, with times. "

@@ -48,6 +48,12 @@ _NAME = {
     )
     for kind, words in _WORDS.items()
 }
+# One moment: the unit is what tells it from a time of day.
+_POINT = re.compile(
+    f"(?:{_OF}|peak|cent(?:er|re)|mid)?(?:(?:time|t|timestamp|position|moment)"
+    "(?:in)?(?P<unit>seconds?|secs?|s|milliseconds?|msecs?|ms)|seconds?|secs?)"
+)
+_BARE_UNIT = re.compile("seconds?|secs?")
 # Names that mean a time only beside their counterpart.
 _PAIRS = (
     ("timemin", "timemax"), ("tmin", "tmax"), ("mintime", "maxtime"), ("t0", "t1"), ("t1", "t2"),
@@ -94,6 +100,8 @@ def time_columns(header: Iterable[str]) -> TimeColumns:
         found["end"] = found["end"] or offset
     elif offset:
         found["start"] = offset
+    if not (found["start"] or found["end"]):
+        found["start"] = next((name for key, name in plain.items() if _POINT.fullmatch(key)), "")
     for first, second in _PAIRS:
         if not (found["start"] or found["end"]) and first in plain and second in plain:
             found |= {"start": plain[first], "end": plain[second]}
@@ -131,7 +139,7 @@ class Span:
     def is_within(self, length_s: float) -> bool:
         """Return whether it begins (without a begin: ends) inside a recording of this length."""
         at = self.end if self.start is None else self.start
-        return at is not None and at < length_s
+        return at is not None and at < length_s - _near(length_s)
 
     @property
     def are_years(self) -> bool:
@@ -175,7 +183,7 @@ def _time(value: Any, column: str) -> tuple[float | None, bool]:
 
 def _scale(column: str) -> float:
     key = _plain(column)
-    for pattern in (*_NAME.values(), _OFFSET):
+    for pattern in (*_NAME.values(), _OFFSET, _POINT):
         found = pattern.fullmatch(key)
         if found:
             unit = found["unit"] or ""
@@ -267,10 +275,13 @@ def refuse_times(
     for number, row in rows:
         if name := times_in_cells(row):
             raise PrepError(_refusal(f"{table}, row {number}: column {name!r} lists events."))
-    columns = time_columns(header)
-    spans = [(number, row, span) for number, row in rows if (span := span_of(row, columns))]
-    if columns and spans:
-        return _judge(table, columns, spans, file_of, length_of)
+    left = list(header)
+    while columns := time_columns(left):
+        spans = [(number, row, span) for number, row in rows if (span := span_of(row, columns))]
+        if spans and not all(span.are_years for _, _, span in spans):
+            return _judge(table, columns, spans, file_of, length_of)
+        # Dates or words: other columns may hold the times.
+        left = [name for name in left if name not in (columns.start, columns.end)]
     if pair := _unnamed_times(header, rows, file_of, length_of):
         raise PrepError(
             _refusal(
@@ -291,12 +302,12 @@ def _judge(
     """Decide whether the values of time columns are times of labels."""
     files = [file_of(row) for _, row, _ in spans]
     alone = len(set(files)) == len(files)
-    if all(span.are_years for _, _, span in spans):
-        return []
     if alone and all(span.start == 0.0 and span.end is None for _, _, span in spans):
         return [f"{columns}: 0 in every row, so the labels hold for the whole files"]
     if alone and all(span.is_clock and span.end is None for _, _, span in spans):
         return [f"{columns}: taken for a time of day, not for a time within the file"]
+    if alone and not columns.end and _BARE_UNIT.fullmatch(_plain(columns.start)):
+        return [f"{columns}: one for each file, so taken for its length and not used"]
     cuts: dict[str, Span] = {}
     outside = []
     for (number, _, span), name in zip(spans, files, strict=True):

@@ -17,6 +17,7 @@ from dawnchorus.data_prep.archives.delimited import BadRow, picker, plain_key, r
 from dawnchorus.data_prep.archives.dwca import Row, is_archive
 from dawnchorus.data_prep.archives.files import FileIndex, asa_key
 from dawnchorus.data_prep.archives.gbif import ASA, ASA_LICENCE, HIGHER, Asked, read_gbif
+from dawnchorus.data_prep.archives.text_files import as_utf8, text_form
 from dawnchorus.data_prep.cells import is_absent, is_nothing
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.recording_table import Rejected
@@ -82,7 +83,9 @@ def _rows(table: Path, asked: Asked) -> Iterator[Recording | Rejected]:
     name = str(table)
     try:
         with table.open("rb") as stream:
-            header, dialect = sniff(stream, name)
+            form = text_form(stream, name)
+        with table.open("rb") as stream:
+            header, dialect = sniff(as_utf8(stream, name, form), name)
         plain = [plain_key(column) for column in header]
         columns: list[tuple[str, int | None, str]] = [
             (field, plain.index(column), "")
@@ -102,7 +105,7 @@ def _rows(table: Path, asked: Asked) -> Iterator[Recording | Rejected]:
         pick = picker(columns)
         times = time_columns(header)
         with table.open("rb") as stream:
-            for row in read_rows(stream, name, dialect, len(header)):
+            for row in read_rows(as_utf8(stream, name, form), name, dialect, len(header)):
                 if isinstance(row, BadRow):
                     yield Rejected(recording_id="asa:?", reason=row.problem, detail=row.detail)
                     continue

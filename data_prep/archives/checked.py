@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
+from dawnchorus.data_prep.cells import number_in
 from dawnchorus.data_prep.recording_table import Rejected
 from dawnchorus.data_prep.recordings import Recording, tidy_name
 
@@ -100,14 +101,17 @@ def text_of(value: Any) -> str:
 
 
 def number_of(value: Any, limit: float) -> float | None:
-    """Return a finite number within ±limit, or None."""
+    """Return a finite number within ±limit, also with a decimal comma; or None."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) and abs(number) <= limit else None
+    if isinstance(value, str):
+        number = number_in(value)
+    else:
+        try:
+            number = float(value)
+        except OverflowError:
+            return None
+    return number if number is not None and math.isfinite(number) and abs(number) <= limit else None
 
 
 def date_of(text: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.pointers import pointer_at
 
 META = "meta.xml"
 _MAX_META_BYTES = 4 << 20
@@ -40,6 +41,8 @@ class ZipFiles:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if pointer := pointer_at(path):
+            raise PrepError(f"{path} is {pointer}.")
         try:
             with zipfile.ZipFile(path) as whole:
                 members = [m.filename for m in whole.infolist() if not m.is_dir()]

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
 from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.pointers import pointer_at
 
 MAX_DEPTH = 60
 """Brackets inside brackets; an observation of iNaturalist has about 10."""
@@ -52,6 +53,8 @@ def documents(path: Path) -> list[Document]:
 
     Nothing is unpacked to the disk. Raises PrepError when the file cannot be read or has none.
     """
+    if pointer := pointer_at(path):
+        raise PrepError(f"{path} is {pointer}.")
     with broken_file(path), path.open("rb") as file:
         start = file.read(4)
         if start[:2] == b"PK":

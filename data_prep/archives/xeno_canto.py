@@ -26,6 +26,7 @@ from dawnchorus.data_prep.archives.checked import (
 from dawnchorus.data_prep.archives.delimited import BadRow, picker, read_rows, sniff
 from dawnchorus.data_prep.archives.files import FileIndex
 from dawnchorus.data_prep.archives.json_files import broken_file, documents, items, top_level_keys
+from dawnchorus.data_prep.archives.text_files import as_utf8, text_form
 from dawnchorus.data_prep.cells import UnreadableList, is_nothing, values_of
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.recording_table import Rejected
@@ -115,7 +116,9 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any] | Rejected]:
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any] | Rejected]:
     with _unpacked(path) as stream:
-        header, dialect = sniff(stream, str(path))
+        form = text_form(stream, str(path))
+    with _unpacked(path) as stream:
+        header, dialect = sniff(as_utf8(stream, str(path), form), str(path))
     names = [_field_name(column) for column in header]
     missing = [name for name in ("id", "gen", "sp") if name not in names]
     if missing:
@@ -128,7 +131,8 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any] | Rejected]:
         )
     pick = picker([(name, i, "") for i, name in enumerate(names) if name])
     with _unpacked(path) as stream:
-        for row in read_rows(stream, str(path), dialect, len(names)):
+        text = as_utf8(stream, str(path), form)
+        for row in read_rows(text, str(path), dialect, len(names)):
             if isinstance(row, BadRow):
                 yield Rejected(recording_id="xc:?", reason=row.problem, detail=row.detail)
             else:

@@ -90,6 +90,7 @@ def test_quotes_and_ragged_rows(tmp_path: Path, content: str, label: str) -> Non
         ("filename,label\na.wav,['x' 'y\n", "row 2: a quote is not closed"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:4\nsize 1\n", "Git LFS pointer"),
         (b"PK\x03\x04....", "Excel workbook"),
+        ("a.wav,x\nb.wav,y\n", "has no header: its first line names the file 'a.wav'"),
         ("filename,label\n".encode("utf-16")[:-1], "cut off"),
     ],
 )

@@ -48,7 +48,8 @@ def read(sounds: Path, text: str, name: str = "t.csv", **options: object) -> Fol
         ("d\u00e9but,fin", "1,2"), ("start,stop", "1,2"),
         ("start,end", "00:00:01,00:00:02"), ("start,end", "0:01,0:02"), ("begin,end", "0,3"),
         ("start,end", "1 s,2 s"), ("event_start_s,event_end_s", "1,2"), ("offset_s,x", "2,"),
-        ("start,x", "0.5,"), ("end,x", "2,"), ("start,end", "\"0,5\",\"0,7\""),
+        ("start,x", "0.5,"), ("end,x", "2,"), ("time_s,x", "2,"), ("Peak Time (s),x", "2,"),
+        ("start_time,start_s,end_s", "2023-05-01,1,2"), ("start,end", "\"0,5\",\"0,7\""),
     ],
 )  # fmt: skip
 def test_times_are_refused(sounds: Path, columns: str, times: str) -> None:
@@ -77,7 +78,7 @@ def test_events_are_never_merged(sounds: Path) -> None:
         ("duration", "2.5"), ("start_time,end_time", "1684000000,1684003605"),
         ("from,to", "Oslo,Bergen"),
         ("low_freq,high_freq", "100,4000"), ("start,duration", "0,5"), ("stop", "Main Street"),
-        ("length", "4"), ("offset_from_utc", "2"),
+        ("length", "4"), ("offset_from_utc", "2"), ("seconds", "4"), ("time_s", "5"),
     ],
 )  # fmt: skip
 def test_innocent_columns_are_not(sounds: Path, columns: str, values: str) -> None:

@@ -36,6 +36,15 @@ def folder(tmp_path):
     return root
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8"])
+def test_tables_of_other_programs(tmp_path: Path, encoding: str) -> None:
+    """UTF-16 with old line ends and a stated separator, as a spreadsheet may save it."""
+    text = "sep=;\rtsa_id;scientificName;url;lat;lon\r7;Bubo bubo;http://x/7;52,5;13,4\r"
+    (tmp_path / "asa.csv").write_bytes(text.encode(encoding))
+    (row,) = read_animal_sound_archive(tmp_path / "asa.csv", scratch=tmp_path, asked=Asked())
+    assert isinstance(row, Recording) and (row.lat, row.lon) == (52.5, 13.4)
+
+
 def test_folder_and_table(folder):
     asked = Asked(audio=FileIndex(folder, asa_key))
     duck, toad, wolf, unknown = read_animal_sound_archive(folder, scratch=folder, asked=asked)
@@ -128,7 +137,7 @@ def test_keys_of_catalogue_numbers_and_files():
     ("name", "content", "says"),
     [
         ("a.csv", b"a,b\n1,2\n", "no column for the recording"),
-        ("a.csv", b"\xff\xfe\0", "does not begin"),
+        ("a.csv", b"\xff\xfe\0", "cut off"),
         ("a.txt.bin", b"x", "neither a GBIF download"),
     ],
 )
