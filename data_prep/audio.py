@@ -9,15 +9,12 @@ hours, costs no more memory than a short one.
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,15 +27,15 @@ from dawnchorus.data_prep.decoders import (
     open_ffmpeg,
     open_soundfile,
 )
-from dawnchorus.data_prep.errors import CannotRead, SpoolError, UnusableAudio
+from dawnchorus.data_prep.errors import CannotRead, UnusableAudio
 from dawnchorus.data_prep.extents import extent
+from dawnchorus.data_prep.levels import Levels, Power
+from dawnchorus.data_prep.pcm import Pcm
 from dawnchorus.data_prep.pointers import pointer_at
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SPOOL_BYTES = 32 << 20  # PCM of a recording in memory (17 min at 16 kHz); more goes to disk
-MIN_S = 0.1  # anything shorter holds not even a handful of 25 ms analysis frames
 # Whale recorders decimate to a few hundred Hz, bat recorders reach 1 MHz.
 RATES_HZ = (100, 4_000_000)
 MAX_CHANNELS = 64
@@ -54,6 +51,9 @@ class Original:
     sample_rate_hz: int
     channels: int
     frames: int
+    fine: bool
+    """Whether it has more than 16 bit: floats, 24 bit, or a lossy codec's own resolution."""
+    levels: Levels
 
     @property
     def duration_s(self) -> float:
@@ -61,75 +61,23 @@ class Original:
         return self.frames / self.sample_rate_hz
 
 
-class Pcm:
-    """Mono int16 samples of one recording, in memory or, when long, in a temporary file."""
-
-    def __init__(self, sample_rate_hz: int, spool_dir: Path | None = None) -> None:
-        self.sample_rate_hz = sample_rate_hz
-        self.samples = 0
-        self.saturated = 0
-        self.peak = 0.0  # before saturation, in steps of 16 bit
-        self._sha1 = hashlib.sha1(usedforsecurity=False)
-        self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115 (closed by `close`)
-            max_size=SPOOL_BYTES, dir=None if spool_dir is None else str(spool_dir)
-        )
-
-    def append(self, wav_T: NDArray[np.float32]) -> None:
-        """Append float samples, ±1 = full scale. What is beyond saturates, it never wraps."""
-        # Full scale is 32768, as libsndfile and every reader of int16 FLAC have it.
-        scaled_T = np.rint(wav_T * np.float32(32768.0))
-        if scaled_T.size:
-            low, high = float(scaled_T.min()), float(scaled_T.max())
-            self.peak = max(self.peak, -low, high)
-            if low < -32768.0 or high > 32767.0:
-                beyond_T = (scaled_T > 32767.0) | (scaled_T < -32768.0)
-                self.saturated += int(np.count_nonzero(beyond_T))
-                scaled_T = scaled_T.clip(-32768.0, 32767.0)
-        pcm_T = scaled_T.astype("<i2")
-        data = pcm_T.tobytes()
-        self._sha1.update(data)
-        try:
-            self._file.write(data)
-        except OSError as err:
-            raise SpoolError(err.errno, err.strerror) from err
-        self.samples += pcm_T.size
-
-    def read(self, start: int, stop: int) -> NDArray[np.int16]:
-        """Return samples [start, stop)."""
-        self._file.seek(2 * start)
-        return np.frombuffer(self._file.read(2 * (stop - start)), dtype="<i2")
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds of stored audio."""
-        return self.samples / self.sample_rate_hz
-
-    @property
-    def sha1(self) -> str:
-        """Digest of the samples: equal audio in another file or container has the same."""
-        return self._sha1.hexdigest()
-
-    def close(self) -> None:
-        """Free the memory or the temporary file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.close()
-
-
 def decode(
-    path: Path, sample_rate_hz: int, *, spool_dir: Path | None = None, max_hours: float = 24.0
+    path: Path,
+    sample_rate_hz: int,
+    *,
+    spool_dir: Path | None = None,
+    max_hours: float = 24.0,
+    channels: str = "mean",
+    exact: bool = False,
 ) -> tuple[Pcm, Original]:
     """Decode a file to mono int16 at `sample_rate_hz`: mean of channels, soxr HQ, rounding.
 
+    `channels` "first" takes the first one instead of the mean; with `exact` the samples are kept
+    as floats until they are read, so that a gain comes before the rounding.
+
     Raises `UnusableAudio` with reason `missing`, `unreadable`, `pointer`, `not_audio`, `corrupt`,
-    `truncated`, `understated`, `empty`, `too_short`, `too_long`, `non_finite`, `silent`,
-    `out_of_range` or `unsupported`.
+    `truncated`, `understated`, `empty`, `too_long`, `non_finite`, `silent`, `out_of_range` or
+    `unsupported`.
     """
     try:
         size = path.stat().st_size
@@ -151,7 +99,7 @@ def decode(
         raise UnusableAudio("understated", f"{there.more}; {_REWRITE}")
     convert = functools.partial(
         _convert, path, sample_rate_hz=sample_rate_hz, spool_dir=spool_dir, max_hours=max_hours,
-        held=there.frames,
+        held=there.frames, channels=channels, exact=exact,
     )  # fmt: skip
     try:
         pcm, original = convert(open_soundfile)
@@ -198,6 +146,8 @@ def _convert(
     spool_dir: Path | None,
     max_hours: float,
     held: int,
+    channels: str,
+    exact: bool,
     claimed_s: float = 0.0,
 ) -> tuple[Pcm, Original]:
     """Stream one decoder's blocks through down-mix and resampler into a `Pcm`.
@@ -208,35 +158,30 @@ def _convert(
     with decoder_errors(), ExitStack() as stack:  # closing a damaged file may raise, too
         source = opener(path, stack)
         _check_format(source)
-        pcm = Pcm(sample_rate_hz, spool_dir)
+        pcm = Pcm(sample_rate_hz, spool_dir, exact=exact)
         try:
             with decoder_errors():
-                frames = _stream(source, pcm, max_hours)
+                frames, levels = _stream(source, pcm, max_hours, channels)
             _check_complete(source, frames, claimed_s, held)
         except BaseException as err:
             pcm.close()
             if isinstance(err, CannotRead):
                 err.opened = True
             raise
-    return pcm, Original(source.codec, source.sample_rate_hz, source.channels, frames)
+    rate_hz = source.sample_rate_hz
+    return pcm, Original(source.codec, rate_hz, source.channels, frames, source.fine, levels)
 
 
-def _stream(source: Blocks, pcm: Pcm, max_hours: float) -> int:
-    """Fill `pcm` from the blocks; return the number of frames that were decoded."""
-    import soxr
-
-    resampler = None
-    # What comes out must stay bounded, too: from 100 Hz to 16 kHz a block grows 160-fold.
-    step = max(1, BLOCK_VALUES * source.sample_rate_hz // pcm.sample_rate_hz)
-    if source.sample_rate_hz != pcm.sample_rate_hz:
-        # HQ: aliases at -143 dB, 0.4 dB down at 7.5 kHz; birds have strong energy above 8 kHz.
-        resampler = soxr.ResampleStream(
-            source.sample_rate_hz, pcm.sample_rate_hz, 1, dtype="float32", quality="HQ"
-        )
+def _stream(source: Blocks, pcm: Pcm, max_hours: float, channels: str) -> tuple[int, Levels]:
+    """Fill `pcm` from the blocks; return the number of frames that were decoded, and levels."""
+    resample = _resampler(source.sample_rate_hz, pcm)
+    lowered = source.sample_rate_hz > pcm.sample_rate_hz
+    mono, new = Power(spectrum=lowered), Power()
+    file = mono if source.channels == 1 else Power()
     frames = 0
     limit = max_hours * 3600.0 * source.sample_rate_hz
     for block_TC in source.blocks:
-        wav_T = _mono(block_TC)
+        wav_T = _mono(block_TC, channels)
         finite_T = np.isfinite(wav_T)  # NaN and infinity survive the mean
         if not finite_T.all():
             at_s = (frames + int(finite_T.argmin())) / source.sample_rate_hz
@@ -244,21 +189,49 @@ def _stream(source: Blocks, pcm: Pcm, max_hours: float) -> int:
         frames += len(block_TC)
         if frames > limit:
             raise UnusableAudio("too_long", f"longer than {max_hours:g} hours")
-        if resampler is None:
-            pcm.append(wav_T)
-            continue
+        mono.add(wav_T)
+        if file is not mono:
+            file.add(block_TC)
+        for part_T in resample(wav_T):
+            new.add(part_T)
+            pcm.append(part_T)
+    for part_T in resample(None):
+        new.add(part_T)
+        pcm.append(part_T)
+    if frames and file.nothing:
+        value = "zero" if file.mean == 0 else "the same"
+        raise UnusableAudio("silent", f"all samples are {value}")
+    return frames, Levels.of(file, mono, new, source.sample_rate_hz)
+
+
+def _resampler(
+    rate_hz: int, pcm: Pcm
+) -> Callable[[NDArray[np.float32] | None], Iterator[NDArray[np.float32]]]:
+    """Return what turns blocks at `rate_hz` into blocks at the rate of `pcm`; None ends it."""
+    import soxr
+
+    if rate_hz == pcm.sample_rate_hz:
+        return lambda wav_T: iter(() if wav_T is None else (wav_T,))
+    # HQ: aliases at -143 dB, 0.4 dB down at 7.5 kHz; birds have strong energy above 8 kHz.
+    stream = soxr.ResampleStream(rate_hz, pcm.sample_rate_hz, 1, dtype="float32", quality="HQ")
+    # What comes out must stay bounded, too: from 100 Hz to 16 kHz a block grows 160-fold.
+    step = max(1, BLOCK_VALUES * rate_hz // pcm.sample_rate_hz)
+
+    def parts(wav_T: NDArray[np.float32] | None) -> Iterator[NDArray[np.float32]]:
+        if wav_T is None:
+            yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+            return
         for start in range(0, len(wav_T), step):
-            pcm.append(resampler.resample_chunk(wav_T[start : start + step]))
-    if resampler:
-        pcm.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-    return frames
+            yield stream.resample_chunk(wav_T[start : start + step])
+
+    return parts
 
 
-def _mono(block_TC: NDArray[np.float32]) -> NDArray[np.float32]:
+def _mono(block_TC: NDArray[np.float32], channels: str) -> NDArray[np.float32]:
     """Mean over channels; column by column, since NumPy's mean over a short axis is 10x slower."""
     wav_T = block_TC[:, 0]
-    if block_TC.shape[1] == 1:
-        return wav_T
+    if block_TC.shape[1] == 1 or channels == "first":
+        return np.ascontiguousarray(wav_T)
     for c in range(1, block_TC.shape[1]):
         wav_T = wav_T + block_TC[:, c]
     return wav_T / np.float32(block_TC.shape[1])
@@ -273,13 +246,10 @@ def _check_format(source: Blocks) -> None:
 
 def _check(pcm: Pcm, original: Original) -> None:
     """Refuse what no model can learn from."""
-    if original.frames == 0 or pcm.samples == 0:
+    if original.frames == 0:
         raise UnusableAudio("empty", "the file holds no samples")
-    if original.duration_s < MIN_S:
-        raise UnusableAudio("too_short", f"{original.duration_s:.3f} s, less than {MIN_S} s")
-    if pcm.peak == 0:
-        mixed = " after mixing to mono" if original.channels > 1 else ""
-        raise UnusableAudio("silent", f"all samples are zero{mixed}")
+    if pcm.samples == 0:
+        raise UnusableAudio("too_short", f"{original.duration_s:.6f} s: no sample is left of it")
     if pcm.saturated > MAX_SATURATED * pcm.samples:
         share = pcm.saturated / pcm.samples
         raise UnusableAudio(

@@ -23,7 +23,7 @@ from dawnchorus.data_prep.files import write_whole
 from dawnchorus.data_prep.lengths import lengths_s
 from dawnchorus.data_prep.options import FREE_OPTIONS, BuildOptions, Part
 from dawnchorus.data_prep.plan import PLAN, Plan, ShardPlan, plan_shards, write_plan
-from dawnchorus.data_prep.pool import Gate, run_shards
+from dawnchorus.data_prep.pool import NO_BREAKAGE, Gate, run_shards
 from dawnchorus.data_prep.progress import Progress
 from dawnchorus.data_prep.recordings import Recording
 from dawnchorus.data_prep.rows import RowStore, Scan, scan, shared_keys
@@ -324,6 +324,7 @@ def _finish(plan: Plan, out: Path, progress: Progress) -> dict[str, Any]:
             progress.say(f"left out: {name}: {item['reason']}: {item['detail']}")
     if len(rejected) > _NAMED:
         progress.say(f"left out: {len(rejected) - _NAMED} more, see {out / 'rejected.parquet'}")
+    _name_weaker(plan, out, progress)
     for path in sorted((out / WORK / BESIDE).glob("*")):
         write_whole(out / path.name, path.read_bytes())
     stats = write_tables(plan, out)
@@ -336,6 +337,24 @@ def _name_copies(stats: dict[str, Any], out: Path, progress: Progress) -> None:
     if stats["same_audio_other_labels"] or stats["same_audio_other_part"]:
         for line in same_audio(out / "recordings.parquet").lines():
             progress.say(f"same audio twice: {line}; see {out / SAME_AUDIO}")
+
+
+def _name_weaker(plan: Plan, out: Path, progress: Progress) -> None:
+    """Name what is kept and lost more than 20 dB on its way, and what would keep it."""
+    weaker = [
+        item
+        for shard in plan.shards
+        for item in (_summary_of(shard, out) or ShardSummary(shard.path)).weaker
+    ]
+    with RowStore(plan.folder) as rows:
+        for item in sorted(weaker, key=lambda item: int(item["recording"]))[:_NAMED]:
+            recording = rows[item["recording"]]
+            progress.say(f"weaker: {recording.path or recording.id}: {item['detail']}")
+    if len(weaker) > _NAMED:
+        progress.say(
+            f"weaker: {len(weaker) - _NAMED} more, see mix_lost_db and resample_lost_db in "
+            f"{out / 'recordings.parquet'}"
+        )
 
 
 def _close(out: Path) -> None:
@@ -359,7 +378,9 @@ def _nothing_to_do(out: Path, progress: Progress) -> dict[str, Any]:
 
 
 def _summary(stats: dict[str, Any]) -> str:
-    rejected = f", {stats['rejected']} left out" if stats["rejected"] else ""
+    short = sum(stats["rejected_reasons"].get(reason, 0) for reason in NO_BREAKAGE)
+    brief = f" ({short} of them too short)" if short else ""
+    rejected = f", {stats['rejected']} left out{brief}" if stats["rejected"] else ""
     trimmed = stats.get("trimmed_hours", 0)
     silence = f", {trimmed:.2f} h of silence cut" if trimmed else ""
     return (

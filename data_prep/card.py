@@ -299,7 +299,7 @@ def _making(stats: Mapping[str, Any]) -> str:
     return f"""\
 ## How it was made
 
-Prepared by dawnchorus. Every recording was decoded, mixed to mono (mean of its channels),
+Prepared by dawnchorus. Every recording was decoded, mixed to mono ({_channels(options)}),
 resampled with soxr HQ, rounded to 16 bit and stored without loss;
 {_levels(options)}.{_trimmed(stats)}
 Recordings longer than {options["max_piece_s"]:g} s lie in equal pieces of at most that length.
@@ -309,8 +309,17 @@ apart.
 * original formats: {codecs}
 * original sample rates: {rates}
 * recordings with the same audio as another: {same_audio_words(stats)}
+* recordings that lost more than 20 dB in mixing and resampling (`mix_lost_db`,
+  `resample_lost_db` of each are in `recordings.parquet`): {stats.get("weaker_recordings", 0):,}
+  kept, {stats["rejected_reasons"].get("lost", 0):,} left out
+* recordings left out as too faint: {stats["rejected_reasons"].get("faint", 0):,}; as too short:
+  {stats["rejected_reasons"].get("too_short", 0):,}
 * recordings with more than 0.1 % of samples at full scale: {stats["saturated_recordings"]:,}
 """
+
+
+def _channels(options: Mapping[str, Any]) -> str:
+    return "the first channel" if options.get("channels") == "first" else "mean of its channels"
 
 
 def _levels(options: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from dawnchorus.data_prep.stream_counts import counts_frames, flac_frames, mp3_f
 
 if TYPE_CHECKING:
     import soundfile
+    from av.audio.codeccontext import AudioCodecContext
     from av.audio.stream import AudioStream
     from av.container import InputContainer
     from numpy.typing import NDArray
@@ -37,6 +38,11 @@ FFMPEG_FORMATS = (
 SAMPLE_DUMP = b"\xf0\x7e"
 # A decoder may lose a little at the ends; a file that lacks more of what it claims was cut off.
 MISSING_S = 0.1
+# Of libsndfile's encodings: those of 16 bit and fewer.
+_COARSE = (
+    "PCM_S8", "PCM_U8", "PCM_16", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM", "GSM610", "VOX", "NMS",
+    "G72", "DWVW_12", "DWVW_16", "DPCM", "ALAC_16",
+)  # fmt: skip
 _UNUSED = 0.1  # of an MP4's bytes for sound: what its sample tables may leave out
 
 
@@ -48,6 +54,8 @@ class Blocks:
     sample_rate_hz: int
     channels: int
     claimed_frames: int
+    fine: bool
+    """Whether the codec has more than 16 bit."""
     blocks: Iterator[NDArray[np.float32]]
 
 
@@ -138,7 +146,8 @@ def _open_soundfile(path: Path, stack: ExitStack) -> Blocks:
             raise CannotRead("an MP3 without a frame count, longer than it seems")
 
     claimed = max(0 if guessed else file.frames, held)
-    return Blocks(name, file.samplerate, file.channels, claimed, blocks())
+    fine = not file.subtype.startswith(_COARSE)
+    return Blocks(name, file.samplerate, file.channels, claimed, fine, blocks())
 
 
 # Containers whose duration is a count in the header, not FFmpeg's estimate from the bit rate.
@@ -169,8 +178,16 @@ def open_ffmpeg(path: Path, stack: ExitStack) -> Blocks:
         codec = context.codec.canonical_name
         claimed = _claimed_frames(container, stream)
         return Blocks(
-            codec, context.sample_rate, context.channels, claimed, _ffmpeg_blocks(path, container)
-        )
+            codec, context.sample_rate, context.channels, claimed, _is_fine(context),
+            _ffmpeg_blocks(path, container),
+        )  # fmt: skip
+
+
+def _is_fine(context: AudioCodecContext) -> bool:
+    """Return whether a codec gives more than 16 bit: by its format, or by the bits it states."""
+    bits = int(getattr(context, "bits_per_raw_sample", 0) or 0)
+    coarse = (context.format.name if context.format else "").removesuffix("p") in ("u8", "s16")
+    return bits > 16 or not coarse
 
 
 def _container(

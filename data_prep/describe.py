@@ -147,6 +147,7 @@ def _summary(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("left out", f"{facts['rejected']:,} recordings"),
         ("silence cut", f"{facts.get('trimmed_hours', 0):,.2f} h"),
         ("same audio twice", f"{same_audio_words(facts)} recordings"),
+        ("weaker by 20 dB", f"{facts.get('weaker_recordings', 0):,} recordings"),
         ("saturated", f"{facts['saturated_recordings']:,} recordings"),
     ]
 

@@ -33,6 +33,10 @@ FACTS = {
     "clips": np.int32,
     "silent_pieces": np.int32,
     "saturated": np.float32,
+    "level_dbfs": np.float32,
+    "peak_dbfs": np.float32,
+    "mix_lost_db": np.float32,
+    "resample_lost_db": np.float32,
     "trimmed_s": np.float64,
     "gain_db": np.float32,
 }

@@ -20,6 +20,7 @@ AUDIO = "Audio and shards"
 RUNNING = "Running"
 
 CODECS = ("flac", "wav")
+CHANNELS = ("mean", "first")
 # Options that do not change the dataset, so they may differ when a run is continued.
 FREE_OPTIONS = ("jobs", "max_broken", "allow_broken")
 
@@ -110,6 +111,17 @@ class BuildOptions:
     max_piece_s: float = _option(
         60.0, AUDIO, "Longer recordings are stored in equal pieces of at most this many seconds."
     )
+    channels: str = _option(
+        "mean",
+        AUDIO,
+        "What becomes of several channels: their mean, or the first one (for channels of opposite "
+        "phase, whose mean is silence).",
+    )
+    min_s: float = _option(
+        0.01,
+        AUDIO,
+        "Recordings shorter than this many seconds are left out; they do not count as broken.",
+    )
     max_hours: float = _option(24.0, AUDIO, "Recordings longer than this are left out.")
     shard_size_mb: float = _option(256.0, AUDIO, "About the largest size of a tar.")
     seed: int = _option(0, AUDIO, "Of the order of the clips.")
@@ -129,6 +141,18 @@ class BuildOptions:
         AUDIO,
         "Bring the largest sample of every recording to this level (such as -1). Default: levels "
         "are not touched.",
+    )
+    max_lost_db: float = _option(
+        40.0,
+        AUDIO,
+        "Leave out recordings of which mixing and resampling lose more than this: what is left is "
+        "not what the labels say.",
+    )
+    min_peak_dbfs: float = _option(
+        -80.0,
+        AUDIO,
+        "Leave out recordings whose peak is lower than this (16 bit end at -90). With --peak-dbfs "
+        "only those that have no more than 16 bit themselves.",
     )
     jobs: int = _option(0, RUNNING, "Processes; 0: one per CPU core.")
     max_broken: float = _option(
@@ -154,6 +178,10 @@ class BuildOptions:
             "max_piece_s must be 1 to 3600": 1 <= self.max_piece_s <= 3600,
             "shard_size_mb must be at least 1": self.shard_size_mb >= 1,
             "seed must not be negative": self.seed >= 0,
+            f"channels must be one of {', '.join(CHANNELS)}": self.channels in CHANNELS,
+            "min_s must be 0 to 60": 0 <= self.min_s <= 60,
+            "max_lost_db must be 0 to 200": 0 <= self.max_lost_db <= 200,
+            "min_peak_dbfs must be -200 to 0": -200 <= self.min_peak_dbfs <= 0,
             "max_hours must be positive": self.max_hours > 0,
             "max_broken must be 0 to 1": 0 <= self.max_broken <= 1,
             "jobs must not be negative": self.jobs >= 0,

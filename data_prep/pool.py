@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 NAMED = 10
 """Rejects that an error names."""
+NO_BREAKAGE = ("too_short",)
+"""Reasons that leave a recording out and do not say that anything is wrong with it."""
 _counter: Any = None  # seconds of audio done, shared by the processes of a pool
 
 
@@ -32,9 +34,10 @@ class Gate:
         self._first: list[dict[str, Any]] = []
 
     def count(self, summary: ShardSummary) -> None:
-        """Count a shard's rejects."""
-        self.rejected += len(summary.rejected)
-        self._first += summary.rejected[: NAMED - len(self._first)]
+        """Count a shard's rejects, those of `NO_BREAKAGE` apart."""
+        broken = [row for row in summary.rejected if row["reason"] not in NO_BREAKAGE]
+        self.rejected += len(broken)
+        self._first += broken[: NAMED - len(self._first)]
 
     def add(self, summary: ShardSummary) -> None:
         """Count a shard's rejects; raise PrepError beyond the limit."""

@@ -15,9 +15,11 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dawnchorus.data_prep.audio import Original, Pcm, decode
+from dawnchorus.data_prep.audio import Original, decode
 from dawnchorus.data_prep.errors import PrepError, UnusableAudio
 from dawnchorus.data_prep.files import whole_file
+from dawnchorus.data_prep.levels import NAMED_DB, check_levels, explain_loss
+from dawnchorus.data_prep.pcm import FULL_SCALE, Pcm
 from dawnchorus.data_prep.plan import (
     ShardPlan,
     generator,
@@ -67,6 +69,8 @@ class ShardSummary:
     """Of each: `recording` (its number in the table), `reason`, `detail`."""
     plan: str = ""
     """Fingerprint of the plan that it was written for."""
+    weaker: list[dict[str, Any]] = field(default_factory=list)
+    """Those kept that lost more than 20 dB in conversion: `recording`, `detail`."""
 
 
 @dataclass(slots=True)
@@ -145,18 +149,22 @@ def write_shard(task: ShardTask, advance: Callable[[float], None]) -> ShardSumma
             recording = rows[number]
             if planned_R is not None:
                 _refuse_changed(recording, int(planned_R[number]), task)
+            stem = key_stem(recording, bool(shared_R[number]))
             try:
                 pcm, original = _decode(recording, task)
+                with pcm:
+                    _check(pcm, original, task.options)
+                    new, facts = _encode(pcm, number, recording, stem, task.options, spool)
             except UnusableAudio as err:
                 result.summary.rejected.append(
                     {"recording": number, "reason": err.reason, "detail": err.detail}
                 )
                 continue
-            with pcm:
-                stem = key_stem(recording, bool(shared_R[number]))
-                new, facts = _encode(pcm, number, recording, stem, task.options, spool)
             pieces.extend(new)
             result.kept.append(_kept(number, recording, original, pcm) | facts)
+            if original.levels.lost_db > NAMED_DB:
+                text = explain_loss(original.levels, original.sample_rate_hz, task.options)
+                result.summary.weaker.append({"recording": number, "detail": text})
             advance(original.duration_s)
         if pieces:
             _write_tar(task, pieces, spool, result)
@@ -178,9 +186,24 @@ def _refuse_changed(recording: Recording, planned: int, task: ShardTask) -> None
 def _decode(recording: Recording, task: ShardTask) -> tuple[Pcm, Original]:
     if not recording.path:
         raise UnusableAudio("missing", f"not downloaded (`chorus prep download`): {recording.url}")
-    path, max_hours = task.root / recording.path, task.options.max_hours
-    with decoding(recording.path, file_size(path), max_hours=max_hours):
-        return decode(path, task.options.sample_rate_hz, spool_dir=task.work, max_hours=max_hours)
+    path, options = task.root / recording.path, task.options
+    with decoding(recording.path, file_size(path), max_hours=options.max_hours):
+        return decode(
+            path, options.sample_rate_hz, spool_dir=task.work, max_hours=options.max_hours,
+            channels=options.channels, exact=options.peak_dbfs is not None,
+        )  # fmt: skip
+
+
+def _check(pcm: Pcm, original: Original, options: BuildOptions) -> None:
+    """Refuse what this dataset is not to hold; set the gain of what it is."""
+    if original.duration_s < options.min_s:
+        text = f"{original.duration_s:.4f} s, less than --min-s {options.min_s:g}"
+        raise UnusableAudio("too_short", text)
+    check_levels(original.levels, original.sample_rate_hz, original.fine, options)
+    if options.peak_dbfs is not None:
+        gain = float(10 ** (options.peak_dbfs / 20) * FULL_SCALE / pcm.peak)
+        # As many digits as the table has of it: what it calls 0 dB are the samples as they were.
+        pcm.gain = gain if round(20 * float(np.log10(gain)), 3) else 1.0
 
 
 def result_name(shard: str) -> str:
@@ -205,6 +228,10 @@ def _kept(number: int, recording: Recording, original: Original, pcm: Pcm) -> di
         "codec": original.codec,
         "duration_s": round(original.duration_s, 6),
         "saturated": round(pcm.saturated / pcm.samples, 6),
+        "level_dbfs": round(original.levels.level_dbfs, 2),
+        "peak_dbfs": round(original.levels.peak_dbfs, 2),
+        "mix_lost_db": round(original.levels.mix_lost_db, 2),
+        "resample_lost_db": round(original.levels.resample_lost_db, 2),
         "pcm_sha1": pcm.sha1,
     }
 
@@ -224,7 +251,6 @@ def _encode(
     for first, last in stretches:
         bounds = piece_bounds(last - first, int(options.max_piece_s * rate_hz))
         spans += [(first + a, first + b) for a, b in pairwise(bounds)]
-    gain = _gain(pcm, options.peak_dbfs)
     group = hash64(recording.group_id)
     pieces = []
     for place, (start, stop) in enumerate(spans):
@@ -232,9 +258,6 @@ def _encode(
         # A stretch of digital silence (a paused recorder) has nothing of what the labels promise.
         if not pcm_T.any():
             continue
-        if gain != 1.0:
-            louder_T = np.rint(pcm_T.astype(np.float32) * np.float32(gain))
-            pcm_T = louder_T.clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
         data = encode(pcm_T, rate_hz, options.codec)
         key = f"{stem}_{place:04d}"
         place_in_recording = {
@@ -253,19 +276,14 @@ def _encode(
         pieces.append(
             _Piece(number, group, labelled, key, start, stop - start, at, len(data), len(text))
         )
+    if not pieces:
+        raise UnusableAudio("faint", "all of it rounds to zero in 16 bit: --peak-dbfs -1 keeps it")
     return pieces, {
         "clips": len(pieces),
         "silent_pieces": len(spans) - len(pieces),
         "trimmed_s": round((pcm.samples - sum(b - a for a, b in stretches)) / rate_hz, 6),
-        "gain_db": round(20 * float(np.log10(gain)), 3),
+        "gain_db": round(20 * float(np.log10(pcm.gain)), 3),
     }
-
-
-def _gain(pcm: Pcm, peak_dbfs: float | None) -> float:
-    """Return the factor that brings the stored samples' peak to a level; 1 where none is asked."""
-    if peak_dbfs is None:
-        return 1.0
-    return float(10 ** (peak_dbfs / 20) * FULL_SCALE / min(max(pcm.peak, 1.0), FULL_SCALE))
 
 
 def encode(pcm_T: NDArray[np.int16], sample_rate_hz: int, codec: str) -> bytes:

@@ -20,6 +20,7 @@ from dawnchorus.data_prep.card import card
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.files import whole_file, write_whole
 from dawnchorus.data_prep.gather import Gathered, LicenceKey, gather, licence_key, results
+from dawnchorus.data_prep.levels import NAMED_DB
 from dawnchorus.data_prep.plan import Plan
 from dawnchorus.data_prep.pool import NAMED, name_rejects
 from dawnchorus.data_prep.recordings import Recording, label_ranks, recording_schema, to_row
@@ -144,6 +145,8 @@ def _write_recordings(rows: RowStore, found: Gathered, out: Path) -> dict[str, t
     schema = recording_schema()
     for name, kind in (("clips", pa.int32()), ("silent_pieces", pa.int32()),
                        ("saturated", pa.float64()),
+                       ("level_dbfs", pa.float64()), ("peak_dbfs", pa.float64()),
+                       ("mix_lost_db", pa.float64()), ("resample_lost_db", pa.float64()),
                        ("trimmed_s", pa.float64()), ("gain_db", pa.float64()),
                        ("pcm_sha1", pa.string())):  # fmt: skip
         schema = schema.append(pa.field(name, kind))
@@ -174,6 +177,8 @@ def _split_rows(
         # Kept in 32 bits, where 6 digits are all there were.
         facts["saturated"] = round(facts["saturated"], 6)
         facts["gain_db"] = round(facts["gain_db"], 3)
+        for name in ("level_dbfs", "peak_dbfs", "mix_lost_db", "resample_lost_db"):
+            facts[name] = round(facts[name], 2)
         recording = dataclasses.replace(
             recording,
             codec=found.codecs[found.codec_R[number]],
@@ -309,6 +314,9 @@ def _stats(
         "silent_pieces": int(facts["silent_pieces"].sum()),
         "trimmed_hours": float(facts["trimmed_s"].sum()) / 3600,
         "trimmed_recordings": int((facts["trimmed_s"] > 0).sum()),
+        "weaker_recordings": int(
+            (facts["mix_lost_db"] + facts["resample_lost_db"] > NAMED_DB).sum()
+        ),
         "saturated_recordings": int((facts["saturated"] > SATURATED).sum()),
         "same_audio_recordings": copies.extra,
         "same_audio_other_labels": sum(map(len, copies.other_labels)),

@@ -131,6 +131,10 @@ def read_expected(dataset: Path, report: Report) -> Expected:
     )
 
 
+_PEAK = "peak_dbfs"
+_FAINT_DBFS = -78.0  # below four steps of 16 bit, pcm_sha1 may be that of floats
+
+
 def _recording_columns(dataset: Path, report: Report) -> dict[str, Any]:
     """Return the columns of `Expected` that `recordings.parquet` fills."""
     import pyarrow.parquet as pq
@@ -144,6 +148,7 @@ def _recording_columns(dataset: Path, report: Report) -> dict[str, Any]:
         if not told:
             report.notes.append("recordings.parquet is older: pcm_sha1 was not compared")
         names = ["id", "group_id", "fold", "split", "clips", "pcm_sha1", *(changes if told else ())]
+        names += [_PEAK] if _PEAK in there else []
         for batch in file.iter_batches(_BATCH, columns=names):
             column = {name: batch.column(name) for name in names}
             for name, theirs in zip(ours, ("id", "group_id", "fold", "split"), strict=False):
@@ -153,6 +158,8 @@ def _recording_columns(dataset: Path, report: Report) -> dict[str, Any]:
             changed_R = np.full(batch.num_rows, not told)
             for name in changes if told else ():
                 changed_R |= np.array(column[name].to_pylist()) != 0
+            if _PEAK in column:
+                changed_R |= np.array(column[_PEAK].to_pylist()) < _FAINT_DBFS
             parts["whole"].append(~changed_R)
             parts["sha1"].append(np.array(column["pcm_sha1"].to_pylist(), _SHA1))
     joined = {name: np.concatenate(part) for name, part in parts.items()}

@@ -23,6 +23,7 @@ import soundfile
 from helpers import evil_zip
 
 from dawnchorus.data_prep import audio, decoders
+from dawnchorus.data_prep import pcm as pcm_module
 from dawnchorus.data_prep.audio import decode
 from dawnchorus.data_prep.download.sniff import audio_ending
 from dawnchorus.data_prep.errors import UnusableAudio
@@ -299,13 +300,13 @@ def test_slow_rates_do_not_swell_a_block(tmp_path: Path, monkeypatch: pytest.Mon
     slow_T = 0.4 * np.sin(np.arange(20_000))
     soundfile.write(tmp_path / "slow.wav", slow_T, 100)
     sizes: list[int] = []
-    append = audio.Pcm.append
+    append = pcm_module.Pcm.append
 
-    def count(self: audio.Pcm, block_T: np.ndarray) -> None:
+    def count(self: pcm_module.Pcm, block_T: np.ndarray) -> None:
         sizes.append(len(block_T))
         append(self, block_T)
 
-    monkeypatch.setattr(audio.Pcm, "append", count)
+    monkeypatch.setattr(pcm_module.Pcm, "append", count)
     pcm, _ = decode(tmp_path / "slow.wav", RATE_HZ)
     with pcm:
         assert pcm.samples == sum(sizes) == 200 * RATE_HZ
@@ -444,8 +445,8 @@ def test_a_full_disk_is_no_fault_of_the_recording(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.wav").write_bytes(encoded("WAV"))
-    monkeypatch.setattr(audio, "SPOOL_BYTES", 10)
+    monkeypatch.setattr(pcm_module, "SPOOL_BYTES", 10)
     full = Path("/dev/full").open("wb", 0)  # noqa: SIM115 (closed by `decode`)
-    monkeypatch.setattr(audio.tempfile, "SpooledTemporaryFile", lambda **_: full)
+    monkeypatch.setattr(pcm_module.tempfile, "SpooledTemporaryFile", lambda **_: full)
     with pytest.raises(OSError, match="No space left"):
         decode(tmp_path / "a.wav", RATE_HZ)

@@ -1,0 +1,107 @@
+"""The samples of one recording between decoding and storing: in memory or, when long, on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from dawnchorus.data_prep.errors import SpoolError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SPOOL_BYTES = 32 << 20  # in memory (17 min of 16 bit at 16 kHz); more goes to disk
+FULL_SCALE = np.float32(32768.0)  # as libsndfile and every reader of int16 FLAC have it
+FAINT_STEPS = 2.0
+"""Steps of 16 bit that a recording must reach for its digest to be that of its 16-bit samples."""
+
+
+class Pcm:
+    """Mono samples of one recording, read as int16.
+
+    With `exact`, floats are kept, and `gain` (a factor) is applied before they are rounded; without
+    it they are rounded as they come, and take half the room.
+    """
+
+    def __init__(
+        self, sample_rate_hz: int, spool_dir: Path | None = None, *, exact: bool = False
+    ) -> None:
+        self.sample_rate_hz = sample_rate_hz
+        self.samples = 0
+        self.saturated = 0
+        self.peak = 0.0  # before rounding, saturation and gain, in steps of 16 bit
+        self.gain = 1.0
+        self.exact = exact
+        self._sha1 = hashlib.sha1(usedforsecurity=False)
+        self._float_sha1 = hashlib.sha1(usedforsecurity=False)
+        self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115 (closed by `close`)
+            max_size=SPOOL_BYTES, dir=None if spool_dir is None else str(spool_dir)
+        )
+
+    def append(self, wav_T: NDArray[np.float32]) -> None:
+        """Append float samples, ±1 = full scale. What is beyond saturates, it never wraps."""
+        scaled_T = wav_T * FULL_SCALE
+        if scaled_T.size:
+            self.peak = max(self.peak, -float(scaled_T.min()), float(scaled_T.max()))
+        if self.peak < FAINT_STEPS:
+            self._float_sha1.update(scaled_T.astype("<f4").tobytes())
+        pcm_T, saturated = _rounded(scaled_T)
+        self.saturated += saturated
+        data = pcm_T.tobytes()
+        self._sha1.update(data)
+        try:
+            self._file.write(scaled_T.astype("<f4").tobytes() if self.exact else data)
+        except OSError as err:
+            raise SpoolError(err.errno, err.strerror) from err
+        self.samples += pcm_T.size
+
+    def read(self, start: int, stop: int) -> NDArray[np.int16]:
+        """Return samples [start, stop), with the gain where floats were kept."""
+        width = 4 if self.exact else 2
+        self._file.seek(width * start)
+        data = self._file.read(width * (stop - start))
+        if not self.exact:
+            return np.frombuffer(data, dtype="<i2")
+        return _rounded(np.frombuffer(data, dtype="<f4") * np.float32(self.gain))[0]
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of stored audio."""
+        return self.samples / self.sample_rate_hz
+
+    @property
+    def sha1(self) -> str:
+        """Digest of the samples: equal audio in another file or container has the same.
+
+        Of those that 16 bit hold; of the floats where all of them are within two steps of zero,
+        since nothing of such a sound may be left in 16 bit.
+        """
+        digest = self._float_sha1 if self.peak < FAINT_STEPS else self._sha1
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        """Free the memory or the temporary file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _rounded(scaled_T: NDArray[np.float32]) -> tuple[NDArray[np.int16], int]:
+    """Round to 16 bit; return the samples, and how many of them saturate."""
+    scaled_T = np.rint(scaled_T)
+    saturated = 0
+    if scaled_T.size and (scaled_T.min() < -32768.0 or scaled_T.max() > 32767.0):
+        saturated = int(np.count_nonzero((scaled_T > 32767.0) | (scaled_T < -32768.0)))
+        scaled_T = scaled_T.clip(-32768.0, 32767.0)
+    return scaled_T.astype("<i2"), saturated
