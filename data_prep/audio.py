@@ -30,7 +30,7 @@ from dawnchorus.data_prep.decoders import (
 from dawnchorus.data_prep.errors import CannotRead, UnusableAudio
 from dawnchorus.data_prep.extents import extent
 from dawnchorus.data_prep.levels import Levels, Power
-from dawnchorus.data_prep.pcm import Pcm
+from dawnchorus.data_prep.pcm import FULL_SCALE, Pcm
 from dawnchorus.data_prep.pointers import pointer_at
 
 if TYPE_CHECKING:
@@ -176,8 +176,9 @@ def _stream(source: Blocks, pcm: Pcm, max_hours: float, channels: str) -> tuple[
     """Fill `pcm` from the blocks; return the number of frames that were decoded, and levels."""
     resample = _resampler(source.sample_rate_hz, pcm)
     lowered = source.sample_rate_hz > pcm.sample_rate_hz
-    mono, new = Power(spectrum=lowered), Power()
+    mono = Power(spectrum=lowered)
     file = mono if source.channels == 1 else Power()
+    new = mono if source.sample_rate_hz == pcm.sample_rate_hz else Power()
     frames = 0
     limit = max_hours * 3600.0 * source.sample_rate_hz
     for block_TC in source.blocks:
@@ -193,15 +194,18 @@ def _stream(source: Blocks, pcm: Pcm, max_hours: float, channels: str) -> tuple[
         if file is not mono:
             file.add(block_TC)
         for part_T in resample(wav_T):
-            new.add(part_T)
             pcm.append(part_T)
+            if new is not mono:
+                new.add(part_T)
     for part_T in resample(None):
-        new.add(part_T)
         pcm.append(part_T)
+        new.add(part_T)
     if frames and file.nothing:
         value = "zero" if file.mean == 0 else "the same"
         raise UnusableAudio("silent", f"all samples are {value}")
-    return frames, Levels.of(file, mono, new, source.sample_rate_hz)
+    offset = new.mean
+    peak = max(pcm.high / FULL_SCALE - offset, offset - pcm.low / FULL_SCALE) if frames else 0.0
+    return frames, Levels.of(file, mono, new, peak, source.sample_rate_hz)
 
 
 def _resampler(

@@ -120,7 +120,7 @@ def gather(plan: Plan, out: Path) -> Gathered:
         found.split_clips[split] += len(result.clips)
         found.reasons.update(item["reason"] for item in result.summary.rejected)
         rejects.add(result.summary.rejected)
-        result.summary.rejected = []
+        result.summary.rejected, result.summary.weaker = [], []
         found.summaries.append(result.summary)
     found.codecs = list(codecs)
     found.rejected = rejects.table()

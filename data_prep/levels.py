@@ -29,56 +29,58 @@ NAMED_DB = 20.0  # what loses more is counted and named
 MOST_DB = 200.0  # stands for all of it
 _RATES_HZ = (16000, 22050, 24000, 32000, 44100, 48000, 96000, 192000, 250000, 384000, 500000)
 _MOST_HZ = 655350  # FLAC's limit
+_CACHED = 1 << 14  # frames at a time
 _ROOM = 3.0  # a rate this many times the middle of the sound keeps it: 1.5 times below half of it
 
 
 class Power:
-    """The mean power of what flows through, over all channels; `high` and `low` are its extremes.
+    """The mean power of what flows through, over all channels.
 
     With `spectrum` also where the middle of its energy lies (one channel).
     """
 
     def __init__(self, *, spectrum: bool = False) -> None:
         self.count = 0
-        self.high, self.low = -math.inf, math.inf
-        self._offset_C: NDArray[np.float32] | None = None
-        self._sum_C: NDArray[np.float64] | None = None
-        self._square = self._rise = 0.0
+        self._offset_C: NDArray[np.float32] = np.zeros(1, np.float32)
+        self._sum_C: NDArray[np.float64] = np.zeros(1)
+        self._square = self._lagged = self._last = 0.0
         self._spectrum = spectrum
 
-    def add(self, block_TC: NDArray[np.float32]) -> None:
-        """Add a block [T, C] (or [T])."""
-        if not block_TC.size:
+    def add(self, block: NDArray[np.float32]) -> None:
+        """Add a block [T] or [T, C]."""
+        if not block.size:
             return
-        block_TC = block_TC.reshape(len(block_TC), -1)
-        if self._offset_C is None:
+        if not self.count:
             # Squares of what lies around any value of the sound keep their digits beside an offset.
-            self._offset_C = block_TC[0].copy()
-            self._sum_C = np.zeros(block_TC.shape[1])
-        around_TC = block_TC - self._offset_C
-        assert self._sum_C is not None
-        # By a product: NumPy's sum along such an axis is 10x slower.
-        self._sum_C += np.ones(len(around_TC), np.float32) @ around_TC
-        flat = around_TC.ravel()
+            self._offset_C = np.atleast_1d(block[0]).copy()
+            self._sum_C = np.zeros(len(self._offset_C))
+        self.count += len(block)
+        for start in range(0, len(block), _CACHED):  # what stays in the processor's cache
+            self._add(block[start : start + _CACHED])
+
+    def _add(self, block: NDArray[np.float32]) -> None:
+        around = block - self._offset_C
+        flat = around.reshape(-1)
+        if block.ndim == 1 or block.shape[1] == 1:
+            self._sum_C += float(flat.sum())
+        else:  # by a product: NumPy's sum along such an axis is 10x slower
+            self._sum_C += np.ones(len(block), np.float32) @ around
         self._square += float(np.dot(flat, flat))
-        self.count += len(around_TC)
-        self.high = max(self.high, float(block_TC.max()))
-        self.low = min(self.low, float(block_TC.min()))
         if self._spectrum:
-            rise_T = np.diff(flat)
-            self._rise += float(np.dot(rise_T, rise_T))
+            self._lagged += float(np.dot(flat[1:], flat[:-1])) + self._last * float(flat[0])
+            self._last = float(flat[-1])
 
     @property
     def mean(self) -> float:
         """Of all samples: the constant offset."""
-        if self._offset_C is None or self._sum_C is None:
+        if not self.count:
             return 0.0
         return float((self._offset_C + self._sum_C / self.count).mean())
 
     @property
     def power(self) -> float:
         """Mean square of the deviation from the mean of each channel. Full scale is 1."""
-        if self._sum_C is None:
+        if not self.count:
             return 0.0
         around = self._square / (self.count * len(self._sum_C))
         return max(0.0, around - float(np.square(self._sum_C / self.count).mean()))
@@ -88,17 +90,13 @@ class Power:
         """Whether all samples of each channel are the same."""
         return self._square == 0.0
 
-    @property
-    def peak(self) -> float:
-        """The largest deviation from the mean."""
-        return max(self.high - self.mean, self.mean - self.low) if self.count else 0.0
-
     def middle_hz(self, rate_hz: int) -> float:
         """Return the root mean square frequency of the sound, by how fast it changes."""
-        if not self._spectrum or self._square <= 0:
+        if not self._spectrum or self.power <= 0:
             return 0.0
-        ratio = min(1.0, self._rise / (4 * self.power * self.count)) if self.power else 0.0
-        return rate_hz / math.pi * math.asin(math.sqrt(ratio))
+        # The mean square of the difference of neighbours, which an offset does not change.
+        rise = 2 * max(0.0, self._square - self._lagged) / self.count
+        return rate_hz / math.pi * math.asin(math.sqrt(min(1.0, rise / (4 * self.power))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +115,11 @@ class Levels:
     """Middle of the sound in the file, where its rate was lowered; else 0."""
 
     @classmethod
-    def of(cls, file: Power, mono: Power, new: Power, rate_hz: int) -> Levels:
-        """Return the levels of a sound in its file, mixed, and at its new rate."""
+    def of(cls, file: Power, mono: Power, new: Power, peak: float, rate_hz: int) -> Levels:
+        """Return the levels of a sound in its file, mixed, and at its new rate, with its peak."""
         return cls(
             level_dbfs=_db(new.power),
-            peak_dbfs=_db(new.peak**2),
+            peak_dbfs=_db(peak**2),
             mix_lost_db=_lost_db(file.power, mono.power),
             resample_lost_db=_lost_db(mono.power, new.power),
             middle_hz=mono.middle_hz(rate_hz),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SPOOL_BYTES = 32 << 20  # in memory (17 min of 16 bit at 16 kHz); more goes to disk
-FULL_SCALE = np.float32(32768.0)  # as libsndfile and every reader of int16 FLAC have it
+FULL_SCALE = 32768.0  # as libsndfile and every reader of int16 FLAC have it
 FAINT_STEPS = 2.0
 """Steps of 16 bit that a recording must reach for its digest to be that of its 16-bit samples."""
 
@@ -34,7 +35,7 @@ class Pcm:
         self.sample_rate_hz = sample_rate_hz
         self.samples = 0
         self.saturated = 0
-        self.peak = 0.0  # before rounding, saturation and gain, in steps of 16 bit
+        self.low, self.high = math.inf, -math.inf  # as `peak`
         self.gain = 1.0
         self.exact = exact
         self._sha1 = hashlib.sha1(usedforsecurity=False)
@@ -45,13 +46,18 @@ class Pcm:
 
     def append(self, wav_T: NDArray[np.float32]) -> None:
         """Append float samples, ±1 = full scale. What is beyond saturates, it never wraps."""
-        scaled_T = wav_T * FULL_SCALE
-        if scaled_T.size:
-            self.peak = max(self.peak, -float(scaled_T.min()), float(scaled_T.max()))
+        scaled_T = wav_T * np.float32(FULL_SCALE)
+        if not scaled_T.size:
+            return
+        low, high = float(scaled_T.min()), float(scaled_T.max())
+        self.low, self.high = min(self.low, low), max(self.high, high)
         if self.peak < FAINT_STEPS:
             self._float_sha1.update(scaled_T.astype("<f4").tobytes())
-        pcm_T, saturated = _rounded(scaled_T)
-        self.saturated += saturated
+        rounded_T = np.rint(scaled_T)
+        if low < -32768.0 or high > 32767.0:
+            self.saturated += int(np.count_nonzero((rounded_T > 32767) | (rounded_T < -32768)))
+            rounded_T = rounded_T.clip(-32768.0, 32767.0)
+        pcm_T = rounded_T.astype("<i2")
         data = pcm_T.tobytes()
         self._sha1.update(data)
         try:
@@ -67,7 +73,13 @@ class Pcm:
         data = self._file.read(width * (stop - start))
         if not self.exact:
             return np.frombuffer(data, dtype="<i2")
-        return _rounded(np.frombuffer(data, dtype="<f4") * np.float32(self.gain))[0]
+        louder_T = np.rint(np.frombuffer(data, dtype="<f4") * np.float32(self.gain))
+        return louder_T.clip(-32768.0, 32767.0).astype("<i2")
+
+    @property
+    def peak(self) -> float:
+        """The largest sample before rounding, saturation and gain, in steps of 16 bit."""
+        return max(0.0, -self.low, self.high)
 
     @property
     def duration_s(self) -> float:
@@ -95,13 +107,3 @@ class Pcm:
         self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _rounded(scaled_T: NDArray[np.float32]) -> tuple[NDArray[np.int16], int]:
-    """Round to 16 bit; return the samples, and how many of them saturate."""
-    scaled_T = np.rint(scaled_T)
-    saturated = 0
-    if scaled_T.size and (scaled_T.min() < -32768.0 or scaled_T.max() > 32767.0):
-        saturated = int(np.count_nonzero((scaled_T > 32767.0) | (scaled_T < -32768.0)))
-        scaled_T = scaled_T.clip(-32768.0, 32767.0)
-    return scaled_T.astype("<i2"), saturated

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
     from dawnchorus.data_prep.options import BuildOptions
 
-FULL_SCALE = 32768.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardTask:
