@@ -344,7 +344,7 @@ def _name_weaker(plan: Plan, out: Path, progress: Progress) -> None:
     weaker = [
         item
         for shard in plan.shards
-        for item in (_summary_of(shard, out) or ShardSummary(shard.path)).weaker
+        for item in (summary_of(plan, shard, out) or ShardSummary(shard.path)).weaker
     ]
     with RowStore(plan.folder) as rows:
         for item in sorted(weaker, key=lambda item: int(item["recording"]))[:_NAMED]:
