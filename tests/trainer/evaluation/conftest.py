@@ -40,8 +40,9 @@ def write_run() -> Callable[..., Path]:
 
     def write(folder: Path, *, seed: int = 7, diverged: bool = False, **recipe: Any) -> Path:
         encoder, labels = recipe.pop("encoder", TINY), recipe.pop("labels", None)
+        pooling = recipe.pop("head_pooling", "mean")
         torch.manual_seed(seed)
-        model = BioEncoder.from_config(encoder, labels)
+        model = BioEncoder.from_config(encoder, labels, pooling)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.02 * torch.randn_like(parameter))

@@ -162,15 +162,16 @@ def test_test_folds_limit_everything_to_what_the_model_has_not_seen(
     assert "without labels, on 36 of the 48 tested recordings" in unlabelled["notes"][0]
 
 
-@pytest.mark.parametrize("layer", ["last", "all"])
+@pytest.mark.parametrize(("layer", "head_pooling"), [("all", "mean"), ("last", "mean_std_max")])
 def test_the_models_own_head_is_scored_on_the_shared_classes(
-    tone_dataset: Path, tmp_path: Path, write_run: Callable[..., Path], layer: Any
-) -> None:
+    tone_dataset: Path, tmp_path: Path, write_run: Callable[..., Path], layer: Any,
+    head_pooling: str,
+) -> None:  # fmt: skip
     labels = ["tone_3", "a bird", "tone_1", "tone_0"]
-    run = write_run(tmp_path / "post", labels=labels)
+    run = write_run(tmp_path / "post", labels=labels, head_pooling=head_pooling)
     options = {"baselines": BaselineConfig(logmel=False), "layer": layer}
     result = evaluate(run, config(tone_dataset, **options))
-    # The head knows the means alone, however the probe's features are pooled.
+    # The head takes what it was trained on, however the probe's features are pooled.
     again = evaluate(run, config(tone_dataset, pooling="mean", **options))
     assert again["rows"][-1]["head"] == result["rows"][-1]["head"]
     assert (result["protocol"]["pooling"], again["protocol"]["pooling"]) == ("mean_std", "mean")
