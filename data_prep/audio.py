@@ -69,11 +69,13 @@ def decode(
     max_hours: float = 24.0,
     channels: str = "mean",
     exact: bool = False,
+    part_s: tuple[float, float] | None = None,
 ) -> tuple[Pcm, Original]:
     """Decode a file to mono int16 at `sample_rate_hz`: mean of channels, soxr HQ, rounding.
 
     `channels` "first" takes the first one instead of the mean; with `exact` the samples are kept
-    as floats until they are read, so that a gain comes before the rounding.
+    as floats until they are read, so that a gain comes before the rounding. `part_s`: only what
+    lies between these seconds of the file; whether the rest is whole is not looked at.
 
     Raises `UnusableAudio` with reason `missing`, `unreadable`, `pointer`, `not_audio`, `corrupt`,
     `truncated`, `understated`, `empty`, `too_long`, `non_finite`, `silent`, `out_of_range` or
@@ -99,7 +101,7 @@ def decode(
         raise UnusableAudio("understated", f"{there.more}; {_REWRITE}")
     convert = functools.partial(
         _convert, path, sample_rate_hz=sample_rate_hz, spool_dir=spool_dir, max_hours=max_hours,
-        held=there.frames, channels=channels, exact=exact,
+        held=there.frames, channels=channels, exact=exact, part_s=part_s,
     )  # fmt: skip
     try:
         pcm, original = convert(open_soundfile)
@@ -148,6 +150,7 @@ def _convert(
     held: int,
     channels: str,
     exact: bool,
+    part_s: tuple[float, float] | None,
     claimed_s: float = 0.0,
 ) -> tuple[Pcm, Original]:
     """Stream one decoder's blocks through down-mix and resampler into a `Pcm`.
@@ -161,8 +164,11 @@ def _convert(
         pcm = Pcm(sample_rate_hz, spool_dir, exact=exact)
         try:
             with decoder_errors():
+                if part_s is not None:
+                    source.blocks = _part(source.blocks, source.sample_rate_hz, part_s)
                 frames, levels = _stream(source, pcm, max_hours, channels)
-            _check_complete(source, frames, claimed_s, held)
+            if part_s is None:
+                _check_complete(source, frames, claimed_s, held)
         except BaseException as err:
             pcm.close()
             if isinstance(err, CannotRead):
@@ -206,6 +212,20 @@ def _stream(source: Blocks, pcm: Pcm, max_hours: float, channels: str) -> tuple[
     offset = new.mean
     peak = max(pcm.high / FULL_SCALE - offset, offset - pcm.low / FULL_SCALE) if frames else 0.0
     return frames, Levels.of(file, mono, new, peak, source.sample_rate_hz)
+
+
+def _part(
+    blocks: Iterator[NDArray[np.float32]], rate_hz: int, part_s: tuple[float, float]
+) -> Iterator[NDArray[np.float32]]:
+    """Yield what lies between two times of a file."""
+    first, last = (round(second * rate_hz) for second in part_s)
+    at = 0
+    for block_TC in blocks:
+        begin, at = at, at + len(block_TC)
+        if at > first:
+            yield block_TC[max(0, first - begin) : last - begin]
+        if at >= last:
+            return
 
 
 def _resampler(

@@ -9,6 +9,7 @@ import os
 import tarfile
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +18,7 @@ import numpy as np
 
 from dawnchorus.data_prep.audio import Original, decode
 from dawnchorus.data_prep.errors import PrepError, UnusableAudio
+from dawnchorus.data_prep.excerpts import decode_segment, segment_of
 from dawnchorus.data_prep.files import whole_file
 from dawnchorus.data_prep.levels import NAMED_DB, check_levels, explain_loss
 from dawnchorus.data_prep.pcm import FULL_SCALE, Pcm
@@ -185,11 +187,13 @@ def _decode(recording: Recording, task: ShardTask) -> tuple[Pcm, Original]:
     if not recording.path:
         raise UnusableAudio("missing", f"not downloaded (`chorus prep download`): {recording.url}")
     path, options = task.root / recording.path, task.options
+    as_asked = partial(
+        decode, path, options.sample_rate_hz, spool_dir=task.work, max_hours=options.max_hours,
+        channels=options.channels, exact=options.peak_dbfs is not None,
+    )  # fmt: skip
+    segment = segment_of(recording.id, recording.duration_s, recording.path)
     with decoding(recording.path, file_size(path), max_hours=options.max_hours):
-        return decode(
-            path, options.sample_rate_hz, spool_dir=task.work, max_hours=options.max_hours,
-            channels=options.channels, exact=options.peak_dbfs is not None,
-        )  # fmt: skip
+        return decode_segment(segment, as_asked)
 
 
 def _check(pcm: Pcm, original: Original, options: BuildOptions) -> None:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dawnchorus.data_prep.excerpts import Segment, decode_segment
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -54,14 +56,16 @@ class Fingerprint:
     vector_VD: NDArray[np.float16]
 
 
-def fingerprint_file(path: Path, *, max_s: float) -> Fingerprint:
+def fingerprint_file(path: Path, *, max_s: float, segment: Segment | None = None) -> Fingerprint:
     """Decode a file to 16 kHz mono and return its fingerprint, vectors of the first `max_s` only.
+
+    Of a whole video only the `segment` that the recording is.
 
     Raises UnusableAudio (see `data_prep.audio.decode`).
     """
     from dawnchorus.data_prep.audio import decode
 
-    pcm, original = decode(path, RATE_HZ)
+    pcm, original = decode_segment(segment, functools.partial(decode, path, RATE_HZ))
     with pcm:
         samples = min(pcm.samples, int(max_s * RATE_HZ))
         at_V, vector_VD = fingerprint_pcm(pcm.read, samples)

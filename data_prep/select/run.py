@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.excerpts import segment_of
 from dawnchorus.data_prep.recording_table import RECORDINGS, table_path
 from dawnchorus.data_prep.select import evaluation as keep
 from dawnchorus.data_prep.select.caps import apply_caps
@@ -182,7 +183,11 @@ def _hear(
     """Read the audio; drop what is broken, what evaluation has, what is there twice."""
     left = rows.left()
     numbers = left["n"].to_list()
-    audios = [Audio(path) for path in left["audio"]] + [sound.audio for sound in known.sounds]
+    audios = [
+        Audio(path, segment=segment_of(key, duration_s, path))
+        for path, key, duration_s in zip(left["audio"], left["id"], left["duration_s"], strict=True)
+    ]
+    audios += [sound.audio for sound in known.sounds]
     cache = recipe.run.cache or out / "cache"
     run = recipe.run
     prints = take_prints(

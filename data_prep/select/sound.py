@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from dawnchorus.data_prep.errors import UnusableAudio
+from dawnchorus.data_prep.excerpts import Segment, decode_segment
 from dawnchorus.data_prep.processes import decoding, each
 from dawnchorus.data_prep.rows import file_size
 from dawnchorus.data_prep.select import fingerprints
@@ -47,6 +48,8 @@ class Audio:
     path: str
     offset: int = 0
     size: int = 0
+    segment: Segment | None = None
+    """Which part of the video it is, where the file may hold the whole."""
 
     @property
     def name(self) -> str:
@@ -60,6 +63,8 @@ class Audio:
         except OSError:
             return b""
         text = f"{self.path}\0{self.offset}\0{self.size}\0{stat.st_size}\0{stat.st_mtime_ns}"
+        if self.segment:
+            text += f"\0{self.segment.start_s}\0{self.segment.end_s}"
         return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).digest()
 
     @contextmanager
@@ -143,7 +148,7 @@ def _take(items: Sequence[tuple[bytes, Audio]], *, max_s: float) -> list[dict[st
         row: dict[str, Any] = {"key": key, "reason": "", "detail": "", "pcm_sha1": ""}
         try:
             with audio.file() as path, decoding(audio.name, file_size(path)):
-                found = fingerprints.fingerprint_file(path, max_s=max_s)
+                found = fingerprints.fingerprint_file(path, max_s=max_s, segment=audio.segment)
             row |= {"pcm_sha1": found.pcm_sha1, "duration_s": found.duration_s}
             row |= {"at": found.at_V.tobytes(), "vectors": found.vector_VD.tobytes()}
         except UnusableAudio as err:
@@ -271,7 +276,7 @@ def _piece(audio: Audio, start: int, stop: int) -> NDArray[np.int16]:
     from dawnchorus.data_prep.audio import decode
 
     with audio.file() as path, decoding(audio.name, file_size(path)):
-        pcm, _ = decode(path, RATE_HZ)
+        pcm, _ = decode_segment(audio.segment, functools.partial(decode, path, RATE_HZ))
     with pcm:
         return pcm.read(start, min(stop, pcm.samples))
 

@@ -184,7 +184,7 @@ def test_cache_is_used_and_follows_the_file(
 
     real = fingerprints.fingerprint_file
 
-    def counted(path: Path, *, max_s: float) -> object:
+    def counted(path: Path, *, max_s: float, segment: object = None) -> object:
         decoded.append(path.name)
         return real(path, max_s=max_s)
 
@@ -211,7 +211,7 @@ def test_stopped_fingerprinting_keeps_what_is_done(
     real = fingerprints.fingerprint_file
     decoded: list[str] = []
 
-    def dies(path: Path, *, max_s: float) -> object:
+    def dies(path: Path, *, max_s: float, segment: object = None) -> object:
         if len(decoded) == 12:
             raise KeyboardInterrupt
         decoded.append(path.name)
@@ -225,7 +225,9 @@ def test_stopped_fingerprinting_keeps_what_is_done(
     monkeypatch.setattr(
         fingerprints,
         "fingerprint_file",
-        lambda path, *, max_s: (decoded.append(path.name), real(path, max_s=max_s))[1],
+        lambda path, *, max_s, segment=None: (decoded.append(path.name), real(path, max_s=max_s))[
+            1
+        ],
     )
     found = take_prints(audios, tmp_path / "c", max_s=60, jobs=1, progress=Progress())
     assert len(decoded) == 8  # the finished half was written when the rest was stopped
