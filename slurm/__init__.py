@@ -1,4 +1,4 @@
-"""Submission to SLURM clusters: profiles, job scripts, chains. Not built yet.
+"""Submission to SLURM clusters: profiles, job scripts, chains, sweeps, and what became of runs.
 
-A job script written by hand works today: see "Several GPUs" in the README and docs/training.md.
+`chorus submit`, `chorus runs` and `chorus cancel`; how they behave is in docs/cluster.md.
 """

@@ -1,7 +1,10 @@
-"""What a job will need, from the parameter count and from what was measured before.
+"""What a job will need, from the recipe's numbers and from what was measured before; no torch.
 
-Memory per device: weights, gradients and AdamW's two moments in float32 are 16 bytes a parameter
-(20 with a moving average); activations are measured, not guessed, so they are named as missing.
+Weights, gradients and AdamW's two moments in float32 are 16 bytes a parameter, 20 with a moving
+average. `ddp` keeps all of that on every device and gathers gradients in buckets, which view them;
+`fsdp` keeps a share of it, and gathers one layer at a time and what stands outside the layers.
+Activations depend on the micro-batch and on kernels: they are measured, not guessed, and come on
+top.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dawnchorus.trainer.encoders.beats_config import layer_parameters
 
 if TYPE_CHECKING:
     from dawnchorus.trainer.recipe import Recipe
@@ -20,9 +25,15 @@ class Estimate:
     """Figures for the person who submits; None where nothing was measured."""
 
     parameters: int
+    """Of encoder and objective, with `classes` of them in the head."""
+    classes: int | None
+    """Labels that the head was counted with; None where there is none, or none is known yet."""
     state_gb: float
-    """Weights, gradients, optimiser and average on one device."""
+    """Weights, gradients, optimiser and average on one device, in 10^9 bytes."""
+    gathered_gb: float
+    """What one device holds of others' shares for a moment (`fsdp`)."""
     checkpoint_gb: float
+    """A checkpoint on the disk: weights, optimiser and average, no gradients."""
     hours: float | None
     """Of training, without waiting in the queue."""
     basis: str
@@ -32,34 +43,52 @@ class Estimate:
     def lines(self) -> list[str]:
         """For the screen."""
         hours = "unknown" if self.hours is None else f"about {self.hours:.1f} h"
+        head = "" if self.classes is None else f" (a head of {self.classes:,} labels among them)"
+        gathered = f", up to {self.gathered_gb:.2f} GB gathered" if self.gathered_gb else ""
         return [
-            f"model     {self.parameters / 1e6:.1f} M parameters; {self.state_gb:.2f} GB on each "
-            f"device before activations; {self.checkpoint_gb:.2f} GB per checkpoint",
+            f"model     {self.parameters / 1e6:.1f} M parameters{head}",
+            f"memory    {self.state_gb:.2f} GB{gathered} on each device, and the activations; "
+            f"{self.checkpoint_gb:.2f} GB per checkpoint",
             f"duration  {hours} ({self.basis})",
         ]
 
 
 def estimate(recipe: Recipe, ranks: int) -> Estimate:
     """Estimate from the recipe; looks for an earlier run of the same encoder and stage."""
-    import torch
-
-    from dawnchorus.trainer.assembly import build_objective
-    from dawnchorus.trainer.model import BioEncoder
-
-    with torch.device("meta"):
-        model = BioEncoder.from_config(recipe.resolved()["encoder"], None)
-        objective = build_objective(recipe, model.encoder, 1000)
-    parameters = sum(p.numel() for part in (model, objective) for p in part.parameters())
+    encoder, objective = recipe.encoder, recipe.objective
+    classes = _classes(recipe) if objective.needs_labels else None
+    outside = objective.parameters(encoder, classes or 0)
+    parameters = encoder.parameters + outside
     per_parameter = 16 + 4 * (recipe.optim.ema_decay is not None)
+    state, gathered = float(parameters * per_parameter), 0.0
+    if recipe.train.strategy == "fsdp" and ranks > 1:
+        state /= ranks
+        layer = layer_parameters(encoder, 1, encoder.dim)
+        # Weights and their gradients: of a layer, and of what no layer holds.
+        gathered = 8.0 * (layer + encoder.parameters - encoder.layers * layer + outside)
     rate, basis = _measured(recipe, ranks)
     clips = recipe.train.total_steps * recipe.train.global_batch
     return Estimate(
-        parameters,
-        parameters * per_parameter / 1e9,
-        parameters * (per_parameter - 4) / 1e9,
-        clips / rate / 3600 if rate else None,
-        basis,
+        parameters=parameters,
+        classes=classes,
+        state_gb=state / 1e9,
+        gathered_gb=gathered / 1e9,
+        checkpoint_gb=parameters * (per_parameter - 4) / 1e9,
+        hours=clips / rate / 3600 if rate else None,
+        basis=basis,
     )
+
+
+def _classes(recipe: Recipe) -> int | None:
+    """Labels in the union of the training datasets; None where one cannot be read from here."""
+    from dawnchorus.trainer.data.index import LabelSpace
+    from dawnchorus.trainer.errors import DataError
+
+    places = [Path(source.path) / "labels.json" for source in recipe.data.train.values()]
+    try:
+        return len({name for place in places for name in LabelSpace.read(place).names}) or None
+    except DataError:
+        return None
 
 
 def _measured(recipe: Recipe, ranks: int) -> tuple[float | None, str]:

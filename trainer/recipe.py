@@ -5,6 +5,7 @@ A recipe names things and the registries find them; no YAML key holds an import 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +90,8 @@ class TrainConfig:
     """End the run (exit code 77, to be queued again) when nothing was finished for so long, after
     writing down where every thread of every rank stood. Null: wait for ever."""
     best_metric: str | None = None
-    """Validation metric that chooses `best.ckpt`. Null: `map` when post-training, `loss` when
-    pre-training."""
+    """Validation metric that chooses `best.ckpt`. Null: the objective's own, `map` when
+    post-training, `loss` when pre-training. Whether more of it is better, the objective knows."""
     codebook_batches: int = 8
     """Batches the codebook-usage gate looks at before pre-training starts."""
 
@@ -197,6 +198,18 @@ class Recipe(BaseModel):
                 "optim.lr. Use fewer, say a tenth of the steps"
             )
         problems += self._batch_problems()
+        metric, known = self.best[0], list(self.objective.metrics)
+        if metric not in known:
+            close = difflib.get_close_matches(metric, known, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            problems.append(
+                f"train.best_metric: {metric!r} is no figure by which {self.objective.name} can "
+                f"choose; {hint}there are: {', '.join(known)}"
+            )
+        if self.train.best_metric is not None and not self.data.valid:
+            problems.append(
+                "train.best_metric chooses by a validation: name a dataset in data.valid"
+            )
         if self.augment.noise_prob > 0 and not self.data.noise:
             problems.append(
                 "augment.noise_prob is above 0 but data.noise names no dataset: add "
@@ -229,6 +242,12 @@ class Recipe(BaseModel):
     def stage(self) -> Literal["pretrain", "posttrain"]:
         """Which of the two training stages this recipe is."""
         return "posttrain" if self.objective.needs_labels else "pretrain"
+
+    @property
+    def best(self) -> tuple[str, str]:
+        """The figure that chooses the best checkpoint, and "max" or "min"."""
+        metric = self.train.best_metric or next(iter(self.objective.metrics))
+        return metric, self.objective.metrics.get(metric, "max")
 
     @property
     def folder(self) -> Path:

@@ -323,7 +323,7 @@ def _validation(
     )  # fmt: skip
     if loader is None:
         return None
-    return Validation(loader, stage=recipe.stage, metric=recipe.train.best_metric)
+    return Validation(loader, stage=recipe.stage, best=recipe.best)
 
 
 def _write_examples(module: TrainingModule, stream: TrainStream) -> None:

@@ -25,19 +25,19 @@ class Validation:
 
     Args:
         loader: batches of this rank; padding rows have length 0, so that all ranks have as many.
-        metric: the figure that chooses the best checkpoint; None for the stage's own.
+        best: the figure that chooses the best checkpoint, and "max" or "min".
     """
 
-    def __init__(self, loader: DataLoader[Any], *, stage: str, metric: str | None) -> None:
+    def __init__(self, loader: DataLoader[Any], *, stage: str, best: tuple[str, str]) -> None:
         self.loader = loader
         self.stage = stage
-        self.metric = metric or ("map" if stage == "posttrain" else "loss")
+        self.metric, self.direction = best
 
     def score(self, figures: dict[str, float]) -> tuple[float | None, int]:
         """The choosing figure, and +1 where more is better, -1 where less is."""
         value = figures.get(self.metric)
         finite = value is not None and value == value
-        return (value if finite else None), (-1 if "loss" in self.metric else 1)
+        return (value if finite else None), (1 if self.direction == "max" else -1)
 
     @torch.no_grad()
     def run(

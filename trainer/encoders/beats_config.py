@@ -113,3 +113,20 @@ class BeatsConfig:
     def bands(self) -> int:
         """Tokens per time column."""
         return self.mel_bins // self.patch
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the encoder, without building it."""
+        patches = self.patch_dim * self.patch**2 + 2 * self.patch_dim
+        if self.patch_dim != self.dim:
+            patches += (self.patch_dim + 1) * self.dim
+        # Weight norm keeps a length per place of the kernel beside the direction.
+        position = (self.dim**2 // self.conv_pos_groups + 1) * self.conv_pos + self.dim
+        return patches + position + 2 * self.dim + layer_parameters(self, self.layers, self.dim)
+
+
+def layer_parameters(config: BeatsConfig, layers: int, dim: int) -> int:
+    """Parameters of a stack of such layers of another width, with its one position table."""
+    attention = 4 * (dim + 1) * dim + 8 * (dim // config.heads + 1) + config.heads
+    feed_forward = (dim + 1) * config.ffn_dim + (config.ffn_dim + 1) * dim
+    return layers * (attention + feed_forward + 4 * dim) + config.num_buckets * config.heads

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from dawnchorus.trainer.encoders.beats_config import BeatsConfig, layer_parameters
 from dawnchorus.trainer.objectives.tokenizers_config import RandomProjectionConfig
 
 _LEAST_PERPLEXITY = 8.0
@@ -23,6 +24,9 @@ class MaskedTokensConfig:
     }
 
     needs_labels: ClassVar[bool] = False
+    metrics: ClassVar[dict[str, str]] = {"loss": "min", "masked_accuracy": "max"}
+    """Figures of a validation that may choose the best checkpoint, the usual one first, and whether
+    more is better. (`unigram_nll` and its like say what the data is like, not the model.)"""
 
     name: Literal["masked_tokens"] = "masked_tokens"
     """Which objective this is."""
@@ -74,6 +78,12 @@ class MaskedTokensConfig:
             raise ValueError(
                 f"min_perplexity is {self.min_perplexity}; it must be 0 or more, or null"
             )
+
+    def parameters(self, encoder: BeatsConfig, classes: int) -> int:
+        """What is trained beside the encoder: the predictor. `classes` plays no part."""
+        width, codes = self.predictor_dim or encoder.dim, self.tokenizer.codebook_size
+        ends = (encoder.dim + 1) * width + (width + 1) * codes + 3 * width
+        return ends + layer_parameters(encoder, self.predictor_layers, width)
 
     @property
     def least_perplexity(self) -> float:

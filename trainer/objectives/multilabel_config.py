@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from dawnchorus.trainer.encoders.beats_config import BeatsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +19,12 @@ class MultiLabelConfig:
     }
 
     needs_labels: ClassVar[bool] = True
+    metrics: ClassVar[dict[str, str]] = {
+        "map": "max", "map_trained": "max", "auroc": "max", "auroc_trained": "max", "top1": "max",
+        "loss": "min",
+    }  # fmt: skip
+    """Figures of a validation that may choose the best checkpoint, the usual one first, and whether
+    more is better."""
 
     name: Literal["multilabel"] = "multilabel"
     """Which objective this is."""
@@ -33,6 +42,10 @@ class MultiLabelConfig:
     head_bias: Literal["default", "prior"] = "default"
     """Start of the head's bias. default: torch's own (AVEX). prior: every class at a probability of
     1 / classes, so that the first steps are not spent on learning that most labels are absent."""
+
+    def parameters(self, encoder: BeatsConfig, classes: int) -> int:
+        """What is trained beside the encoder: the linear head."""
+        return (encoder.dim + 1) * classes
 
     def __post_init__(self) -> None:
         if self.loss not in ("bce", "softmax"):
