@@ -31,6 +31,10 @@ class Preempted(ChorusError):
     exit_code = 75
 
 
+class Interrupted(Preempted):
+    """Somebody pressed Ctrl-C: saved as when pre-empted, but nobody is asked to start it again."""
+
+
 class NonFiniteLoss(ChorusError):
     """Several steps in a row had a non-finite loss or gradient."""
 

@@ -18,7 +18,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from dawnchorus.trainer.assembly import build_model, codebook_gate, early_rank, resolve
 from dawnchorus.trainer.data.module import BrokenLedger, TrainStream, train_loader, valid_loader
-from dawnchorus.trainer.errors import DataError, Preempted
+from dawnchorus.trainer.errors import DataError, Interrupted, Preempted
 from dawnchorus.trainer.examples import write_examples
 from dawnchorus.trainer.layout import Topology
 from dawnchorus.trainer.module import TrainingModule
@@ -184,7 +184,8 @@ def _run(recipe: Recipe, rank: int, ranks: int, stop: StopRequest, session: Sess
         if metrics is not None:
             metrics.close()
     if stopped:
-        raise Preempted(
+        kind = Interrupted if stop.by_hand else Preempted
+        raise kind(
             f"stopped by {stop.signal_name or 'another rank'} and saved in {checkpoints.path}; the "
             "same command continues this run"
         )
@@ -260,6 +261,7 @@ def _fit(
         validation=_validation(recipe, stream, layout, pin), session=session,
         facts={"session": session.job.session, "run folder": str(recipe.folder.resolve()),
                "first step": first_step},
+        stop=stop,
     )  # fmt: skip
     trainer = _lightning(recipe, layout.ranks, boundary, io)
     if recipe.train.compile:

@@ -189,3 +189,16 @@ def test_metrics_are_json_lines(chorus_train):
     assert done.code == 0, done.stderr
     for line in (done.folder / "metrics.jsonl").read_text().splitlines():
         assert {"kind", "step", "samples_seen", "wall_s"} <= json.loads(line).keys()
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_is_no_pre_emption(chorus_train):
+    layout = [*FEW, "train.micro_batch=8"]
+    stopped = chorus_train("by_hand", *layout, hurt={"signal": "SIGINT", "step": 1,
+                                                     "micro_step": 0, "rank": None})  # fmt: skip
+    assert stopped.code == 75, stopped.stderr
+    assert [x["event"] for x in stopped.metrics() if x["kind"] == "event"][-1] == "interrupted"
+    assert not (stopped.folder / "requeue.json").exists()
+    refused = chorus_train("by_hand", *layout, "train.global_batch=4", "train.micro_batch=4")
+    assert refused.code == 2 and "init_from=" in refused.stderr and "name=" in refused.stderr
+    assert not list((stopped.folder / "failures").glob("*-rank*.txt"))

@@ -29,6 +29,7 @@ _EVENT_WORDS = frozenset(
 _EVENT_KINDS = (
     ("resume", ("resum", "continu")),
     ("pre-emption", ("preempt", "pre-empt", "signal", "requeue")),
+    ("stop", ("interrupt",)),
     ("non-finite", ("finite", "nan")),
     ("broken clip", ("broken", "corrupt", "decod")),
     ("finish", ("finish", "done", "complete")),

@@ -178,6 +178,8 @@ def state(run: Run, planned: int | None) -> str:
         return "finished"
     if last == "pre-emption":
         return "pre-empted, to be continued"
+    if last == "stop":
+        return "stopped by hand, to be continued"
     newest = max((e.step for e in run.log.events if e.kind == "non-finite"), default=-1)
     if newest >= run.log.step > 0:
         return "stopped after non-finite steps"

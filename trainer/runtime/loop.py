@@ -17,6 +17,7 @@ from dawnchorus.trainer.runtime.throughput import slowest
 if TYPE_CHECKING:
     from dawnchorus.trainer.module import StepHealth, TrainingModule
     from dawnchorus.trainer.runtime.logging import MetricsFile, ProgressSink
+    from dawnchorus.trainer.runtime.preemption import StopRequest
     from dawnchorus.trainer.runtime.session import Session
     from dawnchorus.trainer.runtime.throughput import Throughput
     from dawnchorus.trainer.validation import Validation
@@ -55,6 +56,7 @@ class StepBoundary(pl.Callback):
         broken: Any,
         session: Session,
         facts: dict[str, object],
+        stop: StopRequest | None = None,
     ) -> None:
         self.checkpoints = checkpoints
         self.checkpoint_io = checkpoint_io
@@ -65,6 +67,7 @@ class StepBoundary(pl.Callback):
         self.broken = broken
         self.session = session
         self.facts = facts
+        self.stop = stop
         self.stopped = False
         """All ranks agreed to stop before the last step."""
         self._bad_steps = 0
@@ -143,7 +146,11 @@ class StepBoundary(pl.Callback):
         if last:
             self._event(module, "finished", f"all {train.total_steps} steps are done")
         elif stop:
-            self._event(module, "preempted", "asked to stop; saved, the same command continues")
+            by_hand = self.stop is not None and self.stop.by_hand
+            self._event(
+                module, "interrupted" if by_hand else "preempted",
+                f"{'Ctrl-C' if by_hand else 'asked to stop'}; saved, the same command continues",
+            )  # fmt: skip
             self.stopped = True
             trainer.should_stop = True
 

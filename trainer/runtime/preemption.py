@@ -32,6 +32,11 @@ class StopRequest:
             self.signal_name = signal_name
         self._flag.set()
 
+    @property
+    def by_hand(self) -> bool:
+        """Whether it was Ctrl-C."""
+        return self.signal_name == "SIGINT"
+
     def is_set(self) -> bool:
         """Whether this process (not yet every rank) was asked to stop."""
         return self._flag.is_set()

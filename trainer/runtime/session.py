@@ -9,15 +9,16 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
-from dawnchorus.trainer.errors import Hung, Preempted, RunBusy
+from dawnchorus.trainer.errors import ChorusError, Hung, Interrupted, Preempted, RunBusy
 from dawnchorus.trainer.runtime.attempts import record_attempt
 from dawnchorus.trainer.runtime.failures import note_failure
 from dawnchorus.trainer.runtime.files import write_text
-from dawnchorus.trainer.runtime.job import Job, prepare_rendezvous
+from dawnchorus.trainer.runtime.job import Job, in_slurm_step, prepare_rendezvous
 from dawnchorus.trainer.runtime.lock import RunLock
 from dawnchorus.trainer.runtime.watchdog import Watchdog
 
@@ -43,18 +44,20 @@ class Session:
             self.watchdog = Watchdog(hang_after_s, stacks, self._hung)
         self._stack = ExitStack()
         self._made: list[Path] = []
+        self._accepted = False
 
     def __enter__(self) -> Session:
         """Claim the folder. Raises RunBusy where another job works in it."""
         if self.rank == 0:
             self._made = [p for p in (self.folder, *self.folder.parents) if not p.is_dir()]
             self._stack.enter_context(RunLock(self.folder, self.job))
-            (self.folder / MARKER).unlink(missing_ok=True)
         return self
 
     def begin(self, first_step: int) -> None:
         """The run continues at `first_step`. Raises Fruitless where that happened too often."""
+        self._accepted = True
         if self.rank == 0:
+            (self.folder / MARKER).unlink(missing_ok=True)
             record_attempt(self.folder, self.job, first_step)
 
     def beat(self, what: str) -> None:
@@ -66,11 +69,17 @@ class Session:
         self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
     ) -> None:
         """Leave the note or the marker, give the folder back."""
-        if self.rank == 0 and isinstance(err, Preempted):
+        if self.rank == 0 and isinstance(err, Preempted) and not isinstance(err, Interrupted):
             self.ask_to_come_back("preempted")
         # A mistake found before anything was begun or submitted leaves no folder behind.
         begun = any((self.folder / name).is_file() for name in ("recipe.yaml", "submitted.yaml"))
-        if begun and isinstance(err, Exception) and not isinstance(err, Preempted | RunBusy):
+        # A command that is refused says nothing about the run that lies there; a job's own does.
+        refused = isinstance(err, ChorusError) and err.exit_code == 2 and not self._accepted
+        refused = refused and not in_slurm_step() and "CHORUS_RUN" not in os.environ
+        expected = refused or isinstance(err, Preempted | RunBusy)
+        if begun and isinstance(err, Exception) and not expected:
+            if self.rank == 0:
+                (self.folder / MARKER).unlink(missing_ok=True)
             note_failure(self.folder, self.job, self.rank, err)
         self._stack.close()
         with suppress(OSError):

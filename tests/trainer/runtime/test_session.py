@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dawnchorus.trainer.errors import DataError, Fruitless, Preempted, RunBusy
+from dawnchorus.slurm.runs import state_of
+from dawnchorus.trainer.errors import DataError, Fruitless, Interrupted, Preempted, RunBusy
 from dawnchorus.trainer.runtime.attempts import read_attempts, record_attempt
 from dawnchorus.trainer.runtime.failures import first_failure, note_failure
 from dawnchorus.trainer.runtime.job import Job
@@ -50,9 +51,38 @@ def test_a_preempted_session_leaves_a_marker_and_the_next_one_takes_it(tmp_path:
         raise Preempted("saved")
     assert json.loads((run / "requeue.json").read_text())["reason"] == "preempted"
     assert first_failure(run) is None
-    with session(run):
+    with session(run) as again:
+        again.begin(3)
         assert not (run / "requeue.json").exists()
-    assert sorted(p.name for p in run.iterdir()) == ["recipe.yaml"]
+    assert sorted(p.name for p in run.iterdir()) == ["attempts.jsonl", "recipe.yaml"]
+
+
+def test_a_refused_command_says_nothing_about_the_run_that_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(tmp_path / "run")
+    with pytest.raises(Preempted), session(run):
+        raise Preempted("saved")
+    with pytest.raises(DataError), session(run):
+        raise DataError("the run folder holds a run of another recipe")
+    assert first_failure(run) is None and (run / "requeue.json").is_file()
+    assert state_of(run, {}).state == "pre-empted"
+    # The job of this very run has nobody else to tell.
+    monkeypatch.setenv("CHORUS_RUN", str(run))
+    with pytest.raises(DataError), session(run):
+        raise DataError("there is no dataset folder /nowhere")
+    assert first_failure(run) is not None
+    assert state_of(run, {}).state == "failed"
+
+
+def test_ctrl_c_asks_nobody_to_come_back(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run")
+    with pytest.raises(Interrupted), session(run) as now:
+        now.begin(0)
+        raise Interrupted("saved")
+    assert first_failure(run) is None and not (run / "requeue.json").exists()
+    assert state_of(run, {}).state == "stopped"
+    assert Interrupted.exit_code == 75
 
 
 def test_a_failure_is_noted_with_its_trace_and_a_busy_folder_is_left_alone(tmp_path: Path) -> None:
@@ -61,7 +91,8 @@ def test_a_failure_is_noted_with_its_trace_and_a_busy_folder_is_left_alone(tmp_p
         with pytest.raises(RunBusy), session(run):
             pass
         assert leases(run)
-    with pytest.raises(DataError), session(run):
+    with pytest.raises(DataError), session(run) as now:
+        now.begin(0)
         raise DataError("there is no dataset folder /nowhere: check the path")
     note = first_failure(run)
     assert note is not None and "DataError: there is no dataset folder /nowhere" in note
@@ -74,7 +105,10 @@ def test_a_mistake_in_a_new_run_leaves_no_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "new").exists()
 
 
-def test_a_submitted_run_that_never_began_has_a_note_too(tmp_path: Path) -> None:
+def test_a_submitted_run_that_never_began_has_a_note_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHORUS_RUN", str(tmp_path))
     (tmp_path / "submitted.yaml").write_text("name: x\n")
     with pytest.raises(DataError), session(tmp_path):
         raise DataError("there is no dataset folder")
