@@ -105,7 +105,7 @@ def submit_chain(words: Sequence[str], *, dry_run: bool = False) -> list[Submitt
 def _check_later_stages(stages: dict[str, str], own: dict[str, list[str]], recipe: Recipe) -> None:
     """Find what would only end the last job, days from now. Raises SubmitError, RecipeError."""
     if "evaluate" in stages:
-        from dawnchorus.trainer.evaluation.benchmark import load_config
+        from dawnchorus.trainer.evaluation.config import load_config
 
         data = stages["evaluate"]
         if "://" not in data and not (Path(data) / "index.parquet").is_file():

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    TypeAdapter,
+)
 from pydantic import model_validator as _model_validator
 
 from dawnchorus.trainer.augment_config import AugmentConfig
@@ -131,8 +138,12 @@ class LogConfig:
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
-    wandb: Literal["disabled", "offline", "online"] = "offline"
-    """Weights & Biases; `offline` writes into the run folder and `wandb sync` sends it later."""
+    wandb: Annotated[
+        Literal["disabled", "offline", "online"],
+        BeforeValidator(lambda given: "disabled" if given in ("off", False) else given),
+    ] = "offline"
+    """Weights & Biases; `offline` writes into the run folder and `wandb sync` sends it later; `off`
+    is another word for `disabled`."""
     wandb_project: str = "dawnchorus"
     """Project name on Weights & Biases."""
     tensorboard: bool = False

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from dawnchorus.trainer.evaluation.benchmark import evaluate, load_config
+from dawnchorus.trainer.evaluation.benchmark import evaluate
+from dawnchorus.trainer.evaluation.config import load_config
 from dawnchorus.trainer.hub.exporting import export
 from dawnchorus.trainer.hub.importing import load_model
 from dawnchorus.trainer.runtime.checkpoint import load

@@ -256,3 +256,38 @@ def test_the_data_of_a_recipe_is_looked_at_on_request(tone_dataset: Path, tmp_pa
         assert part in told, told
     good = load_recipe("sl_beats_tiny", [f"data.train.a.path={tone_dataset}"])
     assert missing_inputs(good, opened=True) == []
+
+
+def test_wandb_may_be_off(tmp_path: Path) -> None:
+    assert load_recipe("ssl_beats_tiny", ["log.wandb=off"]).log.wandb == "disabled"
+    for word in ("off", "false"):
+        (tmp_path / "x.yaml").write_text(f"defaults: [ssl_beats_tiny]\nlog: {{wandb: {word}}}\n")
+        assert load_recipe(str(tmp_path / "x.yaml")).log.wandb == "disabled"
+    with pytest.raises(RecipeError, match=r"log\.wandb: Input should be 'disabled'"):
+        load_recipe("ssl_beats_tiny", ["log.wandb=maybe"])
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "why"),
+    [
+        ("sl_beats_tiny", "mapp", "did you mean 'map'"),
+        ("ssl_beats_tiny", "map", "there are: loss, masked_accuracy"),
+        ("ssl_beats_tiny", "unigram_nll", "no figure by which masked_tokens can choose"),
+        ("sl_beats_tiny", "auroc", "name a dataset in data.valid"),
+    ],
+)
+def test_the_best_metric_is_one_that_the_objective_has(name: str, metric: str, why: str) -> None:
+    given = [*DATA, f"train.best_metric={metric}", "~data.valid"]
+    if "data.valid" not in why:
+        given[-1] = "data.valid.v.path=x"
+    with pytest.raises(RecipeError, match=why):
+        load_recipe(name, given)
+
+
+def test_whether_more_is_better_is_the_objectives_to_say() -> None:
+    valid = [*DATA, "data.valid.v.path=x"]
+    assert load_recipe("sl_beats_tiny", valid).best == ("map", "max")
+    assert load_recipe("sl_beats_tiny", [*valid, "train.best_metric=loss"]).best == ("loss", "min")
+    assert load_recipe("ssl_beats_tiny", valid).best == ("loss", "min")
+    given = [*valid, "train.best_metric=masked_accuracy"]
+    assert load_recipe("ssl_beats_tiny", given).best == ("masked_accuracy", "max")

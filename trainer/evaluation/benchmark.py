@@ -22,7 +22,7 @@ from torch import nn
 from dawnchorus.trainer.errors import DataError, RecipeError
 from dawnchorus.trainer.evaluation.clips import Clips
 from dawnchorus.trainer.evaluation.clustering import evaluate_clustering
-from dawnchorus.trainer.evaluation.config import EvaluateConfig
+from dawnchorus.trainer.evaluation.config import EvaluateConfig, load_config
 from dawnchorus.trainer.evaluation.embed import (
     LogMelStatistics,
     Progress,
@@ -334,20 +334,6 @@ def _measure_all(
     if mix:
         mixes["model"] = mix
     return [*rows, row], layers, mixes
-
-
-def load_config(overrides: Sequence[str], preset: str = "default") -> EvaluateConfig:
-    """Compose `recipes/evaluate/<preset>.yaml` with overrides and validate it.
-
-    Raises:
-        RecipeError: with every problem found.
-    """
-    from dawnchorus.trainer.compose import compose
-    from dawnchorus.trainer.explain import validated
-
-    problems: list[str] = []
-    composed = compose(f"evaluate/{preset}", overrides, EvaluateConfig, problems)
-    return validated(EvaluateConfig, composed, f"evaluate/{preset}", problems)
 
 
 def evaluate_command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -225,3 +226,17 @@ class EvaluateConfig:
             raise ValueError("test_folds is empty: name folds, or null for all of them")
         if self.test_folds is not None and self.protocol not in ("auto", "folds"):
             raise ValueError(f"test_folds needs protocol folds, not {self.protocol}")
+
+
+def load_config(overrides: Sequence[str], preset: str = "default") -> EvaluateConfig:
+    """Compose `recipes/evaluate/<preset>.yaml` with overrides and validate it.
+
+    Raises:
+        RecipeError: with every problem found.
+    """
+    from dawnchorus.trainer.compose import compose
+    from dawnchorus.trainer.explain import validated
+
+    problems: list[str] = []
+    composed = compose(f"evaluate/{preset}", overrides, EvaluateConfig, problems)
+    return validated(EvaluateConfig, composed, f"evaluate/{preset}", problems)

@@ -10,8 +10,12 @@ import pytest
 from pydantic import TypeAdapter
 
 from dawnchorus.trainer.errors import RecipeError
-from dawnchorus.trainer.evaluation.benchmark import load_config
-from dawnchorus.trainer.evaluation.config import ClusteringConfig, EvaluateConfig, ProbeConfig
+from dawnchorus.trainer.evaluation.config import (
+    ClusteringConfig,
+    EvaluateConfig,
+    ProbeConfig,
+    load_config,
+)
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes" / "evaluate"
 
