@@ -6,23 +6,33 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TEST_PROCESSES ?= 2
 
-.PHONY: demo test test-avex test-slurm check bench install clean-demo
+.PHONY: demo test test-avex test-slurm check bench install lock wheelhouse
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "dawnchorus needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "installing into .venv (about 5 GB, a few minutes the first time) ..."
-	$(BIN)/python -m pip install --quiet torch==2.11.0 torchaudio==2.11.0 torchvision==0.26.0
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 install: $(STAMP)
+
+# The exact versions and hashes of everything, for Python 3.11 to 3.13 (after a change of pyproject.toml).
+lock:
+	$(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet 'uv>=0.8,<0.14'
+	build/lock/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-annotate --no-emit-index-url --quiet -o requirements.lock
+
+# All wheels for nodes without a network: `pip install --no-index --find-links wheelhouse dawnchorus` there.
+wheelhouse: $(STAMP)
+	$(BIN)/python -m pip wheel --quiet --require-hashes -r requirements.lock --wheel-dir wheelhouse
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --no-index . --wheel-dir wheelhouse
 
 demo: $(STAMP)
 	$(BIN)/python -m scripts.demo $(if $(DATA),--data "$(DATA)")
