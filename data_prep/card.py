@@ -13,6 +13,7 @@ from dawnchorus.data_prep.credits import licence_name, permissions
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.twice import same_audio_words
 from dawnchorus.trainer.licences import read_licence
+from dawnchorus.trainer.markdown import link, plain
 
 if TYPE_CHECKING:
     from dawnchorus.data_prep.report.gather import Facts, Share
@@ -108,13 +109,13 @@ def _sources(facts: Facts) -> str:
 def _taxa(facts: Facts) -> str:
     rows = []
     for share in facts.classes:
-        rows.append((_cell(share.name), *_numbers(share)))
-        rows += [("– " + _cell(p.name), *_numbers(p)) for p in share.parts[:_SHOWN_ORDERS]]
+        rows.append((plain(share.name), *_numbers(share)))
+        rows += [("– " + plain(p.name), *_numbers(p)) for p in share.parts[:_SHOWN_ORDERS]]
         if len(share.parts) > _SHOWN_ORDERS:
             rows.append((f"– {len(share.parts) - _SHOWN_ORDERS} more orders", "", "", ""))
     table = _table(("class, order", "recordings", "hours", "species"), rows)
     known = [share for share in facts.countries if share.name]
-    where = ", ".join(f"{_cell(s.name)} {s.recordings:,}" for s in known[:8])
+    where = ", ".join(f"{plain(s.name)} {s.recordings:,}" for s in known[:8])
     more = f", and {len(known) - 8:,} more" if len(known) > 8 else ""
     note = f"\nCountries by recordings: {where}{more}.\n" if known else ""
     return (
@@ -137,12 +138,12 @@ def _selection(facts: Facts) -> str:
         return ""
     lines = ["## How the recordings were selected\n"]
     if found.duplicates is not None:
-        kinds = ", ".join(f"{_cell(k)} {n:,}" for k, n in found.duplicates.most_common())
+        kinds = ", ".join(f"{plain(k)} {n:,}" for k, n in found.duplicates.most_common())
         lines.append(f"* Duplicates dropped: {found.duplicates.total():,}" + _in_brackets(kinds))
     if found.leakage is not None and not found.compared:
         lines.append("* Not compared with any evaluation set.")
     elif found.leakage is not None:
-        names = ", ".join(sorted({_cell(name) for name, _ in found.leakage}))
+        names = ", ".join(sorted({plain(name) for name, _ in found.leakage}))
         lines.append(
             f"* Removed because they occur in evaluation sets: {found.leaked:,}"
             + _in_brackets(names)
@@ -150,9 +151,9 @@ def _selection(facts: Facts) -> str:
     parts = ["\n".join(lines) + "\n"]
     tables, rest = grids(found.selection)
     for table in tables:
-        rows = [[_cell(cell) for cell in row] for row in table.rows[:_SHOWN_SETTINGS]]
+        rows = [[plain(cell) for cell in row] for row in table.rows[:_SHOWN_SETTINGS]]
         parts.append(f"{table.title.capitalize()}:\n\n" + _table(table.columns, rows))
-    settings = [(_cell(name), _cell(value)) for name, value in flat(rest)]
+    settings = [(plain(name), plain(value)) for name, value in flat(rest)]
     if settings:
         parts.append(_table(("setting", ""), settings[:_SHOWN_SETTINGS]))
     more = len(settings) - _SHOWN_SETTINGS
@@ -169,7 +170,7 @@ def _limits(stats: Mapping[str, Any], facts: Facts | None) -> str:
     lines = []
     if facts is not None and facts.labels:
         ranks = Counter(label.rank or "no rank stated" for label in facts.labels)
-        text = ", ".join(f"{_cell(rank)} {count:,}" for rank, count in ranks.most_common())
+        text = ", ".join(f"{plain(rank)} {count:,}" for rank, count in ranks.most_common())
         lines.append(f"* Labels are of several ranks: {text}." if len(ranks) > 1 else
                      f"* All labels are of one rank: {text}.")  # fmt: skip
         rare = sum(label.recordings < 10 for label in facts.labels)
@@ -231,7 +232,7 @@ def _licence_table(licences: Sequence[Mapping[str, Any]]) -> str:
         people.setdefault(url, set()).add(row["recordist"])
     rows = [
         (
-            f"[{licence_name(url)}]({url})" if url.startswith("http") else _cell(licence_name(url)),
+            link(licence_name(url), url),
             f"{count:,}",
             f"{hours[url]:.2f}",
             f"{len(people[url] - {''}):,}",
@@ -254,7 +255,7 @@ def _label_table(stats: Mapping[str, Any]) -> str:
     if not counts:
         return "## Labels\n\nThe clips have no labels.\n"
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    rows = [(_cell(name), f"{count:,}") for name, count in ranked[:_SHOWN_LABELS]]
+    rows = [(plain(name), f"{count:,}") for name, count in ranked[:_SHOWN_LABELS]]
     more = len(ranked) - len(rows)
     note = f"\nand {more:,} more in `labels.json`.\n" if more else ""
     return "## Labels\n\n" + _table(("label", "clips (foreground)"), rows) + note
@@ -337,11 +338,6 @@ def _trimmed(stats: Mapping[str, Any]) -> str:
     return (
         f" Silence longer than {seconds:g} s was cut out ({hours:.2f} h of {count:,} recordings)."
     )
-
-
-def _cell(text: str) -> str:
-    """One line that cannot leave its cell."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

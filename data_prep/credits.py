@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from dawnchorus.data_prep.citations import bibtex, citation
 from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.spreadsheets import csv_text
 from dawnchorus.trainer.licences import Licence, read_licence
+from dawnchorus.trainer.markdown import address, link, plain
 from dawnchorus.trainer.sound_folders import what_to_do_with
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ FORMATS = ("text", "markdown", "csv", "bibtex")
 _COLUMNS = ("source", "source_id", "url", "licence_url", "recordist", "attribution")
 _ROWS = 10_000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
 # Where a recording's page is, for ids that look like this; else the address of its audio.
 _PAGES = {
     "xc": (re.compile(r"(\d+)"), r"https://xeno-canto.org/\1"),
@@ -268,23 +267,19 @@ def _markdown(ledger: _Ledger) -> Iterator[str]:
     yield "## Sources"
     yield ""
     for source, count, hours in ledger.sources():
-        text = f"* **{_escape(source)}**, {_many(count, hours)}. {citation(source)}"
+        text = f"* **{plain(source)}**, {_many(count, hours)}. {citation(source)}"
         yield text.rstrip(" .") + "."
     for url, count, hours in ledger.licences():
-        name = _escape(licence_name(url))
         yield ""
-        yield f"## {f'[{name}](<{_clean(url)}>)' if url.startswith('http') else name}"
+        yield f"## {link(licence_name(url), url)}"
         yield ""
         yield f"{_many(count, hours)}. {_duty(url)}".rstrip()
         yield ""
         for person in ledger.people(url):
-            who = _escape(person.recordist) or "recordist not stated"
-            links = ": " + ", ".join(f"<{link}>" for link in person.links) if person.links else ""
+            who = plain(person.recordist) or "recordist not stated"
+            pages = ", ".join(map(address, person.links))
+            links = f": {pages}" if pages else ""
             yield f"* {who}, {_many(person.recordings, person.hours)}{links}"
-
-
-def _escape(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", _clean(text))
 
 
 def _csv(ledger: _Ledger) -> Iterator[str]:
@@ -302,9 +297,7 @@ def _csv(ledger: _Ledger) -> Iterator[str]:
 
 
 def _csv_line(*cells: Any) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()
+    return csv_text([cells]).removesuffix("\n")
 
 
 def _bibtex(ledger: _Ledger) -> Iterator[str]:

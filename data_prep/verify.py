@@ -114,7 +114,7 @@ def verify_dataset(
         kind = type(err).__name__
         raise PrepError(
             f"{dataset} has a table that cannot be read ({kind}: {err}). Restore it from a good "
-            "copy, or prepare the dataset again."
+            "copy, or make the dataset again (`chorus prep folder` or `chorus prep shards`)."
         ) from err
     return report
 

@@ -167,7 +167,18 @@ def export(
             "accept_licence_conflict=true. May be repeated.",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace an existing folder.")] = False,
+    private: Annotated[
+        bool,
+        typer.Option(
+            "--private",
+            help="For yourself: no author, licence or evaluation is needed. The card says what is "
+            "missing, and the model refuses to be pushed to a hub.",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(help="Replace an earlier export; refused where other files lie beside it."),
+    ] = False,
 ) -> None:
     """Write a run's encoder as a Hugging Face repo that loads without this package.
 
@@ -177,7 +188,7 @@ def export(
 
     given: dict[str, object] = {"author": author, "licence": licence, "repo_id": repo_id}
     fields = {k: v for k, v in given.items() if v} | _card_fields(card or [])
-    folder = export_run(run, out, card=fields, overwrite=overwrite)
+    folder = export_run(run, out, card=fields, overwrite=overwrite, private=private)
     typer.echo(f"exported: {folder}\n\n{loading_lines(folder)}")
 
 

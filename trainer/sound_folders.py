@@ -14,6 +14,12 @@ _SOUND = frozenset(
 _LOOKED_AT = 2000
 """Files at most: the folder may be that of a large archive on a slow disk."""
 
+PREPARE_AGAIN = (
+    "prepare it again (`chorus prep folder RECORDINGS --out DATASET`, or `chorus prep shards "
+    "TABLE --out DATASET` where it was made from a recording table)"
+)
+"""How a dataset is made, for messages about one that will not do."""
+
 
 def what_to_do_with(folder: Path) -> str:
     """Return a sentence where a folder holds sound files: it has to be prepared first; else ''."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from contextlib import nullcontext
@@ -22,6 +23,7 @@ from dawnchorus.trainer.errors import DataError, Interrupted, Preempted
 from dawnchorus.trainer.examples import write_examples
 from dawnchorus.trainer.layout import Topology
 from dawnchorus.trainer.module import TrainingModule
+from dawnchorus.trainer.public import public_recipe
 from dawnchorus.trainer.runtime.allocation import keep_freed_memory
 from dawnchorus.trainer.runtime.checkpoint import AtomicCheckpointIO, CheckpointFolder
 from dawnchorus.trainer.runtime.folder import check_folder, write_folder
@@ -108,7 +110,7 @@ def _sinks(recipe: Recipe, first_step: int) -> tuple[MetricsFile, ProgressSink]:
                 name=recipe.name,
                 project=recipe.log.wandb_project,
                 mode=recipe.log.wandb,
-                config=recipe.resolved(),
+                config=public_recipe(recipe.resolved()),
             )
         )
     if recipe.log.tensorboard:
@@ -287,8 +289,12 @@ def _compile(module: TrainingModule, **options: Any) -> None:
     torch would otherwise take for one of changing length, and compile a slower graph for any.
     """
     options = {"dynamic": False} | options
+    from dawnchorus.trainer.data.cache import default_cache_folder
     from dawnchorus.trainer.encoders.beats import BeatsLayers
 
+    # torch keeps and loads compiled code in a folder of /tmp whose name anybody can guess.
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(default_cache_folder() / "compiled")
     for part in module.modules():
         if not isinstance(part, BeatsLayers):
             continue

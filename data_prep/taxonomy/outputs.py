@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND
+from dawnchorus.data_prep.spreadsheets import csv_text
 from dawnchorus.data_prep.taxonomy.ebird import GENUS_MOVED, compare_years, years
 from dawnchorus.data_prep.taxonomy.model import Taxonomy
 from dawnchorus.data_prep.taxonomy.naming import Lost, Named, ways
@@ -25,11 +25,7 @@ _SHOWN = 10
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    return csv_text([header, *rows]).encode()
 
 
 def names_csv(named: Iterable[Named], collected: Collected, space: LabelSpace) -> bytes:

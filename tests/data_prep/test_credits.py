@@ -104,7 +104,7 @@ def test_text_per_licence_and_recordist(table: Path) -> None:
 
 def test_markdown_csv_and_bibtex(table: Path) -> None:
     text = "\n".join(write_credits(table, "markdown"))
-    assert text.startswith("# Credits\n\n## Sources") and f"## [CC BY 4.0](<{BY}>)" in text
+    assert text.startswith("# Credits\n\n## Sources") and f"## [CC BY 4.0]({BY})" in text
     assert "\\[evil\\]" in text and not re.search(r"(?<!\\)\[evil", text)
     rows = list(csv.DictReader(io.StringIO("\n".join(write_credits(table, "csv")))))
     assert sum(int(row["recordings"]) for row in rows) == 7

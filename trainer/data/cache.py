@@ -18,6 +18,7 @@ size limit.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
@@ -32,6 +33,8 @@ from typing import NamedTuple
 
 from filelock import FileLock
 
+from dawnchorus.trainer.private_folder import NotPrivate, private_folder
+
 _HEAD = struct.Struct("<4sIQ")
 _MAGIC = b"dcb1"
 _KEEP = 0.9
@@ -42,12 +45,26 @@ _log = logging.getLogger(__name__)
 def default_cache_folder() -> Path:
     """Where the cache lies unless told otherwise: $TMPDIR, $XDG_CACHE_HOME or ~/.cache.
 
-    Clusters set TMPDIR to the node's scratch; home folders there are small and far away.
+    Clusters set TMPDIR to the node's scratch; home folders there are small and far away. Scratch is
+    shared: where somebody else has a folder of that name, a warning says so and the next is taken.
+    The folder is made, with mode 0700.
+
+    Raises:
+        OSError: none of them can be made, or none is this user's alone.
     """
     scratch = os.environ.get("TMPDIR")
     if scratch:
-        return Path(scratch) / f"dawnchorus-{os.getuid()}"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dawnchorus"
+        try:
+            return private_folder(Path(scratch) / f"dawnchorus-{os.getuid()}")
+        except NotPrivate as error:
+            _warn_once(f"{error}: not used as a cache, because its content could be anybody's")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return private_folder(home / "dawnchorus")
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    _log.warning("%s", text)
 
 
 class _Entry(NamedTuple):
@@ -59,8 +76,8 @@ class _Entry(NamedTuple):
 class BlockCache:
     """Byte ranges by key, on disk, at most `limit` bytes of them.
 
-    It never fails a run: where the folder cannot be written, nothing is kept, and a warning says
-    so once per process.
+    It never fails a run: where the folder cannot be written, is another user's or can be written by
+    others, nothing is read or kept there, and a warning says so once per process.
 
     Args:
         root: folder; shared by all processes of a node.
@@ -71,6 +88,7 @@ class BlockCache:
         self.root = root
         self.limit = limit
         self._warned = False
+        self._private: bool | None = None
 
     def path(self, key: str) -> Path:
         """File of an entry."""
@@ -78,10 +96,12 @@ class BlockCache:
         return self.root / "blocks" / digest[:2] / digest[2:]
 
     def __contains__(self, key: str) -> bool:
-        return self.path(key).is_file()
+        return self._usable() and self.path(key).is_file()
 
     def get(self, key: str) -> bytes | None:
         """What is kept under a key; None where nothing, or nothing intact, is."""
+        if not self._usable():
+            return None
         path = self.path(key)
         try:
             content = path.read_bytes()
@@ -102,7 +122,7 @@ class BlockCache:
     def put(self, key: str, data: bytes) -> None:
         """Keep bytes under a key, if there is room for them at all."""
         path, size = self.path(key), _HEAD.size + len(data)
-        if size > self.limit:
+        if size > self.limit or not self._usable():
             return
         partial = None
         try:
@@ -173,6 +193,17 @@ class BlockCache:
             Path(entry.path).unlink(missing_ok=True)
             used -= entry.size
         return used
+
+    def _usable(self) -> bool:
+        """Whether the folder is this user's alone; looked at once per process."""
+        if self._private is None:
+            try:
+                private_folder(self.root)
+                self._private = True
+            except OSError as error:
+                self._private = False
+                self._warn(error)
+        return self._private
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:

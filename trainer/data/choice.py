@@ -15,14 +15,14 @@ import numpy.typing as npt
 
 from dawnchorus.trainer.data.storage import DatasetFolder
 from dawnchorus.trainer.errors import DataError
-from dawnchorus.trainer.sound_folders import what_to_do_with
+from dawnchorus.trainer.sound_folders import PREPARE_AGAIN, what_to_do_with
 
 IntArray = npt.NDArray[np.int64]
 
 CODECS = ("flac", "wav")
 _NUMBERS = ("offset", "size", "samples", "sample_rate_hz")
 _COLUMNS = ("split", "shard", "codec", "fold", "label_ids", *_NUMBERS)
-MENDING = "prepare the dataset again (`chorus prep`), or restore the files from a good copy"
+MENDING = f"restore the files from a good copy, or {PREPARE_AGAIN}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +184,6 @@ def one_rate(root: str, rates: list[int]) -> int:
     """The sample rate of a dataset, in Hz. Raises DataError where clips differ in it."""
     if len(rates) != 1:
         raise DataError(
-            f"{root} has clips at {rates} Hz; one dataset has one rate: prepare it again with one"
+            f"{root} has clips at {rates} Hz; one dataset has one rate: {PREPARE_AGAIN}"
         )
     return rates[0]

@@ -30,6 +30,7 @@ from dawnchorus.trainer.data.order import Draw, PositionOrder
 from dawnchorus.trainer.data.reader import BrokenClip, ClipReader
 from dawnchorus.trainer.data.sources import Source, label_sources, open_indexes
 from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.sound_folders import PREPARE_AGAIN
 
 # So many broken clips in a row are no accident: the data is gone, or was made anew under the run.
 _MAX_REPLACEMENTS = 50
@@ -200,7 +201,7 @@ class TrainStream(_Stream):
         named = "\n  ".join(rows.broken[-3:])
         raise DataError(
             f"{_MAX_REPLACEMENTS} clips in a row cannot be decoded, the last ones:\n  {named}\n"
-            "Was the dataset changed or made anew since the run began? Prepare it again"
+            f"Was the dataset changed or made anew since the run began? If not, {PREPARE_AGAIN}"
         )
 
     def _read_noise(
@@ -395,6 +396,5 @@ class BrokenLedger:
         raise DataError(
             f"{len(named)} of {self.clips} clips cannot be decoded, more than data.max_broken="
             f"{self.max_broken:g} allows:{listed}{more}\n"
-            "Prepare those datasets again from their recordings, restore the shards from a good "
-            "copy, or raise data.max_broken"
+            f"Restore the shards from a good copy, raise data.max_broken, or {PREPARE_AGAIN}"
         )

@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +43,7 @@ from dawnchorus.trainer.data.remote import (
     version_of,
 )
 from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.private_folder import private_folder
 
 TABLES = ("index.parquet", "labels.json", "licences.parquet", "stats.json")
 _WHOLE, _BLOCK = 4 << 20, 1 << 20
@@ -111,8 +113,8 @@ def open_folder(path: str | Path, config: RemoteConfig) -> DatasetFolder:
         root = _copy_tables(location, present, config)
     except OSError as error:
         raise DataError(
-            f"the tables of {location} cannot be copied to {cache_folder(config)} ({error}): make "
-            "room there, or name another folder in data.remote.cache"
+            f"the tables of {location} cannot be copied to this machine ({error}): name a folder "
+            "of your own, with room in it, in data.remote.cache"
         ) from None
     return DatasetFolder(location, root, versions)
 
@@ -133,7 +135,7 @@ def _copy_tables(location: str, versions: dict[str, Version], config: RemoteConf
     """Copy a dataset's tables; whoever comes second finds them. Returns their folder."""
     state = "\n".join([location, *(f"{name} {version}" for name, version in versions.items())])
     digest = hashlib.blake2b(state.encode(), digest_size=16).hexdigest()
-    tables = cache_folder(config) / "tables"
+    tables = private_folder(cache_folder(config)) / "tables"
     tables.mkdir(parents=True, exist_ok=True, mode=0o700)
     done = tables / digest
     with FileLock(tables / "lock"):
@@ -225,7 +227,8 @@ class RemoteReader:
         self.config = config
         self.cache: BlockCache | None = None
         if config.cache_gb:
-            self.cache = BlockCache(cache_folder(config), int(config.cache_gb * 1e9))
+            with suppress(OSError):  # no place of one's own: without a cache, then
+                self.cache = BlockCache(cache_folder(config), int(config.cache_gb * 1e9))
         self._ahead: dict[_Block, bytes] = {}
         self._last: tuple[_Block, bytes] | None = None
         self._looked: dict[str, float] = {}

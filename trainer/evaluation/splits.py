@@ -14,6 +14,7 @@ import numpy.typing as npt
 from dawnchorus.trainer.errors import DataError
 from dawnchorus.trainer.evaluation.clips import Clips
 from dawnchorus.trainer.evaluation.config import EvaluateConfig
+from dawnchorus.trainer.sound_folders import PREPARE_AGAIN
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -81,7 +82,7 @@ def check_disjoint(clips: Clips, parts: Sequence[tuple[str, IntArray]]) -> None:
                     f"{clips.path}: {both.size} groups have clips in both {name_a} and {name_b}: "
                     f"{some(clips.groups[g] for g in both)}. What a probe learns of a recording "
                     "would be tested on the same recording. Correct the group, fold or split "
-                    "column and prepare the dataset again, or use protocol=groups, which makes "
+                    f"column and {PREPARE_AGAIN}, or use protocol=groups, which makes "
                     "folds of whole groups. To measure a published division as it is: "
                     "shared_groups=allow."
                 )

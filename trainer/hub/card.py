@@ -21,16 +21,21 @@ from dawnchorus.trainer.evaluation.embed import weights_digest
 from dawnchorus.trainer.hub import licences
 from dawnchorus.trainer.hub.card_config import CardConfig
 from dawnchorus.trainer.hub.measurements import Evaluation, read_evaluations
+from dawnchorus.trainer.hub.missing import empty_card, empty_data, wrong_name
 from dawnchorus.trainer.hub.provenance import Ledger, Share, Stage, ledger, stages_behind, title_of
 from dawnchorus.trainer.hub.reading import Weights
-from dawnchorus.trainer.licences import HUB_LICENCES, Licence, read_licence
+from dawnchorus.trainer.licences import Licence, read_licence
+from dawnchorus.trainer.markdown import link, plain
 from dawnchorus.trainer.model import BioEncoder
+from dawnchorus.trainer.public import without_places
 
 logger = logging.getLogger(__name__)
 
 CREDITS_IN_CARD = 40
 """Longer lists of recordists go to CREDITS.md; the card then names those with most hours."""
 TITLES = {"beats": "BEATs"}
+WARN_S = 60
+"""From clips of this length on, in seconds, the exported model warns (`modeling_dawnchorus.py`)."""
 
 
 @dataclass
@@ -52,6 +57,8 @@ class CardFacts:
     avex: str
     """"full", "embeddings" (no classifier), or "no"."""
     conflicts: list[str] = field(default_factory=list)
+    missing: list[str] | None = None
+    """Of a private export: what publication would need. None: it may be published."""
 
     @property
     def repo_name(self) -> str:
@@ -92,7 +99,13 @@ def merge_card(
 
 
 def gather(
-    weights: Weights, run: Path, card: CardConfig, model: BioEncoder, *, avex: str
+    weights: Weights,
+    run: Path,
+    card: CardConfig,
+    model: BioEncoder,
+    *,
+    avex: str,
+    private: bool = False,
 ) -> CardFacts:
     """Collect what the card says and refuse to go on while something required is empty.
 
@@ -102,6 +115,8 @@ def gather(
         card: what only a person can say.
         model: the weights as a model.
         avex: see `CardFacts.avex`.
+        private: for oneself: what is empty, and a licence that contradicts the data's, is written
+            into the card instead.
 
     Raises:
         CheckpointError: lists every empty part and how to fill it; or the licence of the weights
@@ -113,11 +128,8 @@ def gather(
     known = [share.licence for share in book.licences]
     suggested = licences.strictest(known)
     chosen = (card.licence or suggested or "").lower()
-    filled = dataclasses.replace(card, licence=chosen or None)
-    empty = [
-        *_empty_card(filled, known),
-        *_empty_data(stages, book, filled),
-    ]
+    filled = _without_places(dataclasses.replace(card, licence=chosen or None))
+    empty = [*empty_card(filled, known), *empty_data(stages, book, filled)]
     if not evaluations:
         empty.append(
             f"metrics: {run / 'evaluation'} holds no results of these weights. Run `chorus "
@@ -125,23 +137,20 @@ def gather(
         )
     if not weights.recipe:
         empty.append(f"recipe: {weights.file} carries none. Export the run that made it")
-    if empty:
-        lines = "\n".join(f"  {line}" for line in empty)
-        raise CheckpointError(
-            f"the model card of {run} would have {len(empty)} empty part"
-            f"{'s' if len(empty) > 1 else ''}; nothing was written:\n{lines}"
-        )
+    _refuse_empty(run, wrong_name(filled), [] if private else empty)
     for sentence in others:
         logger.warning("%s: not in the card", sentence)
-    conflicts = licences.contradictions(chosen, known)
-    if not card.accept_licence_conflict:
+    conflicts = licences.contradictions(chosen, known) if chosen else []
+    if private:
+        empty += conflicts
+    elif not card.accept_licence_conflict:
         _refuse_conflicts(conflicts, suggested)
     return CardFacts(
         card=filled,
         recipe=dict(weights.recipe or {}),
         stages=stages,
         ledger=book,
-        evaluations=evaluations,
+        evaluations=[_named(evaluation) for evaluation in evaluations],
         labels=weights.labels,
         parameters=sum(p.numel() for p in model.parameters()),
         encoder=weights.encoder,
@@ -150,7 +159,34 @@ def gather(
         averaged=weights.averaged,
         avex=avex,
         conflicts=conflicts,
+        missing=[without_places(line) for line in empty] if private else None,
     )
+
+
+def _named(evaluation: Evaluation) -> Evaluation:
+    """An evaluation whose sentences name datasets, not folders."""
+    warnings = tuple(without_places(warning) for warning in evaluation.warnings)
+    return dataclasses.replace(evaluation, warnings=warnings)
+
+
+def _without_places(card: CardConfig) -> CardConfig:
+    """The card's texts without folders of this machine."""
+    texts = ("description", "limitations", "initial_weights", "citation")
+    given: dict[str, Any] = {name: getattr(card, name) for name in texts}
+    changes: dict[str, Any] = {k: without_places(text) for k, text in given.items() if text}
+    return dataclasses.replace(card, **changes)
+
+
+def _refuse_empty(run: Path, name: Sequence[str], empty: Sequence[str]) -> None:
+    """Raise CheckpointError where the name will not do, or something is empty."""
+    way_out = "\nFor a model that stays with you, give --private" if empty else ""
+    empty = [*name, *empty]
+    if empty:
+        lines = "\n".join(f"  {line}" for line in empty)
+        raise CheckpointError(
+            f"the model card of {run} would have {len(empty)} empty part"
+            f"{'s' if len(empty) > 1 else ''}; nothing was written:\n{lines}{way_out}"
+        )
 
 
 def _refuse_conflicts(conflicts: Sequence[str], suggested: str | None) -> None:
@@ -165,82 +201,11 @@ def _refuse_conflicts(conflicts: Sequence[str], suggested: str | None) -> None:
         )
 
 
-def _empty_card(card: CardConfig, data: Sequence[Licence]) -> list[str]:
-    """What only a person can fill in."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils._validators import validate_repo_id
-
-    empty = []
-    try:
-        validate_repo_id(str(card.repo_id))
-        if str(card.repo_id).rsplit("/", 1)[-1] == "model":
-            raise HFValidationError("the weights for avex would be called model.safetensors too")
-    except HFValidationError as error:
-        empty.append(
-            f"card.repo_id: {card.repo_id!r} will not do ({error}). Set card.repo_id to "
-            "organisation/name"
-        )
-    if not card.author:
-        empty.append("card.author: set card.author to who publishes the model")
-    if not card.licence:
-        strange = sorted(
-            {licence.text or "(none)" for licence in data if not licence.creative_commons}
-        )
-        why = f" (not understood: {', '.join(strange[:5])})" if strange else ""
-        empty.append(
-            f"card.licence: none follows from the data{why}. Set card.licence, for example to "
-            "cc-by-nc-sa-4.0"
-        )
-    elif card.licence not in HUB_LICENCES:
-        empty.append(
-            f"card.licence: {card.licence!r} is no name that the Hub knows. Use one of "
-            f"{', '.join(HUB_LICENCES)}"
-        )
-    elif card.licence == "other" and not (card.licence_name and card.licence_link):
-        empty.append("card.licence_name and card.licence_link: card.licence=other needs both")
-    return empty
-
-
-def _empty_data(stages: Sequence[Stage], book: Ledger, card: CardConfig) -> list[str]:
-    """What the data's own ledger should have said."""
-    empty = []
-    for stage in stages:
-        if stage.external and not card.initial_weights:
-            empty.append(
-                f"card.initial_weights: training started from {stage.name}, which is not of this "
-                "project. Say where it is from, what data it was trained on, and its licence"
-            )
-        if stage.problem:
-            empty.append(
-                f"data of {stage.kind} {stage.name!r}: {stage.problem}. Put the file back, or "
-                "export where the run folder is"
-            )
-        for source in stage.sources:
-            name = title_of(source)
-            for part in ("licences", "recordists"):
-                if not source.get(part):
-                    empty.append(
-                        f"{part} of {name!r} ({stage.name}): data.json has none. Its dataset "
-                        "needs licences.parquet: prepare it again with `chorus prep`"
-                    )
-            if not float(source.get("hours") or 0) > 0:
-                empty.append(f"hours of {name!r} ({stage.name}): data.json says none")
-    if any(stage.external or stage.problem is None for stage in stages) and not book.sources:
-        empty.append("data: no stage names a source")
-    for share in book.licences:
-        if not share.licence.text:
-            empty.append(
-                f"licences: {share.clips} clips ({share.hours:.2f} h) have no licence. Give the "
-                "recordings one (column licence of metadata.csv) and prepare the dataset again"
-            )
-    return empty
-
-
 # --------------------------------------------------------------------------- printing
 
 
 def render(facts: CardFacts) -> dict[str, str]:
-    """README.md and, where the credits are long, CREDITS.md.
+    """README.md, LICENSE and, where the credits are long, CREDITS.md.
 
     Returns:
         File name -> text.
@@ -253,9 +218,9 @@ def render(facts: CardFacts) -> dict[str, str]:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # Markdown; `cell` and `line` take care of what others wrote
+        autoescape=False,  # Markdown; `cell` and `link` take care of what others wrote
     )
-    environment.filters["cell"] = _cell
+    environment.filters["cell"] = plain
     environment.filters["hours"] = _hours
     environment.filters["link"] = _link
     environment.filters["title_of"] = title_of
@@ -273,8 +238,13 @@ def render(facts: CardFacts) -> dict[str, str]:
         "no_derivatives": _hours_with(facts.ledger.licences, "nd"),
         "not_understood": [s for s in facts.ledger.licences if not s.licence.creative_commons],
         "recipe_rows": _recipe_rows(facts),
+        "window_s": (facts.recipe.get("data") or {}).get("window_s"),
+        "warn_s": WARN_S,
     }
-    files = {"README.md": environment.get_template("README.md.jinja").render(values)}
+    files = {
+        "README.md": environment.get_template("README.md.jinja").render(values),
+        "LICENSE": environment.get_template("LICENSE.jinja").render(values),
+    }
     if long_credits:
         files["CREDITS.md"] = environment.get_template("CREDITS.md.jinja").render(values)
     return files
@@ -365,8 +335,8 @@ def _by_licence(shares: Sequence[Share]) -> list[tuple[Licence, list[Share]]]:
 def _link(licence: Licence) -> str:
     """A licence as Markdown, with a link where the data gave one."""
     if not licence.creative_commons or "//" not in licence.url:
-        return _cell(licence.name)
-    return f"[{_cell(licence.name)}]({_cell(licence.url)})"
+        return plain(licence.name)
+    return link(licence.name, licence.url)
 
 
 def _hours_with(shares: Sequence[Share], term: str) -> float:
@@ -374,6 +344,8 @@ def _hours_with(shares: Sequence[Share], term: str) -> float:
 
 
 def _licence_text(card: CardConfig) -> str:
+    if not card.licence:
+        return "no licence: they are not for publication"
     if card.licence == "other":
         return f"[{card.licence_name}]({card.licence_link})"
     return read_licence(str(card.licence)).name
@@ -382,11 +354,3 @@ def _licence_text(card: CardConfig) -> str:
 def _hours(value: float) -> str:
     """Hours, so that a small share does not read as none."""
     return f"{value:,.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.01 else f"{value:.1g}"
-
-
-def _cell(text: object) -> str:
-    """Text from elsewhere inside a Markdown table: no cell breaks, no HTML, no line breaks."""
-    plain = " ".join(str(text).split())
-    for character, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|")):
-        plain = plain.replace(character, safe)
-    return plain

@@ -7,8 +7,9 @@
                                      pooling.py exactly as the trainer runs them
     <out>/preprocessor_config.json   for transformers' feature extractor
     <out>/label_map.json             {name: index}; empty without a head
-    <out>/recipe.yaml, data.json     how it was trained, on whose sound
+    <out>/recipe.yaml, data.json     how it was trained, on whose sound; names, no places
     <out>/README.md, CREDITS.md      the model card
+    <out>/LICENSE                    of the code; that of the weights is in the card
 
 It appears whole or not at all: written beside its place, read back, then renamed.
 """
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -35,11 +35,11 @@ from dawnchorus.trainer.hub import formats
 from dawnchorus.trainer.hub.card import CardFacts, gather, merge_card, render
 from dawnchorus.trainer.hub.card_config import CardConfig
 from dawnchorus.trainer.hub.importing import build, whole_section
+from dawnchorus.trainer.hub.place import MODELING, check_place, discard, put_in_place
 from dawnchorus.trainer.hub.provenance import to_json
 from dawnchorus.trainer.hub.reading import Which, load_yaml, read_weights
 from dawnchorus.trainer.model import BioEncoder
-
-MODELING = "modeling_dawnchorus"
+from dawnchorus.trainer.public import places_in, public_recipe
 
 
 def export(
@@ -50,6 +50,7 @@ def export(
     which: Which = "auto",
     ema: bool = True,
     overwrite: bool = False,
+    private: bool = False,
 ) -> Path:
     """Write a run as a Hugging Face model repository.
 
@@ -60,7 +61,9 @@ def export(
             `repo_id` the repository is called as the folder.
         which: which checkpoint of a run folder: `best`, `last`, or `auto` (best, else last).
         ema: export the moving average of the weights where the checkpoint has one.
-        overwrite: replace what is at `out`.
+        overwrite: replace an earlier export at `out`, where nothing else is in its folder.
+        private: for oneself: needs no author, licence, credits or evaluation. The card says what is
+            missing, and the model refuses `push_to_hub`.
 
     Returns:
         The folder.
@@ -71,7 +74,7 @@ def export(
         RecipeError: `card` has a field that a card does not have.
     """
     out = Path(out)
-    _check_place(out, overwrite=overwrite)
+    check_place(out, overwrite=overwrite)
     weights = read_weights(run, ema=ema, which=which)
     folder = weights.run
     if folder is None:
@@ -89,13 +92,17 @@ def export(
         merged,
         model,
         avex=avex_support(weights.encoder, head=model.head is not None, pooling=model.pooling),
+        private=private,
     )
-    _write_whole(out, model, facts)
+    _write_whole(out, model, facts, places_in(facts.recipe) | {str(folder.resolve())})
     return out
 
 
-def _write_whole(out: Path, model: BioEncoder, facts: CardFacts) -> None:
-    """Write the repository beside its place, read it back, and move it there."""
+def _write_whole(out: Path, model: BioEncoder, facts: CardFacts, places: set[str]) -> None:
+    """Write the repository beside its place, read it back, and move it there.
+
+    `places`: what no file may name.
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
@@ -104,14 +111,15 @@ def _write_whole(out: Path, model: BioEncoder, facts: CardFacts) -> None:
     try:
         write_repo(temporary, model, facts)
         _read_back(temporary, model)
-        _put_in_place(temporary, out)
+        _refuse_places(temporary, places)
+        put_in_place(temporary, out)
     except OSError as error:
         raise CheckpointError(
             f"the export to {out} failed ({error}); nothing was left there. Make room or choose "
             "another place"
         ) from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        discard(temporary)
 
 
 def avex_support(encoder: Mapping[str, Any], *, head: bool, pooling: str = "mean") -> str:
@@ -144,7 +152,9 @@ def write_repo(folder: Path, model: BioEncoder, facts: CardFacts) -> None:
         source = _source(shipped)
         shutil.copyfile(source, folder / source.name)
     shutil.copyfile(modeling, folder / modeling.name)
-    (folder / "recipe.yaml").write_text(plain_yaml.dump(facts.recipe), encoding="utf-8")
+    (folder / "recipe.yaml").write_text(
+        plain_yaml.dump(public_recipe(facts.recipe)), encoding="utf-8"
+    )
     (folder / "data.json").write_text(to_json(facts.stages), encoding="utf-8")
     for name, text in render(facts).items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -173,6 +183,8 @@ def config_json(facts: CardFacts) -> dict[str, Any]:
         "encoder": facts.encoder,
         "classification_head": bool(labels),
     }
+    if facts.missing is not None:
+        config["not_for_publication"] = facts.missing or ["it was exported with --private"]
     if labels:
         config["pooling"] = (facts.recipe.get("objective") or {}).get("pooling", "mean")
         kind = "single" if facts.scores == "softmax" else "multi"
@@ -248,15 +260,18 @@ def _with_latest_card(recipe: Mapping[str, Any], run: Path) -> dict[str, Any]:
     return {**recipe, "card": card} if card else dict(recipe)
 
 
-def _check_place(out: Path, *, overwrite: bool) -> None:
-    if out.is_file():
-        raise CheckpointError(f"{out} is a file: give a folder to export to")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise CheckpointError(
-            f"{out} is not empty: give another folder, or --overwrite to replace what is there"
-        )
-    if overwrite and (out / "checkpoints").is_dir():
-        raise CheckpointError(f"{out} is a run folder: an export does not replace one")
+def _refuse_places(folder: Path, places: set[str]) -> None:
+    """Make sure that no text names a folder or a bucket of the run's."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".safetensors":
+            continue
+        text = path.read_text(encoding="utf-8")
+        for place in sorted(places):
+            if place in text:
+                raise CheckpointError(
+                    f"{path.name} would name {place}, which only concerns this machine: take it "
+                    "out of the card's fields and of the names of datasets and runs"
+                )
 
 
 def _read_back(folder: Path, model: BioEncoder) -> None:
@@ -266,23 +281,3 @@ def _read_back(folder: Path, model: BioEncoder) -> None:
     for name, tensor in again.state_dict().items():
         if not torch.equal(tensor, theirs[name].cpu()):
             raise CheckpointError(f"{name} was not written as it is; the disk may be failing")
-
-
-def _put_in_place(temporary: Path, out: Path) -> None:
-    # mkdtemp and safetensors make what only its owner can read; everything else here is as usual.
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o777 & ~umask)
-    for file in temporary.iterdir():
-        file.chmod(0o666 & ~umask)
-    if not out.exists():
-        temporary.rename(out)
-        return
-    old = temporary.with_suffix(".old")
-    out.rename(old)
-    try:
-        temporary.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
-    shutil.rmtree(old)

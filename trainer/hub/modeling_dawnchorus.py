@@ -12,14 +12,16 @@ Shape legend: B clips, T samples, N tokens, D channels, C classes.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, cached_file, logging
 
 # These lie beside this file once it is exported.
 from .beats import Beats  # type: ignore[import-not-found, import-untyped, unused-ignore]
@@ -31,6 +33,12 @@ from .pooling import STATISTICS, pool  # type: ignore[import-not-found, import-u
 
 LOUDEST = 16.0
 """Sound in [-1, 1] may overshoot a little; beyond this it was not scaled at all."""
+WARN_S = 60.0
+"""Clips of this length and longer get a warning: attention takes memory by the square."""
+KEPT = ("README.md", "CREDITS.md", "LICENSE", "preprocessor_config.json", "data.json")
+"""Files of the repository that `save_pretrained` takes along."""
+
+logger = logging.get_logger(__name__)
 
 
 class DawnchorusConfig(PretrainedConfig):  # type: ignore[misc]
@@ -123,6 +131,7 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
             self.head = nn.Linear(width, config.num_labels)
         self.gradient_checkpointing = bool(encoder_config.grad_checkpoint)
         self._heard = False
+        self._trained = False
         self.post_init()
 
     def _set_gradient_checkpointing(self, enable: bool = True, *_: Any, **__: Any) -> None:
@@ -171,6 +180,57 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
             )
         return (model, info) if wants_info else model
 
+    def train(self, mode: bool = True) -> DawnchorusModel:
+        """As everywhere; remembers that the weights may no longer be those of the card."""
+        self._trained = self._trained or mode
+        super().train(mode)
+        return self
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """As everywhere; the card, licence, credits and preprocessor come along.
+
+        A file that is at the place already stays. Where the model was in training mode since it was
+        loaded, the card says that it describes the weights from before.
+        """
+        if kwargs.get("push_to_hub"):
+            self._refuse_push()
+        super().save_pretrained(save_directory, **kwargs)
+        folder = Path(save_directory)
+        for name in KEPT:
+            found = self._beside(name)
+            if found is not None and not (folder / name).exists():
+                shutil.copyfile(found, folder / name)
+                if name == "README.md" and self._trained:
+                    _say_trained_on(folder / name)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """As everywhere, but not for an export that was made for private use (ValueError)."""
+        self._refuse_push()
+        return super().push_to_hub(*args, **kwargs)
+
+    def _refuse_push(self) -> None:
+        if missing := getattr(self.config, "not_for_publication", None):
+            lines = "\n".join(f"  {line}" for line in missing)
+            raise ValueError(f"this model is for private use; to be published it lacks:\n{lines}")
+
+    def _beside(self, name: str) -> str | None:
+        """A file of the repository that the model was loaded from, where it is at hand."""
+        source = self.config._name_or_path
+        if not source:
+            return None
+        try:
+            path: str | None = cached_file(
+                source,
+                name,
+                revision=getattr(self.config, "_commit_hash", None),
+                _raise_exceptions_for_gated_repo=False,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+        except (OSError, ValueError):
+            return None
+        return path
+
     def forward(
         self,
         input_values: Tensor,
@@ -204,6 +264,7 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
             lengths = lengths_of(attention_mask)
         if lengths is not None and not torch.compiler.is_compiling():
             _check_lengths(lengths, wav_BT)
+        self._warn_of_length(wav_BT.shape[1])
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         mel_BTF, frames_B = self.frontend(wav_BT, lengths)
@@ -250,6 +311,18 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
                 )
         return wav_BT
 
+    def _warn_of_length(self, samples: int) -> None:
+        if torch.compiler.is_compiling() or samples < WARN_S * self.config.sampling_rate:
+            return
+        encoder = self.config.encoder_config()
+        tokens = samples // (self.frontend.hop * encoder.patch) * encoder.bands
+        gigabytes = 4 * encoder.heads * tokens**2 / 1e9
+        logger.warning_once(
+            f"clips of {samples / self.config.sampling_rate:.0f} s: attention over {tokens:,} "
+            f"tokens needs about {gigabytes:.1f} GB per clip and array, and grows with the square "
+            "of the length. The model was trained on short windows: cut the recording into those"
+        )
+
     def _loss(self, logit_BC: Tensor | None, labels: Tensor) -> Tensor:
         """As in post-training, with every class counted: mean over clips (and classes, for BCE)."""
         if logit_BC is None:
@@ -287,6 +360,18 @@ def lengths_of(attention_mask_BT: Tensor) -> Tensor:
     if looks and bool((sound_BT[:, 1:] & ~sound_BT[:, :-1]).any()):
         raise ValueError("attention_mask has padding before or inside the sound: pad on the right")
     return sound_BT.sum(1)
+
+
+def _say_trained_on(card: Path) -> None:
+    """Put a sentence at the head of a card, below its front matter."""
+    text = card.read_text(encoding="utf-8")
+    end = text.find("\n---\n", 3) if text.startswith("---\n") else -1
+    head = 0 if end < 0 else end + len("\n---\n")
+    note = (
+        "\n**These weights were trained further.** What follows describes the model that this "
+        "began with.\n"
+    )
+    card.write_text(text[:head] + note + text[head:], encoding="utf-8")
 
 
 def _check_lengths(length_B: Tensor, wav_BT: Tensor) -> None:

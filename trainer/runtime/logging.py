@@ -137,7 +137,10 @@ class WandbSink:
         id_file = run / "wandb_id.txt"
         if not id_file.is_file():
             write_text(id_file, secrets.token_hex(4))
-        settings = wandb.Settings(console="off", x_disable_stats=True)
+        settings = wandb.Settings(
+            console="off", x_disable_stats=True, x_disable_meta=True, x_disable_machine_info=True,
+            disable_git=True, disable_code=True, x_save_requirements=False, host="", program="",
+        )  # fmt: skip
         self._run = wandb.init(
             id=id_file.read_text().strip(), resume="allow", mode=mode, project=project, name=name,
             dir=str(run), config=config, settings=settings,

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 from huggingface_hub import ModelCard
@@ -102,15 +103,20 @@ def test_every_table_row_has_as_many_cells_as_its_head(tmp_path: Path, make_run:
 def test_the_three_lines_of_code_work_as_printed(
     tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    modules = pytest.importorskip("transformers.dynamic_module_utils")
-    monkeypatch.setattr(modules, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    """Those that load the model, and those that read a file."""
+    pytest.importorskip("transformers", reason="transformers is not installed (extra: export)")
     make_run(tmp_path / "run")
     _, body = card_of(tmp_path / "run", tmp_path / "out")
-    code = body.split("```python\n", 1)[1].split("```", 1)[0]
-    assert len(code.strip().splitlines()) == 3
-    names: dict[str, Any] = {"waveform": torch.zeros(1, 16000)}
-    exec(code.replace("dawn/tiny-beats", str(tmp_path / "out")), names)
+    model, file = (part.split("```", 1)[0] for part in body.split("```python\n")[1:3])
+    assert len(model.strip().splitlines()) == len(file.strip().splitlines()) == 3
+    stereo_TC = np.stack([np.sin(np.arange(44100) / 10), np.zeros(44100)], axis=1)
+    soundfile.write(tmp_path / "recording.wav", 0.5 * stereo_TC, 44100)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(file, names)
+    assert names["waveform"].shape == (1, 16000)
+    assert names["waveform"].abs().max().item() == pytest.approx(0.25, abs=0.05)
+    exec(model.replace("dawn/tiny-beats", str(tmp_path / "out")), names)
     assert names["embedding"].shape == (1, 48)
 
 
@@ -186,6 +192,7 @@ def test_one_empty_field_stops(
     message = refusal(tmp_path / "run", card=card)
     assert complaint in message
     assert "1 empty part;" in message
+    assert ("--private" in message) == ("repo_id" not in card)
 
 
 def test_missing_ledger_and_missing_evaluation_stop(tmp_path: Path, make_run: MakeRun) -> None:

@@ -30,8 +30,8 @@ def exported(tmp_path: Path, make_run: MakeRun) -> tuple[Path, BioEncoder]:
 def test_the_folder_is_complete(exported: tuple[Path, BioEncoder]) -> None:
     folder, _ = exported
     assert sorted(p.name for p in folder.iterdir()) == [
-        "README.md", "base.py", "beats.py", "beats_config.py", "config.json", "data.json",
-        "frontend.py", "label_map.json", "model.safetensors", "modeling_dawnchorus.py",
+        "LICENSE", "README.md", "base.py", "beats.py", "beats_config.py", "config.json",
+        "data.json", "frontend.py", "label_map.json", "model.safetensors", "modeling_dawnchorus.py",
         "pooling.py", "preprocessor_config.json", "recipe.yaml", "tiny-beats.safetensors",
         "train_config.yaml",
     ]  # fmt: skip
@@ -201,9 +201,12 @@ def test_overwrite_and_empty_folder(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path / "run")
     (tmp_path / "empty").mkdir()
     exporting.export(tmp_path / "run", tmp_path / "empty")
-    (tmp_path / "empty/old.txt").touch()
+    names = left_behind(tmp_path / "empty")
+    (tmp_path / "empty/README.md").write_text("old")
+    (tmp_path / "empty/CREDITS.md").write_text("of another version, which had many recordists")
     exporting.export(tmp_path / "run", tmp_path / "empty", overwrite=True)
-    assert not (tmp_path / "empty/old.txt").exists()
+    assert left_behind(tmp_path / "empty") == names
+    assert (tmp_path / "empty/README.md").read_text() != "old"
     assert left_behind(tmp_path) == ["empty", "run"]
 
 

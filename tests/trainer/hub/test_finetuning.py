@@ -5,6 +5,7 @@ Shape legend: B clips, T samples, C classes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,3 +232,40 @@ def test_clips_without_sound_are_refused(folder: Path) -> None:
         model(wav_BT, lengths=torch.tensor([9000, 9001]))
     with pytest.raises(ValueError, match="give one each"):
         model(wav_BT, lengths=torch.tensor([9000]))
+
+
+# --------------------------------------------------------------------------- saved again, and long
+
+
+def test_saved_again_it_keeps_card_licence_and_preprocessor(folder: Path, tmp_path: Path) -> None:
+    kept = ("README.md", "LICENSE", "preprocessor_config.json", "data.json")
+    load(folder).save_pretrained(tmp_path / "same")
+    for name in kept:
+        assert (tmp_path / "same" / name).read_bytes() == (folder / name).read_bytes()
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path / "same")
+    assert extractor.sampling_rate == 16000
+    # Again from there; what lies at the place stays; a trained model's card says so.
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained/LICENSE").write_text("mine")
+    load(tmp_path / "same").train().save_pretrained(tmp_path / "trained")
+    assert (tmp_path / "trained/LICENSE").read_text() == "mine"
+    card = (tmp_path / "trained/README.md").read_text()
+    note = "\n**These weights were trained further.** What follows describes the model that this began with.\n"  # noqa: E501
+    assert card.replace(note, "") == (folder / "README.md").read_text()
+    assert card.startswith("---\n") and card.split("---\n", 2)[2].startswith(note)
+
+
+def test_long_clips_get_a_warning(folder: Path) -> None:
+    model = load(folder)
+    seen: list[str] = []
+    logger = transformers.logging.get_logger(type(model).__module__)
+    handler = logging.Handler()
+    handler.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    with torch.no_grad():
+        model(torch.zeros(1, 59 * 16000))
+        assert seen == []
+        model(torch.zeros(1, 61 * 16000))
+        model(torch.zeros(1, 61 * 16000))
+    logger.removeHandler(handler)
+    assert len(seen) == 1 and "61 s: attention over 3,048 tokens needs about 0.1 GB" in seen[0]

@@ -1,0 +1,47 @@
+"""CSV that spreadsheet programs show and do not run.
+
+A cell of a stranger's that begins with `=` is a formula to them: it can fetch an address with the
+rest of the row in it, or start a program. A quote before it makes it text.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+_RUNS = tuple("=+-@\t\r\n＝＋－＠")
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as CSV, a line feed after each; texts that would be run get a quote before them."""
+    text = io.StringIO()
+    cells = ([_one_kind_of_line(shown(cell)) for cell in row] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows(cells)
+    return text.getvalue()
+
+
+def shown(cell: object) -> object:
+    """A cell for a CSV file: as it is, or with a quote before it where it would be run."""
+    if not isinstance(cell, str) or not cell.lstrip(" ").startswith(_RUNS) or _is_number(cell):
+        return cell
+    return f"'{cell}"
+
+
+def meant(text: str) -> str:
+    """What a cell said before `shown`."""
+    quoted = text.startswith("'") and text[1:].lstrip(" ").startswith(_RUNS)
+    return text[1:] if quoted else text
+
+
+def _one_kind_of_line(cell: object) -> object:
+    # The writer leaves a bare carriage return without quotes, and readers then end the row there.
+    return cell.replace("\r\n", "\n").replace("\r", "\n") if isinstance(cell, str) else cell
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,96 @@
+"""What of a run may leave the machine: the names of datasets and runs, not where they lie.
+
+Recipes name home folders, buckets and projects of people and institutions. Whatever is published or
+sent (exported repositories, Weights & Biases) passes here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+MACHINE = frozenset(
+    {
+        "runs", "log", "data.remote", "data.workers", "data.prefetch", "train.accelerator",
+        "train.devices", "train.nodes", "train.watchdog_minutes",
+    }
+)  # fmt: skip
+"""Keys of a recipe that say where it ran, and nothing of what came out."""
+PLACES = frozenset({"path", "init_from"})
+"""Keys whose values are places, also where they do not look so."""
+_WORDS = frozenset({"card"})
+"""Sections that a person wrote to be read: addresses in them are meant."""
+_ADDRESS = r"[A-Za-z][A-Za-z0-9+.-]*://"
+_HTTP = r"https?://"
+_PLACE = re.compile(rf"^(?:{_ADDRESS}|[/\\~]|[A-Za-z]:[/\\]|\.{{1,2}}[/\\])")
+# In a sentence: what starts with a folder, or an address that is none of the web.
+_IN_TEXT = re.compile(
+    rf"(?<![\w.:/~-])(?:(?!{_HTTP}){_ADDRESS}[^\s\"'<>|,;)\]]+|~?(?:/[^\s/\"'<>|,;:)\]]+){{2,}}/?)"
+)
+
+
+def public_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved recipe with names in place of places, and without what is the machine's own.
+
+    `data.train.birds.path: s3://museum/private/birds` becomes `birds`,
+    `init_from: /home/me/runs/ssl` becomes `ssl`; the keys of MACHINE are left out.
+    """
+    return dict(_public(recipe, ""))
+
+
+def _public(section: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
+    for key, value in section.items():
+        path = f"{where}.{key}" if where else str(key)
+        if path not in MACHINE:
+            yield key, _value(value, path)
+
+
+def _value(value: Any, path: str) -> Any:
+    if isinstance(value, Mapping):
+        return dict(_public(value, path))
+    if isinstance(value, list | tuple):
+        return [_value(item, path) for item in value]
+    if not isinstance(value, str):
+        return value
+    top, key = path.split(".")[0], path.rsplit(".", 1)[-1]
+    if top in _WORDS:
+        return without_places(value)
+    return name_of(value) if key in PLACES or _PLACE.match(value) or "/" in value else value
+
+
+def name_of(place: str) -> str:
+    """The name of a dataset, run or file from where it lies: its last part.
+
+    A checkpoint in a run is called as the run.
+    """
+    parts = [part for part in re.split(r"[/\\]+", re.split(r"[?#]", place)[0]) if part]
+    if len(parts) > 2 and parts[-2] == "checkpoints":
+        parts = parts[:-2]
+    return parts[-1] if parts else place
+
+
+def without_places(text: str) -> str:
+    """A sentence with the last part of each folder or bucket that it names; web addresses stay."""
+    return _IN_TEXT.sub(lambda match: name_of(match.group()), text)
+
+
+def places_in(recipe: Mapping[str, Any]) -> set[str]:
+    """All places that a recipe names and that tell something: absolute ones, and addresses."""
+    found = set()
+    for value in _strings(recipe):
+        if _PLACE.match(value) and len(re.split(r"[/\\]+", value.strip("/\\"))) > 1:
+            found.add(value.rstrip("/\\"))
+    return found
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if key != "card":
+                yield from _strings(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, str):
+        yield value
