@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dawnchorus.data_prep.audio import Original, decode
+from dawnchorus.data_prep.download.addresses import redact
 from dawnchorus.data_prep.errors import PrepError, UnusableAudio
 from dawnchorus.data_prep.excerpts import decode_segment, segment_of
 from dawnchorus.data_prep.files import whole_file
@@ -378,7 +379,7 @@ def clip_record(recording: Recording, key: str) -> dict[str, Any]:
         "id": recording.id,
         "source": recording.source,
         "source_id": recording.source_id,
-        "url": recording.url,
+        "url": redact(recording.url),
         "licence_url": recording.licence_url,
         "attribution": recording.attribution,
         "recordist": recording.recordist,

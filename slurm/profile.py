@@ -21,6 +21,12 @@ from dawnchorus.trainer import plain_yaml
 from dawnchorus.trainer.names import control_characters
 from dawnchorus.trainer.overrides import apply, read_override
 
+_SECRET = re.compile(
+    r"(?:^|_)(?:API_?)?KEYS?(?:_|$)|APIKEY|TOKENS?(?:_|$)|SECRET|PASSW(?:OR)?D|PASSPHRASE|CREDENTIAL",
+    re.IGNORECASE,
+)
+_A_FILE = re.compile(r"_(?:FILE|PATH|DIR)$", re.IGNORECASE)
+_LOGIN = re.compile(r"://[^/@\s]+@")
 _RESOURCES = re.compile(r"--(exclusive|gres|gpus|mem|nodes|ntasks|tasks|cpus|cores|exclude)\b")
 """Directives that ask for more than a job beside the training needs."""
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
@@ -113,9 +119,15 @@ class ClusterProfile(BaseModel):
     @field_validator("environment")
     @classmethod
     def _names_of_variables(cls, found: dict[str, str]) -> dict[str, str]:
-        for name in found:
+        for name, value in found.items():
             if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
                 raise ValueError(f"{name!r} is no name of an environment variable")
+            if (_SECRET.search(name) and not _A_FILE.search(name)) or _LOGIN.search(value):
+                raise ValueError(
+                    f"{name} looks like a secret, and these values are written into job scripts: "
+                    "set it in the shell that submits (sbatch passes it on), or let its tool "
+                    "read it from a file of yours (`wandb login`, `hf auth login`, ~/.aws)"
+                )
         return found
 
     @field_validator("sbatch_extra", "srun_extra")

@@ -167,10 +167,14 @@ def expandable(text: str) -> str:
 
 
 def write_script(script: JobScript) -> Path:
-    """Write the script, executable, and the folder of the logs (sbatch does not make it)."""
+    """Write the script, executable, and the folder of the logs (sbatch does not make it).
+
+    Only its owner may read it: it names folders, accounts and variables.
+    """
     (script.run / "logs").mkdir(parents=True, exist_ok=True)
+    script.path.unlink(missing_ok=True)
+    script.path.touch(mode=0o700)
     script.path.write_text(script.text(), encoding="utf-8")
-    script.path.chmod(0o755)
     return script.path
 
 

@@ -24,6 +24,7 @@ _WORDS = frozenset({"card"})
 _ADDRESS = r"[A-Za-z][A-Za-z0-9+.-]*://"
 _HTTP = r"https?://"
 _PLACE = re.compile(rf"^(?:{_ADDRESS}|[/\\~]|[A-Za-z]:[/\\]|\.{{1,2}}[/\\])")
+_LOGIN = re.compile(r"(\w+://)[^/@\s]+@")
 # In a sentence: what starts with a folder, or an address that is none of the web.
 _IN_TEXT = re.compile(
     rf"(?<![\w.:/~-])(?:(?!{_HTTP}){_ADDRESS}[^\s\"'<>|,;)\]]+|~?(?:/[^\s/\"'<>|,;:)\]]+){{2,}}/?)"
@@ -82,6 +83,11 @@ def places_in(recipe: Mapping[str, Any]) -> set[str]:
         if _PLACE.match(value) and len(re.split(r"[/\\]+", value.strip("/\\"))) > 1:
             found.add(value.rstrip("/\\"))
     return found
+
+
+def without_login(text: str) -> str:
+    """A text in which addresses have `***@` in place of a user, a token or a password."""
+    return _LOGIN.sub(r"\1***@", text)
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -9,13 +9,14 @@ import socket
 from functools import lru_cache
 from urllib.parse import urljoin, urlsplit
 
+from dawnchorus.trainer.public import without_login
+
 # Names of query parameters whose values are secrets (API keys, signed addresses of object stores).
 _SECRET = re.compile(
     r"((?:^|[?&;])[^=&;#\s]*(?:key|token|secret|sig|passw|pwd|auth|credential|session)[^=&;#\s]*=)"
     r"[^&;#\s\"'<>]+",
     re.IGNORECASE,
 )
-_USER = re.compile(r"(\w+://)[^/@\s]+@")
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
 _ORIGIN = re.compile(r"[^/?#]*//[^/?#]*")
 _PORTS = {"http": 80, "https": 443}
@@ -31,7 +32,7 @@ class BadAddress(ValueError):
 
 def redact(text: str) -> str:
     """Return `text` without the secrets in addresses: keys, tokens, signatures, passwords."""
-    return _USER.sub(r"\1***@", _SECRET.sub(r"\1***", text))
+    return without_login(_SECRET.sub(r"\1***", text))
 
 
 def host_of(url: str) -> str:

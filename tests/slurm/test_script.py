@@ -15,7 +15,7 @@ from dawnchorus.slurm.chain import read_chain, read_sweep, sweep_name
 from dawnchorus.slurm.errors import SubmitError
 from dawnchorus.slurm.profile import ClusterProfile, load_profile, seconds
 from dawnchorus.slurm.scheduler import clean_environment
-from dawnchorus.slurm.script import JobScript
+from dawnchorus.slurm.script import JobScript, write_script
 from dawnchorus.slurm.submit import prepare_recipe, split_overrides
 from dawnchorus.slurm.verdict import verdict
 from dawnchorus.trainer.compose import recipes_folder
@@ -68,6 +68,41 @@ def test_all_mistakes_of_a_profile_are_told_at_once(tmp_path: Path) -> None:
         load_profile("huge", [], recipes_folder())
     with pytest.raises(SubmitError, match="one process drives one GPU"):
         load_profile("small", ["cluster.tasks_per_node=2"], recipes_folder())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "my_password",
+     "APIKEY", "GCP_CREDENTIALS"],
+)  # fmt: skip
+def test_a_secret_does_not_go_into_a_job_script(name: str, tmp_path: Path) -> None:
+    place = tmp_path / "mine.yaml"
+    place.write_text(f"environment: {{{name}: abc123}}\n")
+    with pytest.raises(SubmitError, match=f"{name} looks like a secret") as told:
+        load_profile(str(place), [], recipes_folder())
+    assert "abc123" not in str(told.value)
+
+
+def test_a_login_in_an_address_does_not_either_and_the_rest_does(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="HTTPS_PROXY looks like a secret"):
+        ClusterProfile(environment={"HTTPS_PROXY": "http://me:abc123@proxy:3128"})
+    fine = {"TOKENIZERS_PARALLELISM": "false", "HF_TOKEN_PATH": "/home/me/token",
+            "KEYBOARD": "de", "HTTPS_PROXY": "http://proxy:3128"}  # fmt: skip
+    assert ClusterProfile(environment=fine).environment == fine
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o000, 0o077])
+def test_only_its_owner_may_read_a_job_script(umask: int, tmp_path: Path) -> None:
+    job = script(run=tmp_path / "run")
+    before = os.umask(umask)
+    try:
+        for _ in range(2):
+            path = write_script(job)
+            assert path.stat().st_mode & 0o777 == 0o700
+            path.chmod(0o755)  # as an earlier version left it
+    finally:
+        os.umask(before)
+    assert path.read_text() == job.text()
 
 
 def test_what_goes_into_the_script() -> None:

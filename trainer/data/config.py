@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-# A password before the host, or anything after a question mark.
-SECRETIVE = re.compile(r"://(.*:.*@|.*\?)")
+# A user, a token or a password before the host, or anything after a question mark.
+SECRETIVE = re.compile(r"://(?:[^/\s]*@|.*:.*@|.*\?)")
 
 
 def _require(condition: bool, message: str) -> None:

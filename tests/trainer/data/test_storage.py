@@ -335,7 +335,10 @@ def test_wrong_or_no_credentials_are_told_at_once_and_never_shown(
         ShardIndex.open(url, remote=remote)
 
 
-@pytest.mark.parametrize("url", [f"s3://me:{SECRET}@bucket/d", f"s3://bucket/d?signed={SECRET}"])
+@pytest.mark.parametrize(
+    "url",
+    [f"s3://me:{SECRET}@bucket/d", f"s3://bucket/d?signed={SECRET}", f"https://{SECRET}@host/d"],
+)
 def test_a_secret_in_a_path_is_refused_and_not_repeated(url: str) -> None:
     from dawnchorus.trainer.errors import RecipeError
     from dawnchorus.trainer.recipe import load_recipe
