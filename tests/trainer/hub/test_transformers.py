@@ -169,4 +169,4 @@ def test_safetensors_only(tmp_path: Path, make_run: Callable[..., BioEncoder]) -
     make_run(tmp_path / "run")
     folder = export(tmp_path / "run", tmp_path / "out")
     suffixes = {path.suffix for path in folder.rglob("*")}
-    assert suffixes == {".safetensors", ".json", ".yaml", ".md", ".py"}
+    assert suffixes == {".safetensors", ".json", ".yaml", ".md", ".py", ""}  # "": LICENSE
