@@ -73,6 +73,10 @@ def _table(title: str, first: Sequence[str], rows: Sequence[Sequence[str]]) -> T
     return table
 
 
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
 def facts(result: Mapping[str, Any]) -> str:
     """What was measured, a line for each fact."""
     division = {
@@ -81,7 +85,8 @@ def facts(result: Mapping[str, Any]) -> str:
         "groups": f"{len(result['folds'])} folds of whole groups",
     }[result["protocol"]["kind"]]
     lines = [
-        f"{result['clips']} clips, {result['classes']} classes, {result['groups']} groups; "
+        f"{result['clips']} clips, {_counted(result['classes'], 'class', 'classes')}, "
+        f"{_counted(result['groups'], 'group', 'groups')}; "
         f"{division}; {result['seeds']} probe seeds (± over seeds)"
     ]
     if any("same_group_excluded" in (r.get("retrieval") or {}) for r in result["rows"]):
