@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import re
 import resource
 import sys
 import tempfile
@@ -34,6 +35,8 @@ STUCK_S = 120.0
 GROWTH_MB = 500.0
 ADDRESS_SPACE_GB = 4.0  # the child's limit: 1.5 GB are libraries; beyond it malloc fails
 RATE_HZ = 16000
+# As `data_prep.decoders.brief` names what is neither RuntimeError nor OSError nor ValueError.
+RAISED = re.compile(r"\b([A-Z]\w*(?:Error|Exception))(?=:|$)")
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Tally:
 
     kinds: Counter[str] = field(default_factory=Counter)
     findings: list[tuple[int, str, str]] = field(default_factory=list)
+    raised: Counter[str] = field(default_factory=Counter)
+    """Exceptions of decoders that became rejections, but for the usual three kinds."""
     slowest_s: float = 0.0  # of the processor
     slowest: int = -1
     largest_mb: float = 0.0
@@ -174,6 +179,7 @@ def listen(
         except EOFError:
             return done, "crash"
         tally.kinds[outcome.kind] += 1
+        tally.raised.update(RAISED.findall(outcome.detail))
         if outcome.seconds > tally.slowest_s:
             tally.slowest_s, tally.slowest = outcome.seconds, outcome.index
         tally.largest_mb = max(tally.largest_mb, outcome.growth_mb)
@@ -244,6 +250,8 @@ def main(argv: list[str] | None = None) -> int:
     total = sum(tally.kinds.values())
     for kind, count in tally.kinds.most_common():
         print(f"{count:9,}  {kind}")
+    for kind, count in tally.raised.most_common():
+        print(f"{count:9,}  rejected for a decoder's {kind}")
     print(
         f"{total:,} inputs from {len(seeds())} seeds in {seconds:.0f} s "
         f"({total / max(seconds, 1e-9):.0f}/s); slowest {tally.slowest_s:.2f} s "

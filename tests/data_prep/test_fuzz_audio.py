@@ -60,3 +60,16 @@ def test_every_container_of_ffmpeg_has_a_seed() -> None:
     assert sum(name in names for name in made) > 100
     with pytest.raises(Exception, match="no_such_codec"):
         fuzz_inputs._with_ffmpeg("mp4", "no_such_codec", 0)
+
+
+@pytest.mark.parametrize("index", [8510, 65145])
+def test_what_the_fuzzer_found_is_a_rejection(tmp_path: Path, index: int) -> None:
+    """AAC in MPEG-TS with flipped bits: PyAV raises IndexError, which ended a preparation."""
+    from dawnchorus.data_prep.audio import decode
+    from scripts.fuzz_inputs import make_input
+
+    name, data = make_input(12, index)
+    assert name.startswith("mpegts-aac")
+    (tmp_path / "a.ts").write_bytes(data)
+    with pytest.raises(UnusableAudio, match="IndexError"):
+        decode(tmp_path / "a.ts", 16000)
