@@ -265,23 +265,28 @@ def mp3_frames(path: Path) -> int:
         start = behind_tags(file, path.stat().st_size)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             end = len(data) - 4
-            at, total, lost = start, 0, 0
+            sync = data[start : start + 2]
+            at, total, lost, sure = start, 0, 0, True
             while at < end:
                 place = data[at + 1] << 8 | data[at + 2]
                 size = size_of[place] if data[at] == 0xFF else 0
-                if size:
+                # Found by chance in a picture or in damage, it has no frame of its kind behind it.
+                if size and (sure or data[at + size : at + size + 2] == sync):
                     total += samples_of[place]
-                    at += size
+                    at, sure = at + size, True
                     continue
-                if data[at : at + 3] in (b"TAG", b"APE", b"LYR") or lost > 64:
+                if data[at : at + 3] in _TAGS or lost > 1000:
                     break
-                lost += 1  # damage, or a tag between frames: on to what looks like the next frame
-                at = data.find(data[start : start + 2], at + 1)
+                lost, sure = lost + 1, False
+                at = data.find(sync, at + 1)
                 if at < 0:
                     break
             if total and _counts(data[start : start + 200]):
                 total -= samples_of[data[start + 1] << 8 | data[start + 2]]
     return total
+
+
+_TAGS = (b"TAG", b"APE", b"LYR", b"ID3", b"3DI")  # behind the sound
 
 
 def _counts(frame: bytes) -> bool:

@@ -21,6 +21,7 @@ import soundfile
 from dawnchorus.data_prep.audio import decode
 from dawnchorus.data_prep.errors import UnusableAudio
 from dawnchorus.data_prep.extents import extent
+from dawnchorus.data_prep.stream_counts import mp3_frames
 from scripts.fuzz_inputs import sign_ogg
 
 SECONDS = 3.0371
@@ -353,3 +354,14 @@ def test_a_size_of_32_bits_that_wrapped(tmp_path: Path) -> None:
         with pytest.raises(UnusableAudio) as caught:
             decode(path, 16000)
         assert caught.value.reason == "understated" and "wrapped" in caught.value.detail
+
+
+def test_what_looks_like_a_frame_in_a_picture_is_none(tmp_path: Path) -> None:
+    """Random bytes hold the two bytes of a frame's begin every few kilobytes."""
+    data = sf("MP3", "MPEG_LAYER_III", 44100)
+    (tmp_path / "a.mp3").write_bytes(data)
+    frames = mp3_frames(tmp_path / "a.mp3")
+    junk = np.random.default_rng(1).bytes(300_000)
+    for behind in (junk, b"ID3\x04\0\0\0\x10\0\0" + junk):
+        (tmp_path / "b.mp3").write_bytes(data + behind)
+        assert mp3_frames(tmp_path / "b.mp3") == frames
