@@ -42,6 +42,14 @@ def report(
     clips: Annotated[
         int, typer.Option(min=0, max=24, help="Clips to listen to, with spectrograms.")
     ] = 8,
+    private: Annotated[
+        bool,
+        typer.Option(
+            "--private",
+            help="A page for yourself: clips whatever their licence, and where none is stated. Do "
+            "not publish it.",
+        ),
+    ] = False,
 ) -> None:
     """Write a self-contained page: what is in it, from where, under what licences.
 
@@ -52,8 +60,12 @@ def report(
     with friendly_errors():
         from dawnchorus.data_prep.report import write_report
 
-        page = write_report(dataset, out, selection=selection, audio=audio, count=clips)
-        typer.echo(f"Wrote {page} ({page.stat().st_size / 1e6:.1f} MB).")
+        page = write_report(
+            dataset, out, selection=selection, audio=audio, count=clips, private=private
+        )
+        size = page.stat().st_size
+        told = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+        typer.echo(f"Wrote {page.resolve()} ({told}).")
 
 
 @data_app.command("credits")

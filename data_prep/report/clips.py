@@ -53,19 +53,31 @@ class Clip:
 
 
 def clips(
-    table: Path, *, index: Path | None, audio_root: Path, count: int, problems: list[str]
+    table: Path,
+    *,
+    index: Path | None,
+    audio_root: Path,
+    count: int,
+    problems: list[str],
+    private: bool = False,
 ) -> list[Clip]:
     """Return up to `count` clips of different sources, labels and recordists.
 
     From the shards of a dataset (`index` is its index.parquet), else from the recordings' own files
     below `audio_root`. Only recordings whose licence lets a changed copy be passed on: public
-    domain and Creative Commons without ND. What hinders is told in `problems`.
+    domain and Creative Commons without ND; with `private`, every one: the page is then for those
+    who have the recordings anyway. What hinders is told in `problems`.
     """
     if count <= 0:
         return []
-    candidates = _candidates(table)
+    candidates = _candidates(table, private)
     if not candidates:
-        problems.append("No clip to listen to: no recording has a licence that lets one be shown.")
+        problems.append(
+            "No clip to listen to: there is no recording with its label in the table."
+            if private
+            else "No clip to listen to: no recording has a licence that lets one be passed on. "
+            "`chorus data report --private` makes a page for yourself, with sound of any licence."
+        )
         return []
     members = _members(index, {str(row["id"]) for row in candidates}) if index else {}
     found: list[Clip] = []
@@ -91,7 +103,7 @@ def clips(
     return found
 
 
-def _candidates(table: Path) -> list[dict[str, Any]]:
+def _candidates(table: Path, private: bool) -> list[dict[str, Any]]:
     """Some recordings of every source, drawn by a hash of the id: the same ones every time."""
     import polars as pl
     import pyarrow as pa
@@ -107,12 +119,13 @@ def _candidates(table: Path) -> list[dict[str, Any]]:
             part = pa.Table.from_batches([batch])
             frame = pl.from_arrow(part.select(keys))
             assert isinstance(frame, pl.DataFrame)
-            urls = frame.get_column("licence_url").unique().to_list()
-            allowed = [url for url in urls if url and _may_be_shown(url)]
             frame = frame.with_row_index("row").with_columns(draw=pl.col("id").hash(seed=7))
-            frame = frame.filter(
-                pl.col("licence_url").is_in(allowed) & ~pl.col("source").is_in(list(_KEPT_BACK))
-            )
+            if not private:
+                urls = frame.get_column("licence_url").unique().to_list()
+                allowed = [url for url in urls if url and _may_be_shown(url)]
+                frame = frame.filter(
+                    pl.col("licence_url").is_in(allowed) & ~pl.col("source").is_in(list(_KEPT_BACK))
+                )
             frame = frame.sort("draw").group_by("source").head(_CANDIDATES)
             if frame.height:
                 rows = frame.get_column("row").to_list()
@@ -121,6 +134,9 @@ def _candidates(table: Path) -> list[dict[str, Any]]:
                     title=pl.Series([n for n, _ in labels], dtype=pl.String),
                     rank=pl.Series([r for _, r in labels], dtype=pl.String),
                 )
+                if private:  # one's own recordings may have no labels yet
+                    unnamed = pl.col("title") == ""
+                    frame = frame.with_columns(title=pl.when(unnamed).then("id").otherwise("title"))
                 frame = frame.filter(pl.col("title") != "")
                 kept = frame if kept is None else pl.concat([kept, frame])
                 kept = kept.sort("draw").group_by("source").head(_CANDIDATES)
@@ -226,7 +242,7 @@ def _clip(row: dict[str, Any], wav_T: NDArray[np.float32], rate_hz: int) -> Clip
         link=recording_link(
             str(row["source"]), str(row.get("source_id") or ""), str(row.get("url") or "")
         ),
-        licence_url=str(row["licence_url"]),
+        licence_url=str(row["licence_url"] or ""),
         seconds=len(wav_T) / rate_hz,
         top_khz=rate_hz / 2000,
         audio=_data_url("audio/mpeg", _mp3(wav_T, rate_hz)),

@@ -32,6 +32,7 @@ def write_report(
     selection: Path | None = None,
     audio: Path | None = None,
     count: int = 8,
+    private: bool = False,
 ) -> Path:
     """Write one HTML page about a finished dataset or a recording table; return the file.
 
@@ -44,18 +45,24 @@ def write_report(
             selection.json do not lie beside the table.
         audio: folder that the paths of a recording table start from; its own folder by default.
         count: clips to listen to.
+        private: play clips whatever their licence. Such a page is not to be passed on, and says so.
 
     Raises:
         PrepError: there is no such table, it is damaged, or `out` cannot be written.
     """
-    page = render(path, selection=selection, audio=audio, count=count)
+    page = render(path, selection=selection, audio=audio, count=count, private=private)
     target = out / "report.html" if out.is_dir() else out
     write_lines(target, [page.rstrip()])
     return target
 
 
 def render(
-    path: Path, *, selection: Path | None = None, audio: Path | None = None, count: int = 8
+    path: Path,
+    *,
+    selection: Path | None = None,
+    audio: Path | None = None,
+    count: int = 8,
+    private: bool = False,
 ) -> str:
     """Return the page as text; arguments as of `write_report`."""
     facts = gather(path, selection)
@@ -63,7 +70,12 @@ def render(
     table = path / RECORDINGS if path.is_dir() else path
     index = facts.folder / "index.parquet" if facts.finished else None
     found = clips(
-        table, index=index, audio_root=audio or facts.folder, count=count, problems=problems
+        table,
+        index=index,
+        audio_root=audio or facts.folder,
+        count=count,
+        problems=problems,
+        private=private,
     )
     tables, settings = grids(facts.findings.selection)
     shown = {
@@ -78,6 +90,7 @@ def render(
         "years": [(year, n) for year, n, _ in facts.years],
         "bands": bands([label.recordings for label in facts.labels]),
         "clips": found,
+        "private": private and bool(found),
         "problems": problems,
         "options": facts.stats.get("options") or {},
         "same_audio": facts.stats.get("same_audio_recordings") and same_audio_words(facts.stats),

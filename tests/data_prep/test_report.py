@@ -239,7 +239,7 @@ def test_mistakes_are_told_in_a_line(table: Path, dataset: Path, tmp_path: Path)
         assert message in done.output and "Traceback" not in done.output
     assert not (tmp_path / "page.html").exists()
     good = run.invoke(data_app, ["report", str(dataset), "--out", str(tmp_path / "page.html")])
-    assert good.exit_code == 0 and "MB" in good.output and (tmp_path / "page.html").is_file()
+    assert good.exit_code == 0 and " kB)" in good.output and (tmp_path / "page.html").is_file()
     with pytest.raises(PrepError, match="no recordings"):
         gather(tmp_path / "nothing")
 
@@ -318,6 +318,30 @@ def test_clips_are_those_that_may_be_shown(
     assert again == found
     assert clips(table, index=None, audio_root=tmp_path / "no", count=8, problems=problems) == []
     assert "none of 3 recordings could be read" in problems[0]
+
+
+def test_a_private_page_plays_ones_own_recordings(
+    tmp_path: Path, make_call: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [recording(i, bird(f"Bird {i}"), licence_url=url) for i, url in enumerate(["", BY_ND])]
+    rows.append(dataclasses.replace(recording(2, bird("x"), licence_url=""), labels=()))
+    folder = sounding(tmp_path, rows, make_call)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    run = CliRunner().invoke
+    done = run(data_app, ["report", str(folder)])
+    assert done.exit_code == 0, done.output
+    page = (elsewhere / "report.html").read_text()
+    assert "<audio" not in page and "--private" in page and "do not publish this page" not in page
+    size = (elsewhere / "report.html").stat().st_size
+    said = " ".join(done.output.split())
+    assert f"{size / 1e3:.0f} kB" in said and "elsewhere" in said and "0.0 MB" not in said
+    done = run(data_app, ["report", str(folder), "--private", "--out", str(tmp_path / "mine.html")])
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "mine.html").read_text()
+    assert page.count("<audio") == 3 and "do not publish this page" in page
+    assert 'href=""' not in page and "not stated" in page
 
 
 def test_clips_vary_before_they_repeat(
