@@ -185,14 +185,13 @@ def _find(
     marks = [time.perf_counter()]
     prints = take_prints(audios, cache, max_s=MAX_S, jobs=jobs, progress=Progress())
     marks.append(time.perf_counter())
-    same = find_same(
-        audios, prints.vectors, prints.duration_s_R, cache, jobs=jobs, progress=Progress()
-    )
+    vectors = prints.vectors()
+    same = find_same(audios, vectors, prints.duration_s_R, cache, jobs=jobs, progress=Progress())
     marks.append(time.perf_counter())
     if times is not None:
         times |= dict(zip(("fingerprints_s", "pairs_s"), np.diff(marks).round(1), strict=True))
         compared = sum(len(pl.read_parquet(f, columns=["key"])) for f in cache.glob("*-pairs/*"))
-        times |= {"vectors": len(prints.vectors.at_V), "pairs_compared": compared}
+        times |= {"vectors": len(vectors.at_V), "pairs_compared": compared}
     return same, prints.reason_R, prints.duration_s_R
 
 

@@ -59,17 +59,19 @@ def candidates(
     jobs: int,
     kind_R: NDArray[np.int8] | None = None,
     forbidden: Sequence[tuple[int, int]] = (),
+    silent: int | None = None,
 ) -> Candidates:
     """Return the pairs of recordings that have vectors close enough to be compared.
 
     `forbidden`: kinds (by `kind_R`) of which no pairs are wanted, as evaluation sets among
-    themselves. All that are
-    nearer than SURE are taken, and of the others each recording's TRIES nearest.
+    themselves. `silent`: a kind that is found and does not look itself; none of its pairs within
+    may be wanted. All that are nearer than SURE are taken, and of the others each recording's
+    TRIES nearest.
     """
     rows: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]] = []
     single_R = np.bincount(vectors.owner_V) == 1
-    for first, near_BK, alike_BK in _search(vectors.vector_VD, jobs):
-        query_B = np.arange(first, first + len(near_BK))
+    asks_V = _asking(vectors, kind_R, silent)
+    for query_B, near_BK, alike_BK in _search(vectors.vector_VD, asks_V, jobs):
         owner_BK = vectors.owner_V[near_BK]
         single_BK = single_R[owner_BK] & single_R[vectors.owner_V[query_B]][:, None]
         good_BK = (alike_BK >= np.where(single_BK, LEAST_SHORT, LEAST)) & (near_BK >= 0)
@@ -92,6 +94,15 @@ def candidates(
     v_P = np.concatenate([row[0] for row in rows])
     u_P = np.concatenate([row[1] for row in rows])
     return _best_pairs(vectors, v_P, u_P, np.concatenate([row[2] for row in rows]))
+
+
+def _asking(
+    vectors: Vectors, kind_R: NDArray[np.int8] | None, silent: int | None
+) -> NDArray[np.int64]:
+    """Return the vectors that look for neighbours."""
+    if kind_R is None or silent is None:
+        return np.arange(len(vectors.owner_V))
+    return np.flatnonzero(kind_R[vectors.owner_V] != silent)
 
 
 def _around(
@@ -161,9 +172,9 @@ def _best_pairs(
 
 
 def _search(
-    vector_VD: NDArray[np.float16], jobs: int
-) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.float32]]]:
-    """Yield (first query, neighbours [B, K], cosines [B, K]) of all vectors, batch by batch."""
+    vector_VD: NDArray[np.float16], asks_V: NDArray[np.int64], jobs: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
+    """Yield (queries [B], neighbours [B, K], cosines [B, K]) of all that ask, batch by batch."""
     import faiss
 
     index: Any
@@ -186,8 +197,7 @@ def _search(
     for first in range(0, count, _BATCH):
         index.add(vector_VD[first : first + _BATCH].astype(np.float32))
     wanted = min(NEIGHBOURS + 1, count)
-    for first in range(0, count, _BATCH):
-        alike_BK, near_BK = index.search(
-            vector_VD[first : first + _BATCH].astype(np.float32), wanted
-        )
-        yield first, near_BK, alike_BK
+    for first in range(0, len(asks_V), _BATCH):
+        query_B = asks_V[first : first + _BATCH]
+        alike_BK, near_BK = index.search(vector_VD[query_B].astype(np.float32), wanted)
+        yield query_B, near_BK, alike_BK

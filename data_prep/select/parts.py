@@ -7,7 +7,7 @@ there when the same command runs again.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -36,20 +36,26 @@ class Parts:
         """Return these columns of all rows that are on disk."""
         import polars as pl
 
-        files = sorted(self.folder.glob("*.parquet"))
-        try:
-            frames = [pl.read_parquet(file, columns=list(columns)) for file in files]
-        except (pl.exceptions.PolarsError, OSError) as err:
-            raise PrepError(
-                f"The results kept in {self.folder} cannot be read: {err}. Delete that folder; "
-                "the work is done again."
-            ) from err
+        frames = list(self.each(columns))
         if not frames:
             import pyarrow as pa
 
             empty = pa.schema([self.schema.field(name) for name in columns]).empty_table()
             return pl.DataFrame(pl.from_arrow(empty))
         return pl.concat(frames)
+
+    def each(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Yield these columns of the rows on disk, a file at a time. A key may occur twice."""
+        import polars as pl
+
+        for file in sorted(self.folder.glob("*.parquet")):
+            try:
+                yield pl.read_parquet(file, columns=list(columns))
+            except (pl.exceptions.PolarsError, OSError) as err:
+                raise PrepError(
+                    f"The results kept in {self.folder} cannot be read: {err}. Delete that folder; "
+                    "the work is done again."
+                ) from err
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Keep a row; write what has gathered every 20 s."""

@@ -172,6 +172,12 @@ class Duplicates(_Part):
     same_id: bool = Field(True, description="find rows with one id, or one archive number")
     same_samples: bool = Field(True, description="find equal decoded samples (reads all audio)")
     near: bool = Field(True, description="find copies in another codec, rate, level, cut")
+    distinct_sources: list[str] = Field(
+        default_factory=lambda: ["audioset"],
+        description="sources of which no recording is a near copy of another of the same source "
+        "(AudioSet has one clip of a video): not searched against themselves; equal samples are "
+        "found all the same",
+    )
     action: Literal["drop", "keep"] = Field(
         "drop", description="drop all but one, or keep them together in one part of the split"
     )

@@ -17,10 +17,9 @@ from dawnchorus.data_prep.select.duplicates import Link, Row, resolve, same_key
 from dawnchorus.data_prep.select.filters import apply_filters, filter_duration, licence_costs
 from dawnchorus.data_prep.select.identity import event_keys, youtube_key
 from dawnchorus.data_prep.select.losses import why_nothing
-from dawnchorus.data_prep.select.neighbours import Vectors
 from dawnchorus.data_prep.select.rows import Rows, read_rows
 from dawnchorus.data_prep.select.same import find_same
-from dawnchorus.data_prep.select.sound import Audio, take_prints
+from dawnchorus.data_prep.select.sound import Audio, Prints, take_prints
 from dawnchorus.data_prep.select.split import describe, place_all
 from dawnchorus.data_prep.select.writing import Leak, Result, write_all
 
@@ -34,7 +33,8 @@ if TYPE_CHECKING:
     from dawnchorus.data_prep.progress import Progress
     from dawnchorus.data_prep.select.recipe import SelectRecipe
 
-OWN, HELD = 0, 1  # kinds of sounds: of the tables, of the evaluation sets
+# Kinds of sounds: of the tables, of the evaluation sets, of sources that have no near copies.
+OWN, HELD, DISTINCT = 0, 1, 2
 
 
 @dataclass
@@ -211,8 +211,9 @@ def _hear(
     same = [(n, d) for n, d, is_in in zip(numbers, sha1s[:own], alive, strict=True) if is_in]
     links = same_key(same, "samples") if recipe.duplicates.same_samples else []
 
-    vectors = _searched(prints.vectors, sha1s, own, alive.tolist())
-    matches = _matches(recipe, vectors, audios, prints.duration_s_R, own, cache, progress)
+    kinds = _kinds(recipe, left["source"].to_list(), len(audios))
+    use_R = _searched(sha1s, own, alive.tolist())
+    matches = _matches(recipe, prints, use_R, audios, kinds, cache, progress)
     near, leaks = _read_matches(recipe, matches, numbers, known, prints.duration_s_R)
     found.leaks += leaks
     links += near
@@ -255,8 +256,8 @@ def _take_durations(
     rows.set_column("duration_s", pl.Series(duration_s))
 
 
-def _searched(vectors: Vectors, sha1s: Sequence[str], own: int, alive: Sequence[bool]) -> Vectors:
-    """Leave out the vectors of rows that are out, and of all but one of equal samples."""
+def _searched(sha1s: Sequence[str], own: int, alive: Sequence[bool]) -> NDArray[np.bool_]:
+    """Return whose vectors are searched: not of rows that are out, one of equal samples."""
     import numpy as np
 
     seen: set[tuple[bool, str]] = set()
@@ -266,34 +267,40 @@ def _searched(vectors: Vectors, sha1s: Sequence[str], own: int, alive: Sequence[
         if (r >= own or alive[r]) and digest and key not in seen:
             seen.add(key)
             use_R[r] = True
-    use_V = use_R[vectors.owner_V]
-    return Vectors(vectors.vector_VD[use_V], vectors.owner_V[use_V], vectors.at_V[use_V])
+    return use_R
+
+
+def _kinds(recipe: SelectRecipe, sources: Sequence[str], count: int) -> NDArray[np.int8]:
+    """Return the kind of every sound: of the tables, of sources that have no near copies, held."""
+    import numpy as np
+
+    kind_R = np.full(count, HELD, np.int8)
+    distinct = set(recipe.duplicates.distinct_sources)
+    kind_R[: len(sources)] = [DISTINCT if source in distinct else OWN for source in sources]
+    return kind_R
 
 
 def _matches(
     recipe: SelectRecipe,
-    vectors: Vectors,
+    prints: Prints,
+    use_R: NDArray[np.bool_],
     audios: Sequence[Audio],
-    durations_s: Any,
-    own: int,
+    kind_R: NDArray[np.int8],
     cache: Path,
     progress: Progress,
 ) -> list[tuple[int, int, Any]]:
     """Return (a, b, match) of all pairs of sounds that are the same, as places in `audios`."""
-    import numpy as np
-
-    forbidden = [(HELD, HELD)]
+    mine = (OWN, DISTINCT)
+    forbidden = {(HELD, HELD), (DISTINCT, DISTINCT)}
     if not recipe.duplicates.near:
-        forbidden.append((OWN, OWN))
+        forbidden |= {(a, b) for a in mine for b in mine}
     if not any(choice.near for choice in recipe.evaluation.sets.values()):
-        forbidden += [(OWN, HELD), (HELD, OWN)]
-    if len(forbidden) == 4:
+        forbidden |= {pair for a in mine for pair in ((a, HELD), (HELD, a))}
+    if len(forbidden) == 9:
         return []
-    kind_R = np.full(len(audios), HELD, np.int8)
-    kind_R[:own] = OWN
     return find_same(
-        audios, vectors, durations_s, cache, jobs=recipe.run.jobs, progress=progress,
-        kind_R=kind_R, forbidden=forbidden,
+        audios, prints.vectors(use_R), prints.duration_s_R, cache, jobs=recipe.run.jobs,
+        progress=progress, kind_R=kind_R, forbidden=sorted(forbidden), silent=DISTINCT,
     )  # fmt: skip
 
 

@@ -36,11 +36,13 @@ def find_same(
     progress: Progress,
     kind_R: NDArray[np.int8] | None = None,
     forbidden: Sequence[tuple[int, int]] = (),
+    silent: int | None = None,
 ) -> list[tuple[int, int, Match]]:
     """Return (a, b, match), a < b, of all pairs that are found to have a sound in common.
 
     Two copies of a third are compared as well, though they may be no neighbours of each other.
-    `kind_R`, `forbidden`: kinds of recordings of which no pairs are wanted.
+    `kind_R`, `forbidden`: kinds of recordings of which no pairs are wanted; `silent`: a kind that
+    is not searched for by itself.
     """
 
     def compare(pairs: Candidates) -> list[tuple[int, int, Match]]:
@@ -48,7 +50,7 @@ def find_same(
         rows = zip(pairs.a_P.tolist(), pairs.b_P.tolist(), found, strict=True)
         return [row for row in rows if row[2].same]
 
-    proposed = candidates(vectors, jobs=jobs, kind_R=kind_R, forbidden=forbidden)
+    proposed = candidates(vectors, jobs=jobs, kind_R=kind_R, forbidden=forbidden, silent=silent)
     same = compare(proposed)
     tried = set(zip(proposed.a_P.tolist(), proposed.b_P.tolist(), strict=True))
     kinds = {} if kind_R is None else dict(enumerate(kind_R.tolist()))

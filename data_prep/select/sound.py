@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import tempfile
+from collections import defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from dawnchorus.data_prep.errors import UnusableAudio
 from dawnchorus.data_prep.excerpts import Segment, decode_segment
 from dawnchorus.data_prep.processes import decoding, each
 from dawnchorus.data_prep.rows import file_size
+from dawnchorus.data_prep.seek import read_excerpt
 from dawnchorus.data_prep.select import fingerprints
 from dawnchorus.data_prep.select.compare import NOTHING, Match, compare
 from dawnchorus.data_prep.select.fingerprints import DIMENSIONS, RATE_HZ, STEP_S
@@ -38,6 +40,9 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 WHOLE_S = 20.0  # recordings up to here are compared as a whole
 AROUND_S = 8.0  # of longer ones: this much before and after the places that are alike
+# First this much: the windows that are alike are 4 s long, and lie within 1 s of each other.
+GLANCE_S = 3.0
+GLANCE_SCORE = 0.2  # copies reach 0.6 there, strangers seldom so much
 _FILES, _PAIRS = 8, 32  # per task of a process
 
 
@@ -86,13 +91,22 @@ class Audio:
 
 @dataclass(frozen=True, slots=True)
 class Prints:
-    """What was found out about R recordings. `reason_R` is "" where the sound could be read."""
+    """What was found out about R recordings. `reason_R` is "" where the sound could be read.
+
+    The vectors stay on disk until they are asked for: at a million recordings they are gigabytes.
+    """
 
     pcm_sha1_R: list[str]
     duration_s_R: NDArray[np.float64]
     reason_R: list[str]
     detail_R: list[str]
-    vectors: Vectors
+    keys: list[bytes]
+    folder: Path
+
+    def vectors(self, use_R: NDArray[np.bool_] | None = None) -> Vectors:
+        """Return the vectors of all or some recordings, mapped from a file that goes with them."""
+        use_R = np.ones(len(self.keys), bool) if use_R is None else use_R
+        return _gather_vectors(self.folder, self.keys, use_R)
 
 
 def _print_schema() -> pa.Schema:
@@ -126,6 +140,10 @@ def take_prints(
             work = each(took, tasks, jobs=jobs, log=log, say=progress.say)
             _keep(work, parts, bar, f"{len(done):,} known")
     return _gather(parts, keys)
+
+
+def _stored(folder: Path) -> Parts:
+    return Parts(folder, _print_schema())
 
 
 def _keep(
@@ -163,27 +181,54 @@ def _gather(parts: Parts, keys: Sequence[bytes]) -> Prints:
     import polars as pl
 
     wanted = pl.DataFrame({"key": pl.Series(keys, dtype=pl.Binary)}).with_row_index("owner")
-    names = ["key", "pcm_sha1", "duration_s", "reason", "detail", "at", "vectors"]
+    names = ["key", "pcm_sha1", "duration_s", "reason", "detail"]
     stored = parts.read(names).unique("key", keep="first", maintain_order=True)
     frame = wanted.join(stored, on="key", how="left", maintain_order="left").with_columns(
         pl.col("reason").fill_null("missing"),
         pl.col("detail").fill_null("no such file"),
         pl.col("pcm_sha1").fill_null(""),
         pl.col("duration_s").fill_null(0.0),
-        pl.col("at").fill_null(b""),
-        pl.col("vectors").fill_null(b""),
     )
-    at_V = np.frombuffer(b"".join(frame["at"].to_list()), np.int32)
-    counts_R = frame["at"].bin.size().to_numpy().astype(np.int64) // 4
-    vector_VD = np.frombuffer(b"".join(frame["vectors"].to_list()), np.float16)
-    owner_V = np.repeat(np.arange(len(keys)), counts_R)
     return Prints(
         frame["pcm_sha1"].to_list(),
         frame["duration_s"].to_numpy(),
         frame["reason"].to_list(),
         frame["detail"].to_list(),
-        Vectors(vector_VD.reshape(-1, DIMENSIONS), owner_V, at_V),
+        list(keys),
+        parts.folder,
     )
+
+
+def _gather_vectors(folder: Path, keys: Sequence[bytes], use_R: NDArray[np.bool_]) -> Vectors:
+    """Write the vectors of some recordings one after the other into a file, and map it.
+
+    The cache is read a file at a time, twice: how many each has, then where they belong. The file
+    has no name, so it goes with the last one who looks at it.
+    """
+    parts = _stored(folder)
+    place: dict[bytes, list[int]] = defaultdict(list)  # two rows may name one file
+    for r in np.flatnonzero(use_R).tolist():
+        place[keys[r]].append(r)
+    count_R = np.zeros(len(keys), np.int64)
+    for frame in parts.each(["key", "at"]):
+        for key, at in frame.iter_rows():
+            count_R[place.get(key, [])] = len(at) // 4
+    start_R = np.cumsum(count_R) - count_R
+    total = int(count_R.sum())
+    at_V = np.zeros(total, np.int32)
+    owner_V = np.repeat(np.arange(len(keys)), count_R)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.truncate(max(1, 2 * DIMENSIONS * total))
+        vector_VD = np.memmap(file, np.float16, "r+", shape=(total, DIMENSIONS)) if total else (
+            np.zeros((0, DIMENSIONS), np.float16)
+        )  # fmt: skip
+    for frame in parts.each(["key", "at", "vectors"]):
+        for key, at, vectors in frame.iter_rows():
+            for r in place.get(key, ()):
+                here = slice(int(start_R[r]), int(start_R[r] + count_R[r]))
+                at_V[here] = np.frombuffer(at, np.int32)
+                vector_VD[here] = np.frombuffer(vectors, np.float16).reshape(-1, DIMENSIONS)
+    return Vectors(vector_VD, owner_V, at_V)
 
 
 # ----------------------------------------------------------------------------- comparing pairs
@@ -252,6 +297,12 @@ def _compare(pairs: Sequence[_Pair]) -> list[dict[str, Any]]:
 
 def _match(pair: _Pair) -> Match:
     try:
+        if max(pair.lengths_s) > 2 * GLANCE_S:
+            _, a_T = _excerpt(pair.a, pair.lengths_s[0], pair.at_a_s, GLANCE_S)
+            _, b_T = _excerpt(pair.b, pair.lengths_s[1], pair.at_b_s, GLANCE_S)
+            glance = compare(a_T, b_T)
+            if glance.score < GLANCE_SCORE:
+                return dataclasses.replace(NOTHING, score=glance.score)
         from_a_s, a_T = _excerpt(pair.a, pair.lengths_s[0], pair.at_a_s)
         from_b_s, b_T = _excerpt(pair.b, pair.lengths_s[1], pair.at_b_s)
     except UnusableAudio:  # read once, gone now
@@ -263,12 +314,20 @@ def _match(pair: _Pair) -> Match:
     return dataclasses.replace(match, lag_s=lag_s, overlap_s=max(match.overlap_s, overlap_s))
 
 
-def _excerpt(audio: Audio, length_s: float, at_s: float) -> tuple[float, NDArray[np.int16]]:
-    """Return (where it begins, samples): all of a short recording, else around `at_s`."""
-    if length_s <= WHOLE_S:
-        return 0.0, _piece(audio, 0, int(WHOLE_S * RATE_HZ) + RATE_HZ)
-    start_s = max(0.0, at_s - AROUND_S)
-    return start_s, _piece(audio, int(start_s * RATE_HZ), int((at_s + AROUND_S) * RATE_HZ))
+def _excerpt(
+    audio: Audio, length_s: float, at_s: float, around_s: float = 0.0
+) -> tuple[float, NDArray[np.int16]]:
+    """Return (where it begins, samples) of what is compared.
+
+    `around_s` 0: all of a short recording, else AROUND_S before and after `at_s`. A short recording
+    is decoded whole in any case, and kept.
+    """
+    start_s = max(0.0, at_s - (around_s or AROUND_S))
+    start, stop = int(start_s * RATE_HZ), int((at_s + (around_s or AROUND_S)) * RATE_HZ)
+    if length_s > WHOLE_S:
+        return start_s, _piece(audio, start, stop)
+    whole_T = _piece(audio, 0, int(WHOLE_S * RATE_HZ) + RATE_HZ)
+    return (start_s, whole_T[start:stop]) if around_s else (0.0, whole_T)
 
 
 @functools.lru_cache(maxsize=64)
@@ -276,6 +335,8 @@ def _piece(audio: Audio, start: int, stop: int) -> NDArray[np.int16]:
     from dawnchorus.data_prep.audio import decode
 
     with audio.file() as path, decoding(audio.name, file_size(path)):
+        if audio.segment is None:
+            return read_excerpt(path, RATE_HZ, start, stop)
         pcm, _ = decode_segment(audio.segment, functools.partial(decode, path, RATE_HZ))
     with pcm:
         return pcm.read(start, min(stop, pcm.samples))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from dawnchorus.data_prep.progress import Progress
 from dawnchorus.data_prep.select.compare import compare, fast_length
@@ -33,7 +34,7 @@ def find(paths: list[Path], cache: Path, jobs: int = 1) -> set[tuple[int, int]]:
     audios = [Audio(str(path)) for path in paths]
     prints = take_prints(audios, cache, max_s=600, jobs=jobs, progress=Progress())
     found = find_same(
-        audios, prints.vectors, prints.duration_s_R, cache, jobs=jobs, progress=Progress()
+        audios, prints.vectors(), prints.duration_s_R, cache, jobs=jobs, progress=Progress()
     )
     return {(a, b) for a, b, _ in found}
 
@@ -287,3 +288,36 @@ def test_fast_length(samples: int) -> None:
         while length % factor == 0:
             length //= factor
     assert length == 1
+
+
+def test_vectors_are_mapped_from_a_file_and_a_distinct_source_is_not_searched_for_itself(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(3)
+    paths = []
+    for i, sound in enumerate((0, 0, 1, 1, 2)):
+        noise_T = np.random.default_rng(sound).standard_normal(16000 * 8)
+        wav_T = 0.1 * noise_T + 1e-4 * rng.standard_normal(16000 * 8)
+        paths.append(tmp_path / f"{i}.wav")
+        soundfile.write(paths[-1], wav_T, 16000)
+    audios = [Audio(str(path)) for path in paths]
+    cache = tmp_path / "c"
+    prints = take_prints(audios, cache, max_s=60, jobs=1, progress=Progress())
+    vectors = prints.vectors()
+    assert isinstance(vectors.vector_VD, np.memmap) and len(vectors.at_V) == len(vectors.owner_V)
+    some = prints.vectors(np.array([False, True, False, True, False]))
+    assert set(some.owner_V.tolist()) == {1, 3}
+    np.testing.assert_array_equal(
+        some.vector_VD, np.asarray(vectors.vector_VD)[np.isin(vectors.owner_V, [1, 3])]
+    )
+
+    def pairs(kinds: list[int], **options: object) -> set[tuple[int, int]]:
+        found = find_same(
+            audios, vectors, prints.duration_s_R, cache, jobs=1, progress=Progress(),
+            kind_R=np.array(kinds, np.int8), **options,
+        )  # fmt: skip
+        return {(a, b) for a, b, _ in found}
+
+    assert pairs([0] * 5) == {(0, 1), (2, 3)}
+    # 0 and 1 of a source without near copies; 2 of it, 3 of another: found from the other side.
+    assert pairs([2, 2, 2, 0, 0], forbidden=[(2, 2)], silent=2) == {(2, 3)}
