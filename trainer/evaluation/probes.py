@@ -361,10 +361,9 @@ def train_probes(
             selection = _fit(probes, target, advance)
         for j, job in enumerate(jobs):
             at = (job.seed, job.fold)
-            test = folds[job.fold].test
-            result.test_SF[at], hits = _test(probes, j, test, target)
+            result.test_SF[at], hits = _test(probes, j, folds[job.fold].test, target)
             if hits is not None:
-                hit_SN[job.seed, test] = hits
+                hit_SN[job.seed, folds[job.fold].test] = hits
             if selection is not None:
                 result.valid_SF[at] = float(selection.score_J[j])
                 result.epoch_SF[at] = int(selection.epoch_J[j])
