@@ -361,7 +361,7 @@ def test_what_looks_like_a_frame_in_a_picture_is_none(tmp_path: Path) -> None:
     data = sf("MP3", "MPEG_LAYER_III", 44100)
     (tmp_path / "a.mp3").write_bytes(data)
     frames = mp3_frames(tmp_path / "a.mp3")
-    junk = np.random.default_rng(1).bytes(300_000)
+    junk = b"\0" + np.random.default_rng(1).bytes(300_000)
     for behind in (junk, b"ID3\x04\0\0\0\x10\0\0" + junk):
         (tmp_path / "b.mp3").write_bytes(data + behind)
         assert mp3_frames(tmp_path / "b.mp3") == frames
