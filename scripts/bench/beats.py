@@ -91,11 +91,12 @@ def masked_step(clips: int, device: str) -> tuple[Callable[[], None], Beats, Mas
     optimiser = optimiser_for(encoder, objective)
     wav_BT = sound(clips, device)
     length_B = torch.full((clips,), SAMPLES, device=device)
-    batch = FeatureBatch(*front_end(wav_BT, length_B))
+    key_B = torch.arange(clips, device=device)
+    batch = FeatureBatch(*front_end(wav_BT, length_B), key_B=key_B)
     objective.tokenizer.fit([(batch.mel_BTF, objective._valid(batch))])
 
     def step() -> None:
-        batch = FeatureBatch(*front_end(wav_BT, length_B))
+        batch = FeatureBatch(*front_end(wav_BT, length_B), key_B=key_B)
         with torch.autocast(device, torch.bfloat16):
             out = objective.step(batch, encoder)
             loss = out.loss_sum / out.count

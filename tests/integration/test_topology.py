@@ -71,4 +71,7 @@ def test_any_layout_trains_alike(chorus_train, uneven, recipe: str, layouts: lis
     for layout, other in zip(list(runs)[1:], others, strict=True):
         for kind in ("train", "valid"):
             for mine, theirs in zip(figures(first, kind), figures(other, kind), strict=True):
+                # Norms add up the rounding of all gradients: 5e-6 was seen, the rest was equal.
+                norms = [x.pop("grad_norm", 0.0) for x in (mine, theirs)]
+                assert norms[1] == pytest.approx(norms[0], rel=5e-5), (layout, kind)
                 assert theirs == pytest.approx(mine, rel=1e-5, abs=1e-6), (layout, kind)
