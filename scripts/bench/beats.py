@@ -92,11 +92,13 @@ def masked_step(clips: int, device: str) -> tuple[Callable[[], None], Beats, Mas
     wav_BT = sound(clips, device)
     length_B = torch.full((clips,), SAMPLES, device=device)
     key_B = torch.arange(clips, device=device)
-    batch = FeatureBatch(*front_end(wav_BT, length_B), key_B=key_B)
+    mel_BTF, frames_B = front_end(wav_BT, length_B)
+    batch = FeatureBatch(mel_BTF, frames_B, key_B=key_B)
     objective.tokenizer.fit([(batch.mel_BTF, objective._valid(batch))])
 
     def step() -> None:
-        batch = FeatureBatch(*front_end(wav_BT, length_B), key_B=key_B)
+        mel_BTF, frames_B = front_end(wav_BT, length_B)
+        batch = FeatureBatch(mel_BTF, frames_B, key_B=key_B)
         with torch.autocast(device, torch.bfloat16):
             out = objective.step(batch, encoder)
             loss = out.loss_sum / out.count
