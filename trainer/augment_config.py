@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from dawnchorus.trainer.ranges import Positive, Share, check_ranges
+
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
@@ -15,25 +17,21 @@ class AugmentConfig:
         "use_attribute_docstrings": True,
     }
 
-    noise_prob: float = 0.5
+    noise_prob: Share = 0.5
     """Share of clips that get noise from the `data.noise` datasets."""
     snr_db: tuple[float, float] = (-10.0, 20.0)
     """Signal-to-noise ratio in dB, uniform between these. The paper says [-10, 20], all published
     configs [-5, 20]."""
-    mixup_prob: float = 0.5
+    mixup_prob: Share = 0.5
     """Share of clips that their partner is mixed into; labels are united. Partners are the
     neighbours 2k and 2k + 1 of the shuffled stream, whatever the micro-batch. The paper says 0.5;
     the published code mixes one pair in half of the batches."""
-    mixup_alpha: float = 0.4
+    mixup_alpha: Positive = 0.4
     """The clip's own share is drawn from Beta(alpha, alpha): 0.4 in the published code, none given
     in the paper."""
 
     def __post_init__(self) -> None:
-        for name in ("noise_prob", "mixup_prob"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1]")
+        check_ranges(self)
         low, high = self.snr_db
         if not -100.0 <= low <= high <= 100.0:
             raise ValueError(f"snr_db is [{low}, {high}]; it must ascend, within -100 and 100 dB")
-        if not self.mixup_alpha > 0.0:
-            raise ValueError(f"mixup_alpha is {self.mixup_alpha}; it must be above 0")

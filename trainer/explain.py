@@ -14,7 +14,7 @@ from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.overrides import alternatives, annotations_at, fields_of, walk
 
 Model = TypeVar("Model")
-_ROUNDS = 4
+_ROUNDS = 8
 
 
 def validated(
@@ -53,7 +53,7 @@ def validated(
                 if line not in found and not (taken & set(re.findall(r"\w+", line))):
                     found.append(line)
         before = len(taken)
-        taken |= {name for mistake in mistakes if (name := _take_out(rest, mistake["loc"], schema))}
+        taken |= {name for mistake in mistakes if (name := _take_out(rest, mistake, schema))}
         if len(taken) == before:
             break
     if model is None or found:
@@ -63,9 +63,9 @@ def validated(
     return model
 
 
-def _take_out(tree: dict[str, Any], location: Sequence[Any], root: Any) -> str | None:
+def _take_out(tree: dict[str, Any], mistake: Any, root: Any) -> str | None:
     """Remove what a mistake is about; returns the name of its key."""
-    path = walk(root, location)[1]
+    path = walk(root, mistake["loc"])[1]
     place: Any = tree
     for step in path[:-1]:
         inside = place.get(step) if isinstance(place, dict) else None
@@ -73,10 +73,17 @@ def _take_out(tree: dict[str, Any], location: Sequence[Any], root: Any) -> str |
             path = path[: path.index(step) + 1]
             break
         place = inside
-    if path and isinstance(place, dict) and path[-1] in place:
-        del place[path[-1]]
-        return str(path[-1])
-    return None
+    if not path or not isinstance(place, dict) or path[-1] not in place:
+        return None
+    section = place[path[-1]]
+    if mistake["type"] == "value_error" and isinstance(section, dict):
+        # Keys that do not fit together: without the first of them the others may.
+        named = [word for word in re.findall(r"\w+", mistake["msg"]) if word in section]
+        if named:
+            del section[named[0]]
+            return str(named[0])
+    del place[path[-1]]
+    return str(path[-1])
 
 
 def _one_problem(problem: Any, root: Any) -> list[str]:

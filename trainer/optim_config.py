@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from dawnchorus.trainer.ranges import (
+    NotNegative,
+    Positive,
+    Share,
+    ShareBelowOne,
+    Whole,
+    check_ranges,
+)
 
 Schedule = Literal["cosine", "wsd", "linear", "constant"]
 
@@ -21,47 +32,49 @@ class OptimConfig:
 
     name: Literal["adamw"] = "adamw"
     """The optimiser: AdamW (BEATs, AVEX), fused where the device allows it."""
-    lr: float = 5e-4
+    lr: Positive = 5e-4
     """Peak learning rate. BEATs pre-training 5e-4; AVEX post-training 1e-4."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.98)
     """AdamW's averaging factors. ESPnet's BEATs (.9, .98); AVEX leaves torch's (.9, .999)."""
-    eps: float = 1e-8
+    eps: Positive = 1e-8
     """AdamW's epsilon: torch's default. ESPnet has 1e-12, below what fp32 sums resolve."""
-    weight_decay: float = 0.01
+    weight_decay: NotNegative = 0.01
     """Decoupled weight decay (ESPnet, AVEX: 0.01), on matrices only: never on biases, norms,
     embeddings, the position table or the mask token."""
-    clip_norm: float | None = 1.0
+    clip_norm: Positive | None = 1.0
     """Largest norm of the whole gradient (ESPnet: 1.0; AVEX does not clip). None: no clipping."""
     schedule: Schedule = "cosine"
     """Shape after warm-up. cosine: AVEX post-training; linear: ESPnet's BEATs; wsd: constant, then
     falling over the last `decay_fraction` of the run; constant: stays at `lr`."""
-    warmup_steps: int = 1000
+    warmup_steps: Whole = 1000
     """Steps from `warmup_from` x lr to lr, in a straight line. BEATs in ESPnet 32,000 of 400,000;
     AVEX 3,000 to 5,000. With a head-only phase this is the warm-up of the phase after it."""
-    warmup_from: float = 0.02
+    warmup_from: Share = 0.02
     """First learning rate as a fraction of `lr`. ESPnet 1e-5 of 5e-4; AVEX 0.1."""
-    min_lr: float = 1e-6
+    min_lr: NotNegative = 1e-6
     """Learning rate at the end of cosine, linear and wsd, and ever after (AVEX: 1e-6)."""
-    decay_fraction: float = 0.2
+    decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
     """wsd only: share of the steps in which the rate falls, as 1 - sqrt of the time into it
     (Hägele et al. 2024, who find 10 to 20 % enough)."""
-    head_only_steps: int = 0
+    head_only_steps: Whole = 0
     """Steps in which only the head learns and the encoder stands still (AVEX: two of ten
     epochs). Then all learn, with a new warm-up and the schedule over the steps that remain."""
-    head_lr: float | None = None
+    head_lr: Positive | None = None
     """Learning rate in the head-only phase (AVEX 5e-4), constant after its warm-up; None: `lr`."""
-    head_warmup_steps: int = 0
+    head_warmup_steps: Whole = 0
     """Warm-up within the head-only phase (AVEX: 4,000 to 5,000 steps)."""
-    layer_decay: float = 1.0
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Each encoder layer learns at this factor of the rate of the layer above it; the input part
     below the first layer as one more layer. 1: all alike (AVEX, BEATs pre-training)."""
-    ema_decay: float | None = None
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of the moving average of the weights, e.g. 0.9999; None: none (AVEX)."""
     ema_warmup: bool = True
     """Start the average with a small decay, min(ema_decay, (1 + s) / (10 + s)) at step s, so that a
     short run is not held back by its first weights."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
+
         def need(good: bool, name: str, allowed: str) -> None:
             if not good:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {allowed}")
@@ -72,17 +85,7 @@ class OptimConfig:
             "schedule",
             "cosine, wsd, linear or constant",
         )
-        need(self.lr > 0, "lr", "above 0")
-        need(all(0 <= b < 1 for b in self.betas), "betas", "two numbers in [0, 1)")
-        need(self.eps > 0, "eps", "above 0")
-        need(self.weight_decay >= 0, "weight_decay", "0 or more")
-        need(self.clip_norm is None or self.clip_norm > 0, "clip_norm", "above 0, or null")
-        for name in ("warmup_steps", "head_only_steps", "head_warmup_steps"):
-            need(getattr(self, name) >= 0, name, "0 or more")
-        need(0 <= self.warmup_from <= 1, "warmup_from", "in [0, 1]")
-        need(0 <= self.min_lr <= self.lr, "min_lr", f"in [0, lr = {self.lr}]")
-        need(0 < self.decay_fraction <= 1, "decay_fraction", "in (0, 1]")
-        need(self.head_lr is None or self.head_lr > 0, "head_lr", "above 0, or null")
+        need(self.min_lr <= self.lr, "min_lr", f"in [0, lr = {self.lr}]")
         need(
             self.head_lr is None or self.head_only_steps > 0,
             "head_lr",
@@ -93,5 +96,3 @@ class OptimConfig:
             "head_warmup_steps",
             f"at most head_only_steps = {self.head_only_steps}",
         )
-        need(0 < self.layer_decay <= 1, "layer_decay", "in (0, 1]")
-        need(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", "in (0, 1), or null")

@@ -33,6 +33,7 @@ from dawnchorus.trainer.names import check_name, control_characters
 from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
 from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
 from dawnchorus.trainer.optim_config import OptimConfig
+from dawnchorus.trainer.ranges import Count, Positive, check_ranges
 
 _STRICT: dict[str, object] = {"extra": "forbid", "use_attribute_docstrings": True}
 
@@ -53,14 +54,14 @@ class TrainConfig:
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """Optimiser steps to run. Give this or `max_clips`."""
-    max_clips: int | None = None
+    max_clips: Count | None = None
     """Clips to see in all; divided by `global_batch` and rounded up to whole steps."""
-    global_batch: int = 128
+    global_batch: Count = 128
     """Clips per optimiser step, over all ranks and accumulation. Decides the result; the
     micro-batch and the number of devices do not."""
-    micro_batch: int = 32
+    micro_batch: Count = 32
     """Most clips a device works on at once. Where `global_batch` is no multiple of it on every
     device, the largest smaller divisor is taken, down to half of what is asked for here (an even
     one with mixup, which takes clips in pairs); accumulation follows."""
@@ -69,9 +70,9 @@ class TrainConfig:
     on a CPU."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto` takes a CUDA device where there is one."""
-    devices: int | Literal["auto"] = "auto"
+    devices: Count | Literal["auto"] = "auto"
     """Processes per node, one per device. `auto`: all GPUs, or one process on a CPU."""
-    nodes: int = 1
+    nodes: Count = 1
     """Nodes; under SLURM one task per device must have been started with srun."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """What each device holds of the model. `ddp`: all of it, which is fastest where it fits.
@@ -81,42 +82,31 @@ class TrainConfig:
     """Compile the encoder's blocks (worth it on a GPU for runs of more than a few minutes)."""
     deterministic: bool = False
     """Ask torch for deterministic kernels (slower on a GPU; a CPU run is deterministic anyway)."""
-    log_every: int = 10
+    log_every: Count = 10
     """Steps between lines in `metrics.jsonl`."""
-    validate_every: int | None = None
+    validate_every: Count | None = None
     """Steps between validations; also after the last step. Null: only after the last."""
-    validate_clips: int | None = None
+    validate_clips: Count | None = None
     """Use only the first so many clips of the validation set (a fixed set). Null: all."""
-    checkpoint_every: int = 1000
+    checkpoint_every: Count = 1000
     """Steps between checkpoints; one is also written at the end and on pre-emption."""
-    keep_last: int = 2
+    keep_last: Count = 2
     """How many of the newest step checkpoints stay."""
-    keep_every: int | None = None
+    keep_every: Count | None = None
     """Keep every checkpoint at a multiple of this step for ever."""
-    watchdog_minutes: float | None = 30.0
+    watchdog_minutes: Positive | None = 30.0
     """End the run (exit code 77, to be queued again) when nothing was finished for so long, after
     writing down where every thread of every rank stood. Null: wait for ever."""
     best_metric: str | None = None
     """Validation metric that chooses `best.ckpt`. Null: the objective's own, `map` when
     post-training, `loss` when pre-training. Whether more of it is better, the objective knows."""
-    codebook_batches: int = 8
+    codebook_batches: Count = 8
     """Batches the codebook-usage gate looks at before pre-training starts."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if (self.max_steps is None) == (self.max_clips is None):
             raise ValueError("give exactly one of max_steps and max_clips")
-        for field in ("max_steps", "max_clips", "global_batch", "micro_batch", "nodes", "log_every",
-                      "validate_every", "validate_clips", "checkpoint_every", "keep_last",
-                      "keep_every", "codebook_batches"):  # fmt: skip
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ValueError(f"{field} must be at least 1, not {value}")
-        if self.watchdog_minutes is not None and self.watchdog_minutes <= 0:
-            raise ValueError(
-                f"watchdog_minutes must be positive or null, not {self.watchdog_minutes}"
-            )
-        if isinstance(self.devices, int) and self.devices < 1:
-            raise ValueError(f"devices must be 'auto' or at least 1, not {self.devices}")
         if self.strategy == "fsdp" and self.precision == "fp16":
             raise ValueError(
                 "strategy 'fsdp' needs precision bf16 or fp32: fp16's gradient scaler looks at the "

@@ -10,6 +10,7 @@ import yaml
 
 from dawnchorus.trainer.compose import compose, recipes_folder, shipped_recipes
 from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.optim_config import OptimConfig
 from dawnchorus.trainer.recipe import Recipe, json_schema, load_recipe
 from dawnchorus.trainer.recipe_data import missing_inputs
 
@@ -291,3 +292,37 @@ def test_whether_more_is_better_is_the_objectives_to_say() -> None:
     assert load_recipe("ssl_beats_tiny", valid).best == ("loss", "min")
     given = [*valid, "train.best_metric=masked_accuracy"]
     assert load_recipe("ssl_beats_tiny", given).best == ("masked_accuracy", "max")
+
+
+def test_mistakes_of_every_layer_are_told_at_once(tmp_path: Path) -> None:
+    """A misspelt key hides no impossible number, and neither hides what does not fit together."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(
+            "ssl_beats_tiny",
+            ["optim.lerning_rate=1", "train.global_batch=0", "data.train.mine.path=x",
+             "data.train.mine.weight=-1", "train.max_clips=10", "augment.mixup_prob=0.5",
+             "encoder.dim=33", "encoder.layer=1", "encoder=beats_hug", "nonsense", "seed=x",
+             "optim.head_warmup_steps=7", "objective.mask_ratio=1.5"],
+        )  # fmt: skip
+    message = str(caught.value)
+    for part in ("optim.lerning_rate: there is no such key", "train.global_batch",
+                 "data.train.mine.weight", "exactly one of max_steps and max_clips",
+                 "mixup_prob must be 0", "dim (33) must be a multiple", "encoder.layer: there is",
+                 "beats_hug", "nonsense: overrides are", "seed", "head_warmup_steps",
+                 "objective.mask_ratio"):  # fmt: skip
+        assert part in message, (part, message)
+    assert "is required" not in message
+
+
+def test_the_schema_knows_the_ranges() -> None:
+    definitions = json_schema()["$defs"]
+    assert definitions["TrainConfig"]["properties"]["global_batch"]["minimum"] == 1
+    assert definitions["OptimConfig"]["properties"]["lr"]["exclusiveMinimum"] == 0
+    assert definitions["AugmentConfig"]["properties"]["noise_prob"]["maximum"] == 1
+    weight = definitions["SourceConfig"]["properties"]["weight"]["anyOf"]
+    assert {"type": "number", "exclusiveMinimum": 0} in weight
+
+
+def test_a_config_made_in_python_checks_its_ranges() -> None:
+    with pytest.raises(ValueError, match=r"lr is 0; it must be above 0\nbetas is .*in \[0, 1\)"):
+        OptimConfig(lr=0, betas=(0.9, 1.0))

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from dawnchorus.trainer.ranges import Count, NotNegative, Positive, Share, Whole, check_ranges
+
 # A user, a token or a password before the host, or anything after a question mark.
 SECRETIVE = re.compile(r"://(?:[^/\s]*@|.*:.*@|.*\?)")
 
@@ -29,7 +31,7 @@ class SourceConfig:
     path: str
     """Dataset folder, the one that holds `index.parquet` and the splits' tar files; or its URL in
     an object store (`s3://bucket/datasets/xc`)."""
-    weight: float | None = None
+    weight: Positive | None = None
     """Share of the mixture, relative to the other sources' weights. Null: the number of clips, so
     that every clip of every source is drawn equally often. Give it for all sources or for none."""
     splits: tuple[str, ...] = ("train",)
@@ -40,13 +42,13 @@ class SourceConfig:
     """Leave out clips of these folds, for example the one kept for testing."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         _require(bool(self.path), "path is empty: name a dataset folder")
         _require(
             not SECRETIVE.search(self.path),
             "path may not hold a password or a query: recipes are copied into run folders. Give "
             "credentials by the environment or ~/.aws",
         )
-        _require(self.weight is None or self.weight > 0, f"weight must be > 0, got {self.weight}")
         _require(len(self.splits) > 0, "splits is empty: name at least one split")
         both = sorted(set(self.folds or ()) & set(self.exclude_folds))
         _require(not both, f"folds {both} are both in folds and in exclude_folds: keep one")
@@ -64,16 +66,15 @@ class RemoteConfig:
     cache: str | None = None
     """Folder for what was fetched, best on the node's own scratch; shared by all ranks and workers
     of a node, and kept between runs. Null: in $TMPDIR, $XDG_CACHE_HOME or ~/.cache."""
-    cache_gb: float = 50.0
+    cache_gb: NotNegative = 50.0
     """Most that clips may take there, in 10^9 bytes; the least recently used go first. 0: keep
     none. The tables of each dataset come on top (about 60 bytes per clip)."""
-    patience_s: float = 120.0
+    patience_s: NotNegative = 120.0
     """How long to try again when the object store does not answer, in seconds."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         _require(self.cache != "", "cache is empty: name a folder, or null for the usual one")
-        _require(self.cache_gb >= 0, f"cache_gb must be 0 or more, got {self.cache_gb}")
-        _require(self.patience_s >= 0, f"patience_s must be 0 or more, got {self.patience_s}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,28 +92,22 @@ class DataConfig:
     """Datasets to validate on: every clip once, its first window."""
     noise: dict[str, SourceConfig] = field(default_factory=dict)
     """Datasets whose clips are mixed in as background noise. Empty: no noise is added."""
-    window_s: float = 10.0
+    window_s: Positive = 10.0
     """Length of the window cut out of each clip, in seconds; shorter clips are zero-padded
     (10 s: the supervised stage of the paper, section 3)."""
-    workers: int = 2
+    workers: Whole = 2
     """Processes that read and decode, per rank. 0: the training process does it itself. Has no
     effect on which clips are seen."""
-    prefetch: int = 2
+    prefetch: Count = 2
     """Micro-batches that each worker prepares in advance. Has no effect on which clips are seen."""
     remote: RemoteConfig = field(default_factory=RemoteConfig)
     """How datasets in an object store are read."""
-    max_broken: float = 0.01
+    max_broken: Share = 0.01
     """Share of clips that may turn out to be undecodable before the run stops. A broken clip is
     named in the log and replaced by the clip of the next position."""
 
     def __post_init__(self) -> None:
-        _require(self.window_s > 0, f"window_s must be > 0 seconds, got {self.window_s}")
-        _require(self.workers >= 0, f"workers must be 0 or more, got {self.workers}")
-        _require(self.prefetch >= 1, f"prefetch must be 1 or more, got {self.prefetch}")
-        _require(
-            0.0 <= self.max_broken <= 1.0,
-            f"max_broken is a share between 0 and 1, got {self.max_broken}",
-        )
+        check_ranges(self)
         for kind, sources in (("train", self.train), ("noise", self.noise)):
             given = [name for name, source in sources.items() if source.weight is not None]
             missing = [name for name in sources if name not in given]

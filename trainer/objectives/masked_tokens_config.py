@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig, layer_parameters
 from dawnchorus.trainer.objectives.tokenizers_config import RandomProjectionConfig
+from dawnchorus.trainer.ranges import Count, NotNegative, ShareBelowOne, check_ranges
 
 _LEAST_PERPLEXITY = 8.0
 """Fewer codes in effective use than this are a collapse. It hardly depends on the codebook's size:
@@ -30,23 +33,23 @@ class MaskedTokensConfig:
 
     name: Literal["masked_tokens"] = "masked_tokens"
     """Which objective this is."""
-    mask_ratio: float = 0.75
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
     """Share of the valid tokens that the encoder does not see (BEATs: 0.75)."""
-    keep_multiple_of: int = 8
+    keep_multiple_of: Count = 8
     """The number of visible tokens of a full-length clip is rounded to a multiple of this: 128
     instead of 124 of 496, because attention kernels want multiples of 8."""
-    masks_per_clip: int = 1
+    masks_per_clip: Count = 1
     """Masked views k per clip. The clip is read, transformed and tokenised once, so that more views
     cost no input; BEATs has 1, EAT 16."""
     position_mode: Literal["true", "compact"] = "true"
     """true: visible tokens keep their places in the grid, for the position convolution and the
     relative bias, as at inference. compact: they count as contiguous (ESPnet; what Microsoft did is
     not known)."""
-    predictor_layers: int = 3
+    predictor_layers: Count = 3
     """Layers of the predictor (ESPnet: 3)."""
-    predictor_dim: int | None = None
+    predictor_dim: Count | None = None
     """Width of the predictor; null: the encoder's (ESPnet)."""
-    label_smoothing: float = 0.0
+    label_smoothing: ShareBelowOne = 0.0
     """Label smoothing of the cross-entropy. ESPnet has 0.1; BEATs does not say. Above 0 the loss is
     no longer comparable with `unigram_nll`."""
     clean_targets: bool = False
@@ -54,30 +57,16 @@ class MaskedTokensConfig:
     false: of what the encoder hears, as in the code of BEATs and EAT, where one spectrogram serves
     both; they add no noise. AVEX does in pre-training too, and does not say what its targets hear.
     true costs a second log-mel."""
-    min_perplexity: float | None = None
+    min_perplexity: NotNegative | None = None
     """Training does not start when the perplexity of the codes over the first clips is lower; null:
     8, or an eighth of a smaller codebook."""
     tokenizer: RandomProjectionConfig = field(default_factory=RandomProjectionConfig)
     """The tokenizer that makes the targets."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.mask_ratio < 1:
-            raise ValueError(f"mask_ratio is {self.mask_ratio}; it must be in (0, 1)")
-        for name in ("keep_multiple_of", "masks_per_clip", "predictor_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_ranges(self)
         if self.position_mode not in ("true", "compact"):
             raise ValueError(f"position_mode is {self.position_mode!r}; allowed: 'true', 'compact'")
-        if self.predictor_dim is not None and self.predictor_dim < 1:
-            raise ValueError(
-                f"predictor_dim is {self.predictor_dim}; it must be at least 1, or null"
-            )
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing is {self.label_smoothing}; it must be in [0, 1)")
-        if self.min_perplexity is not None and self.min_perplexity < 0:
-            raise ValueError(
-                f"min_perplexity is {self.min_perplexity}; it must be 0 or more, or null"
-            )
 
     def parameters(self, encoder: BeatsConfig, classes: int) -> int:
         """What is trained beside the encoder: the predictor. `classes` plays no part."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from dawnchorus.trainer.ranges import ShareBelowOne, check_ranges
+
 if TYPE_CHECKING:
     from dawnchorus.trainer.encoders.beats_config import BeatsConfig
 
@@ -37,7 +39,7 @@ class MultiLabelConfig:
     pooling: Literal["mean", "mean_std", "mean_std_max"] = "mean"
     """What the head sees of a clip's tokens: their mean (AVEX), also their standard deviation, also
     their maximum. It travels with the checkpoint and the export."""
-    head_dropout: float = 0.0
+    head_dropout: ShareBelowOne = 0.0
     """Dropout on the pooled tokens (AVEX: none)."""
     head_bias: Literal["default", "prior"] = "default"
     """Start of the head's bias. default: torch's own (AVEX). prior: every class at a probability of
@@ -48,12 +50,11 @@ class MultiLabelConfig:
         return (encoder.dim + 1) * classes
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.loss not in ("bce", "softmax"):
             raise ValueError(f"loss is {self.loss!r}; allowed: 'bce', 'softmax'")
         if self.head_bias not in ("default", "prior"):
             raise ValueError(f"head_bias is {self.head_bias!r}; allowed: 'default', 'prior'")
-        if not 0 <= self.head_dropout < 1:
-            raise ValueError(f"head_dropout is {self.head_dropout}; it must be in [0, 1)")
         if self.ignore_cross_source_negatives and self.loss == "softmax":
             raise ValueError(
                 "ignore_cross_source_negatives is true; with loss softmax it must be false"

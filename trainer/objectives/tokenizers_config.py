@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from dawnchorus.trainer.ranges import Share, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,27 +19,21 @@ class RandomProjectionConfig:
         "use_attribute_docstrings": True,
     }
 
-    codebook_size: int = 1024
+    codebook_size: Annotated[int, Field(ge=2)] = 1024
     """Number of codes. BEATs: 1024."""
-    codebook_dim: int = 256
+    codebook_dim: Annotated[int, Field(ge=2)] = 256
     """Width of a code. BEATs: 256."""
-    patch_dim: int = 512
+    patch_dim: Annotated[int, Field(ge=2)] = 512
     """Channels of the patch projection before it is projected to `codebook_dim`. BEATs: 512."""
-    seed: int = 45
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 45
     """Seed of all weights. ESPnet's first-iteration BEATs has 45. Another seed is the remedy when
     the codebook is badly used."""
 
-    whiten: float = 0.0
+    whiten: Share = 0.0
     """How far the patches are decorrelated before they are projected: each principal direction of
     the corpus' patches, centred, is divided by its standard deviation to this power. 0: as
     published. 1: all directions count alike. On real sound the level of a patch holds 75 to 90 % of
     the variance, so without it most codes say little else (see docs/results.md)."""
 
     def __post_init__(self) -> None:
-        for name, least in (("codebook_size", 2), ("codebook_dim", 2), ("patch_dim", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed is {self.seed}; it must be in [0, 2^63)")
-        if not 0 <= self.whiten <= 1:
-            raise ValueError(f"whiten is {self.whiten}; it must be in [0, 1]")
+        check_ranges(self)
