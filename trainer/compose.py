@@ -16,6 +16,7 @@ from dawnchorus.trainer.overrides import (
     fields_of,
     read_override,
 )
+from dawnchorus.trainer.references import misplaced
 
 _ENDINGS = {".yaml", ".yml"}
 Result = TypeVar("Result")
@@ -94,6 +95,9 @@ def compose(
     for override in given:
         if override not in groups:
             collect(apply, tree, override, schema)
+    wrong = list(misplaced(tree))
+    if wrong:
+        raise RecipeError(f"recipe {recipe!r} does not compose:\n  " + "\n  ".join(wrong))
     try:
         # Once more: references in files see what was overridden.
         plain = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)

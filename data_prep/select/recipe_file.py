@@ -14,12 +14,13 @@ from dawnchorus.data_prep.shipped import find_recipe
 from dawnchorus.trainer import plain_yaml
 from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.overrides import apply, read_override
+from dawnchorus.trainer.references import ONLY_PATHS, PATHS
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> SelectRecipe:
     """Return the recipe `name` (shipped, or the path of a YAML file) with `key.key=value` applied.
 
-    `${NAME}` and `${NAME:default}` in texts are environment variables. Paths that are not absolute
+    `${NAME}` and `${NAME:default}` in paths are environment variables. Paths that are not absolute
     start from the working folder. Raises PrepError that names everything that is wrong at once.
     """
     import yaml
@@ -58,7 +59,7 @@ def _drop_nulls(recipe: dict[str, Any]) -> None:
 
 
 def _environment(value: Any, where: tuple[str, ...], problems: list[str]) -> Any:
-    """Replace ${NAME} and ${NAME:default} in all texts."""
+    """Replace ${NAME} and ${NAME:default} in all paths; elsewhere they are a problem."""
     import os
     import re
 
@@ -71,6 +72,9 @@ def _environment(value: Any, where: tuple[str, ...], problems: list[str]) -> Any
 
     def fill(found: re.Match[str]) -> str:
         name, default = found.group(1), found.group(2)
+        if where[-1] not in PATHS:
+            problems.append(f"{'.'.join(where)}: ${{{name}}} stands here, and {ONLY_PATHS}")
+            return found.group()
         if name not in os.environ and default is None:
             problems.append(f"{'.'.join(where)}: the environment variable {name} is not set")
         return os.environ.get(name, default or "")

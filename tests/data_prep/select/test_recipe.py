@@ -60,6 +60,13 @@ def test_overrides_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert made.filters.licences.deny == ["nc", "nd"]
     assert made.caps.per_class == 7
     assert list(load_recipe(recipe, ["tables.b=null"]).tables) == ["a"]
+    # A selection's recipe is published in the dataset's card.
+    leak = write(
+        tmp_path / "leak.yaml", "tables: {a: {table: x}}\nfilters: {sources: ['${SOME_PLACE}', '${SOME_PLACE:x}']}"
+    )  # fmt: skip
+    with pytest.raises(PrepError) as told:
+        load_recipe(leak)
+    assert str(told.value).count("read in paths only") == 2
 
 
 def test_shares_are_given_to_all_tables(tmp_path: Path) -> None:
