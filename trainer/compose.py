@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,6 +98,8 @@ def compose(
     wrong = list(misplaced(tree))
     if wrong:
         raise RecipeError(f"recipe {recipe!r} does not compose:\n  " + "\n  ".join(wrong))
+    for key in _too_large(tree):
+        collect(_refuse, f"{key}: a whole number of a recipe is at most 2^53 either way")
     try:
         # Once more: references in files see what was overridden.
         plain = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
@@ -105,6 +107,25 @@ def compose(
         raise RecipeError(f"recipe {recipe!r} does not compose: {error}") from None
     composed: dict[str, Any] = _stringed(plain)
     return composed
+
+
+def _refuse(message: str) -> None:
+    raise RecipeError(message)
+
+
+def _too_large(tree: Any, where: tuple[str, ...] = ()) -> Iterator[str]:
+    """Keys of the whole numbers that neither JSON, a tensor nor a seed holds exactly."""
+    inner = (
+        tree.items()
+        if isinstance(tree, dict)
+        else enumerate(tree)
+        if isinstance(tree, list)
+        else ()
+    )
+    for key, value in inner:
+        yield from _too_large(value, (*where, str(key)))
+    if isinstance(tree, int) and abs(tree) > 2**53:
+        yield ".".join(where)
 
 
 class _Collected:
@@ -186,6 +207,12 @@ def _by_hydra(recipe: str, file: Path, choices: Sequence[str]) -> Any:
         return OmegaConf.to_container(config)
     except (HydraException, OmegaConfBaseException) as error:
         text = str(error.__cause__ or error).replace(NAMED, str(file)).partition("\nSearch path")[0]
+        text = text.partition("\nConfig search path")[0]
+        if found := re.match(r"Could not override '(.+?)'\. No match in the defaults list", text):
+            text = (
+                f"{found[1]}=... chooses a file of the group {found[1]}, and {file} has no "
+                f"{found[1]} in its defaults; set its keys one by one ({found[1]}.KEY=...)"
+            )
         raise RecipeError(f"recipe {recipe!r} does not compose: {text}") from None
 
 

@@ -2,7 +2,8 @@
 
 PyYAML follows 1.1, where `off` and `no` are false, `12:00:00` is 43200, `010` is 8, a date is no
 text, and `1e-4` is a text. Here true and false are the only truth values, a number is what looks
-like one, and everything else is text. A key that occurs twice is an error.
+like one, and everything else is text. A key that occurs twice is an error, and so is a document
+that means far more than stands in it (aliases of aliases) or that nests without end.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ from typing import Any
 import yaml
 
 _TAG = "tag:yaml.org,2002:"
+_MOST_LEVELS = 50
+_MOST_REPEATED = 10_000
+"""Nodes that aliases may add to those that stand in the document."""
+_MOST_CHARACTERS = 400
+"""Of a number: the longest float that means anything has 330 digits, and int() refuses 4,300."""
 _SCALARS: dict[str, tuple[re.Pattern[str], list[str]]] = {
     "null": (re.compile(r"~|null|Null|NULL|"), ["~", "n", "N", ""]),
     "bool": (re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF")),
@@ -32,6 +38,18 @@ class _TextLoader(yaml.SafeLoader):
     """Every scalar is text."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own way)
+    levels = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """A node and what is in it; one too deep is refused before Python's stack ends."""
+        if self.levels > _MOST_LEVELS:
+            raise yaml.composer.ComposerError(
+                None, None, f"it nests deeper than {_MOST_LEVELS} levels", parent.start_mark
+            )
+        self.levels += 1
+        node = super().compose_node(parent, index)
+        self.levels -= 1
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """A mapping; a key that occurs twice would silently hide the first value."""
@@ -64,7 +82,7 @@ def _number(loader: yaml.SafeLoader, node: Any) -> Any:
     found = scalar(str(node.value))
     if not isinstance(found, int | float):
         raise yaml.constructor.ConstructorError(
-            None, None, f"{node.value!r} is no number", node.start_mark
+            None, None, f"{node.value[:60]!r} is no number", node.start_mark
         )
     return found
 
@@ -87,15 +105,46 @@ def load(text: str, *, texts: bool = False) -> Any:
         texts: read every scalar as the text that stands there.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or a key occurs twice.
+        yaml.YAMLError: it is no YAML, a key occurs twice, it nests deeper than 50 levels, or its
+            aliases repeat more than they should.
     """
-    return yaml.load(text, Loader=_TextLoader if texts else _Loader)
+    loader = (_TextLoader if texts else _Loader)(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        written: dict[int, int] = {}
+        if _size(node, written) - len(written) > _MOST_REPEATED:
+            raise yaml.YAMLError(
+                f"its aliases (*name) repeat more than {_MOST_REPEATED} values; write them out"
+            )
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _size(node: Any, known: dict[int, int]) -> int:
+    """Nodes that `node` means with every alias written out; `known` has those of each node."""
+    if (size := known.get(id(node))) is not None:
+        if size == 0:
+            raise yaml.composer.ComposerError(
+                None, None, "an alias (*name) stands within what it means", node.start_mark
+            )
+        return size
+    known[id(node)] = 0
+    inner: list[Any] = []
+    if isinstance(node, yaml.MappingNode):
+        inner = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        inner = node.value
+    known[id(node)] = size = 1 + sum(_size(part, known) for part in inner)
+    return size
 
 
 def scalar(text: str) -> Any:
     """What one plain scalar means: None, a bool, an int, a float, or the text itself."""
     for name, (pattern, _) in _SCALARS.items():
-        if text and pattern.fullmatch(text):
+        if 0 < len(text) <= _MOST_CHARACTERS and pattern.fullmatch(text):
             if name in ("int", "float"):
                 plain = text.replace("_", "").lower()
                 return int(plain) if name == "int" else float(re.sub(r"\.(?=inf|nan)", "", plain))

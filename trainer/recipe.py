@@ -122,6 +122,9 @@ class TrainConfig:
         return -(-self.max_clips // self.global_batch)
 
 
+_OFF = ("off", "no", "none", "false")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
     """Where figures go besides `metrics.jsonl`, which is always written and is the truth."""
@@ -130,10 +133,10 @@ class LogConfig:
 
     wandb: Annotated[
         Literal["disabled", "offline", "online"],
-        BeforeValidator(lambda given: "disabled" if given in ("off", False) else given),
+        BeforeValidator(lambda given: "disabled" if str(given).lower() in _OFF else given),
     ] = "offline"
-    """Weights & Biases; `offline` writes into the run folder and `wandb sync` sends it later; `off`
-    is another word for `disabled`."""
+    """Weights & Biases; `offline` writes into the run folder and `wandb sync` sends it later;
+    `off`, `no`, `none` and `false` are other words for `disabled`."""
     wandb_project: str = "dawnchorus"
     """Project name on Weights & Biases."""
     tensorboard: bool = False

@@ -85,7 +85,13 @@ def test_a_shipped_name_means_the_shipped_recipe(
     [
         (b"[1, 2]", "no YAML mapping"), (b"a: [", "cannot be read"), (b"a: 1\na: 2", "twice"),
         ("ö: 1".encode("latin-1"), "cannot be read"), (b"defaults: [gone]", "gone"),
-        (b"a: ${nothing}", "nothing"),
+        (b"a: ${nothing}", "nothing"), (b"a: &a [*a]", "stands within what it means"),
+        (b"a: &a {<<: *a}", "stands within"), (b"a: " + b"[" * 3000, "nests deeper than 50"),
+        (b"".join(b" " * i + b"k:\n" for i in range(1500)), "nests deeper than 50"),
+        (b"a0: &a0 [" + b"x," * 9 + b"]\n" + b"".join(
+            b"a%d: &a%d [" % (i, i) + b"*a%d," % (i - 1) * 9 + b"]\n" for i in range(1, 10)
+        ), "repeat more than 10000"),
+        (b"seed: " + b"9" * 5000, "is no number|seed"),
     ],
 )  # fmt: skip
 def test_what_is_no_recipe_is_told_with_its_file(tmp_path: Path, content: bytes, why: str) -> None:
@@ -98,3 +104,22 @@ def test_what_is_no_recipe_is_told_with_its_file(tmp_path: Path, content: bytes,
 def test_comments_at_the_top_may_say_anything(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("# @jane wrote this one\n# @package\n\ufeff"[:-1] + OWN)
     assert load_recipe(str(tmp_path / "x.yaml")).name == "x"
+
+
+def test_a_number_of_any_length_is_told_with_its_key() -> None:
+    words = [f"seed={2**53 + 1}", f"train.max_steps={10**30}", "data.workers=" + "9" * 5000]
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("ssl_beats_tiny", [*words, "data.train.mine.path=x"])
+    for key in ("seed", "train.max_steps", "data.workers"):
+        assert f"  {key}: " in str(caught.value)
+
+
+def test_a_choice_is_refused_in_the_recipes_words(tmp_path: Path) -> None:
+    own = tmp_path / "flat.yaml"
+    own.write_text("encoder: {name: beats}\n")
+    with pytest.raises(RecipeError, match=r"set its keys one by one \(encoder\.KEY") as caught:
+        load_recipe(str(own), ["encoder=beats_large"])
+    assert "+encoder" not in str(caught.value)
+    with pytest.raises(RecipeError, match="Could not find 'encoder/huge'") as caught:
+        load_recipe("ssl_beats_tiny", ["encoder=huge"])
+    assert "provider=" not in str(caught.value) and "beats_large" in str(caught.value)

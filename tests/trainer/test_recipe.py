@@ -260,8 +260,8 @@ def test_the_data_of_a_recipe_is_looked_at_on_request(tone_dataset: Path, tmp_pa
 
 
 def test_wandb_may_be_off(tmp_path: Path) -> None:
-    assert load_recipe("ssl_beats_tiny", ["log.wandb=off"]).log.wandb == "disabled"
-    for word in ("off", "false"):
+    for word in ("off", "Off", "no", "none", "false"):
+        assert load_recipe("ssl_beats_tiny", [f"log.wandb={word}"]).log.wandb == "disabled"
         (tmp_path / "x.yaml").write_text(f"defaults: [ssl_beats_tiny]\nlog: {{wandb: {word}}}\n")
         assert load_recipe(str(tmp_path / "x.yaml")).log.wandb == "disabled"
     with pytest.raises(RecipeError, match=r"log\.wandb: Input should be 'disabled'"):

@@ -261,6 +261,11 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
         if attention_mask is not None:
             if lengths is not None:
                 raise ValueError("give attention_mask or lengths, not both")
+            if attention_mask.shape != wav_BT.shape and not torch.compiler.is_compiling():
+                raise ValueError(
+                    f"attention_mask of shape {tuple(attention_mask.shape)} for input_values of "
+                    f"shape {tuple(wav_BT.shape)}: it has one value for each sample"
+                )
             lengths = lengths_of(attention_mask)
         if lengths is not None and not torch.compiler.is_compiling():
             _check_lengths(lengths, wav_BT)
@@ -287,6 +292,11 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
 
     def _as_float(self, input_values: Tensor) -> Tensor:
         """Waveforms as float32 in [-1, 1], or ValueError."""
+        if not isinstance(input_values, Tensor):
+            raise ValueError(
+                f"input_values are a {type(input_values).__name__}: give a tensor "
+                "[clips, samples], for example torch.as_tensor(waveform)[None]"
+            )
         if input_values.dim() != 2 or 0 in input_values.shape:
             raise ValueError(
                 f"input_values must be [clips, samples], not {tuple(input_values.shape)}: "

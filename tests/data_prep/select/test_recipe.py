@@ -62,8 +62,9 @@ def test_overrides_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert list(load_recipe(recipe, ["tables.b=null"]).tables) == ["a"]
     # A selection's recipe is published in the dataset's card.
     leak = write(
-        tmp_path / "leak.yaml", "tables: {a: {table: x}}\nfilters: {sources: ['${SOME_PLACE}', '${SOME_PLACE:x}']}"
-    )  # fmt: skip
+        tmp_path / "leak.yaml",
+        "tables: {a: {table: x}}\nfilters: {sources: ['${SOME_PLACE}', '${SOME_PLACE:x}']}",
+    )
     with pytest.raises(PrepError) as told:
         load_recipe(leak)
     assert str(told.value).count("read in paths only") == 2
