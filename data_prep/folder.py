@@ -133,6 +133,9 @@ def _read_table(
         )
     if not good:
         raise PrepError(f"{path} has a header but no rows.")
+    if table.kind == "jsonl":  # its rows leave out what they lack, the first as well
+        names = dict.fromkeys(name for _, row in good for name in row)
+        table = dataclasses.replace(table, columns=tuple(names))
     return table, good
 
 
@@ -200,7 +203,7 @@ class _Reader:
 
     def _cell(self, row: Mapping[str, Any], name: str) -> Any:
         column = self.mapped.columns.get(name)
-        return row[column] if column is not None else ""
+        return row.get(column, "") if column is not None else ""
 
     def _text(self, row: Mapping[str, Any], name: str) -> str:
         """Return a cell as text; '' for what programs write where a value is missing."""

@@ -62,6 +62,15 @@ class LabelReader:
         return tuple(found.values())
 
     def _values(self, cell: Any, where: str, *, names: bool = True) -> list[str]:
+        if isinstance(cell, bool):  # as the same table says it in a CSV
+            cell = str(cell)
+        if _has_fields(cell):
+            shown = repr(cell)
+            raise PrepError(
+                f"{where}: a cell of labels holds named fields "
+                f"({shown if len(shown) <= 60 else shown[:57] + '...'}), and which of them is the "
+                "label is not known. Write a column with the names alone, as texts or lists."
+            )
         try:
             found = values_of(cell, self.separator)
         except UnreadableList as err:
@@ -99,6 +108,13 @@ class LabelReader:
             f"label cells that say nothing and give no label: {shown} (where it is a name, write "
             "it with its rank, such as sound:NA)"
         ]
+
+
+def _has_fields(cell: Any) -> bool:
+    """Return whether a cell is a struct or a map of Parquet or JSON, or a list of such."""
+    if isinstance(cell, list):  # Arrow gives a map as a list of pairs
+        return any(isinstance(item, (dict, tuple)) for item in cell)
+    return isinstance(cell, dict) and bool(cell)
 
 
 def _ranked(text: str, default: str) -> tuple[str, str]:

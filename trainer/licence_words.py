@@ -128,7 +128,8 @@ FILLER = """
     modifications allowed|adaptations allowed|derivatives permitted|unter|der|die|das|einer|eine
     dieses|werk|ist|sous|la|le|les|une|un|cette|oeuvre|est|mise a disposition selon les termes de
     bajo|una|esta|obra|internacional|internazionale|internationale|internationaal|internationell
-    internasjonal|internasjonalt|nao adaptada|no adaptada|no portada|non transpose|nicht portiert
+    internasjonal|internasjonalt|to view a copy of this license visit|to view a copy of this licence visit|知识共享
+    創用|创用|クリエイティブ コモンズ|크리에이티브 커먼즈|许可|許諾|nao adaptada|no adaptada|no portada|non transpose|nicht portiert
     kansainvalinen|miedzynarodowe|mezinarodni|nemzetkozi|международная|国際|国际|國際|국제|and|or
     und|oder|et|ou|y|e|o|en|och|eller|og|plus|also|either|both|dual|multi|only|later|or later
 """  # fmt: skip
@@ -244,6 +245,20 @@ def restrictions(words: str) -> frozenset[str]:
     return frozenset(term for term, match in found if match)
 
 
+_CONDITION = re.compile(
+    r"\b(?:not|no|only|don t|never|ask|request|permission|permitted|consent|contact|prohibited"
+    r"|forbidden|without|internal|confidential|redistribut\w*|nicht|nur|kein\w*|verboten"
+    r"|genehmigung|interdit\w*|autorisation|prohibid\w*|permiso|proibid\w*|vietat\w*)\b"
+)
+
+
+def is_condition(words: str) -> bool:
+    """Return whether what stands where a copyright's holder is named speaks of what may be done:
+    "(c) do not redistribute, CC BY" names nobody.
+    """
+    return bool(_CONDITION.search(words))
+
+
 def _phrases(text: str) -> list[str]:
     return [split_words(plain_text(p)) for p in text.replace("\n", "|").split("|") if p.strip()]
 
@@ -279,19 +294,20 @@ def signs_of(words: str) -> tuple[list[str], list[str]]:
                 i += n
                 break
         else:
-            found = _sign_of(rest[i], signs)
+            found = _sign_of(rest[i], signs, is_last=i + 1 == len(rest))
             signs += found or []
             strange += [rest[i]] if found is None else []
             i += 1
     return [sign for sign in signs if sign], strange
 
 
-def _sign_of(word: str, before: list[str]) -> list[str] | None:
+def _sign_of(word: str, before: list[str], is_last: bool) -> list[str] | None:
     """Return the signs of a word that is in no table; None where it is not understood."""
     if re.fullmatch(r"v?[1-4](?:\.\d)?", word):
         number = word.removeprefix("v")
         return [f"v:{number if '.' in number else number + '.0'}"]
-    if word in PORTS and before and before[-1].startswith("v:"):
+    is_port = word in PORTS and bool(before) and before[-1].startswith("v:")
+    if is_port and (word != "no" or is_last):  # "CC BY 3.0 NO", and not "CC BY 3.0, no use"
         return [f"port:{word}"]
     if re.fullmatch(r"(?:19|20)\d\d", word):
         return []

@@ -18,6 +18,7 @@ from dawnchorus.trainer.licence_words import (
     NO_STATEMENT,
     OTHERS,
     TERMS,
+    is_condition,
     plain_text,
     restrictions,
     signs_of,
@@ -162,6 +163,8 @@ def read_licence(text: object) -> Licence:
         holder, rest = notice
         spoken |= restrictions(split_words(holder))
     signs, strange = signs_of(split_words(rest))
+    if notice is not None and is_condition(split_words(holder)):
+        strange = [*strange, holder]
     found = [*found, *_named(signs)]
     if not strange and found and all(item.known for item in found):
         return _strictest(given, found, spoken)

@@ -91,6 +91,12 @@ def open_table(path: Path, *, encoding: str = "", guess: bool = False) -> RowTab
         start = file.read(512)
     if start[:4] == b"PAR1":
         return _open_parquet(path)
+    if start.lstrip()[:1] == b"[" and start.lstrip()[1:].lstrip()[:1] == b"{":
+        raise PrepError(
+            f"{path} is one JSON array. JSON lines are read: one object per line, without "
+            "brackets around all of them and without commas between them (in pandas: "
+            "`to_json(path, orient='records', lines=True)`)."
+        )
     if start.lstrip()[:1] == b"{":
         for first in RowTable(path, (), {}, "jsonl").rows():
             return RowTable(path, tuple(first) if isinstance(first, dict) else (), {}, "jsonl")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dawnchorus.data_prep.columns import FIELDS
@@ -225,3 +227,39 @@ def test_a_folder_without_its_table_names_the_tables_it_has(tmp_path: Path) -> N
     with pytest.raises(PrepError, match=r"There are annotations.txt") as caught:
         read_folder(tmp_path, FolderOptions())
     assert "filename,label,recordist,licence" in str(caught.value)
+
+
+def test_json_rows_may_leave_out_what_they_lack(tmp_path: Path) -> None:
+    rows = [{"file": "a.wav"}, {"file": "b.wav", "label": ["x", None], "split": "test"}]
+    table = read(tmp_path, "\n".join(map(json.dumps, rows)))
+    assert [(names(r), r.split) for r in table.recordings] == [([], "train"), (["x"], "test")]
+    with pytest.raises(PrepError, match="one JSON array.*lines=True"):
+        read(tmp_path, json.dumps(rows))
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+def test_true_and_false_are_labels_in_every_table(tmp_path: Path, ending: str) -> None:
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "b.wav").touch()
+    frame = pl.DataFrame({"file": ["a.wav", "b.wav"], "label": [True, False]})
+    path = tmp_path / f"t.{ending}"
+    {"csv": frame.write_csv, "parquet": frame.write_parquet, "jsonl": frame.write_ndjson}[ending](
+        path
+    )
+    found = read_folder(tmp_path, FolderOptions(metadata=path))
+    assert [name.lower() for name in names(found)] == ["true", "false"]
+
+
+@pytest.mark.parametrize("cell", [{"name": "x"}, [{"name": "x"}, {"name": "y"}]])
+def test_labels_with_named_fields_are_refused(tmp_path: Path, cell: object) -> None:
+    with pytest.raises(PrepError, match="row 1: a cell of labels holds named fields"):
+        read(tmp_path, json.dumps({"file": "a.wav", "label": cell}))
+
+
+def test_a_map_of_labels_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    kind = pa.map_(pa.string(), pa.int64())
+    table = pa.table({"file": ["a.wav"], "label": pa.array([[("x", 1)]], kind)})
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(PrepError, match="named fields"):
+        read_folder(tmp_path, FolderOptions(metadata=tmp_path / "t.parquet"))
