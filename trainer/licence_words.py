@@ -128,8 +128,9 @@ FILLER = """
     modifications allowed|adaptations allowed|derivatives permitted|unter|der|die|das|einer|eine
     dieses|werk|ist|sous|la|le|les|une|un|cette|oeuvre|est|mise a disposition selon les termes de
     bajo|una|esta|obra|internacional|internazionale|internationale|internationaal|internationell
-    internasjonal|internasjonalt|to view a copy of this license visit|to view a copy of this licence visit|知识共享
-    創用|创用|クリエイティブ コモンズ|크리에이티브 커먼즈|许可|許諾|nao adaptada|no adaptada|no portada|non transpose|nicht portiert
+    internasjonal|internasjonalt|nao adaptada|no adaptada|no portada|non transpose|nicht portiert
+    to view a copy of this license visit|to view a copy of this licence visit|知识共享|創用|创用
+    クリエイティブ コモンズ|크리에이티브 커먼즈|许可|許諾
     kansainvalinen|miedzynarodowe|mezinarodni|nemzetkozi|международная|国際|国际|國際|국제|and|or
     und|oder|et|ou|y|e|o|en|och|eller|og|plus|also|either|both|dual|multi|only|later|or later
 """  # fmt: skip

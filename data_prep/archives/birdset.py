@@ -11,14 +11,14 @@ import dataclasses
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dawnchorus.data_prep.archives.birdset_names import CodeNames, code_names, is_birdclef
 from dawnchorus.data_prep.archives.checked import checked, date_of, group_of, number_of, text_of
 from dawnchorus.data_prep.archives.delimited import BadRow
 from dawnchorus.data_prep.archives.files import FileIndex
-from dawnchorus.data_prep.archives.inaturalist import TAXONOMY as INATURALIST
 from dawnchorus.data_prep.archives.inaturalist import bare_url, credit, sound_number
 from dawnchorus.data_prep.archives.table_rows import RowTable, audio_in, open_table, write_audio
 from dawnchorus.data_prep.cells import UnreadableList, values_of
@@ -35,32 +35,6 @@ _CONFIG = re.compile(r"(?:HSN|NBP|NES|PER|POW|SNE|SSW|UHH|XCM|XCL)")
 _XENO_CANTO = re.compile(r"XC(\d+)")
 _INATURALIST = re.compile(r"iNat(\d+)", re.IGNORECASE)
 _SEGMENT = re.compile(r"(?:_start)?_\d{1,4}(?:\.\d+)?(?:_end)?_\d{1,4}(?:\.\d+)?$")
-_NAME_FILES = ("taxonomy.csv", "eBird_Taxonomy_*.csv", "ebird_taxonomy_*.csv")
-
-
-@dataclass(frozen=True)
-class CodeNames:
-    """What the files beside a table say about its codes."""
-
-    year: str
-    names: dict[str, str] = field(default_factory=dict)
-    classes: dict[str, str] = field(default_factory=dict)
-
-    def label(self, code: str, role: str, **ids: str) -> Label:
-        """Return the label of a code: eBird's, or (digits) the number of a taxon of iNaturalist.
-
-        Without a scientific name the code itself is the name, for the labels step to resolve.
-        """
-        name = self.names.get(code, code)
-        words = name.split()
-        rank = "subspecies" if len(words) == 3 and words[-1].islower() else "species"
-        if name != code and len(words) == 1 and code.isdigit():
-            rank = "genus"
-        kind = self.classes.get(code, "" if code.isdigit() else "Aves")
-        key = "inat" if code.isdigit() else "ebird"
-        known = {key: code, "class": kind} | ids
-        taxonomy = INATURALIST if code.isdigit() else f"ebird-{self.year}"
-        return Label(name, rank, role, taxonomy, tuple((k, v) for k, v in known.items() if v))
 
 
 def read_birdset(
@@ -79,7 +53,7 @@ def read_birdset(
         raise PrepError(f"--ebird-year is the year of eBird's taxonomy, such as 2021, not {year!r}")
     tables = _tables(source)
     index = FileIndex(audio) if audio is not None else None
-    names = _code_names(source if source.is_dir() else source.parent, tables, year)
+    names = code_names(source if source.is_dir() else source.parent, tables, year)
     read = _read_all(
         _Reader(table, names, index, out, config or _config_of(table.path)) for table in tables
     )
@@ -138,17 +112,13 @@ def _tables(source: Path) -> list[RowTable]:
     else:
         paths = sorted(p for p in source.rglob("*") if p.suffix in (".parquet", ".jsonl", ".csv"))
     found = [open_table(path) for path in paths if path.is_file() and path.stat().st_size]
-    good = [t for t in found if _is_birdclef(t) or "ebird_code" in t.columns]
+    good = [t for t in found if is_birdclef(t) or "ebird_code" in t.columns]
     if not good:
         raise PrepError(
             f"{source} holds no table of BirdSet (columns filepath, ebird_code, …) or BirdCLEF "
             "(train_metadata.csv or train.csv with filename, primary_label, …)."
         )
     return good
-
-
-def _is_birdclef(table: RowTable) -> bool:
-    return {"primary_label", "filename"} <= set(table.columns)
 
 
 def _config_of(path: Path) -> str:
@@ -158,24 +128,6 @@ def _config_of(path: Path) -> str:
         if found:
             return found.group()
     return ""
-
-
-def _code_names(folder: Path, tables: list[RowTable], year: str) -> CodeNames:
-    """Read the scientific names of codes: eBird's CSV, taxonomy.csv, the BirdCLEF table itself."""
-    result = CodeNames(year)
-    others = [p for pattern in _NAME_FILES for p in sorted(folder.glob(pattern))]
-    for table in [*map(open_table, others), *filter(_is_birdclef, tables)]:
-        for row in table.rows():
-            if isinstance(row, BadRow):
-                continue
-            row = {key.lower(): value for key, value in row.items() if isinstance(key, str)}
-            code = text_of(row.get("primary_label") or row.get("species_code"))
-            name = text_of(row.get("scientific_name") or row.get("sci_name"))
-            if code and name and len(code) < 32:
-                result.names.setdefault(code, name)
-                if kind := text_of(row.get("class_name")):
-                    result.classes.setdefault(code, kind)
-    return result
 
 
 @dataclass(frozen=True)
@@ -189,7 +141,7 @@ class _Reader:
     config: str
 
     def rows(self) -> Iterator[Recording | Rejected]:
-        read = self._birdclef if _is_birdclef(self.table) else self._birdset
+        read = self._birdclef if is_birdclef(self.table) else self._birdset
         times = time_columns(self.table.columns)
         for row in self.table.rows():
             if isinstance(row, BadRow):

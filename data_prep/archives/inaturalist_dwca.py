@@ -12,14 +12,11 @@ wanted: a wrong byte in the remark of one photo does not end the reading.
 
 from __future__ import annotations
 
-import csv
-import io
 import sqlite3
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -33,9 +30,9 @@ from dawnchorus.data_prep.archives.inaturalist import (
     credit,
     sound_number,
 )
-from dawnchorus.data_prep.archives.json_files import broken_file
+from dawnchorus.data_prep.archives.inaturalist_csv import CsvFile
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.progress import LINE_EVERY_S, Progress
+from dawnchorus.data_prep.progress import Progress
 from dawnchorus.data_prep.recording_table import Rejected
 from dawnchorus.data_prep.recordings import Label, Recording
 from dawnchorus.trainer.licences import read_licence
@@ -45,9 +42,7 @@ if TYPE_CHECKING:
 
 OBSERVATIONS, MEDIA = "observations.csv", "media.csv"
 JOIN_FILE = ".inaturalist-sounds.sqlite"
-_BLOCK_BYTES = 8 << 20
 """Rows are parsed in blocks; a longer row ends the reading with an error."""
-_MANY_BAD, _BAD_SHARE = 100, 0.05
 _MEDIA_COLUMNS = ("id", "type", "identifier", "created", "creator", "license", "rightsHolder")
 _MEDIA_NEEDED = ("id", "type", "identifier")
 _OBSERVATION_COLUMNS = (
@@ -56,7 +51,6 @@ _OBSERVATION_COLUMNS = (
     "scientificName", "taxonRank", "rightsHolder", *RANK_KEYS,
 )  # fmt: skip
 _OBSERVATION_NEEDED = ("id", "scientificName")
-_END = "end-of-file"
 _SOUND = b"Sound"
 _NO_SOUNDS = (b"StillImage", b"MovingImage")
 Row = dict[str, str]
@@ -78,8 +72,8 @@ def read_research_grade(
     missing, a file breaks off, more than 5 % of the rows are bad, or the disk is full.
     """
     files = _files(path)
-    media = _Csv(files, path, MEDIA, _MEDIA_COLUMNS, _MEDIA_NEEDED, progress)
-    observations = _Csv(
+    media = CsvFile(files, path, MEDIA, _MEDIA_COLUMNS, _MEDIA_NEEDED, progress)
+    observations = CsvFile(
         files, path, OBSERVATIONS, _OBSERVATION_COLUMNS, _OBSERVATION_NEEDED, progress
     )
     scratch.mkdir(parents=True, exist_ok=True)
@@ -114,7 +108,7 @@ class _Sounds:
         base.execute(f"CREATE TABLE sound (number INTEGER PRIMARY KEY, id INTEGER, {columns})")
         base.execute("CREATE INDEX by_id ON sound (id)")
 
-    def load(self, media: _Csv) -> Iterator[Rejected]:
+    def load(self, media: CsvFile) -> Iterator[Rejected]:
         """Keep all sounds; yield the rows that cannot be read."""
         import pyarrow.compute as pc
 
@@ -137,7 +131,9 @@ class _Sounds:
             media.note(len(kept))
             yield from media.take_bad()
 
-    def join(self, observations: _Csv, local: FileIndex | None) -> Iterator[Recording | Rejected]:
+    def join(
+        self, observations: CsvFile, local: FileIndex | None
+    ) -> Iterator[Recording | Rejected]:
         """Yield the sounds with their observations, then those that have none."""
         found = self.base.execute("SELECT DISTINCT id FROM sound ORDER BY id")
         ids = np.fromiter((row[0] for row in found), np.int64)
@@ -245,129 +241,6 @@ def _recording(row: Row, sound: Row, local: FileIndex | None) -> Recording | Rej
 def _event(date: str, time_of_day: str) -> str:
     """Return one text of a date and a time, which may already be in the date."""
     return date if "T" in date or not time_of_day else f"{date}T{time_of_day}"
-
-
-class _Csv:
-    """A CSV file of the archive in blocks of rows, with progress and its bad rows."""
-
-    def __init__(
-        self,
-        files: Files,
-        path: Path,
-        name: str,
-        columns: Sequence[str],
-        needed: Sequence[str],
-        progress: Progress | None,
-    ) -> None:
-        self.files, self.path, self.name, self.columns = files, path, name, columns
-        self.progress = progress
-        self.bad: list[Rejected] = []
-        self.rows = self.bad_rows = self.kept = 0
-        self.spoken = time.monotonic()
-        with broken_file(f"{path}, {name}"), files.open(name) as stream:
-            line = stream.readline(1 << 20).decode("utf-8-sig", "replace")
-        header = next(csv.reader([line]), [])
-        missing = [column for column in needed if column not in header]
-        if missing or "\0" in line:
-            raise PrepError(
-                f"{name} in {path} has no column {', '.join(missing)}; it has "
-                f"{', '.join(header)[:200]}. Is it iNaturalist's research-grade archive "
-                "(gbif-observations-dwca.zip)?"
-            )
-        self.width = len(header)
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield the wanted columns as bytes; those that the file lacks are empty."""
-        import pyarrow as pa
-        from pyarrow import csv as arrow_csv
-
-        whole = False
-        where = f"{self.path}, {self.name}"
-        with broken_file(where), self.files.open(self.name) as stream:
-            try:
-                reader = arrow_csv.open_csv(
-                    _Ended(stream, self.width),
-                    arrow_csv.ReadOptions(block_size=_BLOCK_BYTES),
-                    arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=self._skip),
-                    arrow_csv.ConvertOptions(
-                        check_utf8=False,
-                        include_columns=list(self.columns),
-                        include_missing_columns=True,
-                        column_types=dict.fromkeys(self.columns, pa.binary()),
-                    ),
-                )
-                for batch in reader:
-                    if batch.num_rows and batch.column("id")[-1].as_py() == _END.encode():
-                        whole, batch = True, batch.slice(0, batch.num_rows - 1)
-                    self.rows += batch.num_rows
-                    yield batch
-            except pa.ArrowInvalid as err:
-                text = " ".join(str(err).split())[:200]
-                raise PrepError(
-                    f"{where} cannot be read after row {self.rows + self.bad_rows + 1:,}: {text}. "
-                    f"A quote that is not closed, or a row of more than {_BLOCK_BYTES >> 20} MB? "
-                    "Download it again."
-                ) from err
-        if not whole:
-            raise PrepError(
-                f"{where} ends inside a quoted field, somewhere after row {self.rows:,}: it is cut "
-                "off, or a quote is not closed. Download it again."
-            )
-
-    def _skip(self, row: Any) -> str:
-        self.bad_rows += 1
-        if len(self.bad) <= _MANY_BAD:
-            number = f"row {row.number}" if row.number else f"after row {self.rows:,}"
-            self.bad.append(
-                Rejected(
-                    recording_id="",
-                    reason="bad_row",
-                    detail=f"{self.name}, {number}: {row.actual_columns} columns instead of "
-                    f"{row.expected_columns}: {row.text[:120]}",
-                    path=self.name,
-                )
-            )
-        return "skip"
-
-    def take_bad(self) -> Iterator[Rejected]:
-        """Yield the rows of the wrong length since the last call; PrepError when most are."""
-        seen = self.rows + self.bad_rows
-        if self.bad_rows > _MANY_BAD and self.bad_rows > _BAD_SHARE * seen:
-            raise PrepError(
-                f"{self.bad_rows} of the first {seen} rows of {self.name} have the wrong number "
-                f"of columns; the first: {self.bad[0].detail}. Is the file whole?"
-            )
-        found, self.bad = self.bad, []
-        yield from found
-
-    def note(self, kept: int) -> None:
-        """Count the sounds of a block; say where it is every ten seconds."""
-        self.kept += kept
-        now = time.monotonic()
-        if self.progress is not None and now - self.spoken >= LINE_EVERY_S:
-            self.spoken = now
-            self.progress.say(f"{self.name}: {self.rows:,} rows, {self.kept:,} of sounds")
-
-
-class _Ended(io.RawIOBase):
-    """A stream with one more row at its end: without it, a file that ends inside quotes would
-    lose its last rows unnoticed.
-    """
-
-    def __init__(self, stream: IO[bytes], width: int) -> None:
-        self.stream = stream
-        self.tail = ("\n" + ",".join([_END] * width) + "\n").encode()
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        """Return the next bytes."""
-        chunk = self.stream.read(size)
-        if not chunk and size:
-            chunk, self.tail = self.tail, b""
-        return chunk
 
 
 def _numbers(column: pa.Array) -> np.ndarray:

@@ -233,7 +233,7 @@ def test_json_rows_may_leave_out_what_they_lack(tmp_path: Path) -> None:
     rows = [{"file": "a.wav"}, {"file": "b.wav", "label": ["x", None], "split": "test"}]
     table = read(tmp_path, "\n".join(map(json.dumps, rows)))
     assert [(names(r), r.split) for r in table.recordings] == [([], "train"), (["x"], "test")]
-    with pytest.raises(PrepError, match="one JSON array.*lines=True"):
+    with pytest.raises(PrepError, match=r"one JSON array.*lines=True"):
         read(tmp_path, json.dumps(rows))
 
 
