@@ -23,6 +23,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
@@ -137,13 +138,28 @@ def each(
             setup(*setup_args)
         yield from map(task, items)
         return
+    with tempfile.TemporaryDirectory(prefix="chorus-") as notes:
+        start = partial(_Worker, Path(notes), log, setup, setup_args)
+        yield from _from_workers(task, items, jobs, start, log, say, idle)
+
+
+def _from_workers(
+    task: Callable[[In], Out],
+    items: Iterable[In],
+    jobs: int,
+    make: Callable[[], _Worker],
+    log: Path | None,
+    say: Callable[[str], None],
+    idle: Callable[[], None] | None,
+) -> Generator[Out, None, None]:
+    """As `each`; `make` starts a process."""
     waiting = map(_Task, items)
     again: list[_Task[In]] = []
     busy: dict[Future[Out], tuple[_Worker, _Task[In]]] = {}
-    with tempfile.TemporaryDirectory(prefix="chorus-") as notes, ExitStack() as stack:
+    with ExitStack() as stack:
 
         def start() -> _Worker:
-            return stack.enter_context(_Worker(Path(notes), log, setup, setup_args))
+            return stack.enter_context(make())
 
         free = [start() for _ in range(jobs or len(os.sched_getaffinity(0)))]
         while True:
