@@ -58,8 +58,11 @@ def test_the_audio_is_beside_the_table_unless_it_is_said(
     assert stats["clips"] == 24
     with pytest.raises(PrepError, match="--audio"):
         prepare_shards(tmp_path / "t", tmp_path / "out2", audio=tmp_path / "nowhere")
-    with pytest.raises(PrepError, match="no recording table"):
+    with pytest.raises(PrepError, match="folder of audio: use `chorus prep folder"):
         prepare_shards(archive, tmp_path / "out2")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PrepError, match="recording table"):
+        prepare_shards(tmp_path / "empty", tmp_path / "out2")
 
 
 @pytest.mark.parametrize("rate_hz", [32000, 48000])
