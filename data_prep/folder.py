@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -161,6 +162,9 @@ class _Reader:
         self.odd_numbers: dict[str, list[str]] = {}
         self.found_paths: dict[str, Path] = {}
         self.time_notes: list[str] = []
+        self.outside: list[str] = []
+        self._real_directory = directory.resolve()
+        self._real_folders: dict[Path, Path] = {}
 
     def refuse_times(self, header: list[str]) -> None:
         """Raise PrepError where the table gives times of labels."""
@@ -187,14 +191,36 @@ class _Reader:
                 raise PrepError(f"{where}: column {self.mapped.columns['path']!r} is empty.")
             if "\n" in text:
                 raise PrepError(f"{where}: a line break in the file's name; is a quote not closed?")
-            path = relative(self._find(text), self.directory)
+            found = self._find(text)
+            path = relative(found, self.directory)
+            if not self.options.allow_outside and not self._is_inside(found):
+                self.outside.append(f"{where}: {text!r}")
+                continue
             recording = self._recording(row, path, where)
             if path in merged:
                 self.repeated += 1
                 recording = _merge(merged[path], recording, where, self.mapped)
             merged[path] = recording
+        if self.outside:
+            raise PrepError(
+                f"{self.metadata} names {len(self.outside)} file(s) outside of {self.directory}, "
+                "by a path or a link that leads out of it: "
+                + "; ".join(self.outside[:5])
+                + ". A table of somebody else's could put your private files into the dataset. "
+                "Use --allow-outside if you know this table."
+            )
         self.labels.check()
         return list(merged.values())
+
+    def _is_inside(self, file: Path) -> bool:
+        """Whether a file lies below the folder, whatever its path says and links lead to."""
+        folder = file.parent
+        if folder not in self._real_folders:
+            self._real_folders[folder] = folder.resolve()
+        real = self._real_folders[folder] / file.name
+        if real.is_symlink():
+            real = real.resolve()
+        return real.is_relative_to(self._real_directory)
 
     def _find(self, text: str) -> Path:
         if text not in self.found_paths:
@@ -219,7 +245,7 @@ class _Reader:
         def get(name: str) -> str:
             return self._text(row, name)
 
-        source_id = tidy_name(get("id")) or path
+        source_id = tidy_name(get("id")) or _without_place(path)
         identity = f"{self.source}:{source_id}"
         url = get("url")
         split = get("split") or self.options.split
@@ -269,6 +295,14 @@ class _Reader:
                 f"{places[0]}"
             )
         return [*notes, *self.time_notes, *self.labels.notes(), *self.finder.notes()]
+
+
+def _without_place(path: str) -> str:
+    """An id made of a path: as it is below the folder, else without the folders it lies in."""
+    if not path.startswith("/"):
+        return path
+    digest = hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    return f"{Path(path).stem}-{digest}"
 
 
 def _merge(first: Recording, second: Recording, where: str, mapped: Mapped) -> Recording:

@@ -60,6 +60,12 @@ class FolderOptions:
         "Take labels for their whole files although the table gives times (columns such as start "
         "and end): where these mean something else.",
     )
+    allow_outside: bool = _option(
+        False,
+        LABELS,
+        "Also take files that lie outside of DIR, by a path such as ../x.wav or a link: where you "
+        "know who wrote the table.",
+    )
     rank: str = _option(
         "",
         LABELS,

@@ -126,6 +126,26 @@ def test_background_labels(tmp_path: Path) -> None:
     ]
 
 
+def test_a_table_does_not_reach_files_outside_of_its_folder(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    for name in ("a.wav", "b.wav", "c.wav"):
+        (private / name).touch()
+    rows = (
+        f"ok.wav,wren\n../private/a.wav,wren\n{private}/b.wav,wren\nlink.wav,wren\nd/c.wav,wren\n"
+    )
+    root = table(tmp_path / "birds", "filename,label\n" + rows, ("ok.wav",))
+    (root / "link.wav").symlink_to(private / "a.wav")
+    (root / "d").symlink_to(private)
+    with pytest.raises(PrepError, match=r"names 4 file\(s\) outside .*row 3.*--allow-outside"):
+        read(root)
+    taken = read(root, allow_outside=True)
+    assert len(taken) == 5
+    # What is published names no folder of this machine.
+    assert not any(str(tmp_path) in r.id + r.source_id + r.group_id for r in taken)
+    assert len({r.id for r in taken}) == 5
+
+
 def test_rows_of_one_file_are_one_recording(tmp_path: Path) -> None:
     text = "filename,label,background,fold\na.wav,x,,1\na.wav,y,z,1\na.wav,z,,1\n"
     result = read_folder(table(tmp_path, text), FolderOptions())

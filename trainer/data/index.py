@@ -142,6 +142,12 @@ class ShardIndex(ClipColumns):
                 f"{folder.location}/index.parquet has label id {table.label_P.max()}, but "
                 f"labels.json has {len(labels)} labels: {MENDING}"
             )
+        strange = [name for name in choice.shards if not _below(name)]
+        if strange:
+            raise DataError(
+                f"{folder.location}/index.parquet names {strange[0]!r} as a shard: only tar files "
+                f"below the dataset are read. {MENDING}"
+            )
         index = cls(
             folder=folder,
             labels=labels,
@@ -253,3 +259,10 @@ class ShardIndex(ClipColumns):
                     f"{blocks + 2 * _TAR_BLOCK}, in whole blocks of {_TAR_BLOCK}. It was truncated "
                     f"or is not the one that was indexed: {MENDING}"
                 )
+
+
+def _below(shard: str) -> bool:
+    """Whether a name, which a stranger may have written, is a tar file below its dataset."""
+    parts = shard.split("/")
+    plain = all(part not in ("", ".", "..") for part in parts) and "\\" not in shard
+    return plain and shard.endswith(".tar") and shard.isprintable() and "://" not in shard

@@ -195,6 +195,20 @@ def test_rows_that_make_no_sense(
     broken(dataset, complaint)
 
 
+@pytest.mark.parametrize(
+    "shard",
+    ["/etc/passwd", "../other/000000.tar", "train/../../x.tar", "train/notes.txt", "", "./a.tar",
+     "s3://elsewhere/x.tar", "train\\..\\x.tar"],
+)  # fmt: skip
+def test_an_index_of_a_stranger_names_tars_below_its_dataset_and_nothing_else(
+    two_splits: Path, copy_of: Callable[[Path], Path], shard: str
+) -> None:
+    dataset = copy_of(two_splits)
+    edit_index(dataset, lambda rows: rows[0].update(shard=shard))
+    with pytest.raises(DataError, match="only tar files below the dataset"):
+        ShardIndex.open(dataset)
+
+
 def test_missing_columns_are_named(short_and_long: Path, copy_of: Callable[[Path], Path]) -> None:
     dataset = copy_of(short_and_long)
     table = pq.read_table(dataset / "index.parquet").drop_columns(["samples", "fold"])
