@@ -237,7 +237,7 @@ def test_clips_without_sound_are_refused(folder: Path) -> None:
 def test_what_is_no_batch_of_sound_is_refused(folder: Path) -> None:
     model, wav_BT = load(folder), sound(2)
     for mask_BT in (torch.ones(2, 100), torch.ones(1, 9000), torch.ones(2)):
-        with pytest.raises(ValueError, match="attention_mask of shape .* one value for each"):
+        with pytest.raises(ValueError, match=r"attention_mask of shape .* one value for each"):
             model(wav_BT, attention_mask=mask_BT)
     with pytest.raises(ValueError, match=r"are a ndarray: give a tensor \[clips, samples\]"):
         model(wav_BT.numpy())
