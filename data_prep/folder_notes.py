@@ -59,7 +59,7 @@ def warnings(
     unlicensed = sum(not recording.licence_url for recording in recordings)
     if unlicensed:
         notes.append(f"{unlicensed} recordings state no licence (--licence sets one)")
-    notes += _split_notes(recordings)
+    notes += _split_notes(recordings) + _one_hot_notes(mapped, rows)
     notes += _group_notes(recordings, mapped, rows)
     for name in ("fold", "split"):
         divided = _divided(recordings, name, "group_id")
@@ -69,6 +69,26 @@ def warnings(
                 "a score on one of them is not a score on unknown sources"
             )
     return notes
+
+
+def _one_hot_notes(mapped: Mapped, rows: Sequence[tuple[int, Row]]) -> list[str]:
+    """Say it where nothing holds labels but columns of 0 and 1 look like one label each."""
+    if "label" in mapped.columns or not rows:
+        return []
+    used = set(mapped.columns.values())
+    seen: dict[str, set[str]] = {}
+    for _, row in rows:
+        for name, cell in row.items():
+            seen.setdefault(name, set()).add(str(cell).strip().lower().removesuffix(".0"))
+    marks = {"0", "1", "true", "false", ""}
+    found = [n for n, cells in seen.items() if n not in used and cells <= marks and cells - {""}]
+    if len(found) < 2:
+        return []
+    shown = ", ".join(map(repr, found[:_MAX_NAMED])) + (", ..." if len(found) > _MAX_NAMED else "")
+    return [
+        f"{len(found)} columns hold only 0 and 1 ({shown}); if each is a label, write the names of "
+        "those that are 1 into one column (label), with ';' between them: there are no labels now"
+    ]
 
 
 def _split_notes(recordings: Sequence[Recording]) -> list[str]:

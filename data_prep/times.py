@@ -29,7 +29,7 @@ NOT_SUPPORTED = (
 _OF = (
     "clip|segment|seg|event|call|label|annotation|annot|ann|bbox|box|song|syllable|syl|note|"
     "vocali[sz]ation|voc|selection|sel|roi|chunk|window|audio|file|recording|rec|sound|snippet|"
-    "detection|det|element|phrase|bout|interval|tier|relative|rel"
+    "detection|det|element|s|samples?|frames?|phrase|bout|interval|tier|relative|rel"
 )
 _UNIT = (
     "(?:in)?(?P<unit>seconds?|secs?|s|milliseconds?|millis|msecs?|ms|minutes?|min|hours?|h|"
@@ -37,13 +37,13 @@ _UNIT = (
 )
 _WORDS = {
     "start": "start|starts|starting|begin|begins|beginning|onset|onsets|beg|anfang|beginn|debut|"
-    "inicio|inizio",
+    "inicio|inizio|comienzo|poczatek|zacatek",
     "end": "end|ends|ending|stop|stops|finish|ende|fin|fine|fim|terminate",
     "duration": "duration|dur|length|len|dauer|duree|duracion|durata",
 }
 _NAME = {
     kind: re.compile(
-        f"(?:{_OF})?(?:time|zeit|t|ts)?(?:{words})(?:time|times|zeit|timestamp|ts|pos|position)?"
+        f"(?:{_OF})?(?:time|zeit|t|ts)?(?:{words})(?:time|times|zeit|zeitpunkt|punkt|point|timestamp|ts|pos|position|offset)?"
         f"(?:{_UNIT})?"
     )
     for kind, words in _WORDS.items()

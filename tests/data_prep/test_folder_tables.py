@@ -263,3 +263,10 @@ def test_a_map_of_labels_is_refused(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "t.parquet")
     with pytest.raises(PrepError, match="named fields"):
         read_folder(tmp_path, FolderOptions(metadata=tmp_path / "t.parquet"))
+
+
+def test_a_column_for_each_label_is_told(tmp_path: Path) -> None:
+    table = read(tmp_path, "file,Parus major,Uhu\na.wav,1,0\nb.wav,0,\n")
+    assert any("2 columns hold only 0 and 1 ('Parus major', 'Uhu')" in n for n in table.notes)
+    told = read(tmp_path, "file,label,night,rain\na.wav,x,1,0\nb.wav,y,0,1\n")
+    assert not any("only 0 and 1" in note for note in told.notes)

@@ -48,7 +48,9 @@ def read(sounds: Path, text: str, name: str = "t.csv", **options: object) -> Fol
         ("d\u00e9but,fin", "1,2"), ("start,stop", "1,2"),
         ("start,end", "00:00:01,00:00:02"), ("start,end", "0:01,0:02"), ("begin,end", "0,3"),
         ("start,end", "1 s,2 s"), ("event_start_s,event_end_s", "1,2"), ("offset_s,x", "2,"),
-        ("start,x", "0.5,"), ("end,x", "2,"), ("time_s,x", "2,"), ("Peak Time (s),x", "2,"),
+        ("start,x", "0.5,"), ("comienzo,x", "0.5,"), ("Start_Offset,x", "0.5,"),
+        ("Startpunkt,x", "0.5,"), ("s_start,s_end", "1,2"), ("sample_offset,x", "2,"),
+        ("end,x", "2,"), ("time_s,x", "2,"), ("Peak Time (s),x", "2,"),
         ("start_time,start_s,end_s", "2023-05-01,1,2"), ("start,end", "\"0,5\",\"0,7\""),
     ],
 )  # fmt: skip
