@@ -58,9 +58,18 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise RecipeError(f"device={name}: torch knows no such device; try auto or cpu") from None
+    try:
+        # What is not there, or computes nothing, says so by different exceptions.
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise RecipeError(
+            f"device={name} cannot be used on this machine ({str(error).splitlines()[0]}); "
+            "try auto or cpu"
+        ) from None
+    return device
 
 
 # --------------------------------------------------------------------------- measuring

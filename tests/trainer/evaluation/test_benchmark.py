@@ -217,6 +217,8 @@ def test_an_exported_folder_writes_beside_the_caller(
         ({"protocol": "splits"}, DataError, "no clips in split 'test'"),
         ({"test_folds": ("7",)}, DataError, "no fold 7"),
         ({"device": "tpu9000"}, RecipeError, "torch knows no such device"),
+        ({"device": "cuda:99"}, RecipeError, "device=cuda:99 cannot be used on this machine"),
+        ({"device": "meta"}, RecipeError, "device=meta cannot be used"),
     ],
 )
 def test_mistakes_leave_nothing_behind(
