@@ -131,6 +131,7 @@ def _read_table(
             + more
             + "\nPut cells that hold commas (decimal commas too) or quotes in quotes, or save the "
             "table with tabs, as UTF-8."
+            + (" Or name its --encoding, such as shift_jis." if "not utf-8" in str(bad) else "")
         )
     if not good:
         raise PrepError(f"{path} has a header but no rows.")

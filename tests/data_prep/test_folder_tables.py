@@ -270,3 +270,10 @@ def test_a_column_for_each_label_is_told(tmp_path: Path) -> None:
     assert any("2 columns hold only 0 and 1 ('Parus major', 'Uhu')" in n for n in table.notes)
     told = read(tmp_path, "file,label,night,rain\na.wav,x,1,0\nb.wav,y,0,1\n")
     assert not any("only 0 and 1" in note for note in told.notes)
+
+
+def test_another_encoding_is_asked_for_and_read(tmp_path: Path) -> None:
+    content = "filename,label\na.wav,スズメ\n".encode("shift_jis")
+    with pytest.raises(PrepError, match="--encoding, such as shift_jis"):
+        read(tmp_path, content)
+    assert names(read(tmp_path, content, encoding="shift_jis")) == ["スズメ"]
