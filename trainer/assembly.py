@@ -50,6 +50,8 @@ def resolve(recipe: Recipe) -> tuple[Recipe, int]:
         accelerator = "gpu" if gpus else "cpu"
     if accelerator == "gpu" and not gpus:
         raise RecipeError("train.accelerator=gpu, but torch sees no CUDA device: use cpu or auto")
+    if accelerator == "cpu" and train.precision == "fp16":
+        raise RecipeError("train.precision=fp16 needs a GPU; on CPUs use bf16, fp32 or auto")
     devices = train.devices
     if devices == "auto":
         devices = gpus if accelerator == "gpu" else 1

@@ -19,6 +19,7 @@ from dawnchorus.trainer import binned_scores, metrics
 from dawnchorus.trainer.assembly import build_model, resolve
 from dawnchorus.trainer.data.module import TrainStream
 from dawnchorus.trainer.encoders import beats
+from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.layout import Topology
 from dawnchorus.trainer.metrics import ScoreHistogram
 from dawnchorus.trainer.module import TrainingModule
@@ -207,3 +208,9 @@ def test_cuda_itself_sees_no_wait(build: Any, recipe: str, overrides: list[str])
             module.on_before_optimizer_step(optimizer)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+def test_what_a_cpu_cannot_do_is_refused() -> None:
+    own = ["data.train.a.path=x", "train.accelerator=cpu", "train.precision=fp16"]
+    with pytest.raises(RecipeError, match="fp16 needs a GPU"):
+        resolve(load_recipe("ssl_beats_tiny", own))
