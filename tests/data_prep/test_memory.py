@@ -79,7 +79,8 @@ def write_results(out: Path) -> Plan:
                     {"recording": number, "id": recording.id, "group_id": recording.group_id,
                      "fold": None, "foreground": recording.names("foreground"), "background": [],
                      "licence_url": "CC0", "recordist": recording.recordist,
-                     "attribution": recording.attribution, "codec": "mp3", "pcm_sha1": f"{number:040x}"}
+                     "attribution": recording.attribution, "codec": "mp3",
+                     "pcm_sha1": f"{number:040x}"}
                     | dict.fromkeys(gather.FACTS, 1)
                 )  # fmt: skip
                 result.clips.append({"recording": number, "key": f"{number}_0000", "offset": 512,
