@@ -34,9 +34,14 @@ if _processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 
 # transformers imports an exported model's code from a folder of its own, by the folder's name: test
 # runs side by side would find each other's.
-if "HF_MODULES_CACHE" not in os.environ:
+if "HF_MODULES_CACHE" not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="hf-modules-")
-    atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
+
+    def _remove(folder: str = os.environ["HF_MODULES_CACHE"], owner: int = os.getpid()) -> None:
+        if os.getpid() == owner:  # not a process that a test has forked
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(_remove)
 
 REPO = Path(__file__).resolve().parents[1]
 REAL_SOUND = Path(os.environ.get("CHORUS_REAL_SOUND", REPO.parent / "shared" / "data"))
