@@ -384,12 +384,7 @@ def clip_record(recording: Recording, key: str) -> dict[str, Any]:
         "attribution": recording.attribution,
         "recordist": recording.recordist,
         "labels": [
-            {
-                "name": label.name,
-                "rank": label.rank,
-                "role": label.role,
-                "taxonomy": label.taxonomy,
-            }
+            {part: getattr(label, part) for part in ("name", "rank", "role", "taxonomy")}
             for label in sorted(recording.labels, key=lambda item: item.role != FOREGROUND)
         ],
         "quality": recording.quality,
