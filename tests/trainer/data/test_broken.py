@@ -87,7 +87,7 @@ def test_too_many_broken_clips_end_the_run(stream: TrainStream) -> None:
     ledger.add(["c -- lost sync"])
     assert ledger.too_many()
     with pytest.raises(
-        DataError, match=r"(?s)3 of 108 clips.*max_broken=0\.02.*a -- lost.*c -- .*Prepare"
+        DataError, match=r"(?s)3 of 108 clips.*max_broken=0\.02.*a -- lost.*c -- .*prepare it again"
     ):
         ledger.check()
 
