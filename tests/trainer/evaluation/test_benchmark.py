@@ -350,7 +350,7 @@ def test_esc10_log_mel_probe_is_what_logistic_regression_gets(
     path = make_dataset(tmp_path / "esc10", clips, labels, per_shard=100, codec="wav")
     task = prepare_task(config(path))
     assert task.protocol.kind == "folds" and len(task.clips) == 400 and not task.dropped
-    emb = embed_clips(LogMelStatistics(), task.clips, window=160_000)
+    emb = embed_clips(LogMelStatistics(), task.clips, window=160_000, pooling="mean_std")
     probe = train_probes(
         emb, task.clips.label_NC, task.protocol.folds, ProbeConfig.fast(), multi_label=False
     ).summary()
