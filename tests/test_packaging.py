@@ -124,3 +124,18 @@ def copy_of_tree(place: Path) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, place / name)
     return place
+
+
+@pytest.mark.parametrize("module", ["trainer.cli", "data_prep.cli"])
+def test_a_checkout_runs_its_own_code_whatever_is_installed(tmp_path: Path, module: str) -> None:
+    tree = copy_of_tree(tmp_path / "jörg")
+    for name in ("trainer", "data_prep"):
+        (tree / name / "errors.py").write_text("raise SystemExit('this very code')\n")
+    words = {
+        "trainer.cli": ["recipe", "show", "none"],
+        "data_prep.cli": ["shards", "no", "--out", "x"],
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", module, *words[module]], cwd=tree, capture_output=True, text=True
+    )
+    assert "this very code" in done.stderr, done.stderr
