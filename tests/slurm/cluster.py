@@ -120,7 +120,7 @@ class Cluster:
         self, here: Path, nodes: int = 2, *, network: bool = False, kill_wait: int = 20
     ) -> None:
         self.here = here.resolve()
-        self.small, self._mounted = self.here / "small", False  # a disk of 24 MB
+        self.small, self._mounted = self.here / "small", False  # a disk of 40 MB
         self.names = [f"n{i + 1}" for i in range(nodes)]
         self.network, self.kill_wait = network, kill_wait
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -142,7 +142,7 @@ class Cluster:
         # Before the nodes start: what is mounted later is not seen on them.
         self.small.mkdir()
         self._mounted = not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(self.small)],
+            ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(self.small)],
             capture_output=True,
         ).returncode
         if self.network:
