@@ -12,6 +12,7 @@ output of every layer, gradients, each with and without padding.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 from pathlib import Path
@@ -123,6 +124,8 @@ def make_fixture() -> None:
 
 def compare_base() -> dict[str, float]:
     """Largest difference between avex and ours at base size, per case and in the log-mel."""
+    # avex's environment has no dawnchorus; a checkout's own folder stands in for it.
+    importlib.import_module("trainer")
     from dawnchorus.trainer.encoders.beats import Beats
     from dawnchorus.trainer.encoders.beats_config import BeatsConfig
     from dawnchorus.trainer.frontend import LogMel
