@@ -131,10 +131,7 @@ def gather(
     filled = _without_places(dataclasses.replace(card, licence=chosen or None))
     empty = [*empty_card(filled, known), *empty_data(stages, book, filled)]
     if not evaluations:
-        empty.append(
-            f"metrics: {run / 'evaluation'} holds no results of these weights. Run `chorus "
-            f"evaluate {run} data=…`" + "".join(f"; {sentence}" for sentence in others)
-        )
+        empty.append(_no_metrics(run, others))
     if not weights.recipe:
         empty.append(f"recipe: {weights.file} carries none. Export the run that made it")
     _refuse_empty(run, wrong_name(filled), [] if private else empty)
@@ -160,6 +157,14 @@ def gather(
         avex=avex,
         conflicts=conflicts,
         missing=[without_places(line) for line in empty] if private else None,
+    )
+
+
+def _no_metrics(run: Path, others: list[str]) -> str:
+    """What is missing where nothing was measured; `others` says what was measured instead."""
+    return (
+        f"metrics: {run / 'evaluation'} holds no results of these weights. Run `chorus "
+        f"evaluate {run} data=…`" + "".join(f"; {sentence}" for sentence in others)
     )
 
 
