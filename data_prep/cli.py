@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dawnchorus.data_prep.commands import (  # noqa: F401 (each hangs its commands on the apps)
-    audioset,
-    collections,
-    download,
-    folder,
-    inaturalist,
-    labels,
-    report,
-    select,
-    shards,
-    xeno_canto,
+    data_report,
+    prep_audioset,
+    prep_collections,
+    prep_download,
+    prep_folder,
+    prep_inaturalist,
+    prep_labels,
+    prep_select,
+    prep_shards,
+    prep_xeno_canto,
 )
 from dawnchorus.data_prep.commands.apps import data_app, prep_app
 

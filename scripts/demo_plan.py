@@ -16,10 +16,10 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dawnchorus.data_prep.archives.own_folder import FolderTable, read_folder
+from dawnchorus.data_prep.archives.own_folder_notes import SPLITS, suggested_split_map
+from dawnchorus.data_prep.dataset.options import FolderOptions
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.folder import FolderTable, read_folder
-from dawnchorus.data_prep.folder_notes import SPLITS, suggested_split_map
-from dawnchorus.data_prep.options import FolderOptions
 from dawnchorus.trainer.sound_folders import is_sound_name
 
 TABLE = "metadata.csv"

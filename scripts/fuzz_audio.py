@@ -35,7 +35,7 @@ STUCK_S = 120.0
 GROWTH_MB = 500.0
 ADDRESS_SPACE_GB = 4.0  # the child's limit: 1.5 GB are libraries; beyond it malloc fails
 RATE_HZ = 16000
-# As `data_prep.decoders.brief` names what is neither RuntimeError nor OSError nor ValueError.
+# As `data_prep.audio.decoders.brief` names what is neither RuntimeError nor OSError nor ValueError.
 RAISED = re.compile(r"\b([A-Z]\w*(?:Error|Exception))(?=:|$)")
 
 
@@ -91,7 +91,7 @@ def warm_up(path: Path, spool: Path) -> None:
 
 def judge(index: int, name: str, path: Path, spool: Path, open_files: int) -> Outcome:
     """Decode one file and say what became of it."""
-    from dawnchorus.data_prep.audio import decode
+    from dawnchorus.data_prep.audio.decode import decode
     from dawnchorus.data_prep.errors import UnusableAudio
 
     before_mb = reset_peak_mb()

@@ -70,7 +70,7 @@ def submit_parts(
         audio: what the table's paths are relative to.
         parts: how many tasks; each writes every `parts`-th shard.
         profile: what each task asks for.
-        options: fields of `data_prep.options.BuildOptions` that are not the default.
+        options: fields of `data_prep.dataset.options.BuildOptions` that are not the default.
         dry_run: print the scripts, submit nothing.
 
     Raises:

@@ -11,8 +11,8 @@ import numpy as np
 import soundfile
 
 from dawnchorus.data_prep.archives.audioset import AudioSet, AudioSetOptions
-from dawnchorus.data_prep.recording_table import Rejected
-from dawnchorus.data_prep.recordings import Recording
+from dawnchorus.data_prep.table.recording import Recording
+from dawnchorus.data_prep.table.recording_table import Rejected
 
 DOG, ANIMAL, SPEECH, RAIN = "/m/0bt9lr", "/m/0jbk", "/m/09x0r", "/m/06mb1"
 PETS, HEADING, STRONG_ONLY = "/m/068hy", "/t/dd00098", "/m/07qcpgn"

@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from dawnchorus.data_prep.archives import xeno_canto
+from dawnchorus.data_prep.archives.cells import is_absent, is_nothing
 from dawnchorus.data_prep.archives.checked import MAX_TEXT, checked, date_of, group_of
 from dawnchorus.data_prep.archives.delimited import BadRow, picker, plain_key, read_rows, sniff
 from dawnchorus.data_prep.archives.dwca import Row, is_archive
-from dawnchorus.data_prep.archives.files import FileIndex, asa_key
+from dawnchorus.data_prep.archives.file_index import FileIndex, asa_key
 from dawnchorus.data_prep.archives.gbif import ASA, ASA_LICENCE, HIGHER, Asked, read_gbif
 from dawnchorus.data_prep.archives.text_files import as_utf8, text_form
-from dawnchorus.data_prep.cells import is_absent, is_nothing
+from dawnchorus.data_prep.archives.times import REASON, label_times, time_columns, unless_all_timed
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recording_table import Rejected
-from dawnchorus.data_prep.recordings import BACKGROUND, RANKS, Label, Recording, tidy_name
-from dawnchorus.data_prep.times import REASON, label_times, time_columns, unless_all_timed
+from dawnchorus.data_prep.table.recording import BACKGROUND, RANKS, Label, Recording, tidy_name
+from dawnchorus.data_prep.table.recording_table import Rejected
 from dawnchorus.trainer.licences import read_licence
 
 _TABLES = (".csv", ".tsv", ".txt")

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 from dawnchorus.data_prep.archives.audioset_files import YTID, ClipFiles, Unpacker, packed_files
 from dawnchorus.data_prep.archives.audioset_labels import MID, Classes, Ontology, read_ontology
 from dawnchorus.data_prep.archives.delimited import BadRow, Dialect, plain_key, read_rows
+from dawnchorus.data_prep.archives.times import NOT_SUPPORTED
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.progress import LINE_EVERY_S, Progress
-from dawnchorus.data_prep.recording_table import Rejected
-from dawnchorus.data_prep.recordings import Recording
-from dawnchorus.data_prep.times import NOT_SUPPORTED
+from dawnchorus.data_prep.table.recording import Recording
+from dawnchorus.data_prep.table.recording_table import Rejected
+from dawnchorus.data_prep.tools.progress import LINE_EVERY_S, Progress
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,9 +20,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, cast
 
-from dawnchorus.data_prep.archives.files import FileIndex
+from dawnchorus.data_prep.archives.file_index import FileIndex
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recording_table import Rejected
+from dawnchorus.data_prep.table.recording_table import Rejected
 
 YTID = re.compile(r"[A-Za-z0-9_-]{11}")
 _TIMES = re.compile(r"(?:_(\d+(?:\.\d+)?))?(?:_(\d+(?:\.\d+)?))?")

@@ -17,7 +17,7 @@ from typing import Any
 
 from dawnchorus.data_prep.archives.delimited import BadRow, Dialect, plain_key, read_rows, sniff
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recordings import Label, tidy_name
+from dawnchorus.data_prep.table.recording import Label, tidy_name
 
 TAXONOMY = "audioset"
 RANK = "sound"

@@ -16,16 +16,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dawnchorus.data_prep.archives.birdset_names import CodeNames, code_names, is_birdclef
+from dawnchorus.data_prep.archives.cells import UnreadableList, values_of
 from dawnchorus.data_prep.archives.checked import checked, date_of, group_of, number_of, text_of
 from dawnchorus.data_prep.archives.delimited import BadRow
-from dawnchorus.data_prep.archives.files import FileIndex
+from dawnchorus.data_prep.archives.file_index import FileIndex
 from dawnchorus.data_prep.archives.inaturalist import bare_url, credit, sound_number
 from dawnchorus.data_prep.archives.table_rows import RowTable, audio_in, open_table, write_audio
-from dawnchorus.data_prep.cells import UnreadableList, values_of
+from dawnchorus.data_prep.archives.times import REASON, label_times, time_columns, unless_all_timed
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recording_table import Rejected
-from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND, Label, Recording
-from dawnchorus.data_prep.times import REASON, label_times, time_columns, unless_all_timed
+from dawnchorus.data_prep.table.recording import BACKGROUND, FOREGROUND, Label, Recording
+from dawnchorus.data_prep.table.recording_table import Rejected
 from dawnchorus.trainer.licences import read_licence
 
 SOURCE = "birdset"

@@ -9,7 +9,7 @@ from dawnchorus.data_prep.archives.checked import text_of
 from dawnchorus.data_prep.archives.delimited import BadRow
 from dawnchorus.data_prep.archives.inaturalist import TAXONOMY as INATURALIST
 from dawnchorus.data_prep.archives.table_rows import RowTable, open_table
-from dawnchorus.data_prep.recordings import Label
+from dawnchorus.data_prep.table.recording import Label
 
 _NAME_FILES = ("taxonomy.csv", "eBird_Taxonomy_*.csv", "ebird_taxonomy_*.csv")
 

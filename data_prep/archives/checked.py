@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from dawnchorus.data_prep.cells import number_in
-from dawnchorus.data_prep.recording_table import Rejected
-from dawnchorus.data_prep.recordings import Recording, tidy_name
+from dawnchorus.data_prep.archives.cells import number_in
+from dawnchorus.data_prep.table.recording import Recording, tidy_name
+from dawnchorus.data_prep.table.recording_table import Rejected
 
 MAX_TEXT = 1 << 14
 """Longest text of a field, in characters. The table keeps thousands of rows in memory at a time,

@@ -7,8 +7,8 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
+from dawnchorus.data_prep.audio.pointers import pointer_at
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.pointers import pointer_at
 
 META = "meta.xml"
 _MAX_META_BYTES = 4 << 20

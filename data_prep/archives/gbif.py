@@ -18,13 +18,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from dawnchorus.data_prep.archives import inaturalist, xeno_canto
+from dawnchorus.data_prep.archives.cells import is_nothing
 from dawnchorus.data_prep.archives.checked import MAX_TEXT, checked, date_of, group_of
 from dawnchorus.data_prep.archives.dwca import BadRow, Joined, Row, open_archive
-from dawnchorus.data_prep.archives.files import FileIndex, asa_key
+from dawnchorus.data_prep.archives.file_index import FileIndex, asa_key
 from dawnchorus.data_prep.archives.inaturalist import bare_url, sound_number
-from dawnchorus.data_prep.cells import is_nothing
-from dawnchorus.data_prep.recording_table import Rejected
-from dawnchorus.data_prep.recordings import RANKS, Label, Recording, tidy_name
+from dawnchorus.data_prep.table.recording import RANKS, Label, Recording, tidy_name
+from dawnchorus.data_prep.table.recording_table import Rejected
 from dawnchorus.trainer.licences import read_licence
 
 XC, INAT, ASA, GBIF = "xc", "inat", "asa", "gbif"

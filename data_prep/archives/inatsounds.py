@@ -15,10 +15,10 @@ from typing import Any
 from dawnchorus.data_prep.archives.checked import checked, date_of, group_of, number_of, text_of
 from dawnchorus.data_prep.archives.inaturalist import RANK_KEYS, TAXONOMY
 from dawnchorus.data_prep.archives.json_files import Document, items
+from dawnchorus.data_prep.archives.times import NOT_SUPPORTED, label_times, time_columns
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recording_table import Rejected
-from dawnchorus.data_prep.recordings import Label, Recording
-from dawnchorus.data_prep.times import NOT_SUPPORTED, label_times, time_columns
+from dawnchorus.data_prep.table.recording import Label, Recording
+from dawnchorus.data_prep.table.recording_table import Rejected
 from dawnchorus.trainer.licences import read_licence
 
 TERMS = (

@@ -16,10 +16,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dawnchorus.data_prep.archives.checked import checked, date_of, group_of, number_of, text_of
-from dawnchorus.data_prep.archives.files import FileIndex
+from dawnchorus.data_prep.archives.file_index import FileIndex
 from dawnchorus.data_prep.archives.json_files import Document, items, top_level_keys
-from dawnchorus.data_prep.recording_table import Rejected
-from dawnchorus.data_prep.recordings import Label, Recording, tidy_name
+from dawnchorus.data_prep.table.recording import Label, Recording, tidy_name
+from dawnchorus.data_prep.table.recording_table import Rejected
 from dawnchorus.trainer.licences import read_licence
 
 TAXONOMY = "inaturalist"

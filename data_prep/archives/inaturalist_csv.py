@@ -12,8 +12,8 @@ from typing import IO, TYPE_CHECKING, Any
 from dawnchorus.data_prep.archives.containers import Files
 from dawnchorus.data_prep.archives.json_files import broken_file
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.progress import LINE_EVERY_S, Progress
-from dawnchorus.data_prep.recording_table import Rejected
+from dawnchorus.data_prep.table.recording_table import Rejected
+from dawnchorus.data_prep.tools.progress import LINE_EVERY_S, Progress
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -22,7 +22,7 @@ import numpy as np
 
 from dawnchorus.data_prep.archives.checked import checked, date_of, group_of, number_of, text_of
 from dawnchorus.data_prep.archives.containers import Files, FolderFiles, ZipFiles
-from dawnchorus.data_prep.archives.files import FileIndex
+from dawnchorus.data_prep.archives.file_index import FileIndex
 from dawnchorus.data_prep.archives.inaturalist import (
     RANK_KEYS,
     TAXONOMY,
@@ -32,9 +32,9 @@ from dawnchorus.data_prep.archives.inaturalist import (
 )
 from dawnchorus.data_prep.archives.inaturalist_csv import CsvFile
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.progress import Progress
-from dawnchorus.data_prep.recording_table import Rejected
-from dawnchorus.data_prep.recordings import Label, Recording
+from dawnchorus.data_prep.table.recording import Label, Recording
+from dawnchorus.data_prep.table.recording_table import Rejected
+from dawnchorus.data_prep.tools.progress import Progress
 from dawnchorus.trainer.licences import read_licence
 
 if TYPE_CHECKING:

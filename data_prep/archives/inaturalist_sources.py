@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from dawnchorus.data_prep.archives.files import FileIndex
+from dawnchorus.data_prep.archives.file_index import FileIndex
 from dawnchorus.data_prep.archives.inatsounds import read_inatsounds
 from dawnchorus.data_prep.archives.inaturalist import kind_of, read_pages
 from dawnchorus.data_prep.archives.inaturalist_api import PAGES, saved_pages
 from dawnchorus.data_prep.archives.inaturalist_dwca import is_research_grade, read_research_grade
 from dawnchorus.data_prep.archives.json_files import documents, looks_like_json_file
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.progress import Progress
-from dawnchorus.data_prep.recording_table import Rejected
-from dawnchorus.data_prep.recordings import Recording
+from dawnchorus.data_prep.table.recording import Recording
+from dawnchorus.data_prep.table.recording_table import Rejected
+from dawnchorus.data_prep.tools.progress import Progress
 
 HINT = (
     "saved API pages ({'results': [...]}), the research-grade archive (observations.csv and "

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
+from dawnchorus.data_prep.audio.pointers import pointer_at
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.pointers import pointer_at
 
 MAX_DEPTH = 60
 """Brackets inside brackets; an observation of iNaturalist has about 10."""

@@ -11,8 +11,8 @@ import io
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
+from dawnchorus.data_prep.audio.pointers import pointer_in
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.pointers import pointer_in
 
 _CHUNK = 1 << 20
 _BOMS = (  # UTF-32's little-endian mark begins with UTF-16's

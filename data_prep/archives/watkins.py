@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 from dawnchorus.data_prep.archives.checked import checked, text_of
 from dawnchorus.data_prep.archives.delimited import BadRow
-from dawnchorus.data_prep.archives.files import FileIndex
+from dawnchorus.data_prep.archives.file_index import FileIndex
 from dawnchorus.data_prep.archives.table_rows import RowTable, audio_in, open_table, write_audio
+from dawnchorus.data_prep.archives.times import REASON, label_times, time_columns, unless_all_timed
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recording_table import Rejected
-from dawnchorus.data_prep.recordings import Label, Recording
-from dawnchorus.data_prep.times import REASON, label_times, time_columns, unless_all_timed
+from dawnchorus.data_prep.table.recording import Label, Recording
+from dawnchorus.data_prep.table.recording_table import Rejected
 
 LICENCE = "LicenseRef-WHOI-Public"
 """Free for personal or academic use, not a Creative Commons licence."""

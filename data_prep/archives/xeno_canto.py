@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from dawnchorus.data_prep.archives.cells import UnreadableList, is_nothing, values_of
 from dawnchorus.data_prep.archives.checked import (
     MAX_TEXT,
     checked,
@@ -24,13 +25,12 @@ from dawnchorus.data_prep.archives.checked import (
     text_of,
 )
 from dawnchorus.data_prep.archives.delimited import BadRow, picker, read_rows, sniff
-from dawnchorus.data_prep.archives.files import FileIndex
+from dawnchorus.data_prep.archives.file_index import FileIndex
 from dawnchorus.data_prep.archives.json_files import broken_file, documents, items, top_level_keys
 from dawnchorus.data_prep.archives.text_files import as_utf8, text_form
-from dawnchorus.data_prep.cells import UnreadableList, is_nothing, values_of
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recording_table import Rejected
-from dawnchorus.data_prep.recordings import BACKGROUND, Label, Recording, tidy_name
+from dawnchorus.data_prep.table.recording import BACKGROUND, Label, Recording, tidy_name
+from dawnchorus.data_prep.table.recording_table import Rejected
 from dawnchorus.data_prep.taxonomy.names import NO_NAME, ScientificName, parse_name
 from dawnchorus.trainer.licences import read_licence
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from dawnchorus.data_prep.archives.containers import ZipFiles
 from dawnchorus.data_prep.archives.dwca import is_archive, open_archive
-from dawnchorus.data_prep.archives.files import FileIndex
+from dawnchorus.data_prep.archives.file_index import FileIndex
 from dawnchorus.data_prep.archives.gbif import XC, Asked, read_gbif
 from dawnchorus.data_prep.archives.xeno_canto import read_dump
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.progress import LINE_EVERY_S
-from dawnchorus.data_prep.recording_table import Rejected
-from dawnchorus.data_prep.recordings import Recording
+from dawnchorus.data_prep.table.recording import Recording
+from dawnchorus.data_prep.table.recording_table import Rejected
+from dawnchorus.data_prep.tools.progress import LINE_EVERY_S
 
 _NAMES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".zip", ".dwca")
 

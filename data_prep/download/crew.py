@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dawnchorus.data_prep.download.download_recipe import GB, DownloadRecipe
 from dawnchorus.data_prep.download.fetch import Failure, Fetcher, make_client
 from dawnchorus.data_prep.download.gate import Gates, HostGivenUp
 from dawnchorus.data_prep.download.ledger import Item, Ledger
-from dawnchorus.data_prep.download.part import PARTS, Finished, Part, already_there
-from dawnchorus.data_prep.download.recipe import GB, DownloadRecipe
-from dawnchorus.data_prep.progress import Bar, Progress
+from dawnchorus.data_prep.download.partial_file import PARTS, Finished, Part, already_there
+from dawnchorus.data_prep.tools.progress import Bar, Progress
 
 _TICK_S = 0.5
 _BATCH = 256

@@ -18,11 +18,11 @@ from pathlib import Path
 import httpx
 
 from dawnchorus.data_prep.download.addresses import follow, host_of, redact
+from dawnchorus.data_prep.download.download_recipe import DownloadRecipe, HostLimits
 from dawnchorus.data_prep.download.gate import Gate, Gates, HostGivenUp
 from dawnchorus.data_prep.download.ledger import Item
-from dawnchorus.data_prep.download.part import Finished, Part, Unusable, checksums_of
+from dawnchorus.data_prep.download.partial_file import Finished, Part, Unusable, checksums_of
 from dawnchorus.data_prep.download.private import PrivateNetwork, refuse_private
-from dawnchorus.data_prep.download.recipe import DownloadRecipe, HostLimits
 from dawnchorus.data_prep.download.sniff import not_audio
 
 _REDIRECTS = {301, 302, 303, 307, 308}

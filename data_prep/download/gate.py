@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from dawnchorus.data_prep.download.recipe import Breaker, DownloadRecipe, HostLimits
+from dawnchorus.data_prep.download.download_recipe import Breaker, DownloadRecipe, HostLimits
 
 # A waiting worker looks up this often: whether the host was given up meanwhile.
 _LOOK_S = 1.0

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dawnchorus.data_prep.download.addresses import host_of, private_address, private_name
-from dawnchorus.data_prep.download.recipe import DownloadRecipe
+from dawnchorus.data_prep.download.download_recipe import DownloadRecipe
 
 Trace = Callable[[str, dict[str, Any]], Awaitable[None]]
 

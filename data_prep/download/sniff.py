@@ -119,7 +119,7 @@ def audio_ending(path: Path) -> tuple[str, str]:
 
 
 def _opened(path: Path) -> tuple[str, str]:
-    from dawnchorus.data_prep.decoders import open_ffmpeg, open_soundfile
+    from dawnchorus.data_prep.audio.decoders import open_ffmpeg, open_soundfile
     from dawnchorus.data_prep.errors import CannotRead, UnusableAudio
 
     problem = ""
@@ -135,7 +135,7 @@ def _opened(path: Path) -> tuple[str, str]:
     return "", f"no audio that libsndfile or FFmpeg can open ({problem})"
 
 
-# By the codec names of data_prep.decoders; what is not here is called ".audio".
+# By the codec names of data_prep.audio.decoders; what is not here is called ".audio".
 _ENDINGS = {
     "mp3": "mp3", "mp3float": "mp3", "mpeg": "mp3", "aac": "aac", "flac": "flac", "wav": "wav",
     "wavex": "wav", "aiff": "aiff", "vorbis": "ogg", "opus": "ogg", "ac3": "ac3", "mp2": "mp2",

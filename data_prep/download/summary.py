@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
+from dawnchorus.data_prep.download.download_recipe import DownloadRecipe
+from dawnchorus.data_prep.download.fill_ledger import Estimate, gb, reasons
 from dawnchorus.data_prep.download.ledger import DONE, TODO, Ledger
-from dawnchorus.data_prep.download.plan import Estimate, gb, reasons
-from dawnchorus.data_prep.download.recipe import DownloadRecipe
-from dawnchorus.data_prep.progress import time_text
+from dawnchorus.data_prep.tools.progress import time_text
 
 _HOSTS = 40  # shown; a table of links to everywhere has thousands
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dawnchorus.data_prep.credits import recording_link
-from dawnchorus.data_prep.recordings import BACKGROUND
+from dawnchorus.data_prep.report.credits import recording_link
+from dawnchorus.data_prep.table.recording import BACKGROUND
 from dawnchorus.trainer.licences import read_licence
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def _from_shard(folder: Path, member: dict[str, Any]) -> tuple[NDArray[np.float3
 
 
 def _from_file(root: Path, row: dict[str, Any]) -> tuple[NDArray[np.float32], int]:
-    from dawnchorus.data_prep.audio import decode
+    from dawnchorus.data_prep.audio.decode import decode
 
     if not row.get("path"):
         raise OSError("not downloaded")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND
 from dawnchorus.data_prep.report.findings import Findings, read_findings
 from dawnchorus.data_prep.report.tally import NO_LABEL, NOT_STATED, Tally, frames
+from dawnchorus.data_prep.table.recording import BACKGROUND, FOREGROUND
 from dawnchorus.trainer.sound_folders import what_to_do_with
 
 if TYPE_CHECKING:

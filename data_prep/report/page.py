@@ -8,15 +8,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from dawnchorus.data_prep.citations import source_name
-from dawnchorus.data_prep.credits import licence_name, permissions, strictest
+from dawnchorus.data_prep.dataset.same_audio import same_audio_words
 from dawnchorus.data_prep.report import svg
+from dawnchorus.data_prep.report.citations import source_name
 from dawnchorus.data_prep.report.clips import clips
+from dawnchorus.data_prep.report.credits import licence_name, permissions, strictest
 from dawnchorus.data_prep.report.findings import flat, grids
 from dawnchorus.data_prep.report.gather import DURATIONS_S, RECORDINGS, Facts, gather
 from dawnchorus.data_prep.report.tally import NOT_STATED
 from dawnchorus.data_prep.report.writing import write_lines
-from dawnchorus.data_prep.twice import same_audio_words
 from dawnchorus.trainer.licences import read_licence
 from dawnchorus.trainer.page import render_page
 

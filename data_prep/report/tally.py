@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND
+from dawnchorus.data_prep.table.recording import BACKGROUND, FOREGROUND
 
 if TYPE_CHECKING:
     import polars as pl

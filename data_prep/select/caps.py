@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dawnchorus.data_prep.select.recipe import Caps, TableChoice
-from dawnchorus.data_prep.select.rows import Rows
+from dawnchorus.data_prep.select.selection_recipe import Caps, TableChoice
+from dawnchorus.data_prep.select.selection_rows import Rows
 
 if TYPE_CHECKING:
     import polars as pl

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-from dawnchorus.data_prep.select.recipe import QUALITIES
+from dawnchorus.data_prep.select.selection_recipe import QUALITIES
 
 # Freest first. A share-alike licence binds what is made of it, NC and ND forbid uses.
 FREEDOM = ("cc0", "pd", "by", "by-sa", "by-nc", "by-nc-sa", "by-nd", "by-nc-nd", "other",

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recording_table import RECORDINGS
-from dawnchorus.data_prep.recordings import tidy_name
 from dawnchorus.data_prep.select.identity import NOT_UNIQUE, archive_keys, event_keys, youtube_key
-from dawnchorus.data_prep.select.recipe import Evaluation, Held
-from dawnchorus.data_prep.select.rows import read_rows
+from dawnchorus.data_prep.select.selection_recipe import Evaluation, Held
+from dawnchorus.data_prep.select.selection_rows import read_rows
 from dawnchorus.data_prep.select.sound import Audio
+from dawnchorus.data_prep.table.recording import tidy_name
+from dawnchorus.data_prep.table.recording_table import RECORDINGS
 
 if TYPE_CHECKING:
     import polars as pl

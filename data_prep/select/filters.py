@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dawnchorus.data_prep.recording_table import count_recordings
-from dawnchorus.data_prep.recordings import tidy_name
-from dawnchorus.data_prep.select.recipe import QUALITIES, Duration, Filters, Licences
-from dawnchorus.data_prep.select.rows import Rows, rows_of_taxa
+from dawnchorus.data_prep.select.selection_recipe import QUALITIES, Duration, Filters, Licences
+from dawnchorus.data_prep.select.selection_rows import Rows, rows_of_taxa
+from dawnchorus.data_prep.table.recording import tidy_name
+from dawnchorus.data_prep.table.recording_table import count_recordings
 from dawnchorus.trainer.licences import read_licence
 
 if TYPE_CHECKING:

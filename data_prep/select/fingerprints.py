@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dawnchorus.data_prep.excerpts import Segment, decode_segment
+from dawnchorus.data_prep.audio.excerpts import Segment, decode_segment
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,7 +63,7 @@ def fingerprint_file(path: Path, *, max_s: float, segment: Segment | None = None
 
     Raises UnusableAudio (see `data_prep.audio.decode`).
     """
-    from dawnchorus.data_prep.audio import decode
+    from dawnchorus.data_prep.audio.decode import decode
 
     pcm, original = decode_segment(segment, functools.partial(decode, path, RATE_HZ))
     with pcm:

@@ -7,8 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dawnchorus.data_prep.select.recipe import SelectRecipe
-    from dawnchorus.data_prep.select.rows import Rows
+    from dawnchorus.data_prep.select.selection_recipe import SelectRecipe
+    from dawnchorus.data_prep.select.selection_rows import Rows
 
 # Reason -> the keys that decide about it.
 _KEYS: dict[str, tuple[str, ...]] = {

@@ -9,8 +9,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.select.recipe import SelectRecipe
-from dawnchorus.data_prep.shipped import find_recipe
+from dawnchorus.data_prep.select.selection_recipe import SelectRecipe
+from dawnchorus.data_prep.tools.shipped_recipes import find_recipe
 from dawnchorus.trainer import plain_yaml
 from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.overrides import apply, read_override

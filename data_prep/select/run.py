@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dawnchorus.data_prep.audio.excerpts import segment_of
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.excerpts import segment_of
-from dawnchorus.data_prep.recording_table import RECORDINGS, table_path
 from dawnchorus.data_prep.select import evaluation as keep
 from dawnchorus.data_prep.select.caps import apply_caps
 from dawnchorus.data_prep.select.duplicates import Link, Row, resolve, same_key
 from dawnchorus.data_prep.select.filters import apply_filters, filter_duration, licence_costs
 from dawnchorus.data_prep.select.identity import event_keys, youtube_key
 from dawnchorus.data_prep.select.losses import why_nothing
-from dawnchorus.data_prep.select.rows import Rows, read_rows
-from dawnchorus.data_prep.select.same import find_same
+from dawnchorus.data_prep.select.same_sound import find_same
+from dawnchorus.data_prep.select.selection_rows import Rows, read_rows
 from dawnchorus.data_prep.select.sound import Audio, Prints, take_prints
 from dawnchorus.data_prep.select.split import describe, place_all
-from dawnchorus.data_prep.select.writing import Leak, Result, write_all
+from dawnchorus.data_prep.select.write_selection import Leak, Result, write_all
+from dawnchorus.data_prep.table.recording_table import RECORDINGS, table_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-    from dawnchorus.data_prep.progress import Progress
-    from dawnchorus.data_prep.select.recipe import SelectRecipe
+    from dawnchorus.data_prep.select.selection_recipe import SelectRecipe
+    from dawnchorus.data_prep.tools.progress import Progress
 
 # Kinds of sounds: of the tables, of the evaluation sets, of sources that have no near copies.
 OWN, HELD, DISTINCT = 0, 1, 2

@@ -18,22 +18,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from dawnchorus.data_prep.audio.excerpts import Segment, decode_segment
+from dawnchorus.data_prep.audio.processes import decoding, each
+from dawnchorus.data_prep.audio.seek import read_excerpt
+from dawnchorus.data_prep.dataset.row_store import file_size
 from dawnchorus.data_prep.errors import UnusableAudio
-from dawnchorus.data_prep.excerpts import Segment, decode_segment
-from dawnchorus.data_prep.processes import decoding, each
-from dawnchorus.data_prep.rows import file_size
-from dawnchorus.data_prep.seek import read_excerpt
 from dawnchorus.data_prep.select import fingerprints
 from dawnchorus.data_prep.select.compare import NOTHING, Match, compare
 from dawnchorus.data_prep.select.fingerprints import DIMENSIONS, RATE_HZ, STEP_S
 from dawnchorus.data_prep.select.neighbours import Candidates, Vectors
-from dawnchorus.data_prep.select.parts import Parts
+from dawnchorus.data_prep.select.pieces import Parts
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from dawnchorus.data_prep.progress import Bar, Progress
+    from dawnchorus.data_prep.tools.progress import Bar, Progress
 
 T = TypeVar("T")
 In = TypeVar("In")
@@ -332,7 +332,7 @@ def _excerpt(
 
 @functools.lru_cache(maxsize=64)
 def _piece(audio: Audio, start: int, stop: int) -> NDArray[np.int16]:
-    from dawnchorus.data_prep.audio import decode
+    from dawnchorus.data_prep.audio.decode import decode
 
     with audio.file() as path, decoding(audio.name, file_size(path)):
         if audio.segment is None:

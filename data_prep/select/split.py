@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dawnchorus.data_prep.recording_table import table_path
 from dawnchorus.data_prep.select.duplicates import Link, Sets
-from dawnchorus.data_prep.select.recipe import Split
+from dawnchorus.data_prep.select.selection_recipe import Split
+from dawnchorus.data_prep.table.recording_table import table_path
 
 if TYPE_CHECKING:
     import polars as pl

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND
+from dawnchorus.data_prep.table.recording import BACKGROUND, FOREGROUND
 
 TAXA = "taxa.parquet"  # `chorus prep labels` writes it
 

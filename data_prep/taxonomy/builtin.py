@@ -10,8 +10,8 @@ import csv
 from pathlib import Path
 
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recordings import tidy_name
-from dawnchorus.data_prep.taxonomy.tables import Source, find_source
+from dawnchorus.data_prep.table.recording import tidy_name
+from dawnchorus.data_prep.taxonomy.taxonomy_files import Source, find_source
 
 BUILTIN = "dawnchorus-builtin-1"
 _FILE = Path(__file__).with_name("builtin.csv")

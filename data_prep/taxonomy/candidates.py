@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from dawnchorus.data_prep.taxonomy.model import Taxonomy
 from dawnchorus.data_prep.taxonomy.names import parse_name
-from dawnchorus.data_prep.taxonomy.tables import SMALL, Source, frames
+from dawnchorus.data_prep.taxonomy.taxonomy_files import SMALL, Source, frames
 
 BEST = 3
 MOST_NAMES = 500

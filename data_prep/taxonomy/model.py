@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dawnchorus.data_prep.taxonomy.names import parse_name
 from dawnchorus.data_prep.taxonomy.shapes import COLUMNS, RANK_COLUMNS
-from dawnchorus.data_prep.taxonomy.tables import SMALL, Source, frames
+from dawnchorus.data_prep.taxonomy.taxonomy_files import SMALL, Source, frames
 
 if TYPE_CHECKING:
     import polars as pl

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from dawnchorus.data_prep.recordings import tidy_name
+from dawnchorus.data_prep.table.recording import tidy_name
 
 # Why a name says less than its words: what is certain is only the genus.
 CERTAIN = ""

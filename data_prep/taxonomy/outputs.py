@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND
-from dawnchorus.data_prep.spreadsheets import csv_text
+from dawnchorus.data_prep.table.recording import BACKGROUND, FOREGROUND
 from dawnchorus.data_prep.taxonomy.ebird import GENUS_MOVED, compare_years, years
 from dawnchorus.data_prep.taxonomy.model import Taxonomy
 from dawnchorus.data_prep.taxonomy.naming import Lost, Named, ways
 from dawnchorus.data_prep.taxonomy.resolve import Given, Resolver
 from dawnchorus.data_prep.taxonomy.shapes import RANK_COLUMNS
 from dawnchorus.data_prep.taxonomy.space import LabelSpace
+from dawnchorus.data_prep.tools.spreadsheets import csv_text
 
 if TYPE_CHECKING:
     from dawnchorus.data_prep.taxonomy.relabel import Collected

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dawnchorus.data_prep.dataset.work_folder import disk_errors
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.files import write_whole
-from dawnchorus.data_prep.progress import Progress
-from dawnchorus.data_prep.recording_table import (
+from dawnchorus.data_prep.table.recording import BACKGROUND, FOREGROUND, Label, Recording
+from dawnchorus.data_prep.table.recording_table import (
     REJECTED,
     SUMMARY,
     Rejected,
@@ -26,13 +26,12 @@ from dawnchorus.data_prep.recording_table import (
     table_path,
     write_table,
 )
-from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND, Label, Recording
 from dawnchorus.data_prep.taxonomy.builtin import builtin_source, read_overrides
 from dawnchorus.data_prep.taxonomy.candidates import nearest_names
+from dawnchorus.data_prep.taxonomy.label_options import LabelOptions
 from dawnchorus.data_prep.taxonomy.model import Taxonomy, load_taxonomy
 from dawnchorus.data_prep.taxonomy.names import parse_name
 from dawnchorus.data_prep.taxonomy.naming import Lost, Named, Naming, unresolved
-from dawnchorus.data_prep.taxonomy.options import LabelOptions
 from dawnchorus.data_prep.taxonomy.outputs import (
     changes_csv,
     names_csv,
@@ -42,8 +41,9 @@ from dawnchorus.data_prep.taxonomy.outputs import (
 )
 from dawnchorus.data_prep.taxonomy.resolve import Given, Resolver
 from dawnchorus.data_prep.taxonomy.sounds import Bridges
-from dawnchorus.data_prep.taxonomy.tables import SMALL, Source, find_source
-from dawnchorus.data_prep.workplace import disk_errors
+from dawnchorus.data_prep.taxonomy.taxonomy_files import SMALL, Source, find_source
+from dawnchorus.data_prep.tools.files import write_whole
+from dawnchorus.data_prep.tools.progress import Progress
 
 if TYPE_CHECKING:
     import pyarrow as pa

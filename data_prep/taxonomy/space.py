@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from dawnchorus.data_prep.recordings import BACKGROUND, FOREGROUND, Label
+from dawnchorus.data_prep.table.recording import BACKGROUND, FOREGROUND, Label
 from dawnchorus.data_prep.taxonomy.model import same_group
 from dawnchorus.data_prep.taxonomy.shapes import RANK_COLUMNS
 from dawnchorus.data_prep.taxonomy.sounds import SOUND

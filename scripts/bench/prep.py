@@ -74,8 +74,8 @@ def bare(root: Path, out: Path, part: int = 0, parts: int = 1) -> None:
 
 def prepare(root: Path, out: Path, jobs: int) -> None:
     """The whole of `chorus prep folder`, without what it says."""
-    from dawnchorus.data_prep.folder import prepare_folder
-    from dawnchorus.data_prep.progress import Progress
+    from dawnchorus.data_prep.archives.own_folder import prepare_folder
+    from dawnchorus.data_prep.tools.progress import Progress
 
     shutil.rmtree(out, ignore_errors=True)
     quiet = io.StringIO()
@@ -140,7 +140,7 @@ def bench_scaling(folder: Path, report: Report) -> None:
 
 _RUN = """
 import sys
-from dawnchorus.data_prep.prepare import prepare_shards
+from dawnchorus.data_prep.dataset.prepare import prepare_shards
 prepare_shards(sys.argv[1], sys.argv[2], audio=sys.argv[3], jobs=2, shard_size_mb=1)
 """
 
@@ -149,8 +149,8 @@ def write_many(folder: Path, count: int) -> Path:
     """Write a table of `count` recordings that all have the same short file."""
     import soundfile
 
-    from dawnchorus.data_prep.recording_table import write_table
-    from dawnchorus.data_prep.recordings import Label, Recording
+    from dawnchorus.data_prep.table.recording import Label, Recording
+    from dawnchorus.data_prep.table.recording_table import write_table
 
     audio = folder / "audio"
     audio.mkdir(parents=True)

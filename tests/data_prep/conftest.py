@@ -14,7 +14,7 @@ import soundfile
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """With `jobs=1` the test's own process decodes: no start, and it can replace parts of it."""
-    monkeypatch.setattr("dawnchorus.data_prep.processes.IN_THIS_PROCESS", True)
+    monkeypatch.setattr("dawnchorus.data_prep.audio.processes.IN_THIS_PROCESS", True)
 
 
 def call(seconds: float, rate_hz: int, *, pitch_hz: float = 900.0, seed: int = 0) -> np.ndarray:
@@ -85,7 +85,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def dataset(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small archive, prepared."""
-    from dawnchorus.data_prep.folder import prepare_folder
+    from dawnchorus.data_prep.archives.own_folder import prepare_folder
 
     out = tmp_path_factory.mktemp("prepared") / "birds"
     prepare_folder(archive, out, jobs=1)

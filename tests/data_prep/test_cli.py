@@ -19,7 +19,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_names_every_option() -> None:
-    from dawnchorus.data_prep.columns import FIELDS
+    from dawnchorus.data_prep.archives.columns import FIELDS
 
     text = run("folder", "--help").stdout
     for option in [field.option for field in FIELDS] + [

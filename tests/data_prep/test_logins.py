@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dawnchorus.data_prep.recordings import Recording
-from dawnchorus.data_prep.shards import clip_record
+from dawnchorus.data_prep.dataset.write_shard import clip_record
+from dawnchorus.data_prep.table.recording import Recording
 from dawnchorus.trainer.public import without_login
 
 ADDRESS = "https://TOKEN123@archive.example/a.wav"

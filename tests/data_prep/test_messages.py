@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dawnchorus.data_prep.audio import decode
+from dawnchorus.data_prep.audio.decode import decode
 from dawnchorus.data_prep.cli import data_app, prep_app
-from dawnchorus.data_prep.download.recipe import load_recipe
+from dawnchorus.data_prep.download.download_recipe import load_recipe
 from dawnchorus.data_prep.errors import UnusableAudio
 from dawnchorus.trainer.about import package_version
 from dawnchorus.trainer.data.index import ShardIndex
@@ -65,7 +65,7 @@ def test_a_checkout_that_is_not_installed_has_a_version(tmp_path: Path) -> None:
     """In a process that sees the packages, but no metadata of an installed dawnchorus."""
     code = (
         "import importlib.metadata as m\n"
-        "from dawnchorus.data_prep.download.recipe import load_recipe\n"
+        "from dawnchorus.data_prep.download.download_recipe import load_recipe\n"
         "print(load_recipe('polite', contact='a@b.c').user_agent)\n"
     )
     hidden = (

@@ -8,7 +8,7 @@ import numpy as np
 import soundfile
 import torch
 
-from dawnchorus.data_prep.folder import prepare_folder
+from dawnchorus.data_prep.archives.own_folder import prepare_folder
 from dawnchorus.trainer.data.index import ShardIndex
 from dawnchorus.trainer.data.reader import ClipReader
 from dawnchorus.trainer.evaluation.benchmark import random_encoder

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from dawnchorus.data_prep.columns import FIELDS
-from dawnchorus.data_prep.folder import prepare_folder
+from dawnchorus.data_prep.archives.columns import FIELDS
+from dawnchorus.data_prep.archives.own_folder import prepare_folder
 from scripts.demo import REPO, tell_what_is_missing
 from scripts.demo_plan import CannotDemonstrate, Part, divide, listed, plan_source, run_folder
 

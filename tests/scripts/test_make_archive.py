@@ -74,7 +74,7 @@ def test_direction_and_tempo_are_what_tells_pairs_apart() -> None:
 def test_the_archive_is_written_and_can_be_prepared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dawnchorus.data_prep.folder import prepare_folder
+    from dawnchorus.data_prep.archives.own_folder import prepare_folder
 
     monkeypatch.setattr(make_archive, "LONGEST_S", 6.0)
     write_archive(tmp_path / "archive", seed=3, per_species=5, jobs=2)

@@ -12,11 +12,11 @@ import soundfile
 from helpers import digests
 from typer.testing import CliRunner
 
+from dawnchorus.data_prep.archives.own_folder import read_folder
 from dawnchorus.data_prep.cli import prep_app
-from dawnchorus.data_prep.folder import read_folder
-from dawnchorus.data_prep.options import FolderOptions
-from dawnchorus.data_prep.prepare import prepare_shards
-from dawnchorus.data_prep.recording_table import write_table
+from dawnchorus.data_prep.dataset.options import FolderOptions
+from dawnchorus.data_prep.dataset.prepare import prepare_shards
+from dawnchorus.data_prep.table.recording_table import write_table
 
 BROKEN = 2
 

@@ -6,12 +6,12 @@ import pytest
 from typer.testing import CliRunner
 
 from dawnchorus.data_prep.archives.animal_sound_archive import read_animal_sound_archive
-from dawnchorus.data_prep.archives.files import FileIndex, asa_key
+from dawnchorus.data_prep.archives.file_index import FileIndex, asa_key
 from dawnchorus.data_prep.archives.gbif import ASA_LICENCE, Asked
 from dawnchorus.data_prep.cli import prep_app
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recording_table import Rejected, read_recordings
-from dawnchorus.data_prep.recordings import BACKGROUND, Recording
+from dawnchorus.data_prep.table.recording import BACKGROUND, Recording
+from dawnchorus.data_prep.table.recording_table import Rejected, read_recordings
 
 DATASET = "b7ec1bf8-819b-11e2-bad2-00145eb45e9a"
 CSV = """\

@@ -24,7 +24,7 @@ from audioset_small import (
 )
 from typer.testing import CliRunner
 
-import dawnchorus.data_prep.commands.audioset  # noqa: F401 (hangs the command on the app)
+import dawnchorus.data_prep.commands.prep_audioset  # noqa: F401 (hangs the command on the app)
 from dawnchorus.data_prep.archives.audioset import (
     AudioSet,
     AudioSetOptions,
@@ -36,7 +36,7 @@ from dawnchorus.data_prep.archives.audioset_files import ClipFiles, parse_name
 from dawnchorus.data_prep.archives.audioset_labels import Classes, read_ontology
 from dawnchorus.data_prep.commands.apps import prep_app
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recording_table import read_recordings
+from dawnchorus.data_prep.table.recording_table import read_recordings
 
 
 @pytest.fixture

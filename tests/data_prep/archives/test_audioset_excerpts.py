@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import soundfile
 
 from dawnchorus.data_prep.archives.audioset import AudioSet, AudioSetOptions
-from dawnchorus.data_prep.excerpts import segment_of
-from dawnchorus.data_prep.prepare import prepare_shards
-from dawnchorus.data_prep.progress import Progress
-from dawnchorus.data_prep.recording_table import write_table
+from dawnchorus.data_prep.audio.excerpts import segment_of
+from dawnchorus.data_prep.dataset.prepare import prepare_shards
+from dawnchorus.data_prep.dataset.verify import verify_dataset
 from dawnchorus.data_prep.select.sound import Audio, take_prints
-from dawnchorus.data_prep.verify import verify_dataset
+from dawnchorus.data_prep.table.recording_table import write_table
+from dawnchorus.data_prep.tools.progress import Progress
 
 RATE = 16000
 HEAD = "# a\n# b\n# YTID, start_seconds, end_seconds, positive_labels\n"

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from dawnchorus.data_prep.archives.birdset import letter_of
 from dawnchorus.data_prep.cli import prep_app
-from dawnchorus.data_prep.recording_table import read_recordings
-from dawnchorus.data_prep.recordings import Label
+from dawnchorus.data_prep.table.recording import Label
+from dawnchorus.data_prep.table.recording_table import read_recordings
 
 CODES = ["gcrfin", "whcspa", "amepip"]
 

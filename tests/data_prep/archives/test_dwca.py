@@ -14,7 +14,7 @@ from dawnchorus.data_prep.archives.delimited import (
     sniff,
 )
 from dawnchorus.data_prep.archives.dwca import Archive, BadRow, Joined, is_archive, open_archive
-from dawnchorus.data_prep.archives.files import FileIndex, asa_key, stem_key, xeno_canto_key
+from dawnchorus.data_prep.archives.file_index import FileIndex, asa_key, stem_key, xeno_canto_key
 from dawnchorus.data_prep.errors import PrepError
 
 DWC, GBIF = "http://rs.tdwg.org/dwc/terms/", "http://rs.gbif.org/terms/1.0/"

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dawnchorus.data_prep.archives.files import FileIndex, any_key
+from dawnchorus.data_prep.archives.file_index import FileIndex, any_key
 from dawnchorus.data_prep.archives.gbif import Asked, read_gbif
 from dawnchorus.data_prep.archives.xeno_canto_sources import read_sources
 from dawnchorus.data_prep.cli import prep_app
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recording_table import Rejected, read_recordings
-from dawnchorus.data_prep.recordings import BACKGROUND, Recording
+from dawnchorus.data_prep.table.recording import BACKGROUND, Recording
+from dawnchorus.data_prep.table.recording_table import Rejected, read_recordings
 
 XC_BIRDS = "b1047888-ae52-4179-9dd5-5448ea342a24"
 XC_ORTHOPTERA = "ecce3417-d4fd-4fab-9009-09ad3f3f62b3"

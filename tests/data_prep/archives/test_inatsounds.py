@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from dawnchorus.data_prep.archives.json_files import Document, documents
 from dawnchorus.data_prep.cli import prep_app
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recording_table import read_recordings
+from dawnchorus.data_prep.table.recording_table import read_recordings
 
 
 def run(*arguments: str | Path) -> Any:

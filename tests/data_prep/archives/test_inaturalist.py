@@ -26,8 +26,8 @@ from dawnchorus.data_prep.archives.inaturalist import (
 from dawnchorus.data_prep.archives.json_files import MAX_DEPTH, StrictJson, documents, items
 from dawnchorus.data_prep.cli import prep_app
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recording_table import Rejected, read_recordings
-from dawnchorus.data_prep.recordings import Recording
+from dawnchorus.data_prep.table.recording import Recording
+from dawnchorus.data_prep.table.recording_table import Rejected, read_recordings
 
 
 def rows_of(observed: Any) -> list[Recording | Rejected]:

@@ -24,8 +24,8 @@ from dawnchorus.data_prep.archives import inaturalist_api
 from dawnchorus.data_prep.archives.inaturalist_api import ApiOptions, parse_query, walk
 from dawnchorus.data_prep.cli import prep_app
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.progress import Progress
-from dawnchorus.data_prep.recording_table import read_recordings
+from dawnchorus.data_prep.table.recording_table import read_recordings
+from dawnchorus.data_prep.tools.progress import Progress
 
 observation = functools.partial(inaturalist_rows.observation, identifications=[])
 

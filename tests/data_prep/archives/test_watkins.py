@@ -26,7 +26,7 @@ from dawnchorus.data_prep.archives.watkins import (
     plain_name,
 )
 from dawnchorus.data_prep.cli import prep_app
-from dawnchorus.data_prep.recording_table import read_recordings
+from dawnchorus.data_prep.table.recording_table import read_recordings
 
 # The 32 species of the "best of" cuts, as BEANS and Hugging Face spell them.
 BEST_OF = [

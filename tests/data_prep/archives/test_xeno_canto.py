@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 from xeno_canto_rows import good, page, v2, v3
 
 from dawnchorus.data_prep.archives.checked import checked
-from dawnchorus.data_prep.archives.files import FileIndex, xeno_canto_key
+from dawnchorus.data_prep.archives.file_index import FileIndex, xeno_canto_key
 from dawnchorus.data_prep.archives.xeno_canto import from_api, read_dump
 from dawnchorus.data_prep.archives.xeno_canto_sources import read_sources
 from dawnchorus.data_prep.cli import prep_app
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recording_table import Rejected, read_recordings
-from dawnchorus.data_prep.recordings import BACKGROUND, Label, Recording
+from dawnchorus.data_prep.table.recording import BACKGROUND, Label, Recording
+from dawnchorus.data_prep.table.recording_table import Rejected, read_recordings
 
 
 def test_every_field_of_a_recording():

@@ -22,7 +22,7 @@ from dawnchorus.data_prep.archives.xeno_canto_query import check_queries
 from dawnchorus.data_prep.archives.xeno_canto_sources import read_sources
 from dawnchorus.data_prep.cli import prep_app
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recording_table import read_recordings
+from dawnchorus.data_prep.table.recording_table import read_recordings
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 QUERY = 'grp:birds cnt:"Sri Lanka"'

@@ -20,11 +20,11 @@ import soundfile
 import yaml
 
 from dawnchorus.data_prep.download.choice import Choice, make_choice
-from dawnchorus.data_prep.download.command import download
-from dawnchorus.data_prep.download.recipe import DownloadRecipe, load_recipe
-from dawnchorus.data_prep.progress import Progress
-from dawnchorus.data_prep.recording_table import read_recordings, write_table
-from dawnchorus.data_prep.recordings import Label, Recording
+from dawnchorus.data_prep.download.download_recipe import DownloadRecipe, load_recipe
+from dawnchorus.data_prep.download.run_download import download
+from dawnchorus.data_prep.table.recording import Label, Recording
+from dawnchorus.data_prep.table.recording_table import read_recordings, write_table
+from dawnchorus.data_prep.tools.progress import Progress
 
 BY = "https://creativecommons.org/licenses/by/4.0/"
 

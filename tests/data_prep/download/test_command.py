@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from dawnchorus.data_prep.download.choice import make_choice
-from dawnchorus.data_prep.download.recipe import load_recipe
+from dawnchorus.data_prep.download.download_recipe import load_recipe
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recording_table import read_recordings
-from dawnchorus.data_prep.shipped import find_recipe, recipe_names
+from dawnchorus.data_prep.table.recording_table import read_recordings
+from dawnchorus.data_prep.tools.shipped_recipes import find_recipe, recipe_names
 
 CC = "https://creativecommons.org/licenses/"
 LICENCES = {

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recording_table import read_recordings
+from dawnchorus.data_prep.table.recording_table import read_recordings
 
 
 def keep_one(bench, server, row, make_sound, *more, **options):

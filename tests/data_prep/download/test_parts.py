@@ -23,7 +23,7 @@ from dawnchorus.data_prep.download.addresses import (
 )
 from dawnchorus.data_prep.download.fetch import retry_after_s, validator_of
 from dawnchorus.data_prep.download.gate import Volume
-from dawnchorus.data_prep.download.part import checksums_of
+from dawnchorus.data_prep.download.partial_file import checksums_of
 from dawnchorus.data_prep.download.sniff import audio_ending, not_audio
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from dawnchorus.data_prep.recording_table import write_table
-from dawnchorus.data_prep.recordings import Label, Recording
+from dawnchorus.data_prep.table.recording import Label, Recording
+from dawnchorus.data_prep.table.recording_table import write_table
 
 RATE_HZ = 16000
 BY = "https://creativecommons.org/licenses/by/4.0/"

@@ -8,7 +8,7 @@ import pytest
 
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.select.recipe_file import describe_keys, load_recipe
-from dawnchorus.data_prep.shipped import recipe_names
+from dawnchorus.data_prep.tools.shipped_recipes import recipe_names
 
 
 def write(path: Path, text: str) -> str:

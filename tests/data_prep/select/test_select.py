@@ -15,7 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from dawnchorus.data_prep.cli import prep_app
-from dawnchorus.data_prep.recordings import Label, Recording
+from dawnchorus.data_prep.table.recording import Label, Recording
 
 Make = Callable[..., Recording]
 Table = Callable[..., Path]
@@ -173,7 +173,7 @@ def test_second_run_reads_no_audio_and_gives_the_same(
     def no_decoding(*_: object, **__: object) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("dawnchorus.data_prep.audio.decode", no_decoding)
+    monkeypatch.setattr("dawnchorus.data_prep.audio.decode.decode", no_decoding)
     out = archive / "again"
     select(str(recipe(archive)), "--out", str(out))
     for name in ("recordings", "rejected", "duplicates", "links", "leakage"):
@@ -225,8 +225,8 @@ def test_a_dataset_of_shards_as_evaluation_set(
     archive: Path, make_table: Table, make_recording: Make
 ) -> None:
     """Its pieces are in tars; the originals may be gone."""
-    from dawnchorus.data_prep.build import build_dataset
-    from dawnchorus.data_prep.options import BuildOptions
+    from dawnchorus.data_prep.dataset.build import build_dataset
+    from dawnchorus.data_prep.dataset.options import BuildOptions
 
     source = archive / "a"
     recordings = [make_recording(500, path="20.wav"), make_recording(501, path="21.wav")]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from dawnchorus.data_prep.progress import Progress
 from dawnchorus.data_prep.select.compare import compare, fast_length
 from dawnchorus.data_prep.select.fingerprints import DIMENSIONS, fingerprint_pcm
 from dawnchorus.data_prep.select.neighbours import candidates
-from dawnchorus.data_prep.select.same import find_same
+from dawnchorus.data_prep.select.same_sound import find_same
 from dawnchorus.data_prep.select.sound import Audio, take_prints
+from dawnchorus.data_prep.tools.progress import Progress
 from scripts.bench_duplicates import accuracy
 
 Write = Callable[..., Path]

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from dawnchorus.data_prep.recordings import Label, Recording
 from dawnchorus.data_prep.select.caps import apply_caps
 from dawnchorus.data_prep.select.duplicates import Link, Row, Sets, resolve
 from dawnchorus.data_prep.select.evaluation import is_held
 from dawnchorus.data_prep.select.filters import apply_filters, licence_costs
 from dawnchorus.data_prep.select.identity import archive_keys, event_keys, youtube_key
-from dawnchorus.data_prep.select.recipe import Caps, Filters, Licences, Split, TableChoice
-from dawnchorus.data_prep.select.rows import Rows, read_rows
+from dawnchorus.data_prep.select.selection_recipe import Caps, Filters, Licences, Split, TableChoice
+from dawnchorus.data_prep.select.selection_rows import Rows, read_rows
 from dawnchorus.data_prep.select.split import Place, choose, describe, place_all, unit
+from dawnchorus.data_prep.table.recording import Label, Recording
 
 Make = Callable[..., Recording]
 Table = Callable[..., Path]

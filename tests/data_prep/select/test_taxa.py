@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from typer.testing import CliRunner
 
 from dawnchorus.data_prep.cli import prep_app
-from dawnchorus.data_prep.recordings import Label
+from dawnchorus.data_prep.table.recording import Label
 
 
 def run(*words: object) -> None:

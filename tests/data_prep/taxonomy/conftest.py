@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dawnchorus.data_prep.recording_table import write_table
-from dawnchorus.data_prep.recordings import Label, Recording
+from dawnchorus.data_prep.table.recording import Label, Recording
+from dawnchorus.data_prep.table.recording_table import write_table
 
 GBIF_COLUMNS = (
     "taxonID", "datasetID", "parentNameUsageID", "acceptedNameUsageID", "originalNameUsageID",

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.recording_table import Rejected, read_recordings, write_table
-from dawnchorus.data_prep.recordings import Label, Recording, label_ranks
-from dawnchorus.data_prep.taxonomy.options import LabelOptions, ranks_of
+from dawnchorus.data_prep.table.recording import Label, Recording, label_ranks
+from dawnchorus.data_prep.table.recording_table import Rejected, read_recordings, write_table
+from dawnchorus.data_prep.taxonomy.label_options import LabelOptions, ranks_of
 from dawnchorus.data_prep.taxonomy.relabel import relabel
 from dawnchorus.data_prep.taxonomy.space import Entry, LabelSpace
 

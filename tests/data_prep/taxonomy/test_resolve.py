@@ -18,7 +18,7 @@ from dawnchorus.data_prep.taxonomy.ebird import (
 )
 from dawnchorus.data_prep.taxonomy.model import Taxonomy, load_taxonomy
 from dawnchorus.data_prep.taxonomy.resolve import Given, Resolved, Resolver
-from dawnchorus.data_prep.taxonomy.tables import find_source
+from dawnchorus.data_prep.taxonomy.taxonomy_files import find_source
 
 ASKED = (
     "Parus major", "Parus major newtoni", "Parus", "Parus caeruleus", "Parus dubius", "Prunella",

@@ -16,7 +16,7 @@ from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.taxonomy.builtin import BUILTIN, builtin_source, read_overrides
 from dawnchorus.data_prep.taxonomy.model import load_taxonomy
 from dawnchorus.data_prep.taxonomy.shapes import COLUMNS
-from dawnchorus.data_prep.taxonomy.tables import find_source, frames
+from dawnchorus.data_prep.taxonomy.taxonomy_files import find_source, frames
 
 REPO = Path(__file__).resolve().parents[3]
 
@@ -196,7 +196,7 @@ MEMORY = """
 import resource, sys
 sys.path.insert(0, sys.argv[2])
 from dawnchorus.data_prep.taxonomy.shapes import COLUMNS
-from dawnchorus.data_prep.taxonomy.tables import find_source, frames
+from dawnchorus.data_prep.taxonomy.taxonomy_files import find_source, frames
 from dawnchorus.data_prep.taxonomy.model import load_taxonomy
 source = find_source(sys.argv[1])
 next(iter(frames(source)))

@@ -1,0 +1,1 @@
+"""Recording table -> dataset: plan, shards, the tables beside them, and their verification."""

@@ -1,0 +1,1 @@
+"""The recording table: what every archive reader writes and every later step reads."""

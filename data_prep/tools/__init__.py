@@ -1,0 +1,1 @@
+"""What the steps share: progress, files, recipes that come with the package."""
