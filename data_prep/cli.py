@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dawnchorus.data_prep.commands import (  # noqa: F401 (each hangs its commands on the apps)
+from dawnchorus.data_prep.commands import (  # noqa: F401 (each adds its commands to the apps)
     data_report,
     prep_audioset,
     prep_collections,

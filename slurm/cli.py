@@ -134,7 +134,7 @@ def cancel(
     typer.echo(cancel_run(find_run(name, runs)))
 
 
-def hang_on(app: typer.Typer) -> None:
+def add_commands(app: typer.Typer) -> None:
     """Add the commands to `chorus`."""
     app.command(context_settings={"ignore_unknown_options": False})(submit)
     app.add_typer(runs_app, name="runs")

@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-recipe_app = typer.Typer(help="Recipes: what there is, what one resolves to, whether it is right.",
+recipe_app = typer.Typer(help="Recipes: what there is, what one resolves to, whether it is valid.",
                          no_args_is_help=True)  # fmt: skip
 app.add_typer(recipe_app, name="recipe")
 
@@ -284,13 +284,13 @@ def recipe_check(
         try:
             loaded = load_recipe(name, overrides)
             if data and (missing := missing_inputs(loaded, opened=True)):
-                raise RecipeError(f"recipe {name!r} is right, its data is not:\n  "
+                raise RecipeError(f"recipe {name!r} is valid, its data is not:\n  "
                                   + "\n  ".join(missing))  # fmt: skip
         except RecipeError as error:
             wrong.append(str(error))
             continue
         typer.echo(
-            f"{name}: right ({loaded.stage}, {loaded.train.total_steps} steps of "
+            f"{name}: valid ({loaded.stage}, {loaded.train.total_steps} steps of "
             f"{loaded.train.global_batch} clips)"
         )
     if wrong:
@@ -318,7 +318,7 @@ def recipe_schema(
 # --------------------------------------------------------------------------- entry point
 
 
-def _hang_other_packages() -> None:
+def _add_other_packages() -> None:
     """The commands of the other packages, read only when one was called (or for the overview)."""
     arguments = [a for a in sys.argv[1:] if not a.startswith("-")]
     if not arguments or arguments[0] in ("prep", "data"):
@@ -329,9 +329,9 @@ def _hang_other_packages() -> None:
         )
         app.add_typer(data_app, name="data", help="Check a dataset, describe it, credit people.")
     if not arguments or arguments[0] in ("submit", "runs", "cancel"):
-        from dawnchorus.slurm.cli import hang_on
+        from dawnchorus.slurm.cli import add_commands
 
-        hang_on(app)
+        add_commands(app)
 
 
 def _note_for_the_job_script(error: Exception, code: int) -> None:
@@ -354,7 +354,7 @@ def main() -> None:
     # Threads that spin while they wait take the cores from whatever else runs: with other jobs on a
     # two-core machine a training step took three times as long. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _hang_other_packages()
+    _add_other_packages()
     try:
         app()
     except Exception as error:

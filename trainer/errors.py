@@ -47,7 +47,7 @@ class RunBusy(ChorusError):
     exit_code = 2
 
 
-class Strangers(ChorusError):
+class RankMismatch(ChorusError):
     """Processes of two runs met on one port, or see different files; a job comes back with another
     port.
     """
@@ -59,7 +59,7 @@ class Hung(ChorusError):
     exit_code = 77
 
 
-class Fruitless(ChorusError):
+class NoProgress(ChorusError):
     """Several restarts in a row began at the same step: starting again will not help."""
 
     exit_code = 78

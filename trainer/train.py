@@ -133,7 +133,7 @@ def run(recipe: Recipe, stop: StopRequest | None = None) -> Path:
         Preempted: asked to stop; the state is saved and the same call continues (exit code 75).
         NonFiniteLoss: three bad steps in a row (exit code 76).
         RunBusy: another job works in the run folder (exit code 2).
-        Fruitless: SLURM has started this job three times at this step (exit code 78).
+        NoProgress: SLURM has started this job three times at this step (exit code 78).
     """
     stop = stop or watch_signals()
     _quieten_lightning()

@@ -1,4 +1,4 @@
-"""The `prep` and `data` apps that the command modules hang on, and what they share."""
+"""The `prep` and `data` apps that the command modules add to, and what they share."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from dawnchorus.slurm.script import JobScript, write_script
 from dawnchorus.slurm.submit import prepare_recipe, split_overrides
 from dawnchorus.slurm.verdict import verdict
 from dawnchorus.trainer.compose import recipes_folder
-from dawnchorus.trainer.errors import RecipeError, Strangers
+from dawnchorus.trainer.errors import RankMismatch, RecipeError
 from dawnchorus.trainer.runtime.failures import note_failure
 from dawnchorus.trainer.runtime.job import Job
 
@@ -256,7 +256,7 @@ def test_a_rank_that_failed_does_not_come_back_but_one_that_lost_the_others_does
     assert verdict(tmp_path, 1, JOB, 9).again
     # Another job had the port: one rank could not listen, the other met that job's.
     taken = tmp_path / "taken"
-    note_failure(taken, JOB, 1, Strangers("the processes that met do not belong together: ..."))
+    note_failure(taken, JOB, 1, RankMismatch("the processes that met do not belong together: ..."))
     note_failure(taken, JOB, 0, RuntimeError("DistNetworkError: ... address already in use"))
     assert verdict(taken, 1, JOB, 9).again
     other = tmp_path / "other"

@@ -22,7 +22,7 @@ IntArray = npt.NDArray[np.int64]
 CODECS = ("flac", "wav")
 _NUMBERS = ("offset", "size", "samples", "sample_rate_hz")
 _COLUMNS = ("split", "shard", "codec", "fold", "label_ids", *_NUMBERS)
-MENDING = f"restore the files from a good copy, or {PREPARE_AGAIN}"
+REBUILD_HINT = f"restore the files from a good copy, or {PREPARE_AGAIN}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class Choice:
         try:
             missing = sorted({*_COLUMNS, "key"} - set(pq.read_schema(path).names))
             if missing:
-                raise DataError(f"{path} lacks the columns {missing}: {MENDING}")
+                raise DataError(f"{path} lacks the columns {missing}: {REBUILD_HINT}")
             # Dictionary codes instead of a string per row; no threads, because data-loader
             # workers are forked from this process.
             text = ["split", "shard", "codec", "fold"]
@@ -108,7 +108,7 @@ class Choice:
                     yield batch, first
                     first += batch.num_rows
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path} cannot be read ({error}): {MENDING}") from None
+            raise DataError(f"{path} cannot be read ({error}): {REBUILD_HINT}") from None
         pa.default_memory_pool().release_unused()
 
     def _piece(self, batch: Any, first: int) -> dict[str, npt.NDArray[Any]]:

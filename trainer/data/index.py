@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dawnchorus.trainer.data.choice import CODECS as CODECS
-from dawnchorus.trainer.data.choice import MENDING, Choice, ClipColumns, IntArray, one_rate
+from dawnchorus.trainer.data.choice import REBUILD_HINT, Choice, ClipColumns, IntArray, one_rate
 from dawnchorus.trainer.data.config import RemoteConfig
 from dawnchorus.trainer.data.remote import Version
 from dawnchorus.trainer.data.storage import DatasetFolder, open_folder
@@ -60,11 +60,11 @@ class LabelSpace:
             labels, task = whole["labels"], whole.get("task")
             names = {int(label["id"]): str(label["name"]) for label in labels}
         except FileNotFoundError:
-            raise DataError(f"{path} is missing: {MENDING}") from None
+            raise DataError(f"{path} is missing: {REBUILD_HINT}") from None
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is not a label space ({error!r}): {MENDING}") from None
+            raise DataError(f"{path} is not a label space ({error!r}): {REBUILD_HINT}") from None
         if sorted(names) != list(range(len(labels))) or len(set(names.values())) != len(labels):
-            raise DataError(f"{path}: ids must be 0..n-1 and names unique: {MENDING}")
+            raise DataError(f"{path}: ids must be 0..n-1 and names unique: {REBUILD_HINT}")
         if task is not None and task not in TASKS:
             raise DataError(
                 f"{path}: task is {task!r}; it can be {', '.join(TASKS)}, or be left out"
@@ -140,13 +140,13 @@ class ShardIndex(ClipColumns):
         if table.label_P.size and not 0 <= table.label_P.min() <= table.label_P.max() < len(labels):
             raise DataError(
                 f"{folder.location}/index.parquet has label id {table.label_P.max()}, but "
-                f"labels.json has {len(labels)} labels: {MENDING}"
+                f"labels.json has {len(labels)} labels: {REBUILD_HINT}"
             )
         strange = [name for name in choice.shards if not _below(name)]
         if strange:
             raise DataError(
                 f"{folder.location}/index.parquet names {strange[0]!r} as a shard: only tar files "
-                f"below the dataset are read. {MENDING}"
+                f"below the dataset are read. {REBUILD_HINT}"
             )
         index = cls(
             folder=folder,
@@ -244,20 +244,20 @@ class ShardIndex(ClipColumns):
         last_K = np.zeros(len(self.shards), dtype=np.int64)
         np.maximum.at(last_K, self.shard_N, self.offset_N + self.size_N)
         if self.offset_N.min() < 0 or self.size_N.min() <= 0 or self.samples_N.min() < 0:
-            raise DataError(f"{self.location}/index.parquet has negative numbers: {MENDING}")
+            raise DataError(f"{self.location}/index.parquet has negative numbers: {REBUILD_HINT}")
         for shard in np.unique(self.shard_N).tolist():
             path = f"{self.location}/{self.shards[shard]}"
             try:
                 actual = self.folder.size(self.shards[shard])
             except FileNotFoundError:
-                raise DataError(f"shard {path} is missing: {MENDING}") from None
+                raise DataError(f"shard {path} is missing: {REBUILD_HINT}") from None
             blocks = -(-int(last_K[shard]) // _TAR_BLOCK) * _TAR_BLOCK
             # A tar ends with two blocks of zeros and consists of whole blocks.
             if actual < blocks + 2 * _TAR_BLOCK or actual % _TAR_BLOCK:
                 raise DataError(
                     f"shard {path} has {actual} bytes; by the index it must have at least "
                     f"{blocks + 2 * _TAR_BLOCK}, in whole blocks of {_TAR_BLOCK}. It was truncated "
-                    f"or is not the one that was indexed: {MENDING}"
+                    f"or is not the one that was indexed: {REBUILD_HINT}"
                 )
 
 

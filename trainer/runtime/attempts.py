@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dawnchorus.trainer.errors import Fruitless
+from dawnchorus.trainer.errors import NoProgress
 from dawnchorus.trainer.runtime.job import Job
 
-MAX_FRUITLESS = 3
+MAX_STARTS_AT_ONE_STEP = 3
 
 
 def read_attempts(run: Path) -> list[dict[str, Any]]:
@@ -30,7 +30,7 @@ def record_attempt(run: Path, job: Job, first_step: int) -> None:
     """Note that this session begins at `first_step`. Rank 0 only.
 
     Raises:
-        Fruitless: SLURM has started this job three times at this very step. A person who starts
+        NoProgress: SLURM has started this job three times at this very step. A person who starts
             the run anew (another job, or no SLURM) is never refused.
     """
     same = 0
@@ -38,8 +38,8 @@ def record_attempt(run: Path, job: Job, first_step: int) -> None:
         if (earlier.get("job"), earlier.get("first_step")) != (job.job_id, first_step):
             break
         same += 1
-    if job.job_id and same >= MAX_FRUITLESS:
-        raise Fruitless(
+    if job.job_id and same >= MAX_STARTS_AT_ONE_STEP:
+        raise NoProgress(
             f"job {job.job_id} has been started {same} times at step {first_step} of {run} and "
             f"never reached the next checkpoint: look at {run / 'failures'} and the job's log. "
             "Perhaps train.checkpoint_every is longer than the time limit, or something breaks "

@@ -17,7 +17,7 @@ from dawnchorus.trainer.runtime.job import Job
 # What gloo, NCCL and the store say where the other end of a connection is gone or taken, and what
 # we say where it is another run's: the next start of a job has another port.
 _LOST = (
-    "Strangers: ",
+    "RankMismatch: ", "Strangers: ",  # the second is its name in notes of earlier versions
     "Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe",
     "DistBackendError", "DistNetworkError", "DistStoreError", "Socket closed",
     "failed to recv", "ncclRemoteError", "ncclSystemError",

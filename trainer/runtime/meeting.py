@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dawnchorus.trainer.errors import Strangers
+from dawnchorus.trainer.errors import RankMismatch
 
 SECRET = ".rendezvous"
 """First part of the name of the secret in the run folder; it is there while the ranks meet."""
@@ -43,7 +43,7 @@ def meet(facts: Mapping[str, object], folder: Path) -> list[str]:
         The host of each rank.
 
     Raises:
-        Strangers: on every rank, naming the ranks that differ and in what.
+        RankMismatch: on every rank, naming the ranks that differ and in what.
     """
     import torch.distributed as dist
 
@@ -126,7 +126,7 @@ def _proof(secret: str, challenge: str, rank: int) -> str:
 def _told_by_all(value: object) -> list[Any]:
     """`value` of every rank, in the order of ranks: JSON, as bytes in tensors.
 
-    Raises Strangers where a rank tells something else than JSON, or too much of it.
+    Raises RankMismatch where a rank tells something else than JSON, or too much of it.
     """
     import torch
     import torch.distributed as dist
@@ -155,7 +155,7 @@ def _told_by_all(value: object) -> list[Any]:
 
 def _part_if(strangers: list[str]) -> None:
     if strangers:
-        raise Strangers(
+        raise RankMismatch(
             "the processes that met do not belong together: " + "; ".join(strangers[:8]) + ". "
             "Start it again; if it happens again, look for another run with the same MASTER_PORT, "
             "or for a file system that shows different files on different nodes"

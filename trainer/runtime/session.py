@@ -54,7 +54,7 @@ class Session:
         return self
 
     def begin(self, first_step: int) -> None:
-        """The run continues at `first_step`. Raises Fruitless where that happened too often."""
+        """The run continues at `first_step`. Raises NoProgress where that happened too often."""
         self._accepted = True
         if self.rank == 0:
             (self.folder / MARKER).unlink(missing_ok=True)

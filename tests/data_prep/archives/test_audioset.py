@@ -24,7 +24,7 @@ from audioset_small import (
 )
 from typer.testing import CliRunner
 
-import dawnchorus.data_prep.commands.prep_audioset  # noqa: F401 (hangs the command on the app)
+import dawnchorus.data_prep.commands.prep_audioset  # noqa: F401 (adds the command to the app)
 from dawnchorus.data_prep.archives.audioset import (
     AudioSet,
     AudioSetOptions,

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from audioset_small import DOG, IDS, clip, read, write_tables
 
-import dawnchorus.data_prep.commands.prep_audioset  # noqa: F401 (hangs the command on the app)
+import dawnchorus.data_prep.commands.prep_audioset  # noqa: F401 (adds the command to the app)
 from dawnchorus.data_prep.archives import audioset_files
 from dawnchorus.data_prep.archives.audioset_files import UNREADABLE
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dawnchorus.slurm.runs import state_of
-from dawnchorus.trainer.errors import DataError, Fruitless, Interrupted, Preempted, RunBusy
+from dawnchorus.trainer.errors import DataError, Interrupted, NoProgress, Preempted, RunBusy
 from dawnchorus.trainer.runtime.attempts import read_attempts, record_attempt
 from dawnchorus.trainer.runtime.failures import first_failure, note_failure
 from dawnchorus.trainer.runtime.job import Job
@@ -34,7 +34,7 @@ def begun(folder: Path) -> Path:
 def test_the_same_step_three_times_is_the_end_of_automatic_restarts(tmp_path: Path) -> None:
     for restart in range(3):
         record_attempt(tmp_path, Job("7", restart, "0", "n1", 1), 40)
-    with pytest.raises(Fruitless, match="started 3 times at step 40"):
+    with pytest.raises(NoProgress, match="started 3 times at step 40"):
         record_attempt(tmp_path, Job("7", 3, "0", "n1", 1), 40)
     assert len(read_attempts(tmp_path)) == 3
     # A person who submits it again is let in, and so is a job that moves on.
