@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dawnchorus.trainer.ranges import Positive, Share, check_ranges
+from dawnchorus.trainer.encoders.ranges import Positive, Share, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)

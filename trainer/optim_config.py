@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from dawnchorus.trainer.ranges import (
+from dawnchorus.trainer.encoders.ranges import (
     NotNegative,
     Positive,
     Share,

@@ -33,7 +33,7 @@ from dawnchorus.trainer.names import check_name, control_characters
 from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
 from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
 from dawnchorus.trainer.optim_config import OptimConfig
-from dawnchorus.trainer.ranges import Count, Positive, check_ranges
+from dawnchorus.trainer.encoders.ranges import Count, Positive, check_ranges
 
 _STRICT: dict[str, object] = {"extra": "forbid", "use_attribute_docstrings": True}
 

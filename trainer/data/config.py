@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from dawnchorus.trainer.ranges import Count, NotNegative, Positive, Share, Whole, check_ranges
+from dawnchorus.trainer.encoders.ranges import Count, NotNegative, Positive, Share, Whole, check_ranges
 
 # A user, a token or a password before the host, or anything after a question mark.
 SECRETIVE = re.compile(r"://(?:[^/\s]*@|.*:.*@|.*\?)")

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig, layer_parameters
 from dawnchorus.trainer.objectives.tokenizers_config import RandomProjectionConfig
-from dawnchorus.trainer.ranges import Count, NotNegative, ShareBelowOne, check_ranges
+from dawnchorus.trainer.encoders.ranges import Count, NotNegative, ShareBelowOne, check_ranges
 
 _LEAST_PERPLEXITY = 8.0
 """Fewer codes in effective use than this are a collapse. It hardly depends on the codebook's size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dawnchorus.trainer.ranges import ShareBelowOne, check_ranges
+from dawnchorus.trainer.encoders.ranges import ShareBelowOne, check_ranges
 
 if TYPE_CHECKING:
     from dawnchorus.trainer.encoders.beats_config import BeatsConfig

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from dawnchorus.trainer.ranges import Share, check_ranges
+from dawnchorus.trainer.encoders.ranges import Share, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
