@@ -46,7 +46,7 @@ def validated(
             model = adapter.validate_python(rest)
             break
         except ValidationError as error:
-            mistakes = error.errors(include_url=False)
+            mistakes = _joined(error.errors(include_url=False), schema)
         for mistake in mistakes:
             for line in _one_problem(mistake, schema):
                 # What was taken out is missing by our own doing.
@@ -61,6 +61,18 @@ def validated(
         head = f"{count} problem{'s' if count > 1 else ''} in recipe {origin!r}:"
         raise RecipeError("\n".join([head, *(f"  {line}" for line in found)]))
     return model
+
+
+def _joined(mistakes: Sequence[Any], schema: Any) -> list[dict[str, Any]]:
+    """One mistake per value: what a union says of it, member by member, becomes one sentence."""
+    joined: dict[Any, dict[str, Any]] = {}
+    for number, mistake in enumerate(mistakes):
+        path = tuple(walk(schema, mistake["loc"])[1])
+        of_a_union = len(path) < len(mistake["loc"]) and "Input should be" in mistake["msg"]
+        first = joined.setdefault(path if of_a_union else number, dict(mistake))
+        if first["msg"] != mistake["msg"]:
+            first["msg"] += ", or " + mistake["msg"].removeprefix("Input should be ")
+    return list(joined.values())
 
 
 def _take_out(tree: dict[str, Any], mistake: Any, root: Any) -> str | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
-
 from dawnchorus.trainer.encoders.ranges import (
     NotNegative,
     Positive,
+    Range,
     Share,
+    ShareAboveNone,
     ShareBelowOne,
     Whole,
     check_ranges,
@@ -53,7 +53,7 @@ class OptimConfig:
     """First learning rate as a fraction of `lr`. ESPnet 1e-5 of 5e-4; AVEX 0.1."""
     min_lr: NotNegative = 1e-6
     """Learning rate at the end of cosine, linear and wsd, and ever after (AVEX: 1e-6)."""
-    decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
+    decay_fraction: ShareAboveNone = 0.2
     """wsd only: share of the steps in which the rate falls, as 1 - sqrt of the time into it
     (Hägele et al. 2024, who find 10 to 20 % enough)."""
     head_only_steps: Whole = 0
@@ -63,10 +63,10 @@ class OptimConfig:
     """Learning rate in the head-only phase (AVEX 5e-4), constant after its warm-up; None: `lr`."""
     head_warmup_steps: Whole = 0
     """Warm-up within the head-only phase (AVEX: 4,000 to 5,000 steps)."""
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    layer_decay: ShareAboveNone = 1.0
     """Each encoder layer learns at this factor of the rate of the layer above it; the input part
     below the first layer as one more layer. 1: all alike (AVEX, BEATs pre-training)."""
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    ema_decay: Annotated[float, Range(gt=0, lt=1)] | None = None
     """Decay per step of the moving average of the weights, e.g. 0.9999; None: none (AVEX)."""
     ema_warmup: bool = True
     """Start the average with a small decay, min(ema_decay, (1 + s) / (10 + s)) at step s, so that a
@@ -79,12 +79,6 @@ class OptimConfig:
             if not good:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {allowed}")
 
-        need(self.name == "adamw", "name", "'adamw'")
-        need(
-            self.schedule in ("cosine", "wsd", "linear", "constant"),
-            "schedule",
-            "cosine, wsd, linear or constant",
-        )
         need(self.min_lr <= self.lr, "min_lr", f"in [0, lr = {self.lr}]")
         need(
             self.head_lr is None or self.head_only_steps > 0,

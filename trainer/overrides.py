@@ -166,17 +166,21 @@ def annotations_at(root: Any, path: Sequence[Any]) -> list[Any]:
 def walk(root: Any, path: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """(annotations at a path, the path as a person writes it).
 
-    pydantic puts the tag of a tagged union into its paths: it chooses the member and is left out.
+    pydantic puts the tag or the name of a union's member into its paths: it is left out.
     """
     current, written = [root], []
     for step in path:
         kinds = [kind for annotation in current for kind in alternatives(annotation)]
+        kinds = [kind for kind in kinds if kind is not type(None)]
         tagged = [kind for kind in kinds if step in get_args(fields_of(kind).get("name"))]
         if tagged and len(kinds) > 1:
             current = tagged
             continue
+        inner = [below for kind in kinds for below in _below(kind, step)]
+        if not inner and len(kinds) > 1 and isinstance(step, str):
+            continue
         written.append(step)
-        current = [inner for kind in kinds for inner in _below(kind, step)]
+        current = inner
     return current, written
 
 

@@ -25,6 +25,7 @@ from dawnchorus.trainer.augment_config import AugmentConfig
 from dawnchorus.trainer.compose import compose
 from dawnchorus.trainer.data.config import DataConfig
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig
+from dawnchorus.trainer.encoders.ranges import Count, Positive, check_ranges
 from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.explain import validated
 from dawnchorus.trainer.hub.card_config import CardConfig
@@ -33,7 +34,6 @@ from dawnchorus.trainer.names import check_name, control_characters
 from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
 from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
 from dawnchorus.trainer.optim_config import OptimConfig
-from dawnchorus.trainer.encoders.ranges import Count, Positive, check_ranges
 
 _STRICT: dict[str, object] = {"extra": "forbid", "use_attribute_docstrings": True}
 

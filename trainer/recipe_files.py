@@ -69,6 +69,8 @@ class RecipeFiles(ConfigSource):  # type: ignore[misc]
         if file is None:
             raise ConfigLoadError(f"there is no recipe file {self.root / config_path}")
         text, values = read_mapping(file)
+        if "defaults" in values:
+            values["defaults"] = _defaults(values["defaults"], file)
         return ConfigResult(
             provider=self.provider,
             path=f"{self.scheme()}://{self.path}",
@@ -107,6 +109,23 @@ def read_mapping(file: Path) -> tuple[str, dict[str, object]]:
     if values is not None and not isinstance(values, dict):
         raise RecipeError(f"the recipe file {file} is no YAML mapping: write `key: value` lines")
     return text, values or {}
+
+
+def _defaults(given: object, file: Path) -> list[object]:
+    """What a file starts from, with `_self_` in it: without, Hydra warns that it has to guess.
+
+    What stands in the file itself goes over what it starts from unless `_self_` says otherwise.
+
+    Raises:
+        RecipeError: it is neither a name nor a list of names and of choices of groups.
+    """
+    found = [given] if isinstance(given, str) else given
+    if not isinstance(found, list) or not all(isinstance(one, str | dict) for one in found):
+        raise RecipeError(
+            f"{file}: defaults is a list of names and of choices, for example "
+            "[sl_beats_tiny, {override encoder: beats_base}]"
+        )
+    return found if "_self_" in found else [*found, "_self_"]
 
 
 def _package(text: str) -> str | None:

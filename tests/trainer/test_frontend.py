@@ -11,7 +11,7 @@ from torch import Tensor
 from torchaudio.compliance import kaldi
 
 from dawnchorus.trainer import frontend, pooling
-from dawnchorus.trainer.encoders import base, beats, beats_config
+from dawnchorus.trainer.encoders import base, beats, beats_config, ranges
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig
 from dawnchorus.trainer.frontend import FLOOR, LogMel, mel_filters
 
@@ -179,7 +179,7 @@ def test_other_input_is_refused(wav: Tensor) -> None:
         LogMel()(wav)
 
 
-@pytest.mark.parametrize("module", [frontend, beats, beats_config, base, pooling])
+@pytest.mark.parametrize("module", [frontend, beats, beats_config, base, ranges, pooling])
 def test_shipped_files_import_torch_the_standard_library_and_each_other(module: object) -> None:
     import sys
 
@@ -192,4 +192,4 @@ def test_shipped_files_import_torch_the_standard_library_and_each_other(module: 
         for alias in node.names
     } | {str(node.module).split(".")[0] for node in imports if not node.level}
     assert names <= {"torch"} | set(sys.stdlib_module_names)
-    assert {node.module for node in imports if node.level} <= {"base", "beats_config"}
+    assert {node.module for node in imports if node.level} <= {"base", "beats_config", "ranges"}

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 import yaml
+from pydantic import TypeAdapter
 
+from dawnchorus.trainer import plain_yaml
 from dawnchorus.trainer.compose import compose, recipes_folder, shipped_recipes
 from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.evaluation.config import EvaluateConfig
 from dawnchorus.trainer.optim_config import OptimConfig
 from dawnchorus.trainer.recipe import Recipe, json_schema, load_recipe
 from dawnchorus.trainer.recipe_data import missing_inputs
+from dawnchorus.trainer.recipe_files import read_mapping
 
 DATA = ["data.train.mine.path=somewhere"]
 
@@ -326,3 +334,71 @@ def test_the_schema_knows_the_ranges() -> None:
 def test_a_config_made_in_python_checks_its_ranges() -> None:
     with pytest.raises(ValueError, match=r"lr is 0; it must be above 0\nbetas is .*in \[0, 1\)"):
         OptimConfig(lr=0, betas=(0.9, 1.0))
+
+
+NUMBERS = [  # (section, field, a value outside of its range)
+    ("OptimConfig", "lr", -3),
+    ("AugmentConfig", "mixup_prob", 7),
+    ("TrainConfig", "micro_batch", 0),
+    ("BeatsSection", "layers", 0),
+    ("BeatsSection", "dropout", 1),
+    ("BeatsSection", "num_buckets", 6),
+    ("BeatsSection", "mel_std", 0),
+    ("RandomProjectionConfig", "codebook_size", 1),
+]
+
+
+@pytest.mark.parametrize(("section", "field", "value"), NUMBERS)
+def test_the_schema_refuses_what_the_recipe_refuses(section: str, field: str, value: float) -> None:
+    schema = json_schema()
+    part = {"$ref": f"#/$defs/{section}", "$defs": schema["$defs"]}
+    validator = jsonschema.Draft202012Validator(part)
+    problems = [x for x in validator.iter_errors({field: value}) if field in x.path]
+    assert problems, f"{section}.{field}: {value} passes"
+
+
+def test_the_schema_accepts_what_the_recipe_accepts() -> None:
+    """Folds are often numbers, as people write them in YAML."""
+    validator = jsonschema.Draft202012Validator(json_schema())
+    source = {"path": "x", "folds": [4], "exclude_folds": ["5"]}
+    assert not list(validator.iter_errors({"data": {"train": {"mine": source}}}))
+    for name in shipped_recipes():
+        assert not list(validator.iter_errors(load_recipe(name, DATA).resolved())), name
+
+
+def leaves(
+    tree: dict[str, Any], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for g in ("encoder", "objective", "augment", "evaluate")
+     for p in sorted((recipes_folder() / g).glob("*.yaml"))],
+    ids=lambda p: f"{p.parent.name}/{p.stem}",
+)  # fmt: skip
+def test_a_file_of_a_group_says_only_what_differs(path: Path) -> None:
+    """From the defaults of its class, or from the file that it starts from."""
+    group = path.parent.name
+    field = Recipe.model_fields[group].rebuild_annotation() if group != "evaluate" else None
+    adapter = TypeAdapter(EvaluateConfig if field is None else field)
+
+    def below(file: Path) -> dict[str, Any]:
+        tree = read_mapping(file)[1]
+        bases = [below(file.with_name(f"{base}.yaml")) for base in tree.pop("defaults", [])]
+        return reduce(plain_yaml.merged, [*bases, tree], {})
+
+    own = read_mapping(path)[1]
+    bases = [below(path.with_name(f"{base}.yaml")) for base in own.pop("defaults", [])]
+    given = {"data": "x"} if group == "evaluate" else {}
+    if "name" in own:
+        given["name"] = own["name"]
+    start = adapter.dump_python(adapter.validate_python(reduce(plain_yaml.merged, bases, given)))
+    for keys, value in leaves(own):
+        if keys != ("name",):
+            assert reduce(lambda tree, key: tree[key], keys, start) != value, keys

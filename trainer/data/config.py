@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from dawnchorus.trainer.encoders.ranges import Count, NotNegative, Positive, Share, Whole, check_ranges
+from pydantic import WithJsonSchema
+
+from dawnchorus.trainer.encoders.ranges import (
+    Count,
+    NotNegative,
+    Positive,
+    Share,
+    Whole,
+    check_ranges,
+)
 
 # A user, a token or a password before the host, or anything after a question mark.
 SECRETIVE = re.compile(r"://(?:[^/\s]*@|.*:.*@|.*\?)")
+
+Fold = Annotated[str, WithJsonSchema({"type": ["string", "number"]})]
+"""Folds are often called 0, 1, 2; nobody should have to quote them."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -24,7 +36,6 @@ class SourceConfig:
     __pydantic_config__: ClassVar[dict[str, object]] = {
         "extra": "forbid",
         "use_attribute_docstrings": True,
-        # Folds are often called 0, 1, 2; nobody should have to quote them.
         "coerce_numbers_to_str": True,
     }
 
@@ -36,9 +47,9 @@ class SourceConfig:
     that every clip of every source is drawn equally often. Give it for all sources or for none."""
     splits: tuple[str, ...] = ("train",)
     """Splits to use, by the names in the index ("train", "valid", ...)."""
-    folds: tuple[str, ...] | None = None
+    folds: tuple[Fold, ...] | None = None
     """Use only clips of these folds. Null: clips of every fold, and clips without one."""
-    exclude_folds: tuple[str, ...] = ()
+    exclude_folds: tuple[Fold, ...] = ()
     """Leave out clips of these folds, for example the one kept for testing."""
 
     def __post_init__(self) -> None:

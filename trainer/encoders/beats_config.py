@@ -1,13 +1,15 @@
 """The numbers of a BEATs encoder and of the front end that feeds it; imports no torch.
 
-Shipped inside exported models, beside `beats.py`.
+Shipped inside exported models, beside `beats.py` and `ranges.py`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from .ranges import Count, Positive, Range, ShareBelowOne, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,71 +25,62 @@ class BeatsConfig:
         "use_attribute_docstrings": True,
     }
 
-    layers: int = 12
+    layers: Count = 12
     """Transformer layers. Base 12, large 24."""
-    dim: int = 768
+    dim: Count = 768
     """Width of a token. Base 768, large 1024."""
-    ffn_dim: int = 3072
+    ffn_dim: Count = 3072
     """Hidden width of the feed-forward part."""
-    heads: int = 12
+    heads: Count = 12
     """Attention heads; must divide `dim`."""
-    patch_dim: int = 512
+    patch_dim: Count = 512
     """Channels of the patch convolution, projected to `dim` where the two differ."""
-    patch: int = 16
+    patch: Count = 16
     """Side of a square patch, in frames and in mel bins."""
-    conv_pos: int = 128
+    conv_pos: Count = 128
     """Kernel of the convolutional position embedding, in tokens."""
-    conv_pos_groups: int = 16
+    conv_pos_groups: Count = 16
     """Groups of the convolutional position embedding; must divide `dim`."""
-    num_buckets: int = 320
+    num_buckets: Annotated[int, Range(ge=4, multiple_of=4)] = 320
     """Buckets of the relative position bias, half of them per direction."""
-    max_distance: int = 800
+    max_distance: Count = 800
     """Distance in tokens from which all positions share the last bucket. 800 in every released
-    checkpoint."""
-    dropout: float = 0.1
-    """Dropout on the output of attention and feed-forward, and after the position embedding."""
-    attention_dropout: float = 0.1
+    checkpoint; Microsoft's code has 1280 as its default."""
+    dropout: ShareBelowOne = 0.1
+    """Dropout on the output of attention and feed-forward, and after the position embedding. 0.1 is
+    what the released iter3+ checkpoints store, as for the three rates below and `layer_drop`."""
+    attention_dropout: ShareBelowOne = 0.1
     """Dropout on attention weights."""
-    activation_dropout: float = 0.0
+    activation_dropout: ShareBelowOne = 0.0
     """Dropout after the activation of the feed-forward part."""
-    input_dropout: float = 0.1
+    input_dropout: ShareBelowOne = 0.1
     """Dropout on the projected patches."""
-    layer_drop: float = 0.05
+    layer_drop: ShareBelowOne = 0.05
     """Probability of skipping a layer in a training step (the same layers on all ranks)."""
     grad_checkpoint: bool = False
     """Recompute each layer in the backward pass: less memory, about a third more compute."""
     frontend: Literal["beats", "eat"] = "beats"
     """Variant of the log-mel front end."""
-    sample_rate_hz: int = 16000
+    sample_rate_hz: Count = 16000
     """Sampling rate the encoder expects, in Hz."""
-    mel_bins: int = 128
+    mel_bins: Count = 128
     """Mel bins; a multiple of `patch`."""
     mel_mean: float = 15.41663
-    """Mean of the natural-log mel that the front end subtracts (released checkpoints)."""
-    mel_std: float = 6.55582
+    """Mean of the natural-log mel that the front end subtracts. Microsoft's number, which travels
+    with the weights; where it was measured is not documented."""
+    mel_std: Positive = 6.55582
     """Standard deviation of the natural-log mel; the front end divides by twice this."""
 
     def __post_init__(self) -> None:
-        for name in ("layers", "dim", "ffn_dim", "heads", "patch_dim", "patch", "conv_pos"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_ranges(self)
         for name, divisor in (("dim", "heads"), ("dim", "conv_pos_groups"), ("mel_bins", "patch")):
             if getattr(self, name) % getattr(self, divisor):
                 raise ValueError(
                     f"{name} ({getattr(self, name)}) must be a multiple of "
                     f"{divisor} ({getattr(self, divisor)})"
                 )
-        if self.num_buckets < 4 or self.num_buckets % 4:
-            raise ValueError(f"num_buckets is {self.num_buckets}; it must be a multiple of 4")
         if self.max_distance <= self.num_buckets // 4:
             raise ValueError(f"max_distance must exceed num_buckets / 4 = {self.num_buckets // 4}")
-        for name in ("dropout", "attention_dropout", "activation_dropout", "input_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
-        if not 0 <= self.layer_drop < 1:
-            raise ValueError(f"layer_drop is {self.layer_drop}; it must be in [0, 1)")
-        if self.frontend not in ("beats", "eat"):
-            raise ValueError(f"frontend is {self.frontend!r}; allowed: 'beats', 'eat'")
 
     @classmethod
     def base(cls, **changes: Any) -> BeatsConfig:

@@ -1,74 +1,110 @@
-"""Ranges of a config's numbers, stated once: in the annotations of its fields.
+"""The allowed values of a config's fields, stated once: in their annotations.
 
 pydantic reads them when a recipe is checked, the JSON Schema shows them to an editor, and a config
-that is built in Python checks them by `check_ranges`. Imports no torch.
+that is built in Python checks them by `check_ranges`. Imports no torch and no pydantic: it is
+shipped inside exported models, beside the configs of the encoders.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, get_args, get_origin
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import Field
 
-from dawnchorus.trainer.overrides import fields_of
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Limits of a number: `Annotated[int, Range(ge=1)]`."""
 
-Count = Annotated[int, Field(ge=1)]
+    ge: float | None = None
+    """At least this."""
+    gt: float | None = None
+    """Above this."""
+    le: float | None = None
+    """At most this."""
+    lt: float | None = None
+    """Below this."""
+    multiple_of: int | None = None
+    """A multiple of this."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
+        """Tell pydantic: its schema of a number has keys of the same names."""
+        limits = {key: limit for key, limit in vars(self).items() if limit is not None}
+        return {**handler(source), **limits}
+
+    def __contains__(self, number: float) -> bool:
+        """Whether a number is within the limits. NaN never is."""
+        return (
+            (self.ge is None or number >= self.ge)
+            and (self.gt is None or number > self.gt)
+            and (self.le is None or number <= self.le)
+            and (self.lt is None or number < self.lt)
+            and (self.multiple_of is None or number % self.multiple_of == 0)
+        )
+
+    def __str__(self) -> str:
+        """As an error message says it: `in [0, 1)`, `at least 1`, `a multiple of 4`."""
+        low = self.gt if self.ge is None else self.ge
+        high = self.lt if self.le is None else self.le
+        said = []
+        if low is not None and high is not None:
+            start, end = "[" if self.gt is None else "(", "]" if self.lt is None else ")"
+            said.append(f"in {start}{low:g}, {high:g}{end}")
+        elif low is not None:
+            said.append(f"{'at least' if self.gt is None else 'above'} {low:g}")
+        elif high is not None:
+            said.append(f"{'at most' if self.lt is None else 'below'} {high:g}")
+        if self.multiple_of is not None:
+            said.append(f"a multiple of {self.multiple_of}")
+        return " and ".join(said)
+
+
+Count = Annotated[int, Range(ge=1)]
 """At least one."""
-Whole = Annotated[int, Field(ge=0)]
+Whole = Annotated[int, Range(ge=0)]
 """Zero or more."""
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Range(gt=0)]
+NotNegative = Annotated[float, Range(ge=0)]
+Share = Annotated[float, Range(ge=0, le=1)]
 """From nothing to all."""
-ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+ShareBelowOne = Annotated[float, Range(ge=0, lt=1)]
+ShareAboveNone = Annotated[float, Range(gt=0, le=1)]
 
 
 def check_ranges(config: Any) -> None:
-    """Look at every number of a dataclass whose annotation states a range.
+    """Compare the fields of a dataclass with the ranges and words that their annotations allow.
 
     Raises:
-        ValueError: with one line per number outside of it.
+        ValueError: with one line per field whose value is not allowed.
     """
-    problems = []
-    for name, annotation in fields_of(type(config)).items():
-        value = getattr(config, name)
-        for low, low_ok, high, high_ok in _ranges(annotation):
-            several = value if isinstance(value, list | tuple) else [value]
-            for number in several:
-                if isinstance(number, bool) or not isinstance(number, int | float):
-                    continue
-                above = number >= low if low_ok else number > low
-                below = number <= high if high_ok else number < high
-                if not (above and below):
-                    allowed = _told(low, low_ok, high, high_ok)
-                    problems.append(f"{name} is {value}; it must be {allowed}")
-                    break
+    hints = get_type_hints(type(config), include_extras=True)
+    problems = [
+        problem
+        for name in vars(config)
+        if name in hints and (problem := _problem(name, getattr(config, name), hints[name]))
+    ]
     if problems:
         raise ValueError("\n".join(problems))
 
 
-def _ranges(annotation: Any) -> list[tuple[float, bool, float, bool]]:
-    """(low, whether it is allowed, high, whether it is allowed) of each range in an annotation."""
-    found = []
-    if get_origin(annotation) is Annotated:
-        inner, *extras = get_args(annotation)
-        limits = {
-            key: getattr(limit, key)
-            for extra in extras
-            for limit in (extra, *getattr(extra, "metadata", ()))
-            for key in ("ge", "gt", "le", "lt")
-            if isinstance(getattr(limit, key, None), int | float)
-        }
-        if limits:
-            low = limits.get("ge", limits.get("gt", -math.inf))
-            high = limits.get("le", limits.get("lt", math.inf))
-            found.append((low, "gt" not in limits, high, "lt" not in limits))
-        return found + _ranges(inner)
-    return [one for argument in get_args(annotation) for one in _ranges(argument)]
+def _problem(name: str, value: Any, annotation: Any) -> str:
+    """What is wrong with one field; empty if nothing is."""
+    numbers = value if isinstance(value, list | tuple) else [value]
+    for limits in _limits(annotation):
+        for number in numbers:
+            plain = isinstance(number, int | float) and not isinstance(number, bool)
+            if plain and number not in limits:
+                return f"{name} is {value}; it must be {limits}"
+    words = get_args(annotation) if get_origin(annotation) is Literal else ()
+    if words and value not in words:
+        return f"{name} is {value!r}; allowed: {', '.join(map(repr, words))}"
+    return ""
 
 
-def _told(low: float, low_ok: bool, high: float, high_ok: bool) -> str:
-    if high == math.inf:
-        return f"at least {low:g}" if low_ok else f"above {low:g}"
-    return f"in {'[' if low_ok else '('}{low:g}, {high:g}{']' if high_ok else ')'}"
+def _limits(annotation: Any) -> Iterator[Range]:
+    """Every range in an annotation, within unions and tuples too."""
+    for argument in get_args(annotation):
+        if isinstance(argument, Range):
+            yield argument
+        else:
+            yield from _limits(argument)

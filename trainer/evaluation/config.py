@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from dawnchorus.trainer.encoders.ranges import (
+    Count,
+    NotNegative,
+    Positive,
+    Range,
+    ShareBelowOne,
+    Whole,
+    check_ranges,
+)
 
 _STRICT: dict[str, object] = {"extra": "forbid", "use_attribute_docstrings": True}
-
-
-def _at_least(config: object, minimum: float, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value < minimum:
-            raise ValueError(f"{name} must be at least {minimum:g}, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,31 +28,31 @@ class ProbeConfig:
     on the validation part. Digests of the paper (arXiv 2508.11845, appendix B.6) quote lr 1e-4
     and weight decay 0.1 instead; the full text could not be compared, so both are named here and
     the repository's are used, because its code made the published tables. Features are
-    standardised by default; the paper's probe (`ProbeConfig.paper()`) does without.
+    standardised by default; the paper's probe (`recipes/evaluate/paper.yaml`) does without.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """AdamW's learning rate. AVEX repository 1e-3; digests of the paper say 1e-4."""
-    weight_decay: float = 0.01
+    weight_decay: NotNegative = 0.01
     """AdamW's decoupled weight decay, on weights and biases alike, as torch's default does. AVEX
     repository 0.01; digests of the paper say 0.1."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Clips per step (AVEX repository and paper: 32)."""
-    epochs: int = 900
+    epochs: Count = 900
     """Passes over the training part (AVEX repository and paper: 900)."""
     schedule: Literal["constant", "cosine"] = "constant"
     """`constant` as in the AVEX code that made the published tables (August 2025); `cosine` to
     1 % of the rate, as in its later code."""
-    warmup_epochs: int = 0
+    warmup_epochs: Whole = 0
     """Epochs over which the rate rises linearly from zero (AVEX's later code: 5)."""
     standardise: bool = True
     """Centre and scale every feature by its mean and standard deviation on the probe's own
     training part. False is the paper's protocol; true lets a probe use features of small
     variance, which matters on small data. The log-mel baseline is always standardised: its
     features have units, an encoder's do not."""
-    seeds: int = 3
+    seeds: Annotated[int, Range(ge=3)] = 3
     """How many times to fit it, with seeds 0, 1, ...; a seed decides the initial weights and the
     order of the clips. The paper ran one; the mean and the standard deviation over at least 3 are
     reported here."""
@@ -58,25 +61,11 @@ class ProbeConfig:
     are learned with it (arXiv 2605.10494)."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "batch_size", "epochs")
-        _at_least(self, 0, "warmup_epochs", "weight_decay")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, not {self.learning_rate}")
+        check_ranges(self)
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"warmup_epochs ({self.warmup_epochs}) must be below epochs ({self.epochs})"
             )
-        _at_least(self, 3, "seeds")
-
-    @classmethod
-    def paper(cls) -> ProbeConfig:
-        """The published protocol, with three seeds instead of one."""
-        return cls(standardise=False)
-
-    @classmethod
-    def fast(cls) -> ProbeConfig:
-        """For small data and quick looks: a tenfold rate that falls to 1 %, 100 epochs."""
-        return cls(learning_rate=1e-2, epochs=100, schedule="cosine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,14 +83,13 @@ class RetrievalConfig:
     across: bool = False
     """Also rank the clips of the training part (with a carved validation part) for each tested
     clip: retrieval from one set to the other, such as from one year to the next."""
-    bootstrap: int = 200
+    bootstrap: Whole = 200
     """Resamples of whole groups of queries for the 95 % interval; 0 turns it off."""
-    chunk_queries: int = 256
+    chunk_queries: Count = 256
     """Queries ranked at once; bounds memory to some tens of bytes x this x clips."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "bootstrap")
-        _at_least(self, 1, "chunk_queries")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +100,15 @@ class ClusteringConfig:
 
     enabled: bool = True
     """Whether to measure it."""
-    seeds: int = 3
+    seeds: Count = 3
     """How many clusterings, with seeds 42, 43, ...; the paper ran the first alone."""
-    n_init: int = 10
+    n_init: Count = 10
     """Starts per clustering, of which the best inertia is kept (paper: 10)."""
-    max_iter: int = 300
+    max_iter: Count = 300
     """Most Lloyd iterations per start (paper: 300)."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "n_init", "max_iter", "seeds")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,11 +151,11 @@ class EvaluateConfig:
     test_folds: tuple[str | int, ...] | None = None
     """With `protocol: folds`: only these are test parts, and retrieval and clustering use only
     their clips. Name here the folds that a model was *not* post-trained on. Null: all."""
-    group_folds: int = 5
+    group_folds: Annotated[int, Range(ge=2)] = 5
     """With `protocol: groups`: how many folds to make."""
     split_seed: int = 0
     """Decides the folds of `protocol: groups` and the carved validation parts."""
-    valid_fraction: float = 0.2
+    valid_fraction: ShareBelowOne = 0.2
     """Share of the training part that chooses the probe's epoch; whole groups, each class keeps
     training clips. 0: no choice, the last epoch counts."""
     task: Literal["auto", "single", "multi"] = "auto"
@@ -182,19 +170,19 @@ class EvaluateConfig:
     """What to do where given folds or splits have a group in two parts. `allow` measures a
     published division as it is: what a probe learns of a recording is then tested on the same
     recording; the result says how many groups are shared."""
-    layer: int | Literal["last", "all"] = "last"
+    layer: Whole | Literal["last", "all"] = "last"
     """Which output: `last` (the paper), a number (0: before the first block, i: after block i),
     or `all`, one row per layer and one for a learned mix."""
     pooling: Literal["mean", "mean_std", "mean_std_max"] = "mean_std"
     """Over time, of the valid tokens of an encoder and the frames of log-mel alike: `mean` (the
     paper), `mean_std` with their standard deviation, `mean_std_max` with their maximum too."""
-    window_s: float = 10.0
+    window_s: Positive = 10.0
     """Longest piece that goes through the model at once (paper: each dataset's own length, at
     most 10 s). Shorter clips are not stretched."""
     long_clips: Literal["first", "mean"] = "first"
     """For a clip longer than the window: `first` takes its beginning (the paper), `mean` the mean
     over consecutive windows weighted by their length."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Windows per forward pass; changes speed and memory, not results."""
     device: str = "auto"
     """`auto` takes a CUDA device where there is one; else a torch device name."""
@@ -210,16 +198,9 @@ class EvaluateConfig:
     """Log-mel statistics and an untrained encoder."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if not self.data:
             raise ValueError("data is empty: name a dataset folder, e.g. data=datasets/mine")
-        if not self.window_s > 0:
-            raise ValueError(f"window_s must be above 0, not {self.window_s}")
-        if not 0 <= self.valid_fraction < 1:
-            raise ValueError(f"valid_fraction must be in [0, 1), not {self.valid_fraction}")
-        _at_least(self, 1, "batch_size")
-        _at_least(self, 2, "group_folds")
-        if isinstance(self.layer, int) and self.layer < 0:
-            raise ValueError(f"layer must be 'last', 'all' or at least 0, not {self.layer}")
         if len({self.train_split, self.valid_split, self.test_split}) < 3:
             raise ValueError("train_split, valid_split and test_split must be three names")
         if self.test_folds is not None and not self.test_folds:

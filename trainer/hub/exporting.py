@@ -3,8 +3,8 @@
     <out>/model.safetensors          our names, for transformers and for `load_model`
     <out>/<repo>.safetensors         avex's names, with train_config.yaml (its model_spec)
     <out>/config.json                every number of encoder and front end, labels, auto_map
-    <out>/modeling_dawnchorus.py     with beats.py, beats_config.py, base.py, frontend.py and
-                                     pooling.py exactly as the trainer runs them
+    <out>/modeling_dawnchorus.py     with beats.py, beats_config.py, base.py, ranges.py, frontend.py
+                                     and pooling.py exactly as the trainer runs them
     <out>/preprocessor_config.json   for transformers' feature extractor
     <out>/label_map.json             {name: index}; empty without a head
     <out>/recipe.yaml, data.json     how it was trained, on whose sound; names, no places
@@ -29,7 +29,7 @@ import yaml
 
 from dawnchorus import trainer
 from dawnchorus.trainer import frontend, plain_yaml, pooling
-from dawnchorus.trainer.encoders import base
+from dawnchorus.trainer.encoders import base, ranges
 from dawnchorus.trainer.errors import CheckpointError
 from dawnchorus.trainer.hub import formats
 from dawnchorus.trainer.hub.card import CardFacts, gather, merge_card, render
@@ -148,7 +148,7 @@ def write_repo(folder: Path, model: BioEncoder, facts: CardFacts) -> None:
     _write_json(folder / "label_map.json", {name: i for i, name in enumerate(labels)})
     modeling = Path(__file__).with_name(f"{MODELING}.py")
     encoder = model.encoder
-    for shipped in (type(encoder), type(encoder.config), base, frontend, pooling):
+    for shipped in (type(encoder), type(encoder.config), base, ranges, frontend, pooling):
         source = _source(shipped)
         shutil.copyfile(source, folder / source.name)
     shutil.copyfile(modeling, folder / modeling.name)

@@ -4,8 +4,8 @@
     model = AutoModel.from_pretrained("<this repository>", trust_remote_code=True)
     embedding_BD = model(wav_BT).pooler_output
 
-Shipped inside exported repositories beside `beats.py`, `beats_config.py`, `base.py`, `frontend.py`
-and `pooling.py`; needs torch and transformers, nothing else.
+Shipped inside exported repositories beside `beats.py`, `beats_config.py`, `base.py`, `ranges.py`,
+`frontend.py` and `pooling.py`; needs torch and transformers, nothing else.
 
 Shape legend: B clips, T samples, N tokens, D channels, C classes.
 """

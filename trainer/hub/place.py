@@ -16,7 +16,7 @@ from dawnchorus.trainer.errors import CheckpointError
 
 MODELING = "modeling_dawnchorus"
 CODE = frozenset(
-    {f"{MODELING}.py", "base.py", "frontend.py", "pooling.py"}
+    {f"{MODELING}.py", "base.py", "ranges.py", "frontend.py", "pooling.py"}
     | {f"{name}{end}.py" for name in ENCODERS for end in ("", "_config")}
 )
 """Code that an export carries."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
-
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig, layer_parameters
+from dawnchorus.trainer.encoders.ranges import (
+    Count,
+    NotNegative,
+    Range,
+    ShareBelowOne,
+    check_ranges,
+)
 from dawnchorus.trainer.objectives.tokenizers_config import RandomProjectionConfig
-from dawnchorus.trainer.encoders.ranges import Count, NotNegative, ShareBelowOne, check_ranges
 
 _LEAST_PERPLEXITY = 8.0
 """Fewer codes in effective use than this are a collapse. It hardly depends on the codebook's size:
@@ -33,7 +37,7 @@ class MaskedTokensConfig:
 
     name: Literal["masked_tokens"] = "masked_tokens"
     """Which objective this is."""
-    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    mask_ratio: Annotated[float, Range(gt=0, lt=1)] = 0.75
     """Share of the valid tokens that the encoder does not see (BEATs: 0.75)."""
     keep_multiple_of: Count = 8
     """The number of visible tokens of a full-length clip is rounded to a multiple of this: 128
@@ -65,8 +69,6 @@ class MaskedTokensConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.position_mode not in ("true", "compact"):
-            raise ValueError(f"position_mode is {self.position_mode!r}; allowed: 'true', 'compact'")
 
     def parameters(self, encoder: BeatsConfig, classes: int) -> int:
         """What is trained beside the encoder: the predictor. `classes` plays no part."""

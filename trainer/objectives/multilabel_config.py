@@ -51,10 +51,6 @@ class MultiLabelConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.loss not in ("bce", "softmax"):
-            raise ValueError(f"loss is {self.loss!r}; allowed: 'bce', 'softmax'")
-        if self.head_bias not in ("default", "prior"):
-            raise ValueError(f"head_bias is {self.head_bias!r}; allowed: 'default', 'prior'")
         if self.ignore_cross_source_negatives and self.loss == "softmax":
             raise ValueError(
                 "ignore_cross_source_negatives is true; with loss softmax it must be false"

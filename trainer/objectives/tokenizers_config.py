@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from pydantic import Field
-
-from dawnchorus.trainer.encoders.ranges import Share, check_ranges
+from dawnchorus.trainer.encoders.ranges import Range, Share, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +17,13 @@ class RandomProjectionConfig:
         "use_attribute_docstrings": True,
     }
 
-    codebook_size: Annotated[int, Field(ge=2)] = 1024
+    codebook_size: Annotated[int, Range(ge=2)] = 1024
     """Number of codes. BEATs: 1024."""
-    codebook_dim: Annotated[int, Field(ge=2)] = 256
+    codebook_dim: Annotated[int, Range(ge=2)] = 256
     """Width of a code. BEATs: 256."""
-    patch_dim: Annotated[int, Field(ge=2)] = 512
+    patch_dim: Annotated[int, Range(ge=2)] = 512
     """Channels of the patch projection before it is projected to `codebook_dim`. BEATs: 512."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 45
+    seed: Annotated[int, Range(ge=0, lt=2**63)] = 45
     """Seed of all weights. ESPnet's first-iteration BEATs has 45. Another seed is the remedy when
     the codebook is badly used."""
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from pathlib import Path
-from typing import Any
-
 import pytest
-from pydantic import TypeAdapter
 
 from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.evaluation.config import (
@@ -17,20 +12,20 @@ from dawnchorus.trainer.evaluation.config import (
     load_config,
 )
 
-RECIPES = Path(__file__).resolve().parents[3] / "recipes" / "evaluate"
+FAST = ProbeConfig(learning_rate=1e-2, epochs=100, schedule="cosine")
 
 
 @pytest.mark.parametrize(
     ("preset", "expected"),
     [
         ("default", EvaluateConfig(data="x")),
-        ("fast", EvaluateConfig(data="x", probe=ProbeConfig.fast())),
+        ("fast", EvaluateConfig(data="x", probe=FAST)),
         (
             "paper",
             EvaluateConfig(
                 data="x",
                 pooling="mean",
-                probe=ProbeConfig.paper(),
+                probe=ProbeConfig(standardise=False),
                 clustering=ClusteringConfig(seeds=1),
             ),
         ),
@@ -38,30 +33,6 @@ RECIPES = Path(__file__).resolve().parents[3] / "recipes" / "evaluate"
 )
 def test_recipes_compose_to_the_presets(preset: str, expected: EvaluateConfig) -> None:
     assert load_config(["data=x"], preset) == expected
-
-
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_key_is_there_and_has_a_comment(path: Path) -> None:
-    import yaml
-
-    def keys(schema: dict[str, Any], tree: dict[str, Any], definitions: dict[str, Any]) -> None:
-        for name, value in tree.items():
-            field = schema["properties"][name]
-            assert field["description"]
-            reference = field.get("$ref")
-            if reference:
-                inner = definitions[reference.rsplit("/", 1)[1]]
-                assert set(inner["properties"]) == set(value)
-                keys(inner, value, definitions)
-
-    tree = yaml.safe_load(path.read_text())
-    schema = TypeAdapter(EvaluateConfig).json_schema()
-    assert set(schema["properties"]) == set(tree) | {"data"}
-    keys(schema, tree, schema["$defs"])
-    lines = path.read_text().splitlines()
-    for previous, line in itertools.pairwise(lines):
-        if ":" in line and not line.lstrip().startswith("#") and not line.endswith(":"):
-            assert previous.lstrip().startswith("#") or ":" in previous, line
 
 
 def test_overrides_reach_every_level() -> None:
@@ -80,11 +51,14 @@ def test_overrides_reach_every_level() -> None:
         ([], "data: is required"),
         (["data="], "data is empty"),
         (["data=x", "probe.epoch=3"], r"probe\.epoch: there is no such key; did you mean 'epochs'"),
-        (["data=x", "probe.seeds=2"], "seeds must be at least 3, not 2"),
-        (["data=x", "layer=-1"], "layer must be 'last', 'all' or at least 0"),
+        (["data=x", "probe.seeds=2"], r"probe\.seeds: Input should be greater than or equal to 3"),
+        (
+            ["data=x", "layer=-1"],
+            r"layer: Input should be .* 0, or 'last' or 'all' \(got -1",
+        ),
         (["data=x", "layer=first"], "layer"),
         (["data=x", "protocol=random"], "protocol"),
-        (["data=x", "valid_fraction=1"], r"valid_fraction must be in \[0, 1\)"),
+        (["data=x", "valid_fraction=1"], r"valid_fraction: Input should be less than 1"),
         (["data=x", "test_folds=[]"], "test_folds is empty"),
         (["data=x", "test_folds=[1]", "protocol=groups"], "test_folds needs protocol folds"),
         (["data=x", "probe.warmup_epochs=900"], "must be below epochs"),

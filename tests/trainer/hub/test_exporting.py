@@ -32,8 +32,8 @@ def test_the_folder_is_complete(exported: tuple[Path, BioEncoder]) -> None:
     assert sorted(p.name for p in folder.iterdir()) == [
         "LICENSE", "README.md", "base.py", "beats.py", "beats_config.py", "config.json",
         "data.json", "frontend.py", "label_map.json", "model.safetensors", "modeling_dawnchorus.py",
-        "pooling.py", "preprocessor_config.json", "recipe.yaml", "tiny-beats.safetensors",
-        "train_config.yaml",
+        "pooling.py", "preprocessor_config.json", "ranges.py", "recipe.yaml",
+        "tiny-beats.safetensors", "train_config.yaml",
     ]  # fmt: skip
 
 
