@@ -334,6 +334,21 @@ def _add_other_packages() -> None:
         add_commands(app)
 
 
+_WITHOUT_TORCH = frozenset({"recipe", "prep", "data", "report", "submit", "runs", "cancel"})
+"""Commands that answer on a login node, whatever torch is installed there."""
+
+
+def _check_installation() -> None:
+    """Name packages that do not fit together before a command that needs torch fails in them."""
+    words = sys.argv[1:]
+    command = next((word for word in words if not word.startswith("-")), None)
+    if command is None or command in _WITHOUT_TORCH or {"-h", "--help"} & set(words):
+        return
+    from dawnchorus.trainer.torch_set import check_torch_set
+
+    check_torch_set()
+
+
 def _note_for_the_job_script(error: Exception, code: int) -> None:
     """Let a job script know why a rank ended, though srun may kill the others and say no more."""
     run = os.environ.get("CHORUS_RUN")
@@ -356,6 +371,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _add_other_packages()
     try:
+        _check_installation()
         app()
     except Exception as error:
         code = getattr(error, "exit_code", None)

@@ -25,6 +25,12 @@ class CheckpointError(ChorusError):
     exit_code = 2
 
 
+class InstallError(ChorusError):
+    """Installed packages do not work together; nothing was started."""
+
+    exit_code = 2
+
+
 class Preempted(ChorusError):
     """The run was asked to stop, saved its state, and can be continued by the same command."""
 
