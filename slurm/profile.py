@@ -18,14 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from dawnchorus.slurm.errors import SubmitError
 from dawnchorus.trainer import plain_yaml
-from dawnchorus.trainer.names import control_characters
+from dawnchorus.trainer.names import control_characters, names_a_secret
 from dawnchorus.trainer.overrides import apply, read_override
 
-_SECRET = re.compile(
-    r"(?:^|_)(?:API_?)?KEYS?(?:_|$)|APIKEY|TOKENS?(?:_|$)|SECRET|PASSW(?:OR)?D|PASSPHRASE|CREDENTIAL",
-    re.IGNORECASE,
-)
-_A_FILE = re.compile(r"_(?:FILE|PATH|DIR)$", re.IGNORECASE)
 _LOGIN = re.compile(r"://[^/@\s]+@")
 _RESOURCES = re.compile(r"--(exclusive|gres|gpus|mem|nodes|ntasks|tasks|cpus|cores|exclude)\b")
 """Directives that ask for more than a job beside the training needs."""
@@ -122,7 +117,7 @@ class ClusterProfile(BaseModel):
         for name, value in found.items():
             if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
                 raise ValueError(f"{name!r} is no name of an environment variable")
-            if (_SECRET.search(name) and not _A_FILE.search(name)) or _LOGIN.search(value):
+            if names_a_secret(name) or _LOGIN.search(value):
                 raise ValueError(
                     f"{name} looks like a secret, and these values are written into job scripts: "
                     "set it in the shell that submits (sbatch passes it on), or let its tool "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from dawnchorus.trainer.overrides import (
     fields_of,
     read_override,
 )
-from dawnchorus.trainer.references import misplaced
+from dawnchorus.trainer.references import Written, as_written, misplaced, misread
 
 _ENDINGS = {".yaml", ".yml"}
 Result = TypeVar("Result")
@@ -67,6 +67,7 @@ def compose(
     overrides: Sequence[str] = (),
     schema: Any = None,
     problems: list[str] | None = None,
+    written: Written | None = None,
 ) -> dict[str, Any]:
     """Compose a recipe and its overrides into plain dicts; nothing is validated yet.
 
@@ -78,6 +79,7 @@ def compose(
         schema: the dataclass or pydantic model of the recipe; values are read as its fields want.
         problems: takes what is wrong with overrides, which are then left out, so that everything
             else can be looked at too; None: the first is raised.
+        written: takes the paths that read the environment, as they were written.
 
     Raises:
         RecipeError: there is no such recipe, group or choice, or an override cannot be read.
@@ -95,18 +97,25 @@ def compose(
     for override in given:
         if override not in groups:
             collect(apply, tree, override, schema)
-    wrong = list(misplaced(tree))
-    if wrong:
-        raise RecipeError(f"recipe {recipe!r} does not compose:\n  " + "\n  ".join(wrong))
+    _refuse_all(recipe, misread(tree))
     for key in _too_large(tree):
         collect(_refuse, f"{key}: a whole number of a recipe is at most 2^53 either way")
     try:
+        texts = as_written(tree)
+        _refuse_all(recipe, misplaced(texts))
         # Once more: references in files see what was overridden.
         plain = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     except OmegaConfBaseException as error:
         raise RecipeError(f"recipe {recipe!r} does not compose: {error}") from None
+    if written is not None:
+        written |= texts
     composed: dict[str, Any] = _stringed(plain)
     return composed
+
+
+def _refuse_all(recipe: str, wrong: Iterable[str]) -> None:
+    if listed := list(wrong):
+        raise RecipeError(f"recipe {recipe!r} does not compose:\n  " + "\n  ".join(listed))
 
 
 def _refuse(message: str) -> None:

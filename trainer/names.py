@@ -8,6 +8,20 @@ import unicodedata
 NAME = re.compile(r"\w[\w.+=@-]{0,149}")
 """A run's name becomes a folder, a job of SLURM, a file on wandb and a word in commands."""
 
+_SECRET = re.compile(
+    r"(?:^|_)(?:API_?)?KEYS?(?:_|$)|APIKEY|TOKENS?(?:_|$)|SECRET|PASSW(?:OR)?D|PASSPHRASE|CREDENTIAL",
+    re.IGNORECASE,
+)
+_A_FILE = re.compile(r"_(?:FILE|PATH|DIR)$", re.IGNORECASE)
+
+
+def names_a_secret(variable: str) -> bool:
+    """Whether an environment variable holds a password or a token, by its name.
+
+    `WANDB_API_KEY` does; `AWS_SHARED_CREDENTIALS_FILE` says where something lies.
+    """
+    return bool(_SECRET.search(variable)) and not _A_FILE.search(variable)
+
 
 def check_name(name: str) -> str:
     """The name, if it may name a run. Raises ValueError with the reason and a name that may."""

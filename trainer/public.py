@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dawnchorus.trainer.references import filled, without_references
+
 MACHINE = frozenset(
     {
         "runs", "log", "data.remote", "data.workers", "data.prefetch", "train.accelerator",
@@ -63,8 +65,9 @@ def _value(value: Any, path: str) -> Any:
 def name_of(place: str) -> str:
     """The name of a dataset, run or file from where it lies: its last part.
 
-    A checkpoint in a run is called as the run.
+    A checkpoint in a run is called as the run; `${oc.env:BIRDS}` is called BIRDS.
     """
+    place = without_references(place)
     parts = [part for part in re.split(r"[/\\]+", re.split(r"[?#]", place)[0]) if part]
     if len(parts) > 2 and parts[-2] == "checkpoints":
         parts = parts[:-2]
@@ -77,9 +80,12 @@ def without_places(text: str) -> str:
 
 
 def places_in(recipe: Mapping[str, Any]) -> set[str]:
-    """All places that a recipe names and that tell something: absolute ones, and addresses."""
+    """All places that a recipe names and that tell something: absolute ones, and addresses.
+
+    Also those that this process's environment fills in.
+    """
     found = set()
-    for value in _strings(recipe):
+    for value in map(filled, _strings(recipe)):
         if _PLACE.match(value) and len(re.split(r"[/\\]+", value.strip("/\\"))) > 1:
             found.add(value.rstrip("/\\"))
     return found

@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Discriminator,
+    PrivateAttr,
     TypeAdapter,
 )
 from pydantic import model_validator as _model_validator
@@ -34,6 +35,7 @@ from dawnchorus.trainer.names import check_name, control_characters
 from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
 from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
 from dawnchorus.trainer.optim_config import OptimConfig
+from dawnchorus.trainer.references import Key, Written
 
 _STRICT: dict[str, object] = {"extra": "forbid", "use_attribute_docstrings": True}
 
@@ -177,6 +179,7 @@ class Recipe(BaseModel):
     """Weights & Biases, TensorBoard."""
     card: CardConfig = CardConfig()
     """For the model card on export."""
+    _written: dict[Key, tuple[Any, str]] = PrivateAttr(default_factory=dict)
 
     @_model_validator(mode="after")
     def _choices_fit(self) -> Recipe:
@@ -258,9 +261,35 @@ class Recipe(BaseModel):
         """The run folder."""
         return Path(self.runs) / self.name
 
-    def resolved(self) -> dict[str, Any]:
-        """Plain dicts, lists and scalars: what `recipe.yaml` and the checkpoints hold."""
+    def values(self) -> dict[str, Any]:
+        """Plain dicts, lists and scalars."""
         return TypeAdapter(Recipe).dump_python(self, mode="json")  # type: ignore[no-any-return]
+
+    def resolved(self) -> dict[str, Any]:
+        """`values` as `recipe.yaml` and the checkpoints hold them.
+
+        A path that reads the environment stands there as it was written: each machine fills in its
+        own.
+        """
+        plain = self.values()
+        for (*sections, key), (value, text) in self._written.items():
+            section = plain
+            for name in sections:
+                section = section.get(name) or {}
+            # A path that was set to something else since then is recorded as it is now.
+            if section.get(key) == value:
+                section[key] = text
+        return plain
+
+    def remember(self, written: Written) -> Recipe:
+        """The same recipe, which now knows how those paths were written."""
+        plain = self.values()
+        for key, text in written.items():
+            value: Any = plain
+            for name in key:
+                value = value.get(name) if isinstance(value, dict) else None
+            self._written[key] = value, text
+        return self
 
 
 def odd_texts(recipe: Recipe) -> list[str]:
@@ -278,15 +307,17 @@ def odd_texts(recipe: Recipe) -> list[str]:
         elif isinstance(value, list):
             for inner in value:
                 look(inner, path)
-        elif isinstance(value, str) and (found := control_characters(value)):
+        elif not isinstance(value, str):
+            return
+        elif not path.startswith(".card.") and (found := control_characters(value)):
             problems.append(f"{path[1:]}: holds the control character {found}")
-        elif isinstance(value, str) and "${" in value:
+        elif "${" in value:
             problems.append(
                 f"{path[1:]}: holds ${{, which a job that reads the written recipe would take for "
                 "a reference: rename what is called so"
             )
 
-    look({key: value for key, value in recipe.resolved().items() if key != "card"}, "")
+    look(recipe.values(), "")
     return problems
 
 
@@ -297,9 +328,10 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: with every problem found, each with its path and what is allowed.
     """
     problems: list[str] = []
-    composed = compose(recipe, overrides, Recipe, problems)
+    written: Written = {}
+    composed = compose(recipe, overrides, Recipe, problems, written)
     composed.setdefault("name", Path(recipe).stem)
-    return validated(Recipe, composed, recipe, problems)
+    return validated(Recipe, composed, recipe, problems).remember(written)
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Whether the installed torch, torchaudio and torchvision were made for each other.
 
-pip does not see to it: torchaudio 2.11 states no torch at all, and torchvision 0.26 takes every build
-of torch 2.11, also one for other CUDA libraries than its own. What fails then says "operator
+pip does not see to it: torchaudio 2.11 states no torch at all, and torchvision 0.26 takes every
+build of torch 2.11, also one for other CUDA libraries than its own. What fails then says "operator
 torchvision::nms does not exist" or names a missing library. Read from the packages' metadata, in a
 few milliseconds; nothing is imported.
 """

@@ -68,7 +68,7 @@ def _setting(reason: str, recipe: SelectRecipe) -> str:
 
 
 def _value(recipe: SelectRecipe, key: str) -> Any:
-    value: Any = recipe.model_dump(mode="json")
+    value: Any = recipe.recorded()
     for name in key.split("."):
         value = value[name]
     return value

@@ -13,6 +13,7 @@ from dawnchorus.data_prep.select.selection_recipe import SelectRecipe
 from dawnchorus.data_prep.tools.shipped_recipes import find_recipe
 from dawnchorus.trainer import plain_yaml
 from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.names import names_a_secret
 from dawnchorus.trainer.overrides import apply, read_override
 from dawnchorus.trainer.references import ONLY_PATHS, PATHS
 
@@ -39,9 +40,10 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> SelectRecipe:
         except RecipeError as err:
             problems.append(str(err))
     _drop_nulls(found)
-    found = _environment(found, (), problems)
+    written: dict[tuple[str, ...], str] = {}
+    found = _environment(found, (), problems, written)
     try:
-        recipe = SelectRecipe.model_validate(found)
+        recipe = SelectRecipe.model_validate(found).remember(written)
     except ValidationError as err:
         problems += [_explain(error) for error in err.errors()]
     if problems:
@@ -58,15 +60,20 @@ def _drop_nulls(recipe: dict[str, Any]) -> None:
                 place[key] = {k: v for k, v in place[key].items() if v is not None}
 
 
-def _environment(value: Any, where: tuple[str, ...], problems: list[str]) -> Any:
-    """Replace ${NAME} and ${NAME:default} in all paths; elsewhere they are a problem."""
+def _environment(
+    value: Any, where: tuple[str, ...], problems: list[str], written: dict[tuple[str, ...], str]
+) -> Any:
+    """Replace ${NAME} and ${NAME:default} in all paths; elsewhere they are a problem.
+
+    `written` takes the texts in which something was replaced.
+    """
     import os
     import re
 
     if isinstance(value, dict):
-        return {k: _environment(v, (*where, str(k)), problems) for k, v in value.items()}
+        return {k: _environment(v, (*where, str(k)), problems, written) for k, v in value.items()}
     if isinstance(value, list):
-        return [_environment(v, (*where, str(i)), problems) for i, v in enumerate(value)]
+        return [_environment(v, (*where, str(i)), problems, written) for i, v in enumerate(value)]
     if not isinstance(value, str):
         return value
 
@@ -75,6 +82,9 @@ def _environment(value: Any, where: tuple[str, ...], problems: list[str]) -> Any
         if where[-1] not in PATHS:
             problems.append(f"{'.'.join(where)}: ${{{name}}} stands here, and {ONLY_PATHS}")
             return found.group()
+        written[where] = value
+        if names_a_secret(name):
+            problems.append(f"{'.'.join(where)}: {name} looks like a secret; no path needs one")
         if name not in os.environ and default is None:
             problems.append(f"{'.'.join(where)}: the environment variable {name} is not set")
         return os.environ.get(name, default or "")

@@ -5,6 +5,7 @@ Every key has a description; `recipe_file.describe_keys` prints them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     field_validator,
     model_validator,
 )
@@ -281,6 +283,22 @@ class SelectRecipe(_Part):
     evaluation: Held = Field(default_factory=Held)
     split: Split = Field(default_factory=Split)
     run: Run = Field(default_factory=Run)
+    _written: dict[tuple[str, ...], str] = PrivateAttr(default_factory=dict)
+
+    def remember(self, written: Mapping[tuple[str, ...], str]) -> SelectRecipe:
+        """The same recipe, which now knows how its paths that read the environment were written."""
+        self._written |= written
+        return self
+
+    def recorded(self) -> dict[str, Any]:
+        """Plain values; paths that read the environment as they were written."""
+        plain = self.model_dump(mode="json")
+        for (*sections, key), text in self._written.items():
+            section = plain
+            for name in sections:
+                section = section[name]
+            section[key] = text
+        return plain
 
     @model_validator(mode="after")
     def _shares(self) -> SelectRecipe:

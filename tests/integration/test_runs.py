@@ -51,6 +51,11 @@ def test_every_shipped_recipe_runs_two_steps(chorus_train, corpora, recipe, monk
     assert (done.folder / "report.html").stat().st_size > 10_000
     for name in ("recipe.yaml", "environment.json", "data.json", "labels.json", "examples.npz"):
         assert (done.folder / name).is_file(), name
+    # What the recipe reads from the environment is recorded as it was written.
+    filled = [str(corpora / x.name).encode() for x in corpora.iterdir() if x.name != "main"]
+    for path in done.folder.rglob("*"):
+        if path.is_file():
+            assert not [x for x in filled if x in path.read_bytes()], path
 
 
 FEW = ["train.max_steps=5", "train.global_batch=8", "data.workers=0", "optim.head_only_steps=0",

@@ -86,6 +86,9 @@ def _recordings(source: Mapping[str, Any], run: Path | None) -> set[str] | None:
     import polars as pl
 
     path = str(source.get("path"))
+    if "${" in path and recorded_path(path, run) is None:
+        # An address is not filled in: a checkpoint of somebody else's would choose who learns what.
+        return None
     try:
         folder = open_folder(
             str(recorded_path(path, run) or path), RemoteConfig(patience_s=_PATIENCE_S)

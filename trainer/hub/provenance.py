@@ -15,6 +15,7 @@ from typing import Any
 from dawnchorus.trainer.errors import CheckpointError
 from dawnchorus.trainer.hub.reading import Weights, load_json, read_weights
 from dawnchorus.trainer.licences import Licence, read_licence
+from dawnchorus.trainer.public import name_of
 from dawnchorus.trainer.runtime.recorded_paths import recorded_path
 
 
@@ -102,14 +103,14 @@ def _follow(start: str, run: Path | None, seen: frozenset[Path]) -> list[Stage]:
     place = recorded_path(start, run)
     if place is None:
         problem = f"init_from {start} is no longer there"
-        return [Stage(Path(start).name, "pre-training", problem=problem)]
+        return [Stage(name_of(start), "pre-training", problem=problem)]
     try:
         weights = read_weights(place)
     except CheckpointError as error:
-        return [Stage(Path(start).name, "pre-training", problem=str(error))]
+        return [Stage(name_of(start), "pre-training", problem=str(error))]
     if weights.file.resolve() in seen:
         problem = f"init_from {start} leads back to where it came from"
-        return [Stage(Path(start).name, "pre-training", problem=problem)]
+        return [Stage(name_of(start), "pre-training", problem=problem)]
     return stages_behind(weights, seen)
 
 
@@ -130,7 +131,7 @@ def _without_path(source: Mapping[str, Any]) -> dict[str, Any]:
     """What may leave this machine: the dataset's name, not where it lies."""
     kept = {key: value for key, value in source.items() if key != "path"}
     if "path" in source:
-        kept["dataset"] = Path(str(source["path"])).name
+        kept["dataset"] = name_of(str(source["path"]))
     return kept
 
 

@@ -155,8 +155,12 @@ def write_folder(recipe: Recipe, stream: TrainStream) -> Overlap:
     folder = recipe.folder
     write_text(folder / "recipe.yaml", plain_yaml.dump(recipe.resolved()))
     described = zip(stream.describe_sources(), stream.sources, strict=True)
+    written = recipe.resolved()["data"]["train"]
     data: dict[str, Any] = {
-        "sources": [_source(plain, source.index.root) for plain, source in described],
+        "sources": [
+            _source(plain | _recorded(plain, written), source.index.root)
+            for plain, source in described
+        ],
         "datasets": stream.digests,
     }
     overlap = validation_overlap(
@@ -175,6 +179,12 @@ def write_folder(recipe: Recipe, stream: TrainStream) -> Overlap:
     ):
         write_text(folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return overlap
+
+
+def _recorded(source: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:
+    """The path of a source as its recipe has it, where that reads the environment."""
+    path = written[source["name"]]["path"]
+    return {"path": path} if "${" in path else {}
 
 
 def _source(source: dict[str, Any], tables: Path) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from dawnchorus.trainer.references import filled
+
 WORKING_FOLDER = "working_folder"
 """Key of `environment.json`: the folder that a run was started in."""
 
@@ -12,8 +14,9 @@ WORKING_FOLDER = "working_folder"
 def recorded_path(path: str, run: Path | None = None) -> Path | None:
     """Look for what a recipe or `data.json` names, from wherever this process was started.
 
-    A relative path is looked for in the working folder, then in the one that the run was started
-    in, then in the folders above the run (a tree that was moved as a whole).
+    References to the environment are filled in from that of this process. A relative path is looked
+    for in the working folder, then in the one that the run was started in, then in the folders
+    above the run (a tree that was moved as a whole).
 
     Args:
         path: as it was written down.
@@ -22,6 +25,7 @@ def recorded_path(path: str, run: Path | None = None) -> Path | None:
     Returns:
         The first place where something is; None where nothing is, or for an address (`s3://`).
     """
+    path = filled(path)
     if not path or "://" in path:
         return None
     places = [Path(path)]

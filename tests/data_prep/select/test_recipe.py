@@ -55,6 +55,8 @@ def test_overrides_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         recipe, ["filters.licences.deny=[nc, nd]", "caps.per_class=7", "tables.c.table=z"]
     )
     assert made.tables["a"].table == Path("/there/t")
+    recorded = made.recorded()["tables"]
+    assert recorded["a"]["table"] == "${SOME_PLACE}/t" and recorded["c"]["table"] == "z"
     assert made.tables["b"].table == Path("here/u")
     assert made.tables["c"].table == Path("z")
     assert made.filters.licences.deny == ["nc", "nd"]
@@ -68,6 +70,10 @@ def test_overrides_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(PrepError) as told:
         load_recipe(leak)
     assert str(told.value).count("read in paths only") == 2
+    monkeypatch.setenv("SOME_TOKEN", "hunter2")
+    secret = write(tmp_path / "secret.yaml", "tables: {a: {table: '${SOME_TOKEN}'}}")
+    with pytest.raises(PrepError, match=r"tables\.a\.table: SOME_TOKEN looks like a secret"):
+        load_recipe(secret)
 
 
 def test_shares_are_given_to_all_tables(tmp_path: Path) -> None:
