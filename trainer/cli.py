@@ -249,7 +249,10 @@ def recipe_list() -> None:
 
 @recipe_app.command("show")
 def recipe_show(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
-    """Print the recipe as it resolves, every key given. Saved to a file, it is a recipe itself."""
+    """Print the recipe with every key, as it would be recorded. Saved to a file, it is a recipe.
+
+    Paths that read the environment stay as they are written.
+    """
     from dawnchorus.trainer.plain_yaml import dump
     from dawnchorus.trainer.recipe import load_recipe
 
