@@ -64,7 +64,7 @@ class TokenPanel:
 
     @property
     def hits_N(self) -> NDArray[np.int8] | None:
-        """1: predicted right, 0: predicted wrong, -1: not hidden. None where an array is missing."""
+        """1: predicted right, 0: wrong, -1: not hidden. None where an array is missing."""
         if self.mask_N is None or self.code_N is None or self.predicted_N is None:
             return None
         return np.where(self.mask_N, self.code_N == self.predicted_N, -1).astype(np.int8)

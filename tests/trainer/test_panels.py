@@ -59,7 +59,7 @@ def test_what_contradicts_itself_or_is_damaged_is_told(tmp_path: Path) -> None:
         bad.append((tmp_path / EXAMPLES).read_bytes())
     for content in bad:
         (tmp_path / EXAMPLES).write_bytes(content)
-        with pytest.raises(DataError, match="examples.npz could not be read"):
+        with pytest.raises(DataError, match=r"examples\.npz could not be read"):
             load_examples(tmp_path)
 
 
