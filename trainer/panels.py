@@ -167,7 +167,8 @@ def spectrogram(
     starts = np.round(
         np.arange(0, len(wav_T) - window + 1, max(hop_s * sample_rate_hz, 1.0))
     ).astype(int)
-    bands_SF = _triangles(np.asarray(band_hz), np.fft.rfftfreq(n_fft, 1 / sample_rate_hz))
+    bin_hz = np.fft.rfftfreq(n_fft, 1 / sample_rate_hz).astype(np.float64)
+    bands_SF = _triangles(np.asarray(band_hz, np.float64), bin_hz)
     windows_XT = np.lib.stride_tricks.sliding_window_view(wav_T, window)[starts] * shape_T
     power_XS = np.square(np.abs(np.fft.rfft(windows_XT, n_fft, axis=1)) / shape_T.sum())
     level_XF = 10.0 * np.log10(power_XS @ bands_SF + _FLOOR)
