@@ -6,20 +6,16 @@ profile may start from others: `defaults: [large]`, names of shipped ones or pat
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from dawnchorus.slurm.errors import SubmitError
-from dawnchorus.trainer import plain_yaml
+from dawnchorus.trainer.compose import load
+from dawnchorus.trainer.kinds import CLUSTER
 from dawnchorus.trainer.names import control_characters, names_a_secret
-from dawnchorus.trainer.overrides import apply, read_override
 
 _LOGIN = re.compile(r"://[^/@\s]+@")
 _RESOURCES = re.compile(r"--(exclusive|gres|gpus|mem|nodes|ntasks|tasks|cpus|cores|exclude)\b")
@@ -102,13 +98,13 @@ class ClusterProfile(BaseModel):
             elif isinstance(value, str):
                 plain = value.replace("\n", "").replace("\t", "") if key == "setup" else value
                 if found := control_characters(plain):
-                    problems.append(f"cluster.{key}: holds the control character {found}")
+                    problems.append(f"{key}: holds the control character {found}")
 
         if isinstance(values, dict):
             for key, value in values.items():
                 look(value, str(key))
         if problems:
-            raise ValueError("\n  ".join(problems))
+            raise ValueError("\n".join(problems))
         return values
 
     @field_validator("environment")
@@ -200,83 +196,19 @@ def seconds(text: str) -> int:
     return first * 60 + second  # minutes, or minutes:seconds
 
 
-def profiles_folder(recipes: Path) -> Path:
-    """Where the shipped profiles are."""
-    return recipes / "cluster"
-
-
-def load_profile(name: str, overrides: Sequence[str], recipes: Path) -> ClusterProfile:
+def load_profile(name: str, overrides: Sequence[str] = ()) -> ClusterProfile:
     """Read a profile and put `cluster.key=value` on top.
 
     Args:
         name: of a shipped profile, or the path of a YAML file.
-        overrides: "cluster.time=1:00:00", the values in YAML.
-        recipes: folder of the shipped recipes.
+        overrides: "cluster.time=1:00:00", by the grammar of all recipes.
 
     Raises:
-        SubmitError: no such profile, or every mistake in it, each with what is allowed.
+        RecipeError: no such profile, or every mistake in it, each with what is allowed.
     """
-    path, values = _read(name, Path(), profiles_folder(recipes), ())
-    try:
-        for word in overrides:
-            apply(values, read_override(word.removeprefix("cluster.")), ClusterProfile)
-        return ClusterProfile.model_validate(values)
-    except ValidationError as error:
-        raise SubmitError(_describe(error, path)) from None
-
-
-def _read(
-    name: str, beside: Path, shipped: Path, above: tuple[Path, ...]
-) -> tuple[Path, dict[str, Any]]:
-    """(file, values) of a profile, laid over those that it starts from.
-
-    Args:
-        name: of a shipped profile, or a path.
-        beside: what a path starts from.
-        shipped: folder of the shipped profiles.
-        above: files that lead here, by their `defaults`.
-    """
-    path = beside / name if name.endswith((".yaml", ".yml")) else shipped / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in shipped.glob("*.yaml"))
-        raise SubmitError(
-            f"there is no cluster profile {name!r}; shipped are {', '.join(known)}. Copy "
-            "one, adapt it to your cluster, and give its path: cluster=my_cluster.yaml"
-        )
-    if path.resolve() in above:
-        raise SubmitError(f"the cluster profile {path} starts from itself")
-    try:
-        own = plain_yaml.load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SubmitError(f"the cluster profile {path} cannot be read: {error}") from None
-    if not isinstance(own, dict):
-        raise SubmitError(f"the cluster profile {path} is no YAML mapping: write `key: value`")
-    bases = own.pop("defaults", [])
-    bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise SubmitError(f"{path}: defaults is a list of profiles, for example [large]")
-    values: dict[str, Any] = {}
-    for base in bases:
-        if base != "_self_":  # as in recipes; what stands here goes over what it starts from
-            below = _read(base, path.parent, shipped, (*above, path.resolve()))[1]
-            values = plain_yaml.merged(values, below)
-    return path, plain_yaml.merged(values, own)
-
-
-def _describe(error: ValidationError, path: Path) -> str:
-    lines = []
-    for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(key, ClusterProfile.model_fields, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else (
-                "options of sbatch that have no key here go into sbatch_extra"
-            )  # fmt: skip
-            lines.append(f"cluster.{key}: there is no such key; {hint}")
-        else:
-            text = str(problem["msg"]).removeprefix("Value error, ")
-            lines.append(f"cluster.{key}: {text}" if key else text)
-    return f"{len(lines)} problem(s) in the cluster profile {path}:\n  " + "\n  ".join(lines)
+    plain = [word.removeprefix("cluster.") for word in overrides]
+    loaded: ClusterProfile = load(CLUSTER, name, plain)
+    return loaded
 
 
 def quoted(words: Sequence[str]) -> str:

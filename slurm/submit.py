@@ -50,14 +50,12 @@ def split_overrides(overrides: Sequence[str]) -> tuple[str | None, list[str], li
 
 def profile_from(name: str | None, overrides: Sequence[str]) -> ClusterProfile:
     """The profile; SubmitError where none was named."""
-    from dawnchorus.trainer.compose import recipes_folder
-
     if name is None:
         raise SubmitError(
             "which cluster? Add cluster=NAME (a file of recipes/cluster, without .yaml) or "
             "cluster=PATH"
         )
-    return load_profile(name, overrides, recipes_folder())
+    return load_profile(name, overrides)
 
 
 def prepare_recipe(

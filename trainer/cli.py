@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from dawnchorus.trainer.recipe_commands import OverridesArgument, RecipeArgument, recipe_app
+
 app = typer.Typer(
     name="chorus",
     help="From public sound archives to a published bioacoustic encoder.\n\n"
@@ -20,8 +22,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-recipe_app = typer.Typer(help="Recipes: what there is, what one resolves to, whether it is valid.",
-                         no_args_is_help=True)  # fmt: skip
 app.add_typer(recipe_app, name="recipe")
 
 
@@ -47,23 +47,6 @@ def main_options(
     ] = False,
 ) -> None:
     """Options that come before the command."""
-
-
-RecipeArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="RECIPE",
-        help="Name of a shipped recipe (see `chorus recipe list`) or path of a YAML file.",
-    ),
-]
-OverridesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[KEY=VALUE]...",
-        help="Overrides, e.g. [cyan]data.train.mine.path=DATASET optim.lr=1e-4[/]. "
-        "A name without dots before `=` chooses one of a group's files.",
-    ),
-]
 
 
 def _keys_follow(command: str) -> str:
@@ -228,94 +211,6 @@ def report(
     from dawnchorus.trainer.report import write_report
 
     typer.echo(write_report(out or runs[-1] / "report.html", runs))
-
-
-# --------------------------------------------------------------------------- recipes
-
-
-@recipe_app.command("list")
-def recipe_list() -> None:
-    """The shipped recipes, with the first comment line of each."""
-    from dawnchorus.trainer.compose import recipes_folder, shipped_recipes
-
-    names = shipped_recipes()
-    for name in names:
-        lines = (recipes_folder() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-        title = next(
-            (x.lstrip("# ") for x in lines if x.startswith("# ") and "@package" not in x), ""
-        )
-        typer.echo(f"{name:<{max(map(len, names)) + 2}}{title}")
-
-
-@recipe_app.command("show")
-def recipe_show(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
-    """Print the recipe with every key, as it would be recorded. Saved to a file, it is a recipe.
-
-    Paths that read the environment stay as they are written.
-    """
-    from dawnchorus.trainer.plain_yaml import dump
-    from dawnchorus.trainer.recipe import load_recipe
-
-    typer.echo(dump(load_recipe(recipe, overrides or []).resolved()), nl=False)
-
-
-@recipe_app.command("check")
-def recipe_check(
-    recipes: Annotated[list[str] | None, typer.Argument(metavar="RECIPE [KEY=VALUE]...")] = None,
-    data: Annotated[
-        bool,
-        typer.Option(
-            "--data", help="Also open the datasets that it names: are they there, and fit for it?"
-        ),
-    ] = False,
-) -> None:
-    """Compose and validate a recipe (all shipped ones when none is named); trains nothing.
-
-    All mistakes are told at once. Paths of datasets are looked at with --data.
-    """
-    from dawnchorus.trainer.compose import shipped_recipes
-    from dawnchorus.trainer.errors import RecipeError
-    from dawnchorus.trainer.recipe import load_recipe
-    from dawnchorus.trainer.recipe_data import missing_inputs
-
-    arguments = recipes or []
-    # A file may lie in a folder called v=2.
-    names = [a for a in arguments if "=" not in a or Path(a).is_file()]
-    overrides = [a for a in arguments if a not in names]
-    wrong = []
-    for name in names or shipped_recipes():
-        try:
-            loaded = load_recipe(name, overrides)
-            if data and (missing := missing_inputs(loaded, opened=True)):
-                raise RecipeError(f"recipe {name!r} is valid, its data is not:\n  "
-                                  + "\n  ".join(missing))  # fmt: skip
-        except RecipeError as error:
-            wrong.append(str(error))
-            continue
-        typer.echo(
-            f"{name}: valid ({loaded.stage}, {loaded.train.total_steps} steps of "
-            f"{loaded.train.global_batch} clips)"
-        )
-    if wrong:
-        raise RecipeError("\n".join(wrong))
-
-
-@recipe_app.command("schema")
-def recipe_schema(
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="File to write. Default: print.")
-    ] = None,
-) -> None:
-    """Print the JSON Schema of a recipe: with it an editor completes and explains the keys."""
-    import json
-
-    from dawnchorus.trainer.recipe import json_schema
-
-    text = json.dumps(json_schema(), indent=2)
-    if out is None:
-        typer.echo(text)
-    else:
-        out.write_text(text + "\n", encoding="utf-8")
 
 
 # --------------------------------------------------------------------------- entry point

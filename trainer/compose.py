@@ -1,4 +1,4 @@
-"""Composing a recipe: YAML files by Hydra, then overrides; nothing is validated here."""
+"""Composing a recipe of any kind: YAML files by Hydra, then overrides; then it is validated."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.kinds import TRAIN, Kind
 from dawnchorus.trainer.overrides import (
     alternatives,
     annotations_at,
@@ -31,7 +32,7 @@ def recipes_folder() -> Path:
     raise RecipeError(f"the folder of shipped recipes is missing beside {here}: reinstall")
 
 
-def recipe_file(recipe: str) -> Path:
+def recipe_file(recipe: str, kind: Kind = TRAIN) -> Path:
     """The file of a shipped recipe's name or of a path to a YAML file; never another one.
 
     Raises:
@@ -43,40 +44,70 @@ def recipe_file(recipe: str) -> Path:
             raise RecipeError(f"there is no recipe file {recipe}")
         return path
     if not path.is_absolute() and ".." not in path.parts:
-        shipped = recipes_folder() / f"{recipe}.yaml"
+        shipped = recipes_folder() / f"{kind.title(recipe)}.yaml"
         if shipped.is_file():
             return shipped
     if path.is_file():
         return path
+    known = shipped_recipes(kind)
     beside = [str(path) + end for end in sorted(_ENDINGS) if Path(f"{path}{end}").is_file()]
-    close = beside or difflib.get_close_matches(recipe, shipped_recipes(), n=3)
+    close = beside or difflib.get_close_matches(recipe, known, n=3)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     raise RecipeError(
-        f"there is no recipe {recipe!r}.{hint} `chorus recipe list` shows the shipped ones; "
-        "a recipe of your own is given as the path of its YAML file"
+        f"there is no {kind.noun} {recipe!r}.{hint} Shipped are {', '.join(known)}; one of your "
+        "own is given as the path of its YAML file"
     )
 
 
-def shipped_recipes() -> list[str]:
-    """Names of the complete training recipes (the YAML files at the top of the folder)."""
-    return sorted(p.stem for p in recipes_folder().glob("*.yaml"))
+def shipped_recipes(kind: Kind = TRAIN) -> list[str]:
+    """Names of the complete recipes of a kind (the YAML files in its folder)."""
+    return sorted(p.stem for p in (recipes_folder() / kind.folder).glob("*.yaml"))
+
+
+def load(
+    kind: Kind, recipe: str, overrides: Sequence[str] = (), *, placeholders: bool = False
+) -> Any:
+    """Compose and validate a recipe of any kind; returns its model.
+
+    Args:
+        kind: what the recipe is for.
+        recipe: name of a shipped recipe, or path of a YAML file.
+        overrides: as for `compose`.
+        placeholders: put the key in capitals where the command line would give the value, so that
+            a file can be checked alone.
+
+    Raises:
+        RecipeError: with every problem found, each with its path and what is allowed.
+    """
+    from dawnchorus.trainer.explain import validated
+    from dawnchorus.trainer.recorded import Recorded
+
+    problems: list[str] = []
+    written: Written = {}
+    composed = compose(recipe, overrides, kind, problems, written)
+    if kind.named:
+        composed.setdefault("name", Path(recipe).stem)
+    for key in kind.on_the_command_line if placeholders else ():
+        composed.setdefault(key, key.upper())
+    loaded = validated(kind.schema(), composed, kind.title(recipe), problems)
+    return loaded.remember(written) if isinstance(loaded, Recorded) else loaded
 
 
 def compose(
     recipe: str,
     overrides: Sequence[str] = (),
-    schema: Any = None,
+    kind: Kind = TRAIN,
     problems: list[str] | None = None,
     written: Written | None = None,
 ) -> dict[str, Any]:
     """Compose a recipe and its overrides into plain dicts; nothing is validated yet.
 
     Args:
-        recipe: name of a shipped recipe, or path of a YAML file (whose `defaults` may name the
-            shipped groups).
+        recipe: name of a shipped recipe, or path of a YAML file (whose `defaults` may name shipped
+            recipes of its kind and, for training, the shipped groups).
         overrides: `encoder=beats_large` chooses a file of a group, `optim.lr=1e-4` sets a key,
             `~data.noise` takes one away (see `trainer.overrides`).
-        schema: the dataclass or pydantic model of the recipe; values are read as its fields want.
+        kind: what the recipe is for. Values are read as the fields of its model want them.
         problems: takes what is wrong with overrides, which are then left out, so that everything
             else can be looked at too; None: the first is raised.
         written: takes the paths that read the environment, as they were written.
@@ -84,38 +115,43 @@ def compose(
     Raises:
         RecipeError: there is no such recipe, group or choice, or an override cannot be read.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    file = recipe_file(recipe)
-    folders = [file.parent, recipes_folder()]
+    file, schema = recipe_file(recipe, kind), kind.schema()
+    folders = [file.parent, recipes_folder() / kind.folder]
     collect = _Collected(problems)
     given = [x for word in overrides for x in collect(read_override, word)]
     groups = [x for x in given if _is_group(x.path, folders, schema)]
     choices = [x for group in groups for x in collect(_choice, group.word, group.value)]
-    tree = _stringed(_with_choices(recipe, file, choices, collect))
+    tree = _stringed(_with_choices(kind, file, choices, collect))
     for override in given:
         if override not in groups:
             collect(apply, tree, override, schema)
-    _refuse_all(recipe, misread(tree))
+    if kind.references:
+        tree, texts = _resolved(tree, file)
+        if written is not None:
+            written |= texts
     for key in _too_large(tree):
         collect(_refuse, f"{key}: a whole number of a recipe is at most 2^53 either way")
-    try:
-        texts = as_written(tree)
-        _refuse_all(recipe, misplaced(texts))
-        # Once more: references in files see what was overridden.
-        plain = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
-    except OmegaConfBaseException as error:
-        raise RecipeError(f"recipe {recipe!r} does not compose: {error}") from None
-    if written is not None:
-        written |= texts
-    composed: dict[str, Any] = _stringed(plain)
+    composed: dict[str, Any] = tree
     return composed
 
 
-def _refuse_all(recipe: str, wrong: Iterable[str]) -> None:
-    if listed := list(wrong):
-        raise RecipeError(f"recipe {recipe!r} does not compose:\n  " + "\n  ".join(listed))
+def _resolved(tree: dict[str, Any], file: Path) -> tuple[Any, Written]:
+    """The same with references filled in, and the paths that read the environment as written."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    def refuse(wrong: Iterable[str]) -> None:
+        if listed := list(wrong):
+            raise RecipeError(f"{file} does not compose:\n  " + "\n  ".join(listed))
+
+    refuse(misread(tree))
+    try:
+        texts = as_written(tree)
+        refuse(misplaced(texts))
+        # Once more: references in files see what was overridden.
+        return _stringed(OmegaConf.to_container(OmegaConf.create(tree), resolve=True)), texts
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{file} does not compose: {error}") from None
 
 
 def _refuse(message: str) -> None:
@@ -153,16 +189,16 @@ class _Collected:
             return []
 
 
-def _with_choices(recipe: str, file: Path, choices: Sequence[str], collect: _Collected) -> Any:
+def _with_choices(kind: Kind, file: Path, choices: Sequence[str], collect: _Collected) -> Any:
     """The composed files; a choice that does not exist is noted and left out."""
     try:
-        return _by_hydra(recipe, file, choices)
+        return _by_hydra(kind, file, choices)
     except RecipeError:
         if not choices or collect.problems is None:
             raise
-    plain = _by_hydra(recipe, file, [])
-    good = [x for x in choices if collect(_by_hydra, recipe, file, [x])]
-    return _by_hydra(recipe, file, good) if good else plain
+    plain = _by_hydra(kind, file, [])
+    good = [x for x in choices if collect(_by_hydra, kind, file, [x])]
+    return _by_hydra(kind, file, good) if good else plain
 
 
 def _is_group(path: tuple[str, ...], folders: Sequence[Path], schema: Any) -> bool:
@@ -186,7 +222,7 @@ def _choice(word: str, value: str | None) -> str:
     return f"{key}='{escaped}'"
 
 
-def _by_hydra(recipe: str, file: Path, choices: Sequence[str]) -> Any:
+def _by_hydra(kind: Kind, file: Path, choices: Sequence[str]) -> Any:
     """The composed files and group choices, with references as they are written."""
     from hydra import version
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -197,15 +233,18 @@ def _by_hydra(recipe: str, file: Path, choices: Sequence[str]) -> Any:
     from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
-    from dawnchorus.trainer.recipe_files import NAMED, RecipeFiles
+    from dawnchorus.trainer.recipe_files import NAMED, RecipeFiles, plain_text
 
     Plugins.instance().register(RecipeFiles)
     version.setbase("1.3")
+    shipped = recipes_folder() / kind.folder
+    base = kind.starts_from if file.resolve().parent != shipped.resolve() else None
+    literal = not kind.references
     path = ConfigSearchPathImpl()
     path.append("hydra", "pkg://hydra.conf")
-    path.append("main", RecipeFiles.address(file))
-    path.append("beside", RecipeFiles.address(file.parent))
-    path.append("shipped", RecipeFiles.address(recipes_folder()))
+    path.append("main", RecipeFiles.address(file, base=base, literal=literal))
+    path.append("beside", RecipeFiles.address(file.parent, literal=literal))
+    path.append("shipped", RecipeFiles.address(shipped, literal=literal))
     path.append("schema", "structured://")
     try:
         config = ConfigLoaderImpl(path).load_configuration(
@@ -213,7 +252,9 @@ def _by_hydra(recipe: str, file: Path, choices: Sequence[str]) -> Any:
         )
         with open_dict(config):
             del config["hydra"]
-        return OmegaConf.to_container(config)
+        composed = OmegaConf.to_container(config)
+    except RecursionError:
+        raise RecipeError(f"{file} starts from itself, by its defaults or by theirs") from None
     except (HydraException, OmegaConfBaseException) as error:
         text = str(error.__cause__ or error).replace(NAMED, str(file)).partition("\nSearch path")[0]
         text = text.partition("\nConfig search path")[0]
@@ -222,7 +263,8 @@ def _by_hydra(recipe: str, file: Path, choices: Sequence[str]) -> Any:
                 f"{found[1]}=... chooses a file of the group {found[1]}, and {file} has no "
                 f"{found[1]} in its defaults; set its keys one by one ({found[1]}.KEY=...)"
             )
-        raise RecipeError(f"recipe {recipe!r} does not compose: {text}") from None
+        raise RecipeError(f"{file} does not compose: {text}") from None
+    return plain_text(composed) if literal else composed
 
 
 def _stringed(tree: Any) -> Any:

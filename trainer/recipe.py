@@ -13,29 +13,26 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
-    PrivateAttr,
-    TypeAdapter,
 )
 from pydantic import model_validator as _model_validator
 
 from dawnchorus.trainer.augment_config import AugmentConfig
-from dawnchorus.trainer.compose import compose
+from dawnchorus.trainer.compose import load
 from dawnchorus.trainer.data.config import DataConfig
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig
 from dawnchorus.trainer.encoders.ranges import Count, Positive, check_ranges
 from dawnchorus.trainer.errors import RecipeError
-from dawnchorus.trainer.explain import validated
 from dawnchorus.trainer.hub.card_config import CardConfig
+from dawnchorus.trainer.kinds import TRAIN
 from dawnchorus.trainer.layout import fit_micro_batch
 from dawnchorus.trainer.names import check_name, control_characters
 from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
 from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
 from dawnchorus.trainer.optim_config import OptimConfig
-from dawnchorus.trainer.references import Key, Written
+from dawnchorus.trainer.recorded import Recorded
 
 _STRICT: dict[str, object] = {"extra": "forbid", "use_attribute_docstrings": True}
 
@@ -148,7 +145,7 @@ class LogConfig:
 Objective = Annotated[MaskedTokensConfig | MultiLabelConfig, Discriminator("name")]
 
 
-class Recipe(BaseModel):
+class Recipe(Recorded):
     """Everything that decides a run. Re-running the resolved recipe repeats the run."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
@@ -179,7 +176,6 @@ class Recipe(BaseModel):
     """Weights & Biases, TensorBoard."""
     card: CardConfig = CardConfig()
     """For the model card on export."""
-    _written: dict[Key, tuple[Any, str]] = PrivateAttr(default_factory=dict)
 
     @_model_validator(mode="after")
     def _choices_fit(self) -> Recipe:
@@ -261,36 +257,6 @@ class Recipe(BaseModel):
         """The run folder."""
         return Path(self.runs) / self.name
 
-    def values(self) -> dict[str, Any]:
-        """Plain dicts, lists and scalars."""
-        return TypeAdapter(Recipe).dump_python(self, mode="json")  # type: ignore[no-any-return]
-
-    def resolved(self) -> dict[str, Any]:
-        """`values` as `recipe.yaml` and the checkpoints hold them.
-
-        A path that reads the environment stands there as it was written: each machine fills in its
-        own.
-        """
-        plain = self.values()
-        for (*sections, key), (value, text) in self._written.items():
-            section = plain
-            for name in sections:
-                section = section.get(name) or {}
-            # A path that was set to something else since then is recorded as it is now.
-            if section.get(key) == value:
-                section[key] = text
-        return plain
-
-    def remember(self, written: Written) -> Recipe:
-        """The same recipe, which now knows how those paths were written."""
-        plain = self.values()
-        for key, text in written.items():
-            value: Any = plain
-            for name in key:
-                value = value.get(name) if isinstance(value, dict) else None
-            self._written[key] = value, text
-        return self
-
 
 def odd_texts(recipe: Recipe) -> list[str]:
     """Texts that a job script or a written recipe would misread, each with its path.
@@ -327,26 +293,5 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: with every problem found, each with its path and what is allowed.
     """
-    problems: list[str] = []
-    written: Written = {}
-    composed = compose(recipe, overrides, Recipe, problems, written)
-    composed.setdefault("name", Path(recipe).stem)
-    return validated(Recipe, composed, recipe, problems).remember(written)
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema of a recipe, so that an editor completes and explains its keys."""
-    schema = Recipe.model_json_schema()
-    # pydantic reads the docstrings of a class's own fields only, not of inherited ones.
-    inherited = TypeAdapter(BeatsConfig).json_schema()["properties"]
-    for key, field in schema["$defs"]["BeatsSection"]["properties"].items():
-        field.setdefault("description", inherited.get(key, {}).get("description", "Which encoder."))
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "dawnchorus recipe"
-    # Hydra's own key; a recipe file has it at its top.
-    schema["properties"]["defaults"] = {
-        "type": "array",
-        "description": "Hydra's list of group choices this recipe starts from.",
-    }
-    schema["required"] = []
-    return schema
+    loaded: Recipe = load(TRAIN, recipe, overrides)
+    return loaded

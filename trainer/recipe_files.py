@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
 from hydra.core.object_type import ObjectType
@@ -21,6 +22,8 @@ from dawnchorus.trainer.errors import RecipeError
 ENDINGS = (".yaml", ".yml")
 NAMED = "the_named_recipe"
 """What Hydra knows the file by that the user named."""
+_HIDDEN = "$\ue000{"
+"""Stands for `${` where Hydra must not take it for a reference (a private code point)."""
 _PACKAGE = re.compile(r"#\s*@package\s+(\S+)\s*")
 
 
@@ -29,7 +32,10 @@ class RecipeFiles(ConfigSource):  # type: ignore[misc]
 
     def __init__(self, provider: str, path: str) -> None:
         super().__init__(provider, path)
-        self.root = Path(unquote(self.path))
+        place, *options = self.path.split(";")
+        self.root = Path(unquote(place))
+        self.base = next((unquote(x[5:]) for x in options if x.startswith("base=")), None)
+        self.literal = "literal" in options
 
     @staticmethod
     def scheme() -> str:
@@ -37,9 +43,17 @@ class RecipeFiles(ConfigSource):  # type: ignore[misc]
         return "recipes"
 
     @classmethod
-    def address(cls, path: Path) -> str:
-        """How Hydra's search path names a folder or file."""
-        return f"{cls.scheme()}://{quote(str(path.absolute()), safe='')}"
+    def address(cls, path: Path, *, base: str | None = None, literal: bool = False) -> str:
+        """How Hydra's search path names a folder or file.
+
+        Args:
+            path: the folder or file.
+            base: what a file without `defaults` starts from.
+            literal: `${` is plain text in these files; `plain_text` gives it back at the end.
+        """
+        options = [f"base={quote(base, safe='')}"] if base else []
+        options += ["literal"] if literal else []
+        return ";".join([f"{cls.scheme()}://{quote(str(path.absolute()), safe='')}", *options])
 
     def available(self) -> bool:
         """Whether it is there."""
@@ -69,8 +83,12 @@ class RecipeFiles(ConfigSource):  # type: ignore[misc]
         if file is None:
             raise ConfigLoadError(f"there is no recipe file {self.root / config_path}")
         text, values = read_mapping(file)
+        if self.base is not None:
+            values.setdefault("defaults", self.base)
         if "defaults" in values:
             values["defaults"] = _defaults(values["defaults"], file)
+        if self.literal:
+            values = _replaced(values, "${", _HIDDEN)
         return ConfigResult(
             provider=self.provider,
             path=f"{self.scheme()}://{self.path}",
@@ -91,6 +109,19 @@ class RecipeFiles(ConfigSource):  # type: ignore[misc]
                 "rename one of them"
             )
         return found[0] if found else None
+
+
+def plain_text(tree: Any) -> Any:
+    """What was composed from `literal` files, with every `${` as it stands in them."""
+    return _replaced(tree, _HIDDEN, "${")
+
+
+def _replaced(tree: Any, old: str, new: str) -> Any:
+    if isinstance(tree, dict):
+        return {_replaced(k, old, new): _replaced(v, old, new) for k, v in tree.items()}
+    if isinstance(tree, list):
+        return [_replaced(value, old, new) for value in tree]
+    return tree.replace(old, new) if isinstance(tree, str) else tree
 
 
 def read_mapping(file: Path) -> tuple[str, dict[str, object]]:

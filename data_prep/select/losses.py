@@ -68,7 +68,7 @@ def _setting(reason: str, recipe: SelectRecipe) -> str:
 
 
 def _value(recipe: SelectRecipe, key: str) -> Any:
-    value: Any = recipe.recorded()
+    value: Any = recipe.resolved()
     for name in key.split("."):
         value = value[name]
     return value

@@ -5,22 +5,22 @@ Every key has a description; `recipe_file.describe_keys` prints them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
-    PrivateAttr,
     field_validator,
     model_validator,
 )
 
 from dawnchorus.data_prep.table.recording import RANKS
 from dawnchorus.trainer.licences import GROUPS, KINDS, LicenceChoice
+from dawnchorus.trainer.recorded import Recorded
 
 LICENCE_WORDS = (*KINDS, *GROUPS)
 QUALITIES = ("A", "B", "C", "D", "E")
@@ -38,6 +38,13 @@ def _known_ranks(words: list[str]) -> list[str]:
     if unknown:
         raise ValueError(f"{', '.join(unknown)}: not one of {', '.join(sorted(RANKS))}")
     return words
+
+
+def _without_nulls(found: Any) -> Any:
+    """`tables.NAME=null` takes one out of a shipped recipe, as `~tables.NAME` does."""
+    if isinstance(found, dict):
+        return {name: value for name, value in found.items() if value is not None}
+    return found
 
 
 LicenceWords = Annotated[list[str], AfterValidator(_known_licences)]
@@ -131,9 +138,11 @@ class Duration(_Part):
 class Filters(_Part):
     """What a recording must be. Empty lists ask for nothing."""
 
-    licences: Licences = Field(default_factory=Licences)
-    quality: Quality = Field(default_factory=Quality)
-    duration: Duration = Field(default_factory=Duration)
+    licences: Licences = Field(default_factory=Licences, description="licences of the audio")
+    quality: Quality = Field(default_factory=Quality, description="the archive's own rating")
+    duration: Duration = Field(
+        default_factory=Duration, description="of the original recording, in seconds"
+    )
     sources: list[str] = Field(default_factory=list, description="only these (xc, inat, ...)")
     not_sources: list[str] = Field(default_factory=list, description="none of these")
     ranks: RankWords = Field(
@@ -211,7 +220,9 @@ class Evaluation(_Part):
 class Held(_Part):
     """What evaluation keeps for itself."""
 
-    sets: dict[str, Evaluation] = Field(default_factory=dict, description="by name")
+    sets: Annotated[dict[str, Evaluation], BeforeValidator(_without_nulls)] = Field(
+        default_factory=dict, description="by name"
+    )
     species: list[str] = Field(
         default_factory=list, description="no recording with one of these labels, in any role"
     )
@@ -273,32 +284,20 @@ class Run(_Part):
     )
 
 
-class SelectRecipe(_Part):
+class SelectRecipe(_Part, Recorded):
     """All that decides what is selected."""
 
-    tables: dict[str, TableChoice] = Field(min_length=1, description="by a name of your choice")
-    filters: Filters = Field(default_factory=Filters)
-    caps: Caps = Field(default_factory=Caps)
-    duplicates: Duplicates = Field(default_factory=Duplicates)
-    evaluation: Held = Field(default_factory=Held)
-    split: Split = Field(default_factory=Split)
-    run: Run = Field(default_factory=Run)
-    _written: dict[tuple[str, ...], str] = PrivateAttr(default_factory=dict)
-
-    def remember(self, written: Mapping[tuple[str, ...], str]) -> SelectRecipe:
-        """The same recipe, which now knows how its paths that read the environment were written."""
-        self._written |= written
-        return self
-
-    def recorded(self) -> dict[str, Any]:
-        """Plain values; paths that read the environment as they were written."""
-        plain = self.model_dump(mode="json")
-        for (*sections, key), text in self._written.items():
-            section = plain
-            for name in sections:
-                section = section[name]
-            section[key] = text
-        return plain
+    tables: Annotated[dict[str, TableChoice], BeforeValidator(_without_nulls)] = Field(
+        min_length=1, description="by a name of your choice"
+    )
+    filters: Filters = Field(default_factory=Filters, description="what a recording must be")
+    caps: Caps = Field(default_factory=Caps, description="limits on amounts")
+    duplicates: Duplicates = Field(
+        default_factory=Duplicates, description="several recordings of the same sound"
+    )
+    evaluation: Held = Field(default_factory=Held, description="what evaluation keeps for itself")
+    split: Split = Field(default_factory=Split, description="who goes where")
+    run: Run = Field(default_factory=Run, description="how it is done; no influence on the result")
 
     @model_validator(mode="after")
     def _shares(self) -> SelectRecipe:

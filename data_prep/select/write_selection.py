@@ -89,7 +89,7 @@ def write_all(
     """Write all tables, each whole; `selection.json` last. `labels`: the ones that stay."""
     id_of = rows.frame["id"]
     content: dict[str, Any] = {
-        "recipe": recipe.recorded(),
+        "recipe": recipe.resolved(),
         "funnel": [dataclasses.asdict(step) for step in rows.steps],
         "licence_choices": licence_costs,
         "duplicates": dict(sorted(Counter(link.kind for link in dropped.values()).items())),

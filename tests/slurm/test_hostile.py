@@ -15,7 +15,6 @@ from dawnchorus.slurm.errors import SubmitError
 from dawnchorus.slurm.profile import ClusterProfile, load_profile
 from dawnchorus.slurm.script import JobScript, directive, expandable
 from dawnchorus.slurm.submit import prepare_recipe, training_script
-from dawnchorus.trainer.compose import recipes_folder
 from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.names import check_name
 from dawnchorus.trainer.recipe import load_recipe
@@ -208,16 +207,16 @@ def test_a_profile_starts_from_others(tmp_path: Path) -> None:
         "defaults: [large, _self_]\naccount: us\nenvironment: {A: b}\nmodules: []\n"
     )
     (tmp_path / "mine.yaml").write_text("defaults: site.yml\nnodes: 2\ntime: 01:00:00\n")
-    made = load_profile(str(tmp_path / "mine.yaml"), ["cluster.environment.C=d"], recipes_folder())
+    made = load_profile(str(tmp_path / "mine.yaml"), ["cluster.environment.C=d"])
     assert (made.account, made.nodes, made.gpus_per_node, made.time) == ("us", 2, 8, "01:00:00")
     assert made.environment == {"NCCL_DEBUG": "WARN", "A": "b", "C": "d"}
     assert made.modules == ()
     (tmp_path / "site.yml").write_text("defaults: [mine.yaml]\n")
-    with pytest.raises(SubmitError, match="starts from itself"):
-        load_profile(str(tmp_path / "mine.yaml"), [], recipes_folder())
+    with pytest.raises(RecipeError, match="starts from itself"):
+        load_profile(str(tmp_path / "mine.yaml"), [])
     (tmp_path / "site.yml").write_text("defaults: {a: b}\n")
-    with pytest.raises(SubmitError, match="list of profiles"):
-        load_profile(str(tmp_path / "mine.yaml"), [], recipes_folder())
+    with pytest.raises(RecipeError, match="a list of names"):
+        load_profile(str(tmp_path / "mine.yaml"), [])
 
 
 def test_jobs_beside_the_training_ask_for_what_they_need() -> None:

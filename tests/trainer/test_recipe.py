@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
@@ -18,9 +17,10 @@ from dawnchorus.trainer.compose import compose, recipes_folder, shipped_recipes
 from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.evaluation.config import EvaluateConfig
 from dawnchorus.trainer.optim_config import OptimConfig
-from dawnchorus.trainer.recipe import Recipe, json_schema, load_recipe
+from dawnchorus.trainer.recipe import Recipe, load_recipe
 from dawnchorus.trainer.recipe_data import missing_inputs
 from dawnchorus.trainer.recipe_files import read_mapping
+from dawnchorus.trainer.recipe_schema import json_schema
 
 DATA = ["data.train.mine.path=somewhere"]
 
@@ -224,16 +224,6 @@ def test_a_resolved_recipe_is_a_recipe(tmp_path: Path) -> None:
 def test_numbers_may_name_folds() -> None:
     recipe = load_recipe("sl_beats_tiny", [*DATA, "data.train.mine.folds=[1,2]"])
     assert recipe.data.train["mine"].folds == ("1", "2")
-
-
-def test_the_schema_explains_every_key() -> None:
-    schema = json_schema()
-    json.dumps(schema)
-    definitions = schema["$defs"]
-    for name, definition in definitions.items():
-        for key, field in definition.get("properties", {}).items():
-            assert "description" in field or key == "name", f"{name}.{key} has no description"
-    assert "BeatsSection" in definitions
 
 
 @pytest.mark.parametrize("path", sorted(recipes_folder().rglob("*.yaml")), ids=lambda p: p.stem)

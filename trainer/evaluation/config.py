@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
+from dawnchorus.trainer.compose import load
 from dawnchorus.trainer.encoders.ranges import (
     Count,
     NotNegative,
@@ -15,6 +16,7 @@ from dawnchorus.trainer.encoders.ranges import (
     Whole,
     check_ranges,
 )
+from dawnchorus.trainer.kinds import EVALUATE
 
 _STRICT: dict[str, object] = {"extra": "forbid", "use_attribute_docstrings": True}
 
@@ -210,14 +212,10 @@ class EvaluateConfig:
 
 
 def load_config(overrides: Sequence[str], preset: str = "default") -> EvaluateConfig:
-    """Compose `recipes/evaluate/<preset>.yaml` with overrides and validate it.
+    """Compose a preset (of `recipes/evaluate`, or the path of a file) with overrides; validate it.
 
     Raises:
         RecipeError: with every problem found.
     """
-    from dawnchorus.trainer.compose import compose
-    from dawnchorus.trainer.explain import validated
-
-    problems: list[str] = []
-    composed = compose(f"evaluate/{preset}", overrides, EvaluateConfig, problems)
-    return validated(EvaluateConfig, composed, f"evaluate/{preset}", problems)
+    loaded: EvaluateConfig = load(EVALUATE, preset, overrides)
+    return loaded

@@ -15,7 +15,9 @@ from dawnchorus.data_prep.download.choice import make_choice
 from dawnchorus.data_prep.download.download_recipe import load_recipe
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording_table import read_recordings
-from dawnchorus.data_prep.tools.shipped_recipes import find_recipe, recipe_names
+from dawnchorus.trainer.compose import recipe_file, shipped_recipes
+from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.kinds import DOWNLOAD
 
 CC = "https://creativecommons.org/licenses/"
 LICENCES = {
@@ -189,20 +191,20 @@ def test_the_command(bench, server, row, make_sound):
 def test_a_wrong_recipe_names_every_mistake(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("hosts: {xeno-canto.org: {requests_per_s: -1, concurency: 2}}\nretries: 3\n")
-    with pytest.raises(PrepError) as found:
+    with pytest.raises(RecipeError) as found:
         load_recipe(str(path))
     for part in ("hosts.xeno-canto.org.requests_per_s", "concurency", "retries"):
         assert part in str(found.value)
-    with pytest.raises(PrepError, match="Did you mean polite"):
+    with pytest.raises(RecipeError, match="Did you mean polite"):
         load_recipe("polit")
-    with pytest.raises(PrepError, match="contact"):
+    with pytest.raises(RecipeError, match="contact"):
         load_recipe("polite", contact="a\r\nCookie: x")
 
 
-@pytest.mark.parametrize("name", recipe_names("download"))
+@pytest.mark.parametrize("name", shipped_recipes(DOWNLOAD))
 def test_shipped_recipes_are_polite(name):
     recipe = load_recipe(name, contact="me@example.org")
-    assert yaml.safe_load(find_recipe("download", name).read_text())["contact"] == ""
+    assert yaml.safe_load(recipe_file(name, DOWNLOAD).read_text())["contact"] == ""
     for host in ("xeno-canto.org", "www.xeno-canto.org"):
         gate, limits = recipe.limits(host)
         assert gate == "xeno-canto.org" and limits.requests_per_s <= 1

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.select.recipe_file import describe_keys, load_recipe
-from dawnchorus.data_prep.tools.shipped_recipes import recipe_names
+from dawnchorus.trainer.compose import shipped_recipes
+from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.kinds import SELECT
 
 
 def write(path: Path, text: str) -> str:
@@ -24,13 +25,13 @@ caps: {per_clas: 3, per_recordist: 0}
 filters: {licences: {deny: [foo]}, quality: {at_least: F}, duration: {min_s: 9, max_s: 3}}
 split: {parts: {train: 0.5}, folds: 1, cover: dev}
 """
-    with pytest.raises(PrepError) as caught:
+    with pytest.raises(RecipeError) as caught:
         load_recipe(write(tmp_path / "r.yaml", text), ["caps.min_per_class=-1", "nonsense"])
     told = str(caught.value)
     for part in (
         "tables.a: hours and share contradict",
-        "filter: there is no such key; did you mean filters?",
-        "caps.per_clas: there is no such key; did you mean per_class?",
+        "filter: there is no such key; did you mean 'filters'",
+        "caps.per_clas: there is no such key; did you mean 'per_class'",
         "caps.per_recordist",
         "caps.min_per_class",
         "filters.licences.deny: foo: not one of",
@@ -46,38 +47,40 @@ split: {parts: {train: 0.5}, folds: 1, cover: dev}
 def test_overrides_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = write(
         tmp_path / "r.yaml",
-        "tables: {a: {table: '${SOME_PLACE}/t'}, b: {table: '${NO_PLACE:here}/u'}}",
+        "tables: {a: {table: '${oc.env:SOME_PLACE}/t'}, b: {table: '${oc.env:NO_PLACE,here}/u'}}",
     )
-    with pytest.raises(PrepError, match=r"tables\.a\.table: the environment variable SOME_PLACE"):
+    with pytest.raises(RecipeError, match=r"tables\.a\.table: the environment variable SOME_PLACE"):
         load_recipe(recipe)
     monkeypatch.setenv("SOME_PLACE", "/there")
     made = load_recipe(
         recipe, ["filters.licences.deny=[nc, nd]", "caps.per_class=7", "tables.c.table=z"]
     )
     assert made.tables["a"].table == Path("/there/t")
-    recorded = made.recorded()["tables"]
-    assert recorded["a"]["table"] == "${SOME_PLACE}/t" and recorded["c"]["table"] == "z"
+    recorded = made.resolved()["tables"]
+    assert recorded["a"]["table"] == "${oc.env:SOME_PLACE}/t" and recorded["c"]["table"] == "z"
     assert made.tables["b"].table == Path("here/u")
     assert made.tables["c"].table == Path("z")
     assert made.filters.licences.deny == ["nc", "nd"]
     assert made.caps.per_class == 7
     assert list(load_recipe(recipe, ["tables.b=null"]).tables) == ["a"]
+    assert list(load_recipe(recipe, ["~tables.a"]).tables) == ["b"]
     # A selection's recipe is published in the dataset's card.
     leak = write(
         tmp_path / "leak.yaml",
-        "tables: {a: {table: x}}\nfilters: {sources: ['${SOME_PLACE}', '${SOME_PLACE:x}']}",
+        "tables: {a: {table: x}}\n"
+        "filters: {sources: ['${oc.env:SOME_PLACE}', '${oc.env:SOME_PLACE,x}']}",
     )
-    with pytest.raises(PrepError) as told:
+    with pytest.raises(RecipeError) as told:
         load_recipe(leak)
     assert str(told.value).count("read in paths only") == 2
     monkeypatch.setenv("SOME_TOKEN", "hunter2")
-    secret = write(tmp_path / "secret.yaml", "tables: {a: {table: '${SOME_TOKEN}'}}")
-    with pytest.raises(PrepError, match=r"tables\.a\.table: SOME_TOKEN looks like a secret"):
+    secret = write(tmp_path / "secret.yaml", "tables: {a: {table: '${oc.env:SOME_TOKEN}'}}")
+    with pytest.raises(RecipeError, match=r"tables\.a\.table: SOME_TOKEN looks like a secret"):
         load_recipe(secret)
 
 
 def test_shares_are_given_to_all_tables(tmp_path: Path) -> None:
-    with pytest.raises(PrepError, match="shares must be given to all tables and sum to 1"):
+    with pytest.raises(RecipeError, match="shares must be given to all tables and sum to 1"):
         load_recipe(
             write(tmp_path / "r.yaml", "tables: {a: {table: x, share: 0.5}, b: {table: y}}")
         )
@@ -85,16 +88,16 @@ def test_shares_are_given_to_all_tables(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "tables: {}", "tables: 3", ""])
 def test_what_is_no_recipe(tmp_path: Path, text: str) -> None:
-    with pytest.raises(PrepError):
+    with pytest.raises(RecipeError):
         load_recipe(write(tmp_path / "r.yaml", text))
 
 
 def test_unknown_name_tells_the_nearest() -> None:
-    with pytest.raises(PrepError, match="Did you mean example"):
+    with pytest.raises(RecipeError, match="Did you mean example"):
         load_recipe("exampel")
 
 
-@pytest.mark.parametrize("name", recipe_names("select"))
+@pytest.mark.parametrize("name", shipped_recipes(SELECT))
 def test_shipped_recipes_are_valid(name: str) -> None:
     assert load_recipe(name).tables
 

@@ -76,5 +76,5 @@ def test_several_mistakes_are_told_at_once() -> None:
 
 
 def test_an_unknown_preset_is_told() -> None:
-    with pytest.raises(RecipeError, match="evaluate/slow"):
+    with pytest.raises(RecipeError, match=r"no evaluation recipe .slow.*default, fast, paper"):
         load_config(["data=x"], "slow")
