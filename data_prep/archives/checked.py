@@ -142,3 +142,29 @@ def group_of(
     place = f"{lat:.2f},{lon:.2f}" if lat is not None and lon is not None else site
     parts = [recordist, place, date[:10]]
     return "|".join(parts) if recordist or place else fallback
+
+
+OBSCURED_M = 31_500.0
+"""iNaturalist shows an obscured place as a random one in its cell of 0.2°: at most the diagonal."""
+_FARTHEST_M = 20_037_508.0  # half around the Earth
+_DISTANCE = re.compile(r"(\d+(?:\.\d+)?)\s?(k?m)\b")
+
+
+def uncertainty_of(stated: Any, *notes: str) -> float | None:
+    """Return within how many metres the true place lies, or None where the archive does not say.
+
+    Args:
+        stated: the archive's number of metres.
+        notes: sentences on what was done to the place, such as Darwin Core's `informationWithheld`
+            ("Coordinate uncertainty increased to 28000m") and `dataGeneralizations`; the largest
+            distance in them counts where no number is stated.
+    """
+    number = number_of(stated, _FARTHEST_M)
+    if number is not None and number > 0:
+        return number
+    told = [
+        float(distance) * (1000 if unit == "km" else 1)
+        for note in notes
+        for distance, unit in _DISTANCE.findall(note)
+    ]
+    return max(told, default=None)

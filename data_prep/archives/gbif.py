@@ -19,7 +19,13 @@ from urllib.parse import urlsplit
 
 from dawnchorus.data_prep.archives import inaturalist, xeno_canto
 from dawnchorus.data_prep.archives.cells import is_nothing
-from dawnchorus.data_prep.archives.checked import MAX_TEXT, checked, date_of, group_of
+from dawnchorus.data_prep.archives.checked import (
+    MAX_TEXT,
+    checked,
+    date_of,
+    group_of,
+    uncertainty_of,
+)
 from dawnchorus.data_prep.archives.dwca import BadRow, Joined, Row, open_archive
 from dawnchorus.data_prep.archives.file_index import FileIndex, asa_key
 from dawnchorus.data_prep.archives.inaturalist import bare_url, sound_number
@@ -44,8 +50,8 @@ CORE_KEYS = frozenset(
      "eventtime", "countrycode", "country", "locality", "decimallatitude", "decimallongitude",
      "latitudedecimal", "longitudedecimal", "scientificname", "acceptedscientificname",
      "verbatimscientificname", "genus", "specificepithet", "infraspecificepithet", "species",
-     "taxonrank", "informationwithheld", "taxonid", "taxonkey", "acceptedtaxonkey",
-     "vernacularname", *HIGHER)
+     "taxonrank", "informationwithheld", "coordinateuncertaintyinmeters", "datageneralizations",
+     "taxonid", "taxonkey", "acceptedtaxonkey", "vernacularname", *HIGHER)
 )  # fmt: skip
 MEDIA_KEYS = frozenset(
     ("type", "format", "identifier", "accessuri", "references", "title", "description", "created",
@@ -331,6 +337,11 @@ def _recording(
         datetime=date,
         lat=lat,
         lon=lon,
+        uncertainty_m=uncertainty_of(
+            core.get("coordinateuncertaintyinmeters"),
+            core.get("datageneralizations", ""),
+            core.get("informationwithheld", ""),
+        ),
         country=core.get("countrycode", "") or core.get("country", ""),
         duration_s=xeno_canto.seconds(media.get("description", "")),
         group_id=group,

@@ -15,7 +15,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from dawnchorus.data_prep.archives.checked import checked, date_of, group_of, number_of, text_of
+from dawnchorus.data_prep.archives.checked import (
+    OBSCURED_M,
+    checked,
+    date_of,
+    group_of,
+    number_of,
+    text_of,
+    uncertainty_of,
+)
 from dawnchorus.data_prep.archives.file_index import FileIndex
 from dawnchorus.data_prep.archives.json_files import Document, items, top_level_keys
 from dawnchorus.data_prep.table.recording import Label, Recording, tidy_name
@@ -183,6 +191,10 @@ def _recording(
         datetime=date,
         lat=lat,
         lon=lon,
+        uncertainty_m=uncertainty_of(
+            observation.get("public_positional_accuracy")
+            or (OBSCURED_M if obscured else observation.get("positional_accuracy"))
+        ),
         group_id=group_of(login or name, *place, date, f"inat:observation/{number}"),
     )
 

@@ -32,7 +32,7 @@ MAX_PAGE_BYTES = 64 << 20
 # v2 answers with ids alone unless asked; the notation is Rison.
 V2_FIELDS = (
     "(id:!t,uuid:!t,observed_on:!t,time_observed_at:!t,location:!t,obscured:!t,geoprivacy:!t,"
-    "taxon_geoprivacy:!t,quality_grade:!t,flags:(flag:!t,resolved:!t),user:(login:!t,name:!t),"
+    "taxon_geoprivacy:!t,positional_accuracy:!t,public_positional_accuracy:!t,quality_grade:!t,flags:(flag:!t,resolved:!t),user:(login:!t,name:!t),"
     "taxon:(id:!t,name:!t,rank:!t,iconic_taxon_name:!t,"
     "ancestors:(id:!t,name:!t,rank:!t)),"
     "sounds:(id:!t,attribution:!t,file_content_type:!t,file_url:!t,hidden:!t,license_code:!t,"

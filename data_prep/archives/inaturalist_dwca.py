@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from dawnchorus.data_prep.archives.checked import checked, date_of, group_of, number_of, text_of
+from dawnchorus.data_prep.archives.checked import (
+    checked,
+    date_of,
+    group_of,
+    number_of,
+    text_of,
+    uncertainty_of,
+)
 from dawnchorus.data_prep.archives.containers import Files, FolderFiles, ZipFiles
 from dawnchorus.data_prep.archives.file_index import FileIndex
 from dawnchorus.data_prep.archives.inaturalist import (
@@ -47,8 +54,8 @@ _MEDIA_COLUMNS = ("id", "type", "identifier", "created", "creator", "license", "
 _MEDIA_NEEDED = ("id", "type", "identifier")
 _OBSERVATION_COLUMNS = (
     "id", "occurrenceID", "recordedBy", "inaturalistLogin", "eventDate", "eventTime",
-    "decimalLatitude", "decimalLongitude", "countryCode", "informationWithheld", "taxonID",
-    "scientificName", "taxonRank", "rightsHolder", *RANK_KEYS,
+    "decimalLatitude", "decimalLongitude", "coordinateUncertaintyInMeters", "countryCode",
+    "informationWithheld", "taxonID", "scientificName", "taxonRank", "rightsHolder", *RANK_KEYS,
 )  # fmt: skip
 _OBSERVATION_NEEDED = ("id", "scientificName")
 _SOUND = b"Sound"
@@ -233,6 +240,9 @@ def _recording(row: Row, sound: Row, local: FileIndex | None) -> Recording | Rej
         datetime=date,
         lat=lat,
         lon=lon,
+        uncertainty_m=uncertainty_of(
+            row["coordinateUncertaintyInMeters"], row["informationWithheld"]
+        ),
         country=text_of(row["countryCode"]),
         group_id=group_of(observer, *place, date, f"inat:observation/{observation}"),
     )

@@ -20,8 +20,9 @@ import numpy as np
 from dawnchorus.data_prep.dataset.lengths import lengths_s
 from dawnchorus.data_prep.dataset.missing_shards import missing_shards, summary_of, what_is_missing
 from dawnchorus.data_prep.dataset.options import FREE_OPTIONS, BuildOptions, Part
+from dawnchorus.data_prep.dataset.places import companion, published
 from dawnchorus.data_prep.dataset.plan import PLAN, Plan, ShardPlan, plan_shards, write_plan
-from dawnchorus.data_prep.dataset.row_store import RowStore, Scan, scan, shared_keys
+from dawnchorus.data_prep.dataset.row_store import RowStore, Scan, first_of_group, scan, shared_keys
 from dawnchorus.data_prep.dataset.same_audio import TABLE as SAME_AUDIO
 from dawnchorus.data_prep.dataset.same_audio import same_audio
 from dawnchorus.data_prep.dataset.work_folder import (
@@ -45,7 +46,7 @@ from dawnchorus.data_prep.table.recording import Recording
 from dawnchorus.data_prep.tools.files import write_whole
 from dawnchorus.data_prep.tools.progress import Progress
 
-FORMAT = 2  # of the work folder and what the fingerprint covers
+FORMAT = 3  # of the work folder and what the fingerprint covers
 BESIDE = "beside"  # in the work folder: what is to lie beside the tables
 _NAMED = 20  # recordings left out that are named on the screen; the table names all
 # Bytes of stored audio a second, relative to int16 PCM; FLAC measured on bird recordings.
@@ -193,7 +194,7 @@ class _Builder:
         """Read every row and look at every file, once."""
         if self._scan is None:
             start = json.dumps([FORMAT, self.settings], sort_keys=True).encode()
-            self._scan = scan(self.recordings, self.root, start, self.progress)
+            self._scan = scan(self.recordings, self.root, start, self.progress, self.options.places)
         return self._scan
 
     def stats(self) -> dict[str, Any]:
@@ -209,7 +210,7 @@ class _Builder:
         folder = self.out / WORK / BESIDE
         for path in getattr(self.recordings, "companions", ()):
             folder.mkdir(exist_ok=True)
-            write_whole(folder / path.name, path.read_bytes())
+            write_whole(folder / path.name, companion(path, self.options.places))
 
     def plan(self) -> Plan:
         """Return the plan of an earlier run over the same input, or make one and keep it."""
@@ -254,8 +255,12 @@ class _Builder:
             shard_bytes=options.shard_size_mb * 1e6,
             seed=options.seed,
         )
+        first_R, places = first_of_group(found), options.places
         write_plan(
-            self.recordings,
+            (
+                published(recording, places, number, int(first_R[number]))
+                for number, recording in enumerate(self.recordings)
+            ),
             self.out / WORK,
             fingerprint=found.digest,
             options=self.settings,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dawnchorus.data_prep.dataset.places import CHOICES, COARSE
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.trainer.tasks import TASKS
 
@@ -131,6 +132,13 @@ class BuildOptions:
     max_hours: float = _option(24.0, AUDIO, "Recordings longer than this are left out.")
     shard_size_mb: float = _option(256.0, AUDIO, "About the largest size of a tar.")
     seed: int = _option(0, AUDIO, "Of the order of the clips.")
+    places: str = _option(
+        COARSE,
+        LABELS,
+        "What the dataset tells of where and when: exact; coarse (0.1 degrees, the day; names of "
+        "files and groups that tell more become numbers); none (of the time, the year). Obscured "
+        "places stay so in all of them.",
+    )
     trim_silence_s: float = _option(
         0.0,
         AUDIO,
@@ -184,6 +192,7 @@ class BuildOptions:
             "max_piece_s must be 1 to 3600": 1 <= self.max_piece_s <= 3600,
             "shard_size_mb must be at least 1": self.shard_size_mb >= 1,
             "seed must not be negative": self.seed >= 0,
+            f"places must be one of {', '.join(CHOICES)}": self.places in CHOICES,
             f"channels must be one of {', '.join(CHANNELS)}": self.channels in CHANNELS,
             "min_s must be 0 to 60": 0 <= self.min_s <= 60,
             "max_lost_db must be 0 to 200": 0 <= self.max_lost_db <= 200,

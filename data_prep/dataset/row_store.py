@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from dawnchorus.data_prep.dataset.places import EXACT, published, shown_path
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording import (
     Recording,
@@ -65,7 +66,7 @@ class Scan:
     """Names that `split` counts."""
     split: array[int] = field(default_factory=lambda: array("i"))
     group: array[int] = field(default_factory=lambda: array("Q"))
-    """`hash64` of the group."""
+    """`hash64` of the group, as the table has it: private, it may tell a place."""
     key: array[int] = field(default_factory=lambda: array("Q"))
     """`hash64` of the plain key, in small letters."""
     seconds: array[float] = field(default_factory=lambda: array("d"))
@@ -83,7 +84,13 @@ class Scan:
         return len(self.size)
 
 
-def scan(recordings: Iterable[Recording], root: Path, start: bytes, progress: Progress) -> Scan:
+def scan(
+    recordings: Iterable[Recording],
+    root: Path,
+    start: bytes,
+    progress: Progress,
+    places: str = EXACT,
+) -> Scan:
     """Check every recording and note what the plan needs. Nothing is written.
 
     Args:
@@ -91,6 +98,8 @@ def scan(recordings: Iterable[Recording], root: Path, start: bytes, progress: Pr
         root: what their paths are relative to.
         start: what else the digest stands for (format, options).
         progress: told every ten seconds how far it is.
+        places: how exactly the dataset tells places and times; the digest, which is published, is
+            of what it tells.
 
     Raises:
         PrepError: what `data_prep.table.recording.validate` objects to; a path may be empty here.
@@ -100,11 +109,20 @@ def scan(recordings: Iterable[Recording], root: Path, start: bytes, progress: Pr
     digest = hashlib.sha256(start)
     with ThreadPoolExecutor(16) as threads:
         every = _checked(recordings, ids, progress)
-        chunks = _noted(every, root, result, digest, threads)
+        chunks = _noted(every, root, result, digest, threads, places)
         label_ranks(recording for chunk in chunks for recording in chunk)
     _refuse_repeated(recordings, np.frombuffer(ids, np.uint64))
+    if places != EXACT:
+        digest.update(first_of_group(result).tobytes())
     result.digest = digest.hexdigest()
     return result
+
+
+def first_of_group(result: Scan) -> NDArray[np.int64]:
+    """For each recording, the number of the first one of its group."""
+    group_R = np.frombuffer(result.group, np.uint64)
+    _, first_G, group_N = np.unique(group_R, return_index=True, return_inverse=True)
+    return first_G[group_N].astype(np.int64)
 
 
 def _refuse_repeated(recordings: Iterable[Recording], id_R: NDArray[np.uint64]) -> None:
@@ -151,6 +169,7 @@ def _noted(
     result: Scan,
     digest: Any,
     threads: ThreadPoolExecutor,
+    places: str,
 ) -> Iterator[list[Recording]]:
     """Add every chunk to the columns and the digest, and pass it on."""
     numbers: dict[str, int] = {}
@@ -160,12 +179,17 @@ def _noted(
 
     for chunk in chunks:
         sizes = list(threads.map(size, chunk))
-        for recording, line, found in zip(chunk, canonical_json(chunk), sizes, strict=True):
+        start = len(result.size)
+        shown = [published(r, places, start + i, 0) for i, r in enumerate(chunk)]
+        told = [_told(r, places) for r in shown]
+        for recording, public, line, found in zip(
+            chunk, shown, canonical_json(told), sizes, strict=True
+        ):
             digest.update(line)
             digest.update(f"{found}\n".encode())
             result.split.append(numbers.setdefault(recording.split, len(numbers)))
             result.group.append(hash64(recording.group_id))
-            result.key.append(hash64(plain_key(recording).lower()))
+            result.key.append(hash64(plain_key(public).lower()))
             result.seconds.append(recording.duration_s)
             result.size.append(found)
             suffix = PurePosixPath(recording.path).suffix.lower()
@@ -175,6 +199,14 @@ def _noted(
                 result.some_missing.append(recording.path)
         result.splits = list(numbers)
         yield chunk
+
+
+def _told(recording: Recording, places: str) -> Recording:
+    """What of a published recording may be guessed from the digest: nothing that is not told."""
+    if places == EXACT:
+        return recording
+    # The group's number, which stands for its name, is not known yet.
+    return dataclasses.replace(recording, path=shown_path(recording, places), group_id="")
 
 
 def file_size(path: Path) -> int:

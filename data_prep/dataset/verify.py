@@ -131,6 +131,7 @@ def _checks(dataset: Path, expected: Expected, quick: bool) -> Iterator[ShardChe
             licences={i: expected.licences[i] for i in {row["licence_id"] for row in rows}
                       if 0 <= i < len(expected.licences)},
             sha256=expected.sums.get(shard, ""),
+            places=expected.places,
             quick=quick,
         )  # fmt: skip
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from dawnchorus.data_prep.audio.decoders import brief
 from dawnchorus.data_prep.audio.processes import decoding
+from dawnchorus.data_prep.dataset.places import finer_than
 from dawnchorus.data_prep.errors import UnusableAudio
 
 _BUFFER = 1 << 20
@@ -47,6 +48,8 @@ class ShardCheck:
     sha256: str
     """Empty where none was recorded."""
     quick: bool
+    places: str = ""
+    """How exactly the dataset's card says that it tells places and times."""
 
     @property
     def hours(self) -> float:
@@ -202,9 +205,12 @@ def _check_record(check: ShardCheck, row: Mapping[str, Any], data: bytes) -> Ite
             ("duration_s", record["duration_s"], row["samples"] / row["sample_rate_hz"]),
         ]
         pairs += [(name, a, b) for name, a, b in times if abs(a - b) > _CLOSE_S]
+        finer = finer_than(record, check.places)
     except (ValueError, KeyError, TypeError, AttributeError) as err:
         yield f"its JSON is not a record of a clip ({type(err).__name__}: {err})"
         return
+    if finer:
+        yield f"its JSON tells more than places={check.places} of the card: {finer}"
     for name, theirs, ours in pairs:
         if theirs != ours:
             yield f"{name} is {theirs!r} in its JSON and {ours!r} in the tables"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dawnchorus.data_prep.dataset.places import COARSE, NONE, finer_than
 from dawnchorus.data_prep.dataset.row_store import hash64
 from dawnchorus.data_prep.dataset.same_audio import same_audio
 from dawnchorus.data_prep.dataset.verify_shard import RecordingFacts
@@ -54,6 +55,11 @@ class Expected:
     clips_R: NDArray[np.int32]
     whole_R: NDArray[np.bool_]
     sha1_R: NDArray[np.bytes_]
+
+    @property
+    def places(self) -> str:
+        """How exactly the card says that places and times are told; "" where it does not say."""
+        return str((self.stats.get("options") or {}).get("places") or "")
 
     def find(self, ids: list[str]) -> NDArray[np.int64]:
         """Return the places of recordings, -1 for one that is not in the table."""
@@ -208,6 +214,7 @@ def check_tables(dataset: Path, expected: Expected, report: Report) -> None:
     _check_stats(dataset, expected, sums, report)
     _check_files(dataset, expected, sums, report)
     _warn_of_divided_groups(expected, report)
+    _check_places(dataset, expected, report)
     report.warnings += same_audio(dataset / "recordings.parquet").lines()
 
 
@@ -367,6 +374,28 @@ def _warn_of_divided_groups(expected: Expected, report: Report) -> None:
                 f"{divided:,} groups lie in more than one {name}, for example {example!r}: a score "
                 "on one of them is not a score on unknown sources"
             )
+
+
+def _check_places(dataset: Path, expected: Expected, report: Report) -> None:
+    """Report recordings of which the table tells more than the card says."""
+    import pyarrow.parquet as pq
+
+    if expected.places not in (COARSE, NONE):
+        return
+    finer, example = 0, ""
+    columns = ["id", "lat", "lon", "datetime", "group_id"]
+    with pq.ParquetFile(dataset / "recordings.parquet") as file:
+        for batch in file.iter_batches(_BATCH, columns=columns):
+            for row in batch.to_pylist():
+                if found := finer_than(row, expected.places):
+                    finer += 1
+                    example = example or f"{row['id']}: {found}"
+    if finer:
+        report.add(
+            "recordings.parquet",
+            f"{finer:,} rows tell more than places={expected.places} of the card ({example}): "
+            "make the dataset again before anybody gets it",
+        )
 
 
 def _group_name(expected: Expected, wanted: int) -> str:

@@ -392,6 +392,7 @@ def clip_record(recording: Recording, key: str) -> dict[str, Any]:
         "datetime": recording.datetime,
         "lat": "" if recording.lat is None else str(recording.lat),
         "lon": "" if recording.lon is None else str(recording.lon),
+        "uncertainty_m": "" if recording.uncertainty_m is None else str(recording.uncertainty_m),
         "country": recording.country,
         "group_id": recording.group_id,
         "split": recording.split,

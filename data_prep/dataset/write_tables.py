@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from dawnchorus.data_prep.audio.levels import NAMED_DB
+from dawnchorus.data_prep.dataset.places import shown_path
 from dawnchorus.data_prep.dataset.plan import Plan
 from dawnchorus.data_prep.dataset.row_store import RowStore
 from dawnchorus.data_prep.dataset.same_audio import TABLE as SAME_AUDIO
@@ -50,7 +51,7 @@ def write_tables(plan: Plan, out: Path) -> dict[str, Any]:
         raise PrepError(f"None of the {plan.recordings} recordings is usable:\n{shown}".rstrip())
     settings = plan.options
     with RowStore(plan.folder) as rows:
-        labels = _write_recordings(rows, found, out)
+        labels = _write_recordings(rows, found, out, settings["places"])
     label_ids = {name: i for i, name in enumerate(labels)}
     licence_ids = {key: i for i, key in enumerate(sorted(found.ledger))}
     copies = same_audio(out / "recordings.parquet")
@@ -136,7 +137,9 @@ class _Rows:
 # --- recordings, rejects, labels -------------------------------------------------------------
 
 
-def _write_recordings(rows: RowStore, found: Gathered, out: Path) -> dict[str, tuple[str, str]]:
+def _write_recordings(
+    rows: RowStore, found: Gathered, out: Path, places: str
+) -> dict[str, tuple[str, str]]:
     """Write `recordings.parquet` and `rejected.parquet`; return the labels of what was kept."""
     import pyarrow as pa
 
@@ -156,14 +159,14 @@ def _write_recordings(rows: RowStore, found: Gathered, out: Path) -> dict[str, t
     ):
         kept = _Rows(kept_file, schema, RECORDING_ROWS)
         rejected = _Rows(rejected_file, rejected_schema(), RECORDING_ROWS)
-        labels = label_ranks(_split_rows(rows, found, kept, rejected))
+        labels = label_ranks(_split_rows(rows, found, kept, rejected, places))
         kept.close()
         rejected.close()
     return labels
 
 
 def _split_rows(
-    rows: RowStore, found: Gathered, kept: _Rows, rejected: _Rows
+    rows: RowStore, found: Gathered, kept: _Rows, rejected: _Rows, places: str
 ) -> Iterator[Recording]:
     """Add every recording to one of the two tables; yield those that were kept."""
     rejects = found.rejected.to_reader(max_chunksize=RECORDING_ROWS)
@@ -171,7 +174,10 @@ def _split_rows(
     for number, recording in enumerate(rows):
         if not found.kept_R[number]:
             reason = next(reasons)
-            rejected.add(reason | {"recording_id": recording.id, "path": recording.path})
+            path = shown_path(recording, places)
+            if path != recording.path:
+                reason["detail"] = reason["detail"].replace(recording.path, path)
+            rejected.add(reason | {"recording_id": recording.id, "path": path})
             continue
         facts = {name: column[number].item() for name, column in found.facts.items()}
         # Kept in 32 bits, where 6 digits are all there were.
@@ -181,6 +187,7 @@ def _split_rows(
             facts[name] = round(facts[name], 2)
         recording = dataclasses.replace(
             recording,
+            path=shown_path(recording, places),
             codec=found.codecs[found.codec_R[number]],
             **{name: facts[name] for name in ("sample_rate_hz", "channels", "duration_s")},
         )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dawnchorus.data_prep.dataset.places import words
 from dawnchorus.data_prep.dataset.same_audio import same_audio_words
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.report.citations import citation, source_name
@@ -298,6 +299,10 @@ def _making(stats: Mapping[str, Any]) -> str:
         f"{rate} Hz {count:,}" for rate, count in stats["original_sample_rates_hz"].items()
     )
     return f"""\
+## Places and times
+
+{words(options.get("places")).capitalize()}. {_PLACES_NOTE}
+
 ## How it was made
 
 Prepared by dawnchorus. Every recording was decoded, mixed to mono ({_channels(options)}),
@@ -317,6 +322,12 @@ apart.
   {stats["rejected_reasons"].get("too_short", 0):,}
 * recordings with more than 0.1 % of samples at full scale: {stats["saturated_recordings"]:,}
 """
+
+
+_PLACES_NOTE = """\
+Where an archive obscured or generalised a place, it stands here as the
+archive shows it; `uncertainty_m` in `recordings.parquet` and in the JSON of every clip says within
+how many metres the true place lies, where that is known."""
 
 
 def _channels(options: Mapping[str, Any]) -> str:

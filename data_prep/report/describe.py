@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dawnchorus.data_prep.dataset.places import words
 from dawnchorus.data_prep.dataset.same_audio import same_audio_words
 from dawnchorus.data_prep.dataset.work_folder import WORK
 from dawnchorus.data_prep.errors import PrepError
@@ -145,6 +146,7 @@ def _summary(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("original rates", _counts(facts["original_sample_rates_hz"], " Hz")),
         ("original channels", _counts(facts["original_channels"])),
         ("left out", f"{facts['rejected']:,} recordings"),
+        ("places and times", words(facts.get("options", {}).get("places"))),
         ("silence cut", f"{facts.get('trimmed_hours', 0):,.2f} h"),
         ("same audio twice", f"{same_audio_words(facts)} recordings"),
         ("weaker by 20 dB", f"{facts.get('weaker_recordings', 0):,} recordings"),

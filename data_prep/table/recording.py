@@ -55,7 +55,8 @@ class Recording:
     `path` is where the audio lies, absolute or relative to the folder given to the builder; empty
     where it has not been downloaded from `url` (the audio file, where the archive names one).
     `sample_rate_hz`, `channels`, `codec` and `duration_s` describe the original file; a reader may
-    leave them 0 or empty, the decoder fills them in.
+    leave them 0 or empty, the decoder fills them in. `uncertainty_m`: the true place lies within so
+    many metres, where the archive says so (obscured and generalised places).
     """
 
     id: str
@@ -73,6 +74,7 @@ class Recording:
     datetime: str = ""
     lat: float | None = None
     lon: float | None = None
+    uncertainty_m: float | None = None
     country: str = ""
     sample_rate_hz: int = 0
     channels: int = 0
@@ -130,6 +132,7 @@ def recording_schema() -> pa.Schema:
             ("datetime", text),
             ("lat", pa.float64()),
             ("lon", pa.float64()),
+            ("uncertainty_m", pa.float64()),
             ("country", text),
             ("sample_rate_hz", pa.int32()),
             ("channels", pa.int32()),
