@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from dawnchorus.data_prep.audio.levels import NAMED_DB
-from dawnchorus.data_prep.dataset.places import shown_path
+from dawnchorus.data_prep.dataset.places import EXACT, shown_path
 from dawnchorus.data_prep.dataset.plan import Plan
 from dawnchorus.data_prep.dataset.row_store import RowStore
 from dawnchorus.data_prep.dataset.same_audio import TABLE as SAME_AUDIO
@@ -51,7 +51,7 @@ def write_tables(plan: Plan, out: Path) -> dict[str, Any]:
         raise PrepError(f"None of the {plan.recordings} recordings is usable:\n{shown}".rstrip())
     settings = plan.options
     with RowStore(plan.folder) as rows:
-        labels = _write_recordings(rows, found, out, settings["places"])
+        labels = _write_recordings(rows, found, out, settings.get("places", EXACT))
     label_ids = {name: i for i, name in enumerate(labels)}
     licence_ids = {key: i for i, key in enumerate(sorted(found.ledger))}
     copies = same_audio(out / "recordings.parquet")

@@ -67,7 +67,7 @@ def test_sources_taxa_licences_limits(copy: Path) -> None:
     text = card_of(copy)
     sections = [line for line in text.splitlines() if line.startswith("## ")]
     assert sections == ["## Sources", "## Taxa", "## Licences", "## Labels", "## Known limits",
-                        "## Loading", "## How it was made"]  # fmt: skip
+                        "## Loading", "## Places and times", "## How it was made"]  # fmt: skip
     assert "As a whole it is as strict as CC BY." in text and "Credit is due for" in text
     assert "3 of 3 labels have fewer than 10 recordings." in text
     assert "No background species are labelled" in text
