@@ -26,7 +26,7 @@ import polars as pl
 from dawnchorus.data_prep.select.evaluation import SUFFIXES
 from dawnchorus.data_prep.select.same_sound import find_same
 from dawnchorus.data_prep.select.sound import Audio, take_prints
-from dawnchorus.data_prep.tools.progress import Progress
+from dawnchorus.trainer.progress import Progress
 
 Wave = npt.NDArray[np.float32]
 MAX_S = 600.0

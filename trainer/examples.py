@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dawnchorus.trainer.files import whole_file, write_whole
 from dawnchorus.trainer.objectives.multilabel import probabilities
-from dawnchorus.trainer.runtime.files import atomic_write, write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,8 +64,9 @@ def write_examples(
         loss = getattr(objective.config, "loss", "bce")
         score_KC = probabilities(found["logits_BC"], objective.active_C, loss)
         _add_predictions(records, module, score_KC)
-    atomic_write(folder / "examples.npz", lambda path: _save_arrays(path, arrays))
-    write_text(folder / "examples.json", json.dumps(records, ensure_ascii=False, indent=1) + "\n")
+    with whole_file(folder / "examples.npz") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    write_whole(folder / "examples.json", json.dumps(records, ensure_ascii=False, indent=1) + "\n")
 
 
 def _names(
@@ -92,8 +93,3 @@ def _add_predictions(
         record["predictions"] = [
             [module.model.labels[c], round(s, 4)] for s, c in zip(scores, classes, strict=True)
         ]
-
-
-def _save_arrays(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
-    with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

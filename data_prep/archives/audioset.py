@@ -25,7 +25,7 @@ from dawnchorus.data_prep.archives.times import NOT_SUPPORTED
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording import Recording
 from dawnchorus.data_prep.table.recording_table import Rejected
-from dawnchorus.data_prep.tools.progress import LINE_EVERY_S, Progress
+from dawnchorus.trainer.progress import LINE_EVERY_S, Progress
 
 if TYPE_CHECKING:
     import numpy as np

@@ -23,6 +23,7 @@ from typing import IO, cast
 from dawnchorus.data_prep.archives.file_index import FileIndex
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording_table import Rejected
+from dawnchorus.trainer.files import whole_file
 
 YTID = re.compile(r"[A-Za-z0-9_-]{11}")
 _TIMES = re.compile(r"(?:_(\d+(?:\.\d+)?))?(?:_(\d+(?:\.\d+)?))?")
@@ -205,7 +206,6 @@ class Unpacker:
             return None
         ytid, times = meant
         folder = self.folder / f"{sum(c.isupper() << i for i, c in enumerate(ytid)):03x}"
-        partial = folder / f".{ytid}.part"
         try:
             head = packed.stream.read(_COPY)
             path = folder / ("_".join((ytid, *times)) + _suffix(head))
@@ -213,20 +213,16 @@ class Unpacker:
                 self.there += 1
                 return None
             try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with partial.open("wb") as file:
+                with whole_file(path, durable=False) as file:
                     while head:
                         file.write(head)
                         head = packed.stream.read(_COPY)
-                partial.rename(path)
             except OSError as err:
                 raise PrepError(
                     f"Writing {path} failed: {err.strerror or err}. Make room, then run it again."
                 ) from err
         except _Broken as err:
             return UNREADABLE, f"{err}: download it again"
-        finally:
-            partial.unlink(missing_ok=True)
         self.written += 1
         return None
 

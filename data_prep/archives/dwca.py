@@ -35,7 +35,7 @@ from dawnchorus.data_prep.archives.containers import META, Files, FolderFiles, Z
 from dawnchorus.data_prep.archives.delimited import BadRow
 from dawnchorus.data_prep.archives.dwca_meta import KNOWN_PAIRS, Row, Table, described, undescribed
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.tools.progress import LINE_EVERY_S
+from dawnchorus.trainer.progress import LINE_EVERY_S
 
 _T = TypeVar("_T")
 _JOIN_FILE = ".join.sqlite"

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.tools.files import write_whole
-from dawnchorus.data_prep.tools.progress import LINE_EVERY_S, Progress
+from dawnchorus.trainer.files import write_whole
+from dawnchorus.trainer.progress import LINE_EVERY_S, Progress
 
 if TYPE_CHECKING:
     import httpx

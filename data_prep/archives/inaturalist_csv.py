@@ -13,7 +13,7 @@ from dawnchorus.data_prep.archives.containers import Files
 from dawnchorus.data_prep.archives.json_files import broken_file
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording_table import Rejected
-from dawnchorus.data_prep.tools.progress import LINE_EVERY_S, Progress
+from dawnchorus.trainer.progress import LINE_EVERY_S, Progress
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -41,8 +41,8 @@ from dawnchorus.data_prep.archives.inaturalist_csv import CsvFile
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording import Label, Recording
 from dawnchorus.data_prep.table.recording_table import Rejected
-from dawnchorus.data_prep.tools.progress import Progress
 from dawnchorus.trainer.licences import read_licence
+from dawnchorus.trainer.progress import Progress
 
 if TYPE_CHECKING:
     import pyarrow as pa

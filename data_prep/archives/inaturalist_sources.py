@@ -14,7 +14,7 @@ from dawnchorus.data_prep.archives.json_files import documents, looks_like_json_
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording import Recording
 from dawnchorus.data_prep.table.recording_table import Rejected
-from dawnchorus.data_prep.tools.progress import Progress
+from dawnchorus.trainer.progress import Progress
 
 HINT = (
     "saved API pages ({'results': [...]}), the research-grade archive (observations.csv and "

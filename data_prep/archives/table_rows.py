@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from dawnchorus.data_prep.archives.delimited import BadRow, Dialect, numbered_ro
 from dawnchorus.data_prep.archives.json_files import Document, broken_file, items
 from dawnchorus.data_prep.archives.text_files import TextForm, as_utf8, text_form
 from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.trainer.files import write_whole
 
 _BATCH_ROWS = 16  # a row may hold a whole recording
 _MAX_CELL_BYTES = 1 << 30
@@ -206,18 +206,11 @@ def write_audio(content: bytes, name: str, folder: Path) -> Path:
     plain = _UNSAFE.sub("_", name.replace("\\", "/").rpartition("/")[2]).lstrip(".")[-120:]
     target = folder / (plain or "recording")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if target.exists() and not _holds(target, content):
             digest = blake2b(content, digest_size=6).hexdigest()
             target = target.with_name(f"{target.stem}-{digest}{target.suffix}")
         if not target.exists() or not _holds(target, content):
-            partial = folder / f".{target.name}.{os.getpid()}.part"
-            try:
-                partial.write_bytes(content)
-                partial.replace(target)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
+            write_whole(target, content, durable=False)
     except OSError as err:
         raise PrepError(
             f"Writing {target} failed: {err}. Make room; the same command continues."

@@ -26,6 +26,7 @@ import tenacity
 from dawnchorus.data_prep.archives.xeno_canto import error_text
 from dawnchorus.data_prep.archives.xeno_canto_query import check_queries
 from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.trainer.files import write_whole
 
 KEY_VARIABLE = "XENO_CANTO_KEY"
 API = "https://xeno-canto.org/api/3/recordings"
@@ -247,12 +248,9 @@ def _slug(query: str) -> str:
 
 
 def _write(file: Path, content: bytes) -> None:
-    partial = file.with_name(f".{file.name}.part")
     try:
-        partial.write_bytes(content)
-        partial.rename(file)
+        write_whole(file, content)
     except OSError as err:
-        partial.unlink(missing_ok=True)
         raise PrepError(f"Writing {file} failed: {err}. Make room, then run it again.") from err
 
 

@@ -14,7 +14,7 @@ from dawnchorus.data_prep.archives.xeno_canto import read_dump
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording import Recording
 from dawnchorus.data_prep.table.recording_table import Rejected
-from dawnchorus.data_prep.tools.progress import LINE_EVERY_S
+from dawnchorus.trainer.progress import LINE_EVERY_S
 
 _NAMES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".zip", ".dwca")
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dawnchorus.data_prep.archives.inaturalist_api import ApiOptions
     from dawnchorus.data_prep.table.recording import Recording
     from dawnchorus.data_prep.table.recording_table import Rejected
-    from dawnchorus.data_prep.tools.progress import Progress
+    from dawnchorus.trainer.progress import Progress
 
 API = "The API"
 
@@ -77,7 +77,7 @@ def inaturalist(
     """
     from dawnchorus.data_prep.archives.inaturalist_api import LICENCES, ApiOptions
     from dawnchorus.data_prep.table.recording_table import RECORDINGS, write_table
-    from dawnchorus.data_prep.tools.progress import Progress
+    from dawnchorus.trainer.progress import Progress
 
     with friendly_errors():
         progress = Progress()

@@ -56,7 +56,7 @@ def select(
     with friendly_errors():
         from dawnchorus.data_prep.select.recipe_file import load_recipe
         from dawnchorus.data_prep.select.run import select as run
-        from dawnchorus.data_prep.tools.progress import Progress
+        from dawnchorus.trainer.progress import Progress
 
         result = run(load_recipe(recipe, overrides or ()), out, Progress())
         typer.echo(result.text)

@@ -43,8 +43,8 @@ from dawnchorus.data_prep.dataset.write_tables import write_tables
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.report.card import write_card
 from dawnchorus.data_prep.table.recording import Recording
-from dawnchorus.data_prep.tools.files import write_whole
-from dawnchorus.data_prep.tools.progress import Progress
+from dawnchorus.trainer.files import write_whole
+from dawnchorus.trainer.progress import Progress
 
 FORMAT = 3  # of the work folder and what the fingerprint covers
 BESIDE = "beside"  # in the work folder: what is to lie beside the tables

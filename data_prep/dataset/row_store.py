@@ -38,7 +38,7 @@ from dawnchorus.data_prep.table.recording import (
     label_ranks,
     validate,
 )
-from dawnchorus.data_prep.tools.progress import LINE_EVERY_S, Progress
+from dawnchorus.trainer.progress import LINE_EVERY_S, Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -20,10 +20,10 @@ from dawnchorus.data_prep.dataset.verify_shard import ShardCheck, check_shard
 from dawnchorus.data_prep.dataset.verify_tables import Expected, check_tables, read_expected
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.report.describe import refuse_unfinished
-from dawnchorus.data_prep.tools.progress import Progress
+from dawnchorus.trainer.progress import Progress
 
 if TYPE_CHECKING:
-    from dawnchorus.data_prep.tools.progress import Bar
+    from dawnchorus.trainer.progress import Bar
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dawnchorus.data_prep.dataset.write_shard import ShardSummary, ShardTask, wr
 from dawnchorus.data_prep.errors import PrepError
 
 if TYPE_CHECKING:
-    from dawnchorus.data_prep.tools.progress import Progress
+    from dawnchorus.trainer.progress import Progress
 
 NAMED = 10
 """Rejects that an error names."""

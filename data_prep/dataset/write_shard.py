@@ -34,7 +34,7 @@ from dawnchorus.data_prep.dataset.row_store import RowStore, file_size, hash64, 
 from dawnchorus.data_prep.download.addresses import redact
 from dawnchorus.data_prep.errors import PrepError, UnusableAudio
 from dawnchorus.data_prep.table.recording import BACKGROUND, FOREGROUND, Recording
-from dawnchorus.data_prep.tools.files import whole_file
+from dawnchorus.trainer.files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,7 +27,7 @@ from dawnchorus.data_prep.dataset.write_all import NAMED, name_rejects
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.report.card import card
 from dawnchorus.data_prep.table.recording import Recording, label_ranks, recording_schema, to_row
-from dawnchorus.data_prep.tools.files import whole_file, write_whole
+from dawnchorus.trainer.files import whole_file, write_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa

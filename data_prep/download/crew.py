@@ -20,7 +20,7 @@ from dawnchorus.data_prep.download.fetch import Failure, Fetcher, make_client
 from dawnchorus.data_prep.download.gate import Gates, HostGivenUp
 from dawnchorus.data_prep.download.ledger import Item, Ledger
 from dawnchorus.data_prep.download.partial_file import PARTS, Finished, Part, already_there
-from dawnchorus.data_prep.tools.progress import Bar, Progress
+from dawnchorus.trainer.progress import Bar, Progress
 
 _TICK_S = 0.5
 _BATCH = 256

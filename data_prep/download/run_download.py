@@ -20,7 +20,7 @@ from dawnchorus.data_prep.download.partial_file import PARTS
 from dawnchorus.data_prep.download.summary import estimate_text, outcome_text
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording_table import RECORDINGS, Summary, table_path, write_table
-from dawnchorus.data_prep.tools.progress import Progress
+from dawnchorus.trainer.progress import Progress
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dawnchorus.data_prep.download.download_recipe import DownloadRecipe
 from dawnchorus.data_prep.download.fill_ledger import Estimate, gb, reasons
 from dawnchorus.data_prep.download.ledger import DONE, TODO, Ledger
-from dawnchorus.data_prep.tools.progress import time_text
+from dawnchorus.trainer.progress import time_text
 
 _HOSTS = 40  # shown; a table of links to everywhere has thousands
 

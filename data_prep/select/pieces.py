@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.tools.files import whole_file
+from dawnchorus.trainer.files import whole_file
 
 if TYPE_CHECKING:
     import polars as pl

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dawnchorus.data_prep.select.selection_recipe import SelectRecipe
-    from dawnchorus.data_prep.tools.progress import Progress
+    from dawnchorus.trainer.progress import Progress
 
 # Kinds of sounds: of the tables, of the evaluation sets, of sources that have no near copies.
 OWN, HELD, DISTINCT = 0, 1, 2

@@ -21,7 +21,7 @@ from dawnchorus.data_prep.select.sound import Audio, compare_pairs
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dawnchorus.data_prep.tools.progress import Progress
+    from dawnchorus.trainer.progress import Progress
 
 LARGEST = 32  # copies of one sound of which all pairs are looked at
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from dawnchorus.data_prep.tools.progress import Bar, Progress
+    from dawnchorus.trainer.progress import Bar, Progress
 
 T = TypeVar("T")
 In = TypeVar("In")

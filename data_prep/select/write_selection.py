@@ -22,7 +22,7 @@ from dawnchorus.data_prep.table.recording_table import (
     table_path,
     write_table,
 )
-from dawnchorus.data_prep.tools.files import whole_file, write_whole
+from dawnchorus.trainer.files import whole_file, write_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording import Recording, from_row, recording_schema, to_row
+from dawnchorus.trainer.files import whole_path, write_whole
 from dawnchorus.trainer.sound_folders import what_to_do_with
 
 if TYPE_CHECKING:
@@ -78,8 +78,10 @@ def write_table(
     try:
         out.mkdir(parents=True, exist_ok=True)
         with (
-            _Rows(out / RECORDINGS, recording_schema()) as good,
-            _Rows(out / REJECTED, rejected_schema()) as bad,
+            whole_path(out / RECORDINGS) as good_path,
+            whole_path(out / REJECTED) as bad_path,
+            _Rows(good_path, recording_schema()) as good,
+            _Rows(bad_path, rejected_schema()) as bad,
         ):
             for row in rows:
                 if isinstance(row, Recording):
@@ -99,12 +101,8 @@ def write_table(
                 why = ", ".join(f"{name} {count}" for name, count in reasons.most_common())
                 raise PrepError(f"No recording was found (left out: {why or 'nothing either'}).")
             summary = Summary(len(seen), seconds / 3600, dict(sorted(reasons.items())))
-            good.finish()
-            bad.finish()
         text = json.dumps(dataclasses.asdict(summary) | {"made_by": made_by or {}}, indent=1)
-        partial = out / f".{SUMMARY}.part"
-        partial.write_text(text + "\n")
-        partial.rename(out / SUMMARY)
+        write_whole(out / SUMMARY, text + "\n")
     except OSError as err:
         raise PrepError(f"Writing {out} failed: {err}. Make room, then run it again.") from err
     return summary
@@ -118,11 +116,10 @@ def rejected_schema() -> pa.Schema:
 
 
 class _Rows:
-    """A parquet file that takes rows one by one and appears when it is finished."""
+    """A parquet file that takes rows one by one."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.path, self.schema = path, schema
-        self.partial = path.with_name(f".{path.name}.part")
         self.rows: list[dict[str, Any]] = []
 
     def add(self, row: dict[str, Any]) -> None:
@@ -137,25 +134,16 @@ class _Rows:
         self.writer.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
         self.rows = []
 
-    def finish(self) -> None:
-        """Write what is left and put the file in its place."""
-        self._write()
-        self.writer.close()
-        with self.partial.open("rb") as file:
-            os.fsync(file.fileno())
-        self.partial.rename(self.path)
-
     def __enter__(self) -> _Rows:
         import pyarrow.parquet as pq
 
-        self.writer: pq.ParquetWriter = pq.ParquetWriter(
-            self.partial, self.schema, compression="zstd"
-        )
+        self.writer: pq.ParquetWriter = pq.ParquetWriter(self.path, self.schema, compression="zstd")
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self.partial.exists():
-            self.partial.unlink()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._write()
+        self.writer.close()
 
 
 def table_path(path: Path) -> Path:

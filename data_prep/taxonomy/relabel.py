@@ -42,8 +42,8 @@ from dawnchorus.data_prep.taxonomy.outputs import (
 from dawnchorus.data_prep.taxonomy.resolve import Given, Resolver
 from dawnchorus.data_prep.taxonomy.sounds import Bridges
 from dawnchorus.data_prep.taxonomy.taxonomy_files import SMALL, Source, find_source
-from dawnchorus.data_prep.tools.files import write_whole
-from dawnchorus.data_prep.tools.progress import Progress
+from dawnchorus.trainer.files import write_whole
+from dawnchorus.trainer.progress import Progress
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -75,7 +75,7 @@ def bare(root: Path, out: Path, part: int = 0, parts: int = 1) -> None:
 def prepare(root: Path, out: Path, jobs: int) -> None:
     """The whole of `chorus prep folder`, without what it says."""
     from dawnchorus.data_prep.archives.own_folder import prepare_folder
-    from dawnchorus.data_prep.tools.progress import Progress
+    from dawnchorus.trainer.progress import Progress
 
     shutil.rmtree(out, ignore_errors=True)
     quiet = io.StringIO()

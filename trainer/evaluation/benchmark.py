@@ -25,7 +25,6 @@ from dawnchorus.trainer.evaluation.clustering import evaluate_clustering
 from dawnchorus.trainer.evaluation.config import EvaluateConfig, load_config
 from dawnchorus.trainer.evaluation.embed import (
     LogMelStatistics,
-    Progress,
     cached,
     embed_clips,
     weights_digest,
@@ -43,6 +42,7 @@ from dawnchorus.trainer.evaluation.tables import print_result
 from dawnchorus.trainer.evaluation.task import Task, describe_task, prepare_task, remarks
 from dawnchorus.trainer.objectives.multilabel import ranking_scores, trained_classes
 from dawnchorus.trainer.pooling import Pooling, pool, pooling_of
+from dawnchorus.trainer.progress import Bar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,10 +115,10 @@ class _Bench:
             self.config.probe, standardise=standardise or self.config.probe.standardise
         )
         epochs = config.epochs * config.seeds * len(task.protocol.folds)
-        with Progress(epochs, f"probing {name}", "epoch") as advance:
+        with Bar(epochs, f"probing {name}", "epochs", stays=False) as bar:
             result = train_probes(
                 emb, task.clips.label_NC, task.protocol.folds, config,
-                multi_label=task.multi_label, device=self.device, advance=advance,
+                multi_label=task.multi_label, device=self.device, advance=bar.advance,
             )  # fmt: skip
         summary = result.summary() | {"standardised": config.standardise}
         if result.hit_N is not None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import typing
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from dawnchorus.trainer.errors import CheckpointError, DataError
 from dawnchorus.trainer.evaluation.clips import Clips
 from dawnchorus.trainer.evaluation.splits import some
+from dawnchorus.trainer.files import whole_path
 from dawnchorus.trainer.frontend import LogMel
 from dawnchorus.trainer.pooling import Pooling, pool
-from dawnchorus.trainer.runtime.files import atomic_write
+from dawnchorus.trainer.progress import Bar
 
 IntArray = npt.NDArray[np.int64]
 Layer = int | Literal["last", "all"]
@@ -212,7 +213,7 @@ def embed_clips(
     )
     store: npt.NDArray[np.float32] | None = None
     finite_N = np.ones(len(clips), dtype=bool)
-    with Progress(len(windows), f"embedding with {who}", "window") as advance:
+    with Bar(len(windows), f"embedding with {who}", "windows", stays=False) as bar:
         for rows, wav_BT in _batches(clips, windows, batch_size, workers):
             emb = _embed_batch(model, wav_BT, windows.samples_W[rows], layer, pooling, device)
             if store is None:
@@ -223,7 +224,7 @@ def embed_clips(
             finite_N[clip_B[~good_B]] = False
             share = share_W[rows].astype(np.float32).reshape(-1, *[1] * (emb.ndim - 1))
             np.add.at(store, clip_B, emb * share)
-            advance(len(emb))
+            bar.advance(len(emb))
     if store is None:
         raise DataError(f"{clips.path}: there is no clip to embed")
     _check_finite(clips, finite_N, who)
@@ -258,19 +259,9 @@ def cached(
     if path is None:
         return np.asarray(compute(None))
     if not path.is_file():
-
-        def write(temporary: Path) -> None:
-            def make_store(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-                store = np.lib.format.open_memmap(temporary, "w+", np.dtype(np.float32), shape)
-                # Reserve the space: a disk that fills up behind a memory map kills the process.
-                with temporary.open("rb+") as file:
-                    os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-                return store
-
-            compute(make_store).flush()
-
         try:
-            atomic_write(path, write)
+            with whole_path(path) as beside:
+                compute(partial(_store_at, beside)).flush()
         except OSError as error:
             raise DataError(
                 f"the embeddings could not be written to {path} ({error}). Make room there, or "
@@ -280,29 +271,11 @@ def cached(
     return loaded
 
 
-class Progress:
-    """A bar on a terminal, a few plain lines in a log file; `with Progress(...) as advance`."""
-
-    def __init__(self, total: int, title: str, unit: str) -> None:
-        self.total, self.title, self.unit, self.done, self.told = total, title, unit, 0, 0
-        self._bar: Any = None
-
-    def __enter__(self) -> Callable[[int], None]:
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=self.total, desc=self.title, unit=self.unit, leave=False)
-        return self.advance
-
-    def advance(self, count: int) -> None:
-        """Count so many units done."""
-        self.done += count
-        if self._bar is not None:
-            self._bar.update(count)
-        elif self.done * 4 // max(self.total, 1) > self.told:
-            self.told = self.done * 4 // max(self.total, 1)
-            print(f"{self.title}: {self.done}/{self.total} {self.unit}s", file=sys.stderr)
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+def _store_at(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Return an array of a file. Its space is reserved: a disk that fills up behind a memory map
+    kills the process.
+    """
+    store = np.lib.format.open_memmap(path, "w+", np.dtype(np.float32), shape)
+    with path.open("rb+") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return store

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dawnchorus.trainer.errors import DataError
-from dawnchorus.trainer.runtime.files import write_text
+from dawnchorus.trainer.files import write_whole
 
 if TYPE_CHECKING:
     from dawnchorus.trainer.hub.importing import LoadedModel
@@ -40,7 +40,7 @@ def write_result(path: Path, value: dict[str, Any]) -> None:
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     try:
-        write_text(path, text)
+        write_whole(path, text)
     except OSError as error:
         raise DataError(
             f"the result could not be written to {path} ({error}): make room or choose another "

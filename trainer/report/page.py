@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.files import write_whole
 from dawnchorus.trainer.page import render_page
 from dawnchorus.trainer.report.comparison import tables, verdict
 from dawnchorus.trainer.report.curves import MARKS, Drawn, charts_of, other_charts, readable
@@ -76,13 +76,7 @@ def write_report(
     target = Path(out)
     if target.is_dir():
         target = target / "report.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(target, page)
     return target
 
 

@@ -23,8 +23,8 @@ import torch
 from lightning_fabric.plugins import CheckpointIO
 
 from dawnchorus.trainer.errors import CheckpointError
+from dawnchorus.trainer.files import whole_path
 from dawnchorus.trainer.runtime import shards
-from dawnchorus.trainer.runtime.files import atomic_write
 
 _STEP = re.compile(r"step_(\d{9})\.ckpt$")
 FORMAT = 1
@@ -39,7 +39,8 @@ def save(path: Path, state: dict[str, Any]) -> None:
     try:
         if path.is_dir() and not path.is_symlink():
             shards.remove(path)  # a folder that could not be read: nothing else is written twice
-        atomic_write(path, lambda temporary: torch.save(state, temporary))
+        with whole_path(path) as beside:
+            torch.save(state, beside)
     # torch reports a full disk as RuntimeError from its zip writer.
     except (OSError, RuntimeError) as error:
         raise _not_written(path, error) from error

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from dawnchorus.trainer import plain_yaml
 from dawnchorus.trainer.data.overlap import Overlap, validation_overlap
 from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.files import write_whole
 from dawnchorus.trainer.hub.provenance import lineage
 from dawnchorus.trainer.runtime.environment import describe_environment
-from dawnchorus.trainer.runtime.files import write_text
 from dawnchorus.trainer.schedule import learning_rate
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def write_folder(recipe: Recipe, stream: TrainStream) -> Overlap:
         How many of the validation clips are of recordings that are trained on (also in data.json).
     """
     folder = recipe.folder
-    write_text(folder / "recipe.yaml", plain_yaml.dump(recipe.resolved()))
+    write_whole(folder / "recipe.yaml", plain_yaml.dump(recipe.resolved()))
     described = zip(stream.describe_sources(), stream.sources, strict=True)
     written = recipe.resolved()["data"]["train"]
     data: dict[str, Any] = {
@@ -177,7 +177,7 @@ def write_folder(recipe: Recipe, stream: TrainStream) -> Overlap:
         ("data.json", data),
         ("labels.json", {"labels": list(stream.labels.names)}),
     ):
-        write_text(folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_whole(folder / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return overlap
 
 

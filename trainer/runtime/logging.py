@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from dawnchorus.trainer.errors import RecipeError
-from dawnchorus.trainer.runtime.files import write_text
+from dawnchorus.trainer.files import write_whole
+from dawnchorus.trainer.progress import Bar
 
 Mode = Literal["disabled", "offline", "online"]
 
@@ -117,7 +118,7 @@ def _mark_superseded(path: Path, resume_step: int) -> tuple[list[dict[str, Any]]
         if not line.get("superseded"):
             kept.append(line)
     if changed:
-        write_text(path, "".join(f"{x}\n" for x in texts))
+        write_whole(path, "".join(f"{x}\n" for x in texts))
     return kept, last_step
 
 
@@ -136,7 +137,7 @@ class WandbSink:
 
         id_file = run / "wandb_id.txt"
         if not id_file.is_file():
-            write_text(id_file, secrets.token_hex(4))
+            write_whole(id_file, secrets.token_hex(4))
         settings = wandb.Settings(
             console="off", x_disable_stats=True, x_disable_meta=True, x_disable_machine_info=True,
             disable_git=True, disable_code=True, x_save_requirements=False, host="", program="",
@@ -208,20 +209,18 @@ class ProgressSink:
              "clips_per_s", "data_wait")  # fmt: skip
 
     def __init__(self, total_steps: int, first_step: int, title: str) -> None:
-        from tqdm import tqdm
-
         self._title = title
         self._total = total_steps
         self._recent: deque[tuple[int, float]] = deque(maxlen=_ETA_LINES)
-        self._bar: Any = None
+        self._figures = ""
+        self._bar: Bar | None = None
         if sys.stderr.isatty():
-            self._bar = tqdm(total=total_steps, initial=first_step, desc=title, unit="step",
-                             dynamic_ncols=True)  # fmt: skip
+            self._bar = Bar(total_steps, title, "steps", done=first_step).start()
 
     def advance(self, step: int) -> None:
         """Move the bar."""
         if self._bar is not None:
-            self._bar.update(step - self._bar.n)
+            self._bar.update(step, self._figures)
 
     def write(self, line: dict[str, Any]) -> None:
         """Show a line's figures."""
@@ -229,16 +228,14 @@ class ProgressSink:
             f"{k} {line[k]:.4g}" for k in self.SHOWN if isinstance(line.get(k), int | float)
         )
         if line["kind"] == "train" and self._bar is not None:
-            self._bar.set_postfix_str(figures)
+            self._figures = figures
             return
         text = figures or line.get("message", "")
         if line["kind"] == "train":
             text += self._time_left(line)
         kind = "" if line["kind"] == "train" else f" {line.get('event', line['kind'])}:"
         message = f"{self._title} {line['step']}/{self._total}{kind}  {text}"
-        if self._bar is not None:
-            self._bar.write(message, file=sys.stderr)
-        else:
+        if self._bar is None or not self._bar.say(message):
             print(message, file=sys.stderr, flush=True)
 
     def _time_left(self, line: dict[str, Any]) -> str:
@@ -253,4 +250,4 @@ class ProgressSink:
     def close(self) -> None:
         """Leave the bar as it stands."""
         if self._bar is not None:
-            self._bar.close()
+            self._bar.stop()

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 
 from dawnchorus.trainer.errors import ChorusError, Hung, Interrupted, Preempted, RunBusy
+from dawnchorus.trainer.files import write_whole
 from dawnchorus.trainer.runtime.attempts import record_attempt
 from dawnchorus.trainer.runtime.failures import note_failure
-from dawnchorus.trainer.runtime.files import write_text
 from dawnchorus.trainer.runtime.job import Job, in_slurm_step, prepare_rendezvous
 from dawnchorus.trainer.runtime.lock import RunLock
 from dawnchorus.trainer.runtime.watchdog import Watchdog
@@ -90,7 +90,7 @@ class Session:
         """Tell the job script that this job should be queued again."""
         marker = {"job": self.job.job_id, "restart": self.job.restart, "reason": reason}
         with suppress(OSError):
-            write_text(self.folder / MARKER, json.dumps(marker) + "\n")
+            write_whole(self.folder / MARKER, json.dumps(marker) + "\n")
 
     def _hung(self, message: str) -> None:
         note_failure(self.folder, self.job, self.rank, f"{Hung.__name__}: {message}")

@@ -11,7 +11,6 @@ of ranks.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dawnchorus.trainer.runtime.files import atomic_write
+from dawnchorus.trainer.files import sync_folder, whole_path
 from dawnchorus.trainer.sharded import Pieces, is_sharded, local
 
 META = "meta.pt"
@@ -98,10 +97,12 @@ def write(
 def _write_own(folder: Path, state: dict[str, Any], rank: int, ranks: int) -> None:
     rows: list[Tensor] = []
     skeleton = _take_apart(state, rows)
-    atomic_write(folder / _shard(rank), lambda path: torch.save(rows, path))
+    with whole_path(folder / _shard(rank)) as beside:
+        torch.save(rows, beside)
     if rank == 0:
         meta = {"ranks": ranks, "tensors": len(rows), "state": skeleton}
-        atomic_write(folder / META, lambda path: torch.save(meta, path))
+        with whole_path(folder / META) as beside:
+            torch.save(meta, beside)
 
 
 def _take_apart(tree: Any, rows: list[Tensor]) -> Any:
@@ -148,11 +149,7 @@ def publish(path: Path, step: int) -> None:
         for former in path.parent.glob(f"{path.stem}_*.ckpt"):
             if former != place:
                 remove(former)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def relink(link: Path, target: str) -> None:

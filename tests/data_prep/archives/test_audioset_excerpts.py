@@ -17,7 +17,7 @@ from dawnchorus.data_prep.dataset.prepare import prepare_shards
 from dawnchorus.data_prep.dataset.verify import verify_dataset
 from dawnchorus.data_prep.select.sound import Audio, take_prints
 from dawnchorus.data_prep.table.recording_table import write_table
-from dawnchorus.data_prep.tools.progress import Progress
+from dawnchorus.trainer.progress import Progress
 
 RATE = 16000
 HEAD = "# a\n# b\n# YTID, start_seconds, end_seconds, positive_labels\n"

@@ -25,7 +25,7 @@ from dawnchorus.data_prep.archives.inaturalist_api import ApiOptions, parse_quer
 from dawnchorus.data_prep.cli import prep_app
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording_table import read_recordings
-from dawnchorus.data_prep.tools.progress import Progress
+from dawnchorus.trainer.progress import Progress
 
 observation = functools.partial(inaturalist_rows.observation, identifications=[])
 

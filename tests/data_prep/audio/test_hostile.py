@@ -324,7 +324,7 @@ def test_a_folder_goes_on_without_what_raises(
     """Shards, fingerprints and the check of a dataset: the file's name, and no trace."""
     from dawnchorus.data_prep.dataset.verify import verify_dataset
     from dawnchorus.data_prep.select.sound import Audio, take_prints
-    from dawnchorus.data_prep.tools.progress import Progress
+    from dawnchorus.trainer.progress import Progress
 
     def raises(*_: object, **__: object) -> None:
         raise OverflowError("too large")

@@ -23,7 +23,7 @@ from dawnchorus.data_prep.audio.processes import decoding, each
 from dawnchorus.data_prep.dataset.verify import verify_dataset
 from dawnchorus.data_prep.errors import PrepError, UnusableAudio
 from dawnchorus.data_prep.select.sound import Audio, take_prints
-from dawnchorus.data_prep.tools.progress import Progress
+from dawnchorus.trainer.progress import Progress
 
 FAULTS = """
 import resource, sys

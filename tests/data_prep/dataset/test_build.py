@@ -163,7 +163,7 @@ def test_many_files_are_planned_from_a_sample(
     from dawnchorus.data_prep.dataset import lengths
     from dawnchorus.data_prep.dataset.options import FolderOptions
     from dawnchorus.data_prep.dataset.row_store import scan
-    from dawnchorus.data_prep.tools.progress import Progress
+    from dawnchorus.trainer.progress import Progress
 
     root = make_folder(tmp_path / "a", make_rows(40, ["wav", "mp3"]), seconds=2.0)
     recordings = read_folder(root, FolderOptions()).recordings

@@ -19,7 +19,7 @@ from dawnchorus.data_prep.dataset.row_store import RowStore, scan, shared_keys
 from dawnchorus.data_prep.dataset.work_folder import WORK
 from dawnchorus.data_prep.dataset.write_shard import ShardResult, ShardSummary, result_name
 from dawnchorus.data_prep.table.recording import Label, Recording
-from dawnchorus.data_prep.tools.progress import Progress
+from dawnchorus.trainer.progress import Progress
 
 PER_SHARD = 200
 # For each recording more. A recording as Python objects takes 3,000; the rest is the allocator's

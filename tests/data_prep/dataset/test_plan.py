@@ -16,7 +16,7 @@ from dawnchorus.data_prep.dataset.row_store import RowStore, key_stem, scan, sha
 from dawnchorus.data_prep.dataset.write_shard import piece_bounds
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording import Label, Recording
-from dawnchorus.data_prep.tools.progress import Progress
+from dawnchorus.trainer.progress import Progress
 
 
 def recording(i: int, *, path: str = "", group: str = "", split: str = "train") -> Recording:

@@ -24,7 +24,7 @@ from dawnchorus.data_prep.download.download_recipe import DownloadRecipe, load_r
 from dawnchorus.data_prep.download.run_download import download
 from dawnchorus.data_prep.table.recording import Label, Recording
 from dawnchorus.data_prep.table.recording_table import read_recordings, write_table
-from dawnchorus.data_prep.tools.progress import Progress
+from dawnchorus.trainer.progress import Progress
 
 BY = "https://creativecommons.org/licenses/by/4.0/"
 

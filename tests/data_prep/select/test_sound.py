@@ -14,7 +14,7 @@ from dawnchorus.data_prep.select.fingerprints import DIMENSIONS, fingerprint_pcm
 from dawnchorus.data_prep.select.neighbours import candidates
 from dawnchorus.data_prep.select.same_sound import find_same
 from dawnchorus.data_prep.select.sound import Audio, take_prints
-from dawnchorus.data_prep.tools.progress import Progress
+from dawnchorus.trainer.progress import Progress
 from scripts.bench_duplicates import accuracy
 
 Write = Callable[..., Path]

@@ -25,65 +25,82 @@ class Progress:
 
     def hours(self, total_h: float, title: str) -> Bar:
         """Return a bar that counts hours of audio."""
-        self._bar = Bar(total_h, title, self.stream)
+        self._bar = Bar(total_h, title, stream=self.stream)
         return self._bar
 
     def files(self, total: int, title: str) -> Bar:
         """Return a bar that counts files."""
-        self._bar = Bar(total, title, self.stream, unit="files")
+        self._bar = Bar(total, title, "files", stream=self.stream)
         return self._bar
 
 
 class Bar(AbstractContextManager["Bar"]):
-    """Progress through `total_h` hours of audio, or through as many files."""
+    """How far a long work has come: a bar on a terminal, a plain line every ten seconds elsewhere.
 
-    def __init__(self, total_h: float, title: str, stream: IO[str], *, unit: str = "h") -> None:
+    Args:
+        total: how much there is to do, in `unit`s.
+        title: what is done.
+        unit: "h" (hours of audio), "files", "steps", ...; all but hours are shown as whole numbers.
+        stream: where it is shown; standard error where none is given.
+        stays: whether the bar stays on the screen when it is done.
+        done: how much was done before.
+    """
+
+    def __init__(
+        self,
+        total: float,
+        title: str,
+        unit: str = "h",
+        *,
+        stream: IO[str] | None = None,
+        stays: bool = True,
+        done: float = 0.0,
+    ) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
-        self.total_h, self.title, self.stream = total_h, title, stream
-        digits = ",.0f" if unit == "files" else ".2f"
-        self.unit, self.digits = unit, digits
-        self.terminal = stream.isatty()
-        self.started = time.monotonic()
-        self.spoken = self.started
+        self.total, self.title, self.stream = total, title, stream or sys.stderr
+        self.unit, self.digits = unit, ".2f" if unit == "h" else ",.0f"
+        self.done = done
+        self.terminal = self.stream.isatty()
+        self.started = self.spoken = time.monotonic()
         self.bar: RichProgress | None = None
         if self.terminal:
+            figures = f"{{task.completed:{self.digits}}}/{{task.total:{self.digits}}} {unit}  "
             self.bar = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                TextColumn(
-                    f"{{task.completed:{digits}}}/{{task.total:{digits}}} {unit}  "
-                    "{task.fields[note]}"
-                ),
-                *([TimeRemainingColumn()] if unit == "h" else []),
-                console=Console(file=stream),
+                TextColumn(figures + "{task.fields[note]}"),
+                *([] if unit == "files" else [TimeRemainingColumn()]),
+                console=Console(file=self.stream),
+                transient=not stays,
             )
-            self.task = self.bar.add_task(title, total=total_h, note="")
+            self.task = self.bar.add_task(title, total=total, completed=int(done), note="")
 
-    def update(self, done_h: float, note: str, left_s: float | None = None) -> None:
-        """Show where it is: the bar at once, a plain line every ten seconds.
+    def advance(self, count: float) -> None:
+        """Count so much more as done."""
+        self.update(self.done + count)
+
+    def update(self, done: float, note: str = "", left_s: float | None = None) -> None:
+        """Show how much is done, and `note` behind it.
 
         `left_s` where the time left is known better than by the mean rate so far.
         """
-        done_h = min(done_h, self.total_h)
+        self.done = done = min(done, self.total)
         if self.bar is not None:
             told = "" if left_s is None else f", {time_text(left_s)} left"
-            self.bar.update(self.task, completed=done_h, note=note + told)
+            self.bar.update(self.task, completed=done, note=note + told)
             return
         now = time.monotonic()
         if now - self.spoken >= LINE_EVERY_S:
             self.spoken = now
-            rate = done_h / (now - self.started)
+            rate = done / (now - self.started)
             if left_s is None:
-                left_s = (self.total_h - done_h) / rate if rate > 0 else float("inf")
-            print(
-                f"{self.title}: {done_h:{self.digits}}/{self.total_h:{self.digits}} {self.unit}, "
-                f"{note}, {time_text(left_s)} left",
-                file=self.stream,
-                flush=True,
-            )
+                left_s = (self.total - done) / rate if rate > 0 else float("inf")
+            figures = f"{done:{self.digits}}/{self.total:{self.digits}} {self.unit}"
+            said = ", ".join(filter(None, (figures, note, f"{time_text(left_s)} left")))
+            print(f"{self.title}: {said}", file=self.stream, flush=True)
 
     def say(self, text: str) -> bool:
         """Print one line above the bar; false where none is shown."""
@@ -92,16 +109,24 @@ class Bar(AbstractContextManager["Bar"]):
         self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         return True
 
-    def __enter__(self) -> Self:
+    def start(self) -> Self:
+        """Show the bar; `with` does it as well."""
         if self.bar is not None:
             self.bar.start()
         return self
 
+    def stop(self) -> None:
+        """Leave the bar as it stands."""
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        self.stop()
 
 
 def time_text(seconds: float) -> str:

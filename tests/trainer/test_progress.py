@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from dawnchorus.data_prep.tools.progress import Progress
+from dawnchorus.trainer.progress import Bar, Progress
 
 
 class Terminal(io.StringIO):
@@ -32,3 +32,11 @@ def test_in_a_log_file_they_are_plain() -> None:
     with progress.files(10, "fingerprints"):
         progress.say("one.wav: left out")
     assert stream.getvalue() == "one.wav: left out\n"
+
+
+def test_a_bar_counts_on_from_what_was_done_before() -> None:
+    stream = Terminal()
+    with Bar(10, "run", "steps", stream=stream, done=3) as bar:
+        bar.advance(2)
+        bar.update(bar.done, "loss 0.5")
+    assert "3/10 steps" in stream.getvalue() and "5/10 steps  loss 0.5" in stream.getvalue()
