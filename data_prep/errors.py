@@ -1,7 +1,11 @@
 """Errors of the preparation. Every message says what is wrong, where, and how to mend it."""
 
+from __future__ import annotations
 
-class PrepError(Exception):
+from dawnchorus.trainer.errors import ChorusError
+
+
+class PrepError(ChorusError):
     """Something the user can mend; the command line prints the message alone, without a trace.
 
     Raised for wrong options, unreadable metadata, too many broken recordings, or an output
@@ -19,7 +23,7 @@ class UnusableAudio(Exception):
         self.reason = reason
         self.detail = detail
 
-    def __reduce__(self) -> tuple[type["UnusableAudio"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[UnusableAudio], tuple[str, str]]:
         """Pickle by the two arguments, not by the joined message."""
         return UnusableAudio, (self.reason, self.detail)
 

@@ -1,7 +1,11 @@
 """Errors of submission. Every message says what is wrong, where, and how to mend it."""
 
+from __future__ import annotations
 
-class SubmitError(Exception):
+from dawnchorus.trainer.errors import ChorusError
+
+
+class SubmitError(ChorusError):
     """Something the user can mend; nothing was submitted."""
 
     exit_code = 2

@@ -271,14 +271,11 @@ def main() -> None:
     try:
         _check_installation()
         app()
-    except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if code is None:
-            raise
+    except ChorusError as error:
+        code = error.exit_code
         head = "stopped" if code == 75 else "error"
         print(f"chorus: {head}: {error}", file=sys.stderr, flush=True)
         _note_for_the_job_script(error, code)
-        assert isinstance(error, ChorusError) or isinstance(code, int)
         sys.exit(code)
 
 

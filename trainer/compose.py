@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.explain import did_you_mean
 from dawnchorus.trainer.kinds import TRAIN, Kind
 from dawnchorus.trainer.overrides import (
     alternatives,
@@ -51,10 +51,9 @@ def recipe_file(recipe: str, kind: Kind = TRAIN) -> Path:
         return path
     known = shipped_recipes(kind)
     beside = [str(path) + end for end in sorted(_ENDINGS) if Path(f"{path}{end}").is_file()]
-    close = beside or difflib.get_close_matches(recipe, known, n=3)
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    near = did_you_mean(recipe, beside, n=3, cutoff=0) or did_you_mean(recipe, known, n=3)
     raise RecipeError(
-        f"there is no {kind.noun} {recipe!r}.{hint} Shipped are {', '.join(known)}; one of your "
+        f"there is no {kind.noun} {recipe!r}{near or '.'} Shipped are {', '.join(known)}; one of your "
         "own is given as the path of its YAML file"
     )
 

@@ -1,14 +1,15 @@
-"""What is wrong with a recipe, as sentences: path, what is wrong, what is allowed; all at once."""
+"""What is wrong with values that a person wrote, as sentences: where, what, what is allowed.
+
+Recipes of all kinds and cluster profiles are validated here, and every mistake is told at once.
+"""
 
 from __future__ import annotations
 
 import copy
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
-
-from pydantic import TypeAdapter, ValidationError
 
 from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.overrides import alternatives, annotations_at, fields_of, walk
@@ -17,16 +18,29 @@ Model = TypeVar("Model")
 _ROUNDS = 8
 
 
+def did_you_mean(word: str, known: Iterable[str], *, n: int = 1, cutoff: float = 0.6) -> str:
+    """Return "; did you mean 'layers'?" with the nearest of the known words, or "".
+
+    Args:
+        word: what was written.
+        known: what it can mean.
+        n: how many are named at most.
+        cutoff: how alike they must be: 0 takes any, 1 only the word itself.
+    """
+    close = difflib.get_close_matches(word, list(known), n=n, cutoff=cutoff)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
 def validated(
     schema: type[Model],
     composed: Mapping[str, Any],
     origin: str,
     problems: Sequence[str] = (),
 ) -> Model:
-    """A recipe as its model, or every mistake in it.
+    """Return nested values as their model, or raise with every mistake in them.
 
-    pydantic looks at what fields have to do with one another only where each is right by itself.
-    So what is wrong is taken out, and the rest is looked at again.
+    pydantic compares fields with one another only where each of them is valid by itself. So what
+    is wrong is taken out, and the rest is validated again.
 
     Args:
         schema: the dataclass or pydantic model.
@@ -37,6 +51,8 @@ def validated(
     Raises:
         RecipeError: with one line per mistake.
     """
+    from pydantic import TypeAdapter, ValidationError
+
     found = list(problems)
     adapter, rest = TypeAdapter(schema), copy.deepcopy(dict(composed))
     taken: set[str] = set()
@@ -45,8 +61,8 @@ def validated(
         try:
             model = adapter.validate_python(rest)
             break
-        except ValidationError as error:
-            mistakes = _joined(error.errors(include_url=False), schema)
+        except ValidationError as invalid:
+            mistakes = _joined(invalid.errors(include_url=False), schema)
         for mistake in mistakes:
             for line in _one_problem(mistake, schema):
                 # What was taken out is missing by our own doing.
@@ -104,9 +120,8 @@ def _one_problem(problem: Any, root: Any) -> list[str]:
     kind, value = problem["type"], problem.get("input")
     if kind in {"extra_forbidden", "unexpected_keyword_argument"}:
         known = _keys_at(root, problem["loc"][:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.7)
-        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-        return [f"{path}: there is no such key; {hint}"]
+        hint = did_you_mean(str(location[-1]), known, cutoff=0.7)
+        return [f"{path}: there is no such key{hint or '; known keys: ' + ', '.join(known)}"]
     if kind == "missing":
         return [f"{path}: is required and not given"]
     message = str(problem["msg"]).removeprefix("Value error, ")

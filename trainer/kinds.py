@@ -6,13 +6,13 @@ One table for all packages. A model is named here and imported when it is asked 
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.explain import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +94,7 @@ KINDS = {kind.name: kind for kind in (TRAIN, EVALUATE, SELECT, DOWNLOAD, CLUSTER
 def kind_called(name: str) -> Kind:
     """The kind of a name. Raises RecipeError for an unknown one."""
     if name not in KINDS:
-        close = difflib.get_close_matches(name, KINDS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(name, KINDS) or "."
         raise RecipeError(f"there is no kind {name!r}{hint} There are: {', '.join(KINDS)}")
     return KINDS[name]
 

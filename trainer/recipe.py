@@ -5,7 +5,6 @@ A recipe names things and the registries find them; no YAML key holds an import 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from dawnchorus.trainer.data.config import DataConfig
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig
 from dawnchorus.trainer.encoders.ranges import Count, Positive, check_ranges
 from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.explain import did_you_mean
 from dawnchorus.trainer.hub.card_config import CardConfig
 from dawnchorus.trainer.kinds import TRAIN
 from dawnchorus.trainer.layout import fit_micro_batch
@@ -203,11 +203,10 @@ class Recipe(Recorded):
         problems += self._batch_problems()
         metric, known = self.best[0], list(self.objective.metrics)
         if metric not in known:
-            close = difflib.get_close_matches(metric, known, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
+            hint = did_you_mean(metric, known) or ";"
             problems.append(
                 f"train.best_metric: {metric!r} is no figure by which {self.objective.name} can "
-                f"choose; {hint}there are: {', '.join(known)}"
+                f"choose{hint} there are: {', '.join(known)}"
             )
         if self.train.best_metric is not None and not self.data.valid:
             problems.append(

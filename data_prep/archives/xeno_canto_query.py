@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.trainer.explain import did_you_mean
 
 TAGS = frozenset(
     ("gen", "sp", "ssp", "grp", "fam", "en", "cnt", "loc", "area", "lat", "lon", "box", "rec", "q",
@@ -60,8 +60,8 @@ def _problems(query: str) -> list[str]:
 
 def _tag_problems(tag: str, value: str) -> list[str]:
     if tag not in TAGS:
-        near = _MOVED.get(tag) or next(iter(get_close_matches(tag, TAGS, 1)), "")
-        return [f"there is no tag {tag!r}" + (f"; did you mean {near}:?" if near else "")]
+        meant = did_you_mean(_MOVED.get(tag, tag), TAGS)
+        return [f"there is no tag {tag!r}{meant}"]
     if not value:
         return [f"{tag}: has no value"]
     found = _RANGE.fullmatch(value)

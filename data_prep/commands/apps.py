@@ -48,11 +48,11 @@ def _data() -> None:
 @contextmanager
 def friendly_errors(stopped: str = "stopped; the same command continues") -> Iterator[None]:
     """Turn what the user can mend into one line and exit code 2, Ctrl-C into 130."""
-    from dawnchorus.data_prep.errors import PrepError
+    from dawnchorus.trainer.errors import ChorusError
 
     try:
         yield
-    except PrepError as err:
+    except ChorusError as err:
         typer.echo(f"error: {err}", err=True)
         raise typer.Exit(err.exit_code) from err
     except KeyboardInterrupt as err:

@@ -56,7 +56,7 @@ def test_the_named_file_is_read_and_no_other(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="there is no recipe file"):
         load_recipe(str(tmp_path / "x.yaml"))
     (tmp_path / "x").unlink()
-    with pytest.raises(RecipeError, match=r"Did you mean .*x\.yml"):
+    with pytest.raises(RecipeError, match=r"did you mean .*x\.yml"):
         load_recipe(str(tmp_path / "x"))
 
 

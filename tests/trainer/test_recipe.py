@@ -198,7 +198,7 @@ def test_a_warm_up_that_does_not_end_and_a_batch_that_does_not_fit_are_told() ->
 
 
 def test_unknown_names_are_answered_with_near_ones() -> None:
-    with pytest.raises(RecipeError, match="Did you mean ssl_beats_base"):
+    with pytest.raises(RecipeError, match="did you mean 'ssl_beats_base"):
         load_recipe("ssl_beats_bas")
     with pytest.raises(RecipeError, match="beats_lage"):
         load_recipe("ssl_beats_base", ["encoder=beats_lage"])
@@ -270,7 +270,7 @@ def test_wandb_may_be_off(tmp_path: Path) -> None:
     ("name", "metric", "why"),
     [
         ("sl_beats_tiny", "mapp", "did you mean 'map'"),
-        ("ssl_beats_tiny", "map", "there are: loss, masked_accuracy"),
+        ("ssl_beats_tiny", "map", "There are: loss, masked_accuracy"),
         ("ssl_beats_tiny", "unigram_nll", "no figure by which masked_tokens can choose"),
         ("sl_beats_tiny", "auroc", "name a dataset in data.valid"),
     ],

@@ -195,7 +195,7 @@ def test_a_wrong_recipe_names_every_mistake(tmp_path):
         load_recipe(str(path))
     for part in ("hosts.xeno-canto.org.requests_per_s", "concurency", "retries"):
         assert part in str(found.value)
-    with pytest.raises(RecipeError, match="Did you mean polite"):
+    with pytest.raises(RecipeError, match="did you mean 'polite'"):
         load_recipe("polit")
     with pytest.raises(RecipeError, match="contact"):
         load_recipe("polite", contact="a\r\nCookie: x")

@@ -93,7 +93,7 @@ def test_what_is_no_recipe(tmp_path: Path, text: str) -> None:
 
 
 def test_unknown_name_tells_the_nearest() -> None:
-    with pytest.raises(RecipeError, match="Did you mean example"):
+    with pytest.raises(RecipeError, match="did you mean 'example'"):
         load_recipe("exampel")
 
 
