@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dawnchorus.trainer.errors import DataError
-from dawnchorus.trainer.runtime.files import atomic_write
+from dawnchorus.trainer.files import whole_file
 
 EXAMPLES = "examples.npz"
 _WINDOW_S = 0.025
@@ -206,12 +206,8 @@ def save_examples(folder: Path, examples: Sequence[Example]) -> None:
     arrays: dict[str, NDArray[Any]] = {}
     records = [_packed(example, f"{k}", arrays) for k, example in enumerate(examples)]
     arrays[_TEXT] = np.array(json.dumps(records, ensure_ascii=False))
-
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-
-    atomic_write(folder / EXAMPLES, write)
+    with whole_file(folder / EXAMPLES) as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def load_examples(folder: Path) -> list[Example]:
