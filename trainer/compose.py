@@ -53,8 +53,8 @@ def recipe_file(recipe: str, kind: Kind = TRAIN) -> Path:
     beside = [str(path) + end for end in sorted(_ENDINGS) if Path(f"{path}{end}").is_file()]
     near = did_you_mean(recipe, beside, n=3, cutoff=0) or did_you_mean(recipe, known, n=3)
     raise RecipeError(
-        f"there is no {kind.noun} {recipe!r}{near or '.'} Shipped are {', '.join(known)}; one of your "
-        "own is given as the path of its YAML file"
+        f"there is no {kind.noun} {recipe!r}{near or '.'} Shipped are {', '.join(known)}; one of "
+        "your own is given as the path of its YAML file"
     )
 
 

@@ -270,7 +270,7 @@ def test_wandb_may_be_off(tmp_path: Path) -> None:
     ("name", "metric", "why"),
     [
         ("sl_beats_tiny", "mapp", "did you mean 'map'"),
-        ("ssl_beats_tiny", "map", "There are: loss, masked_accuracy"),
+        ("ssl_beats_tiny", "map", "there are: loss, masked_accuracy"),
         ("ssl_beats_tiny", "unigram_nll", "no figure by which masked_tokens can choose"),
         ("sl_beats_tiny", "auroc", "name a dataset in data.valid"),
     ],
