@@ -27,8 +27,9 @@ def submit(
         bool,
         typer.Option(
             "--chain",
-            help="Several jobs, each after the one before: pretrain=RECIPE posttrain=RECIPE "
-            "evaluate=DATASET export=FOLDER; `posttrain.optim.lr=1e-4` is for one of them.",
+            help="Several jobs, each after the one before. The usual four: pretrain=RECIPE "
+            "posttrain=RECIPE evaluate=DATASET export=FOLDER. Any others: the YAML file of a chain "
+            "(see recipes/chain). `posttrain.optim.lr=1e-4` is for the step of that name alone.",
         ),
     ] = False,
     sweep: Annotated[
@@ -56,19 +57,22 @@ def submit(
       chorus submit --chain pretrain=ssl_beats_base posttrain=sl_beats_bio evaluate=/data/esc50
         cluster=large data.train.main.path=/data/xc
 
+      chorus submit --chain my_chain.yaml cluster=large post.optim.lr=1e-4
+
       chorus submit sl_beats_bio cluster=small --sweep 'optim.lr=1e-4,3e-4'
     """
-    from dawnchorus.slurm import chain as chains
+    from dawnchorus.slurm.chain import submit_chain
     from dawnchorus.slurm.errors import SubmitError
     from dawnchorus.slurm.submit import how_to
     from dawnchorus.slurm.submit import submit as submit_one
+    from dawnchorus.slurm.sweep import submit_sweep
 
     if chain and sweep:
         raise SubmitError("--chain and --sweep do not go together: sweep one stage by itself")
     if chain:
-        done = chains.submit_chain(words, dry_run=dry_run)
+        done = submit_chain(words, dry_run=dry_run)
     elif sweep:
-        done = chains.submit_sweep(words[0], words[1:], sweep, at_once=at_once, dry_run=dry_run)
+        done = submit_sweep(words[0], words[1:], sweep, at_once=at_once, dry_run=dry_run)
     else:
         done = [submit_one(words[0], words[1:], dry_run=dry_run)]
     if dry_run:

@@ -15,6 +15,7 @@ from typing import Any
 from dawnchorus.slurm import scheduler
 from dawnchorus.slurm.errors import SubmitError
 from dawnchorus.slurm.submit import read_record
+from dawnchorus.trainer.layout import total_steps
 
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
@@ -140,10 +141,9 @@ def _total(folder: Path) -> int | None:
     for name in ("recipe.yaml", "submitted.yaml"):
         try:
             train = yaml.safe_load((folder / name).read_text(encoding="utf-8"))["train"]
-            if train.get("max_steps"):
-                return int(train["max_steps"])
-            return -(-int(train["max_clips"]) // int(train["global_batch"]))
-        except (OSError, yaml.YAMLError, KeyError, TypeError):
+            if found := total_steps(train):
+                return found
+        except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):
             continue
     return None
 

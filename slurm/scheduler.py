@@ -25,11 +25,6 @@ def clean_environment(environment: Mapping[str, str] | None = None) -> dict[str,
     return {k: v for k, v in env.items() if k in _KEPT or not _LEFT_OVER.fullmatch(k)}
 
 
-def have_slurm() -> bool:
-    """Whether SLURM's commands are here."""
-    return shutil.which("sbatch") is not None
-
-
 def call(*command: str, stdin: str | None = None, timeout_s: float = 60) -> str:
     """Run one of SLURM's commands; returns its output.
 

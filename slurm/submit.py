@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +59,7 @@ def profile_from(name: str | None, overrides: Sequence[str]) -> ClusterProfile:
 
 
 def prepare_recipe(
-    recipe: str, overrides: Sequence[str], profile: ClusterProfile, *, later: bool = False
+    recipe: str, overrides: Sequence[str], profile: ClusterProfile, *, later: Collection[str] = ()
 ) -> Recipe:
     """Load a recipe as the job will run it, and check what can be checked from here.
 
@@ -67,7 +67,7 @@ def prepare_recipe(
         recipe: name or path.
         overrides: of the recipe.
         profile: decides nodes and devices.
-        later: `init_from` is made by a job before this one, so it need not exist yet.
+        later: keys whose files a job before this one makes, so that they need not exist yet.
 
     Raises:
         RecipeError: the recipe is wrong. SubmitError: data or checkpoint is missing, or the

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,6 @@ import torch
 from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.layout import fit_micro_batch
 from dawnchorus.trainer.model import BioEncoder
-from dawnchorus.trainer.runtime.job import in_slurm_step
 from dawnchorus.trainer.seeds import Purpose, mix_seed
 
 if TYPE_CHECKING:
@@ -21,16 +19,6 @@ if TYPE_CHECKING:
     from dawnchorus.trainer.encoders.beats import Beats
     from dawnchorus.trainer.module import TrainingModule
     from dawnchorus.trainer.recipe import Recipe
-
-
-def early_rank() -> int:
-    """The global rank, from the launcher's environment, before torch.distributed runs."""
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if os.environ.get(name, "").isdigit():
-            if name == "SLURM_PROCID" and not in_slurm_step():
-                continue
-            return int(os.environ[name])
-    return 0
 
 
 def resolve(recipe: Recipe) -> tuple[Recipe, int]:

@@ -73,7 +73,7 @@ def train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     from dawnchorus.trainer.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    from dawnchorus.trainer.assembly import early_rank
+    from dawnchorus.trainer.runtime.job import early_rank
     from dawnchorus.trainer.train import run
 
     folder = run(loaded, stop)
@@ -253,9 +253,9 @@ def _note_for_the_job_script(error: Exception, code: int) -> None:
     if run is None or code == 75:
         return
     from dawnchorus.trainer.runtime.failures import failure_path, note_failure
-    from dawnchorus.trainer.runtime.job import Job
+    from dawnchorus.trainer.runtime.job import Job, early_rank
 
-    job, rank = Job.here(), int(os.environ.get("SLURM_PROCID", "0"))
+    job, rank = Job.here(), early_rank()
     if not failure_path(Path(run), job, rank).exists():
         note_failure(Path(run), job, rank, error)
 

@@ -88,7 +88,15 @@ CLUSTER = Kind(
     # bash on the node fills in `${TMPDIR}`.
     references=False,
 )
-KINDS = {kind.name: kind for kind in (TRAIN, EVALUATE, SELECT, DOWNLOAD, CLUSTER)}
+CHAIN = Kind(
+    name="chain",
+    noun="chain of jobs",
+    command="chorus submit --chain",
+    folder="chain",
+    model="slurm.chain_recipe:Chain",
+    named=True,
+)
+KINDS = {kind.name: kind for kind in (TRAIN, EVALUATE, SELECT, DOWNLOAD, CLUSTER, CHAIN)}
 
 
 def kind_called(name: str) -> Kind:

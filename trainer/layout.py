@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dawnchorus.trainer.errors import RecipeError
 
@@ -33,6 +35,14 @@ class Topology:
         """First position of a micro-batch."""
         rank = self.rank if rank is None else rank
         return step * self.global_batch + (micro_step * self.ranks + rank) * self.micro
+
+
+def total_steps(train: Mapping[str, Any]) -> int | None:
+    """Optimiser steps that the `train` section of a recipe asks for; None where it does not say."""
+    if train.get("max_steps") is not None:
+        return int(train["max_steps"])
+    clips, batch = train.get("max_clips"), train.get("global_batch")
+    return -(-int(clips) // int(batch)) if clips and batch else None
 
 
 def fit_micro_batch(global_batch: int, ranks: int, asked: int, *, pairs: bool = False) -> int:

@@ -187,6 +187,8 @@ def walk(root: Any, path: Sequence[Any]) -> tuple[list[Any], list[Any]]:
 def _below(kind: Any, step: Any) -> list[Any]:
     if get_origin(kind) in (dict, Mapping):
         return [get_args(kind)[1]]
+    if isinstance(step, int):
+        return _inside(kind) if get_origin(kind) in (list, tuple) else []
     fields = fields_of(kind)
     return [fields[step]] if step in fields else []
 

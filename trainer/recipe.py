@@ -27,7 +27,7 @@ from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.explain import did_you_mean
 from dawnchorus.trainer.hub.card_config import CardConfig
 from dawnchorus.trainer.kinds import TRAIN
-from dawnchorus.trainer.layout import fit_micro_batch
+from dawnchorus.trainer.layout import fit_micro_batch, total_steps
 from dawnchorus.trainer.names import check_name, control_characters
 from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
 from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
@@ -115,10 +115,9 @@ class TrainConfig:
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole run."""
-        if self.max_steps is not None:
-            return self.max_steps
-        assert self.max_clips is not None
-        return -(-self.max_clips // self.global_batch)
+        steps = total_steps(vars(self))
+        assert steps is not None
+        return steps
 
 
 _OFF = ("off", "no", "none", "false")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,15 @@ if TYPE_CHECKING:
     from dawnchorus.trainer.recipe import Recipe
 
 
-def missing_inputs(recipe: Recipe, *, opened: bool = False, later: bool = False) -> list[str]:
+def missing_inputs(
+    recipe: Recipe, *, opened: bool = False, later: Collection[str] = ()
+) -> list[str]:
     """What a run of the recipe would not find, a sentence each, with the key that names it.
 
     Args:
         recipe: the recipe.
         opened: open each dataset too, also in object stores: its splits, folds, rate and labels.
-        later: `init_from` will be made by a job before this one.
+        later: keys whose files a job before this one makes, e.g. `init_from`.
     """
     problems = []
     if not recipe.data.train:
@@ -46,6 +49,6 @@ def missing_inputs(recipe: Recipe, *, opened: bool = False, later: bool = False)
     if opened and not problems and recipe.stage == "posttrain" and not labelled:
         problems.append("data.train: no clip of these datasets has a label to post-train on")
     start = recipe.init_from
-    if start is not None and not later and not Path(start).exists():
+    if start is not None and "init_from" not in later and not Path(start).exists():
         problems.append(f"init_from: {start} does not exist")
     return problems

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
-from dawnchorus.trainer.assembly import build_model, codebook_gate, early_rank, resolve
+from dawnchorus.trainer.assembly import build_model, codebook_gate, resolve
 from dawnchorus.trainer.data.module import BrokenLedger, TrainStream, train_loader, valid_loader
 from dawnchorus.trainer.errors import DataError, Interrupted, Preempted
 from dawnchorus.trainer.examples import write_examples
@@ -27,7 +27,7 @@ from dawnchorus.trainer.public import public_recipe
 from dawnchorus.trainer.runtime.allocation import keep_freed_memory
 from dawnchorus.trainer.runtime.checkpoint import AtomicCheckpointIO, CheckpointFolder
 from dawnchorus.trainer.runtime.folder import check_folder, write_folder
-from dawnchorus.trainer.runtime.job import in_slurm_step
+from dawnchorus.trainer.runtime.job import early_rank, in_slurm_step
 from dawnchorus.trainer.runtime.logging import MetricsFile, ProgressSink, TensorBoardSink, WandbSink
 from dawnchorus.trainer.runtime.loop import StepBoundary
 from dawnchorus.trainer.runtime.preemption import StopRequest, watch_signals

@@ -1,8 +1,7 @@
 """The whole check of a dataset: every table against every other, every clip against its row.
 
-`trainer.data.verify` is another thing: there the trainer's own reader looks whether it can read
-the clips a recipe chose. Here is the writer's promise (docs/data.md), kept or not: nothing is
-imported from the trainer, and the tars are walked with the standard library's tarfile.
+It checks the writer's promise (docs/data.md) without the trainer's reader: the tars are walked with
+the standard library's tarfile.
 
 Memory: about 80 bytes per recording and 8 per clip, and one shard's rows at a time per process.
 """

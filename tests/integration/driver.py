@@ -7,6 +7,8 @@ Environment:
                     half on the disk) in the place of "micro_step"
     DRIVER_NAN      JSON {"steps": [2], "rank": 0}: that rank's loss is NaN in those steps
     DRIVER_SLOW_S   seconds that rank 1 sleeps in every micro-step
+    DRIVER_HELD     file prefix; each rank writes how many bytes of weights, gradients, optimiser
+                    state and moving average it holds after a step
 """
 
 from __future__ import annotations
@@ -84,6 +86,25 @@ def _torch_save(state: object, path: str, *rest: object, **options: object) -> N
     _hurt_here("half a checkpoint", step, 0)
 
 
+def _held(self: TrainingModule, *arguments: object, **options: object) -> None:
+    """After the optimiser's step and the average's, while gradients are still there."""
+    from dawnchorus.trainer.sharded import local
+
+    optimizer = self.trainer.optimizers[0]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    tensors = [*parameters, *(p.grad for p in parameters if p.grad is not None)]
+    tensors += [x for slots in optimizer.state.values() for x in slots.values()]
+    tensors += self.ema.state_dict().values() if self.ema is not None else []
+    size = sum(local(x.detach()).nbytes for x in tensors)
+    path = f"{os.environ['DRIVER_HELD']}.{self.topology.rank}"
+    with open(path, "w") as file:  # noqa: PTH123
+        file.write(str(size))
+    _real_end(self, *arguments, **options)
+
+
+if "DRIVER_HELD" in os.environ:
+    _real_end = TrainingModule.on_before_zero_grad
+    TrainingModule.on_before_zero_grad = _held  # type: ignore[method-assign]
 TrainingModule.training_step = _step  # type: ignore[method-assign]
 Validation.run = _validate  # type: ignore[method-assign]
 AtomicCheckpointIO.save_checkpoint = _save  # type: ignore[method-assign]

@@ -15,7 +15,8 @@ from dawnchorus.trainer.compose import shipped_recipes
 
 SHORT = ["train.max_steps=2", "train.global_batch=4", "train.micro_batch=4", "data.workers=0",
          "train.devices=1", "optim.head_only_steps=1", "optim.head_warmup_steps=0",
-         "optim.warmup_steps=1", "train.validate_every=2", "init_from=null"]  # fmt: skip
+         "optim.warmup_steps=1", "train.validate_every=2", "train.max_clips=null",
+         "init_from=null"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from dawnchorus.slurm.estimate import estimate
 from dawnchorus.trainer.evaluation.benchmark import evaluate
 from dawnchorus.trainer.evaluation.config import load_config
 from dawnchorus.trainer.hub.exporting import export
 from dawnchorus.trainer.hub.importing import load_model
+from dawnchorus.trainer.recipe import load_recipe
 from dawnchorus.trainer.runtime.checkpoint import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.ddp, pytest.mark.timeout(3000)]
@@ -45,6 +47,15 @@ def assert_close(a: dict[str, Any], b: dict[str, Any]) -> None:
             torch.testing.assert_close(tensor, right[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
+def assert_estimated(done: Any, folder: Path) -> None:
+    """What `chorus submit` says of memory is what the two ranks hold, within 3 %."""
+    said = estimate(load_recipe(str(done.folder / "recipe.yaml")), 2)
+    held = [int((folder / f"{done.folder.name}.held.{rank}").read_text()) for rank in (0, 1)]
+    # Of a tensor with an odd number of rows the first rank has one more.
+    assert sum(held) / 2 == pytest.approx(1e9 * said.state_gb, rel=0.005)
+    assert held == pytest.approx([1e9 * said.state_gb] * 2, rel=0.03)
+
+
 def again(kept: Path, run: Any) -> None:
     """The run as it was, with nothing of what came after."""
     shutil.rmtree(run.folder)
@@ -54,7 +65,14 @@ def again(kept: Path, run: Any) -> None:
 
 
 def test_sharded_trains_as_unsharded_and_each_continues_the_other(
-    chorus_train, tone_dataset, make_tones, make_dataset, same_state, damage_tensor, tmp_path
+    chorus_train,
+    tone_dataset,
+    make_tones,
+    make_dataset,
+    same_state,
+    damage_tensor,
+    tmp_path,
+    monkeypatch,
 ):
     # The second batch of the validation has one clip for rank 0 and none for rank 1.
     few = make_dataset(tmp_path / "few", *make_tones(5))
@@ -66,7 +84,13 @@ def test_sharded_trains_as_unsharded_and_each_continues_the_other(
         assert "could not be written" not in done.stderr
         return done
 
-    ddp, fsdp = run("ddp", TWO), run("fsdp", TWO, FSDP)
+    monkeypatch.setenv("DRIVER_HELD", str(tmp_path / "ddp.held"))
+    ddp = run("ddp", TWO)
+    monkeypatch.setenv("DRIVER_HELD", str(tmp_path / "fsdp.held"))
+    fsdp = run("fsdp", TWO, FSDP)
+    monkeypatch.delenv("DRIVER_HELD")
+    for done in (ddp, fsdp):
+        assert_estimated(done, tmp_path)
     for name in ("loss", "grad_norm"):
         there, here = figures(ddp, "train", name), figures(fsdp, "train", name)
         assert len(here) == STEPS

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
-from dawnchorus.slurm.chain import read_chain, read_sweep, sweep_name
+from dawnchorus.slurm.chain import submit_chain
+from dawnchorus.slurm.chain_recipe import read_chain
 from dawnchorus.slurm.errors import SubmitError
 from dawnchorus.slurm.profile import ClusterProfile, load_profile, seconds
 from dawnchorus.slurm.scheduler import clean_environment
 from dawnchorus.slurm.script import JobScript, write_script
 from dawnchorus.slurm.submit import prepare_recipe, split_overrides
+from dawnchorus.slurm.sweep import read_sweep, sweep_name
 from dawnchorus.slurm.verdict import verdict
 from dawnchorus.trainer.compose import recipes_folder
 from dawnchorus.trainer.errors import RankMismatch, RecipeError
@@ -202,13 +204,15 @@ def test_overrides_of_the_profile_and_of_the_recipe_part() -> None:
 
 
 def test_chains_and_sweeps_are_read() -> None:
-    stages, own, common = read_chain(
+    chain, own, common = read_chain(
         ["pretrain=a", "posttrain=b", "posttrain.optim.lr=1e-4", "evaluate=/d", "export", "seed=1"]
     )
-    assert stages == {"pretrain": "a", "posttrain": "b", "evaluate": "/d", "export": ""}
+    pre, post, measured, exported = chain.steps
+    assert (pre.train, post.train, measured.evaluate, exported.export) == ("a", "b", "/d", "")
+    assert post.takes == {"init_from": "pretrain"} and not pre.takes
     assert own["posttrain"] == ["optim.lr=1e-4"] and common == ["seed=1"]
     for wrong, why in (
-        (["evaluate=/d"], "training stage"), (["pretrain"], "which recipe"),
+        (["evaluate=/d"], "training step"), (["pretrain"], "which recipe"),
         (["pretrain=a", "evaluate"], "which dataset"),
     ):  # fmt: skip
         with pytest.raises(SubmitError, match=why):
@@ -219,6 +223,68 @@ def test_chains_and_sweeps_are_read() -> None:
     assert sweep_name("base", runs[0]) == "base-lr_1e-4-folds_1_2"
     with pytest.raises(SubmitError, match="key=value"):
         read_sweep("optim.lr")
+
+
+LONG = """
+steps:
+  - {name: first, train: ssl_beats_tiny}
+  - {name: second, train: ssl_beats_tiny, takes: {init_from: first}, overrides: [seed=2]}
+  - {name: early, evaluate: DATA, of: first, preset: fast, cluster: ["time=5:00"]}
+  - {name: post, train: sl_beats_tiny, takes: {init_from: second}}
+  - {name: late, evaluate: DATA, overrides: [probe.seeds=4]}
+  - {name: out, export: "", overrides: [author=me]}
+"""
+
+
+def test_a_chain_is_any_steps_in_any_order(
+    tone_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "road.yaml"
+    file.write_text(LONG.replace("DATA", str(tone_dataset)))
+    words = [str(file), "cluster=small", f"data.train.main.path={tone_dataset}",
+             f"runs={tmp_path}/runs", "post.optim.lr=5e-4"]  # fmt: skip
+    done = submit_chain(words, dry_run=True)
+    runs = tmp_path / "runs"
+    names = ["road-first", "road-second", "road-first", "road-post", "road-post", "road-post"]
+    assert [one.run for one in done] == [runs / name for name in names]
+    assert [one.script.name for one in done] == [
+        "job.sh", "job.sh", "early.sh", "job.sh", "late.sh", "out.sh",
+    ]  # fmt: skip
+    told = capsys.readouterr().out
+    for part in (
+        f"train sl_beats_tiny   in {runs}/road-post   init_from from second",
+        f"chorus evaluate {runs}/road-first data={tone_dataset} --preset fast",
+        f"chorus evaluate {runs}/road-post data={tone_dataset} probe.seeds=4",
+        f"chorus export {runs}/road-post --out {runs}/road-post/export --card author=me",
+        "#SBATCH --time=5:00",
+    ):
+        assert part in told, (part, told)
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("step", "why"),
+    [
+        ("{name: b, train: sl_beats_tiny, takes: {init_from: c}}", "'c' for init_from.* are: a"),
+        ("{name: a, train: sl_beats_tiny}", "two are called 'a'"),
+        ("{name: b, evaluate: x, of: b}", "no training step before it"),
+        ("{name: b}", "must have one of train, evaluate and export .it has none"),
+        ("{name: b, export: x, train: y}", "it has train and export"),
+        ("{name: b, evaluate: x, takes: {init_from: a}}", "trains nothing"),
+        ("{name: b, train: sl_beats_tiny, takes: {weights: a}}", "weights: there is no such key"),
+        ("{name: b, evaluate: /gone}", "b: there is no finished dataset"),
+        ("{name: b, evaluat: x}", "did you mean 'evaluate'"),
+    ],
+)
+def test_mistakes_of_a_chain_are_told(
+    tone_dataset: Path, tmp_path: Path, step: str, why: str
+) -> None:
+    file = tmp_path / "road.yaml"
+    file.write_text(f"steps:\n  - {{name: a, train: ssl_beats_tiny}}\n  - {step}\n")
+    words = [str(file), "cluster=small", f"data.train.main.path={tone_dataset}",
+             f"runs={tmp_path}/runs"]  # fmt: skip
+    with pytest.raises((SubmitError, RecipeError), match=why):
+        submit_chain(words, dry_run=True)
 
 
 # --------------------------------------------------------------------------- after srun

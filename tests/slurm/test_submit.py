@@ -64,24 +64,41 @@ def test_a_dry_run_submits_nothing(chorus, cluster, tones):
     assert "Traceback" not in wrong.stderr
 
 
-def test_a_chain_goes_from_stage_to_stage(chorus, cluster, tones, tiny):
-    runs = cluster.here / "runs"
+CHAIN = """
+steps:
+  - {name: first, train: ssl_beats_tiny, overrides: [objective.min_perplexity=1]}
+  - name: second
+    train: ssl_beats_tiny
+    takes: {init_from: first}
+    overrides: [objective.min_perplexity=1]
+  - name: post
+    train: sl_beats_tiny
+    takes: {init_from: second}
+    overrides: [optim.head_only_steps=1, optim.head_warmup_steps=0]
+  - {name: measure, evaluate: DATA, preset: fast}
+  - {name: publish, export: OUT}
+"""
+
+
+def test_a_chain_goes_from_step_to_step(chorus, cluster, tones, tiny):
+    runs, out = cluster.here / "runs", cluster.here / "exported"
+    file = cluster.here / "road.yaml"
+    file.write_text(CHAIN.replace("DATA", str(tones)).replace("OUT", str(out)))
     done = chorus(
-        "submit", "--chain", "pretrain=ssl_beats_tiny", "posttrain=sl_beats_tiny",
-        f"evaluate={tones}", f"export={cluster.here}/exported", "cluster=test", "cluster.nodes=1",
+        "submit", "--chain", str(file), "cluster=test", "cluster.nodes=1",
         "cluster.tasks_per_node=1", f"data.train.main.path={tones}", f"runs={runs}",
         *[x for x in tiny if "head" not in x], "train.max_steps=3",
-        "pretrain.name=chain_pre", "posttrain.name=chain_post",
-        "pretrain.objective.min_perplexity=1",
-        "posttrain.optim.head_only_steps=1", "posttrain.optim.head_warmup_steps=0",
-        "evaluate.probe.seeds=3", "export.author=The Testers",
+        "measure.probe.epochs=20", "publish.author=The Testers",
     )  # fmt: skip
     ids = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("job ")]
-    assert len(ids) == 4
+    assert len(ids) == 5
     for job_id in ids:
         cluster.wait_for_job(job_id, "COMPLETED", timeout_s=400)
-    assert list((runs / "chain_post" / "evaluation").glob("*.json"))
-    assert (cluster.here / "exported" / "model.safetensors").is_file()
+    for name, source in (("second", "first"), ("post", "second")):
+        recipe = (runs / f"road-{name}" / "recipe.yaml").read_text()
+        assert f"init_from: {runs}/road-{source}\n" in recipe
+    assert list((runs / "road-post" / "evaluation").glob("*.json"))
+    assert (out / "model.safetensors").is_file()
 
 
 def test_a_chain_is_checked_to_its_end_before_anything_starts(chorus, cluster, tones):

@@ -12,6 +12,7 @@ from dawnchorus.trainer.data.overlap import Overlap, validation_overlap
 from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.files import write_whole
 from dawnchorus.trainer.hub.provenance import lineage
+from dawnchorus.trainer.layout import total_steps
 from dawnchorus.trainer.runtime.environment import describe_environment
 from dawnchorus.trainer.schedule import learning_rate
 
@@ -108,7 +109,7 @@ def _other_length(old: dict[str, Any], recipe: Recipe) -> list[str]:
     may be given another length.
     """
     train = old.get("train") or {}
-    there, now = _total_steps(train), recipe.train.total_steps
+    there, now = total_steps(train), recipe.train.total_steps
     done = _steps_done(recipe.folder)
     if there in (None, now) or not done:
         return []
@@ -121,14 +122,6 @@ def _other_length(old: dict[str, Any], recipe: Recipe) -> list[str]:
         why += f", and the learning rate would jump from {before:.3g} to {after:.3g}"
     key = "max_steps" if recipe.train.max_steps is not None else "max_clips"
     return [f"train.{key}: {there} steps there, {now} now; {why}"]
-
-
-def _total_steps(train: dict[str, Any]) -> int | None:
-    """Optimiser steps that the `train` section of a resolved recipe asks for."""
-    if train.get("max_steps") is not None:
-        return int(train["max_steps"])
-    clips, batch = train.get("max_clips"), train.get("global_batch")
-    return -(-int(clips) // int(batch)) if clips and batch else None
 
 
 def _steps_done(folder: Path) -> int:

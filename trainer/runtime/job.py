@@ -58,6 +58,15 @@ class Job:
         return f"job{self.job_id}.{self.restart}" if self.job_id else "local"
 
 
+def early_rank(environment: Mapping[str, str] | None = None) -> int:
+    """The global rank, from the launcher's environment, before torch.distributed runs."""
+    env = os.environ if environment is None else environment
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if env.get(name, "").isdigit() and (name != "SLURM_PROCID" or in_slurm_step(env)):
+            return int(env[name])
+    return 0
+
+
 def in_slurm_step(environment: Mapping[str, str] | None = None) -> bool:
     """Whether srun started this process as one of its tasks."""
     env = os.environ if environment is None else environment

@@ -72,8 +72,3 @@ def _wait(request: StopRequest) -> None:
             again = "; Ctrl-C again ends at once" if number == signal.SIGINT else ""
             print(f"{name}: saving at the next step boundary{again}", file=sys.stderr, flush=True)
         request.set(signal.Signals(number).name)
-
-
-def unblock_in_child() -> None:
-    """For a child process that is no rank of the run: let the signals end it as usual."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

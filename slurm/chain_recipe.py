@@ -1,0 +1,159 @@
+"""The recipe of a chain: steps in their order, each a job that starts when the one before is done.
+
+    steps:
+      - name: pre
+        train: ssl_beats_base
+      - name: post
+        train: sl_beats_all
+        takes: {init_from: pre}          # the run folder of the step `pre`
+      - name: esc50
+        evaluate: /data/esc50
+      - name: publish
+        export: my_model
+        overrides: ["author=Jane Doe"]
+
+On the command line the usual four have a short form, see `read_chain`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from dawnchorus.slurm.errors import SubmitError
+from dawnchorus.trainer.compose import load
+from dawnchorus.trainer.kinds import CHAIN
+from dawnchorus.trainer.names import check_name
+
+STAGES = ("pretrain", "posttrain", "evaluate", "export")
+"""Steps of the short form."""
+Name = Annotated[str, AfterValidator(check_name)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Step(_Strict):
+    """One job. It does exactly one of three things: `train`, `evaluate`, `export`."""
+
+    name: Name
+    """What later steps and overrides on the command line call it."""
+    train: str | None = None
+    """A training recipe, by its name or path."""
+    evaluate: str | None = None
+    """A dataset folder to evaluate on."""
+    export: str | None = None
+    """The folder to write the model to; empty: `export` in the run folder."""
+    takes: dict[str, Name] = {}
+    """With `train`: key of the recipe -> the earlier training step whose run folder it names, for
+    example `init_from: pre`. The other keys of the recipe stay as they are."""
+    of: Name | None = None
+    """With `evaluate` and `export`: the training step whose run it is about. Null: the last one
+    before it."""
+    preset: str = "default"
+    """With `evaluate`: a recipe of `recipes/evaluate`, or the path of a file."""
+    overrides: tuple[str, ...] = ()
+    """`KEY=VALUE` of the training recipe, the evaluation or the model card."""
+    cluster: tuple[str, ...] = ()
+    """`KEY=VALUE` of the cluster profile, for this step alone."""
+
+    @model_validator(mode="after")
+    def _does_one_thing(self) -> Step:
+        done = [key for key in ("train", "evaluate", "export") if getattr(self, key) is not None]
+        if len(done) != 1:
+            raise ValueError(
+                f"the step {self.name!r} must have one of train, evaluate and export "
+                f"(it has {' and '.join(done) or 'none'})"
+            )
+        if self.train == "" or self.evaluate == "":
+            raise ValueError(
+                f"the step {self.name!r}: which {'recipe' if self.train == '' else 'dataset'}?"
+            )
+        if self.takes and self.train is None:
+            raise ValueError(f"the step {self.name!r} takes weights but trains nothing: write `of`")
+        if self.of is not None and self.train is not None:
+            raise ValueError(f"the step {self.name!r} trains: write `takes`, not `of`")
+        return self
+
+
+class Chain(_Strict):
+    """Jobs that follow one another. One that fails or is cancelled stops all after it."""
+
+    name: Name | None = None
+    """Begins the names of the runs, `NAME-STEP`, unless a step has `name=...` in its overrides.
+    Default: the name of the file."""
+    steps: tuple[Step, ...] = Field(min_length=1)
+    """The steps, in their order."""
+
+    @model_validator(mode="after")
+    def _refers_to_what_is_before(self) -> Chain:
+        problems, before, trained = [], set(), []
+        for step in self.steps:
+            if step.name in before:
+                problems.append(f"steps: two are called {step.name!r}")
+            for key, source in [*step.takes.items(), *([("of", step.of)] if step.of else [])]:
+                if source not in trained:
+                    known = f"there are: {', '.join(trained)}" if trained else "there is none"
+                    problems.append(
+                        f"steps: {step.name!r} names {source!r} for {key}, which is no training "
+                        f"step before it; {known}"
+                    )
+            if step.train is None and not trained:
+                problems.append(f"steps: {step.name!r} comes before every training step")
+            before.add(step.name)
+            trained += [step.name] if step.train is not None else []
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def read_chain(words: Sequence[str]) -> tuple[Chain, dict[str, list[str]], list[str]]:
+    """(the chain, step -> its overrides, the other overrides), from a command line.
+
+    Long: the path of a chain's file, then overrides. Short: `pretrain=RECIPE posttrain=RECIPE
+    evaluate=DATASET export=FOLDER`, any of them, in this order; the second starts from the first.
+    In both `STEP.optim.lr=1e-4` is an override of that step alone.
+
+    Raises:
+        SubmitError, RecipeError: it is neither.
+    """
+    if words and ("=" not in words[0] or Path(words[0]).is_file()) and words[0] not in STAGES:
+        chain: Chain = load(CHAIN, words[0])
+        words = words[1:]
+    else:
+        chain = _short(words)
+        words = [word for word in words if word.partition("=")[0] not in STAGES]
+    own: dict[str, list[str]] = {step.name: list(step.overrides) for step in chain.steps}
+    common = []
+    for word in words:
+        name, dot, _ = word.partition("=")[0].partition(".")
+        if dot and name in own:
+            own[name].append(word.partition(".")[2])
+        else:
+            common.append(word)
+    return chain, own, common
+
+
+def _short(words: Sequence[str]) -> Chain:
+    """The chain of the usual four stages."""
+    given = {key: value for key, _, value in (w.partition("=") for w in words) if key in STAGES}
+    trains = [stage for stage in STAGES[:2] if stage in given]
+    if not trains:
+        raise SubmitError(
+            "a chain has a training step: --chain pretrain=RECIPE posttrain=RECIPE "
+            "evaluate=DATASET export=FOLDER (any of them), or --chain CHAIN.yaml"
+        )
+    for stage in STAGES[:3]:
+        if given.get(stage) == "":
+            what = "which dataset" if stage == "evaluate" else "which recipe"
+            raise SubmitError(f"{what}? Write {stage}=...")
+    steps = []
+    for stage in (stage for stage in STAGES if stage in given):
+        done = {"train" if stage in trains else stage: given[stage]}
+        takes = {"init_from": trains[0]} if stage == "posttrain" and len(trains) == 2 else {}
+        steps.append(Step(name=stage, takes=takes, **done))
+    return Chain(steps=tuple(steps))
