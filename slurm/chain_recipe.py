@@ -91,7 +91,9 @@ class Chain(_Strict):
 
     @model_validator(mode="after")
     def _refers_to_what_is_before(self) -> Chain:
-        problems, before, trained = [], set(), []
+        problems: list[str] = []
+        before: set[str] = set()
+        trained: list[str] = []
         for step in self.steps:
             if step.name in before:
                 problems.append(f"steps: two are called {step.name!r}")
