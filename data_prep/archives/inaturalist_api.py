@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,14 @@ from dawnchorus.trainer.progress import LINE_EVERY_S, Progress
 if TYPE_CHECKING:
     import httpx
 
+    from dawnchorus.data_prep.tools.polite_http import PoliteClient
+
 BASE_URL = "https://api.inaturalist.org"
 PER_PAGE = 200
 LICENCES = "cc0,cc-by,cc-by-nc,cc-by-sa,cc-by-nc-sa,cc-by-nd,cc-by-nc-nd"
 """Every licence that lets the file be copied; what is allowed in training is chosen later."""
 QUERY, PAGES = "query.json", "pages"
 DAY_S, DAY_LIMIT = 86400.0, 10_000
-MAX_PAGE_BYTES = 64 << 20
 # v2 answers with ids alone unless asked; the notation is Rison.
 V2_FIELDS = (
     "(id:!t,uuid:!t,observed_on:!t,time_observed_at:!t,location:!t,obscured:!t,geoprivacy:!t,"
@@ -92,32 +93,6 @@ def parse_query(pairs: list[str]) -> dict[str, str]:
     return query
 
 
-@dataclass
-class _Pace:
-    """When the next request may leave: at least `pause_s` after the last, 10,000 in a day."""
-
-    pause_s: float
-    say: Callable[[str], None]
-    sent: deque[float] = field(default_factory=deque)
-    """When the requests of the last day left, in seconds since 1970."""
-
-    def wait(self) -> None:
-        """Sleep until a request may leave, and count it."""
-        now = time.time()
-        while self.sent and self.sent[0] < now - DAY_S:
-            self.sent.popleft()
-        if len(self.sent) >= DAY_LIMIT:
-            rest = self.sent[0] + DAY_S - now
-            self.say(
-                f"{DAY_LIMIT:,} requests in a day, as many as iNaturalist allows: waiting "
-                f"{rest / 3600:.1f} h (or stop; the same command continues)"
-            )
-            time.sleep(max(0.0, rest))
-        elif self.sent and self.sent[-1] + self.pause_s > now:
-            time.sleep(min(self.pause_s, self.sent[-1] + self.pause_s - now))
-        self.sent.append(time.time())
-
-
 def walk(
     query: Mapping[str, str], out: Path, options: ApiOptions, progress: Progress
 ) -> list[Path]:
@@ -128,18 +103,18 @@ def walk(
     (its message is passed on), or it does not answer after all retries.
     """
     asked = _parameters(query, options)
+    url = f"{options.base_url.rstrip('/')}/{options.version}/observations"
     state = _State(out, asked, options)
     if state.complete:
         progress.say(f"{out / PAGES}: the query was finished before; delete {out} to ask again")
         return state.pages()
-    pace = _Pace(options.pause_s, progress.say, state.sent())
     above, count = state.last_id(), state.observations
     if count:
         progress.say(f"continuing above observation {above}: {count:,} are there")
     spoken = time.monotonic()
-    with _client(options, pace, progress) as client:
+    with _client(options, progress, state.sent()) as client:
         while True:
-            page = _ask(client, options, asked | {"id_above": str(above)})
+            page = client.page(url, asked | {"id_above": str(above)}, f"above {above}", _page)
             results = page["results"]
             if not results:
                 break
@@ -170,34 +145,37 @@ def _parameters(query: Mapping[str, str], options: ApiOptions) -> dict[str, str]
     return asked | {"per_page": str(options.per_page), "order_by": "id", "order": "asc"}
 
 
-def _ask(client: httpx.Client, options: ApiOptions, asked: Mapping[str, str]) -> dict[str, Any]:
-    """Return one page."""
-    import httpx
+def _client(options: ApiOptions, progress: Progress, sent: deque[float]) -> PoliteClient:
+    """Return a client that keeps iNaturalist's pace; `sent` are the requests of the last day."""
+    from dawnchorus.data_prep.tools.polite_http import Pace, PoliteClient
 
-    url = f"{options.base_url.rstrip('/')}/{options.version}/observations"
-    try:
-        answer = client.get(url, params=asked)
-    except httpx.HTTPError as err:
-        raise PrepError(
-            f"{url} does not answer properly ({type(err).__name__}: {err}), after "
-            f"{options.retries} retries. What came is saved: the same command continues."
-        ) from err
-    except httpx.InvalidURL as err:
-        raise PrepError(f"{url} is no address: {err}.") from err
+    pace = Pace("iNaturalist", options.pause_s, progress.say, DAY_LIMIT, DAY_S, sent)
+    return PoliteClient(
+        pace,
+        tries=options.retries + 1,
+        first_wait_s=options.backoff_s,
+        longest_wait_s=options.longest_wait_s,
+        timeout_s=options.timeout_s,
+    )
+
+
+def _page(answer: httpx.Response, body: bytes) -> dict[str, Any]:
+    """Return a page of results. Raises PrepError with what the API says against the query."""
+    from dawnchorus.data_prep.tools.polite_http import TryLater
+
     if answer.status_code >= 300:
-        hint = (
-            "The same command continues later."
-            if answer.status_code in RETRIED
-            else "Check --query: https://api.inaturalist.org/v1/docs/ lists the parameters."
-        )
         raise PrepError(
-            f"{url} refused with status {answer.status_code}: {_message(answer.text)}. {hint}"
+            f"{answer.url.copy_with(query=None)} refused with status {answer.status_code}: "
+            f"{_message(body.decode('utf-8', 'replace'))}. Check --query: "
+            "https://api.inaturalist.org/v1/docs/ lists the parameters."
         )
-    page: dict[str, Any] = answer.json()
+    try:
+        page = json.loads(body)
+    except (ValueError, RecursionError):
+        page = None
+    if not isinstance(page, dict) or not isinstance(page.get("results"), list):
+        raise TryLater(f"the answer is no page of results: {body[:60]!r}…")
     return page
-
-
-RETRIED = (429, 500, 502, 503, 504)
 
 
 def _message(text: str) -> str:
@@ -224,66 +202,6 @@ def _last_id(results: list[Any], above: int, options: ApiOptions) -> int:
             f"{str(ids)[:80]}. Is it iNaturalist's API?"
         )
     return max(numbers)
-
-
-def _client(options: ApiOptions, pace: _Pace, progress: Progress) -> httpx.Client:
-    """Return a client that keeps the pace, retries what may pass, and reads no endless answer."""
-    import httpx
-    from httpx_retries import Retry, RetryTransport
-
-    class Polite(httpx.BaseTransport):
-        def __init__(self) -> None:
-            self.inner = httpx.HTTPTransport()
-
-        def handle_request(self, request: httpx.Request) -> httpx.Response:
-            pace.wait()
-            answer = self.inner.handle_request(request)
-            if answer.status_code in RETRIED:
-                wait = answer.headers.get("Retry-After", "")
-                asked = f", Retry-After: {wait[:40]}" if wait else ""
-                progress.say(f"{request.url.host}: status {answer.status_code}{asked}; waiting")
-            return answer
-
-        def close(self) -> None:
-            self.inner.close()
-
-    def whole_page(answer: httpx.Response) -> None:
-        """Read the answer; what is cut off or no page counts as a failure that may pass."""
-        parts, size = [], 0
-        for part in answer.iter_bytes():
-            size += len(part)
-            if size > MAX_PAGE_BYTES:
-                raise httpx.DecodingError(f"an answer of more than {MAX_PAGE_BYTES >> 20} MB")
-            parts.append(part)
-        answer._content = b"".join(parts)  # what httpx.Response.read does, without a limit
-        if answer.status_code < 300:
-            try:
-                good = isinstance(answer.json()["results"], list)
-            except (ValueError, TypeError, KeyError, RecursionError):
-                good = False
-            if not good:
-                start = answer.content[:60]
-                raise httpx.DecodingError(f"the answer is no page of results: {start!r}…")
-
-    retry = Retry(
-        total=options.retries,
-        backoff_factor=options.backoff_s,
-        backoff_jitter=0.25,
-        max_backoff_wait=options.longest_wait_s,
-        status_forcelist=RETRIED,
-        retry_on_exceptions=(
-            httpx.TimeoutException,
-            httpx.NetworkError,
-            httpx.RemoteProtocolError,
-            httpx.DecodingError,
-        ),
-        validate_response=whole_page,
-    )
-    return httpx.Client(
-        transport=RetryTransport(transport=Polite(), retry=retry),
-        timeout=options.timeout_s,
-        headers={"User-Agent": "dawnchorus", "Accept": "application/json"},
-    )
 
 
 class _State:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import lru_cache, partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
@@ -24,12 +22,11 @@ from dawnchorus.data_prep.download.ledger import Item
 from dawnchorus.data_prep.download.partial_file import Finished, Part, Unusable, checksums_of
 from dawnchorus.data_prep.download.private import PrivateNetwork, refuse_private
 from dawnchorus.data_prep.download.sniff import not_audio
+from dawnchorus.data_prep.tools.polite_http import PASSING, retry_after_s
 
 _REDIRECTS = {301, 302, 303, 307, 308}
-# Statuses that another try may change. What is not here is the answer.
-_PASSING = {408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524, 530}
 # Statuses that say something about us or the host, not about the file.
-_HOST_SAYS = _PASSING | {401, 403, 407, 418}
+_HOST_SAYS = PASSING | {401, 403, 407, 418}
 _JUDGED_BYTES = 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)")
 
@@ -349,21 +346,7 @@ def refusal(response: httpx.Response) -> Failure:
     """Return the failure that an answer without the file is."""
     status = response.status_code
     detail = response.reason_phrase or "no reason given"
-    wait_s = retry_after_s(response.headers.get("retry-after", "")) if status in _PASSING else None
+    wait_s = retry_after_s(response.headers.get("retry-after", "")) if status in PASSING else None
     if wait_s is not None:
         detail += f", asks to wait for {wait_s:.0f} s"
-    return Failure(f"http_{status}", detail, again=status in _PASSING, retry_after_s=wait_s or 0.0)
-
-
-def retry_after_s(text: str) -> float | None:
-    """Return the seconds that a Retry-After header asks for (RFC 9110 §10.2.3), None for none."""
-    text = text.strip()
-    if text.isdecimal() and len(text) < 10:
-        return float(text)
-    try:
-        when = email.utils.parsedate_to_datetime(text)
-    except (TypeError, ValueError, OverflowError, IndexError):
-        return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    return Failure(f"http_{status}", detail, again=status in PASSING, retry_after_s=wait_s or 0.0)

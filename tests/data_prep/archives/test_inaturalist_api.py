@@ -159,11 +159,20 @@ def test_failures_that_pass_are_waited_for(
     assert api.times[1] - api.times[0] >= 0.95  # Retry-After was kept
 
 
+def test_a_server_that_wants_hours_is_not_asked_before(
+    api: Api, tmp_path: Path, options: Callable[..., ApiOptions]
+) -> None:
+    api.trouble = [(429, {"Retry-After": "7200"}, b"{}")]
+    with pytest.raises(PrepError, match=r"iNaturalist asks to wait 7200 s.*same command then"):
+        walk({}, tmp_path, options(), Progress())
+    assert len(api.requests) == 1
+
+
 def test_a_stopped_query_continues(
     api: Api, tmp_path: Path, options: Callable[..., ApiOptions]
 ) -> None:
     api.stop_after = 2
-    with pytest.raises(PrepError, match="same command continues"):
+    with pytest.raises(PrepError, match="same command later"):
         walk({"taxon_id": "3"}, tmp_path, options(retries=1), Progress())
     assert len(list((tmp_path / "pages").glob("*.json"))) == 2
     api.stop_after = 10**9

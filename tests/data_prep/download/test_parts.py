@@ -21,10 +21,11 @@ from dawnchorus.data_prep.download.addresses import (
     private_name,
     redact,
 )
-from dawnchorus.data_prep.download.fetch import retry_after_s, validator_of
+from dawnchorus.data_prep.download.fetch import validator_of
 from dawnchorus.data_prep.download.gate import Volume
 from dawnchorus.data_prep.download.partial_file import checksums_of
 from dawnchorus.data_prep.download.sniff import audio_ending, not_audio
+from dawnchorus.data_prep.tools.polite_http import retry_after_s
 
 
 @pytest.mark.parametrize(
