@@ -21,25 +21,22 @@ occurrence in an SQLite file in the scratch folder.
 
 from __future__ import annotations
 
-import json
-import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 from dawnchorus.data_prep.archives.containers import META, Files, FolderFiles, ZipFiles
+from dawnchorus.data_prep.archives.core_media import BATCH, MediaStore, media_store
 from dawnchorus.data_prep.archives.delimited import BadRow
 from dawnchorus.data_prep.archives.dwca_meta import KNOWN_PAIRS, Row, Table, described, undescribed
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.trainer.progress import LINE_EVERY_S
 
 _T = TypeVar("_T")
-_JOIN_FILE = ".join.sqlite"
-_BATCH = 500
+_STORED = 20 * BATCH  # media rows that are stored in one transaction
 
 __all__ = ["Archive", "BadRow", "Joined", "Row", "Table", "is_archive", "open_archive"]
 
@@ -84,85 +81,42 @@ class Archive:
                 f"{self.path} has no {kind} table, only {', '.join(self.extensions) or 'a core'}. "
                 "On gbif.org choose the download 'Darwin Core Archive', not 'Simple'."
             )
-        scratch.mkdir(parents=True, exist_ok=True)
-        file = scratch / _JOIN_FILE
-        file.unlink(missing_ok=True)
-        try:
-            with closing(sqlite3.connect(file, isolation_level=None)) as base:
-                store = _Store(base, say)
-                for table in tables:
-                    yield from store.load(table, keep, rows_only)
-                yield from store.join(self.core, core_only)
-        except (sqlite3.Error, OSError) as err:
-            raise PrepError(
-                f"Joining {self.path} in {file} failed: {err}. Make room there, then run it again."
-            ) from err
-        finally:
-            file.unlink(missing_ok=True)
+        with media_store(scratch, self.path) as store:
+            for table in tables:
+                yield from _bad_media(store, _told(table, table.rows(rows_only), say), keep)
+            core = _told(self.core, self.core.rows(core_only), say)
+            while batch := list(islice(core, BATCH)):
+                found = store.find({row["id"] for row in batch if not isinstance(row, BadRow)})
+                for row in batch:
+                    yield row if isinstance(row, BadRow) else Joined(row, found.get(row["id"], []))
+            for _, row in store.lonely():
+                yield Joined(None, [row])
 
 
-class _Store:
-    """Extension rows on disk, found by the id of their core row."""
-
-    def __init__(self, base: sqlite3.Connection, say: Callable[[str], None]) -> None:
-        self.base, self.say = base, say
-        # Nothing of it is needed after a crash.
-        for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-65536"):
-            base.execute(f"PRAGMA {pragma}")
-        base.execute("CREATE TABLE media (core TEXT, row TEXT)")
-        # Made before the rows come: archives are sorted by id or nearly so, and an index made
-        # afterwards would be sorted in a temporary file elsewhere.
-        base.execute("CREATE INDEX by_core ON media (core)")
-        base.execute("CREATE TABLE met (core TEXT PRIMARY KEY) WITHOUT ROWID")
-
-    def load(
-        self, table: Table, keep: Callable[[Row], bool], only: Collection[str]
-    ) -> Iterator[BadRow]:
-        """Store the rows to keep; yield those that cannot be read."""
-        kept: list[tuple[str, str]] = []
-        self.base.execute("BEGIN")
-        for row in self._told(table, table.rows(only)):
-            if isinstance(row, BadRow):
-                yield row
-            elif keep(row):
-                kept.append((row["id"], json.dumps(row, ensure_ascii=False)))
-                if len(kept) == _BATCH:
-                    self.base.executemany("INSERT INTO media VALUES (?, ?)", kept)
-                    kept = []
-        self.base.executemany("INSERT INTO media VALUES (?, ?)", kept)
-        self.base.execute("COMMIT")
-
-    def join(self, core: Table, only: Collection[str]) -> Iterator[Joined | BadRow]:
-        """Yield every core row with what is stored for it, then what no core row asked for."""
-        self.base.execute("BEGIN")
-        rows = self._told(core, core.rows(only))
-        while batch := list(islice(rows, _BATCH)):
-            ids = {row["id"] for row in batch if not isinstance(row, BadRow)}
-            found = self._find(ids)
-            self.base.executemany("INSERT OR IGNORE INTO met VALUES (?)", ((i,) for i in found))
-            for row in batch:
-                yield row if isinstance(row, BadRow) else Joined(row, found.get(row["id"], []))
-        lonely = "SELECT row FROM media WHERE core NOT IN (SELECT core FROM met) ORDER BY rowid"
-        for (text,) in self.base.execute(lonely):
-            yield Joined(None, [json.loads(text)])
-
-    def _told(self, table: Table, rows: Iterator[_T]) -> Iterator[_T]:
-        """Pass rows on; say every ten seconds how many there were."""
-        spoken = time.monotonic()
-        for number, row in enumerate(rows, start=1):
-            if number % 1024 == 0 and time.monotonic() - spoken >= LINE_EVERY_S:
-                spoken = time.monotonic()
-                self.say(f"{', '.join(table.files)}: {number:,} rows read")
+def _bad_media(
+    store: MediaStore, rows: Iterator[Row | BadRow], keep: Callable[[Row], bool]
+) -> Iterator[BadRow]:
+    """Store the media rows to keep; yield those that cannot be read."""
+    kept: list[tuple[str, Row]] = []
+    for row in rows:
+        if isinstance(row, BadRow):
             yield row
+        elif keep(row):
+            kept.append((row["id"], row))
+            if len(kept) == _STORED:
+                store.add(kept)
+                kept = []
+    store.add(kept)
 
-    def _find(self, ids: Collection[str]) -> dict[str, list[Row]]:
-        """Return {id: its rows in file order} of the ids that have any."""
-        marks = ",".join("?" * len(ids))
-        found: dict[str, list[Row]] = {}
-        query = f"SELECT core, row FROM media WHERE core IN ({marks}) ORDER BY rowid"
-        for core, text in self.base.execute(query, tuple(ids)):
-            found.setdefault(core, []).append(json.loads(text))
-        return found
+
+def _told(table: Table, rows: Iterator[_T], say: Callable[[str], None]) -> Iterator[_T]:
+    """Pass rows on; say every ten seconds how many there were."""
+    spoken = time.monotonic()
+    for number, row in enumerate(rows, start=1):
+        if number % 1024 == 0 and time.monotonic() - spoken >= LINE_EVERY_S:
+            spoken = time.monotonic()
+            say(f"{', '.join(table.files)}: {number:,} rows read")
+        yield row
 
 
 def open_archive(path: Path) -> Archive:

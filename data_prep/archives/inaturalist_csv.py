@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from dawnchorus.data_prep.archives.containers import Files
+from dawnchorus.data_prep.archives.delimited import read_blocks, sniff
 from dawnchorus.data_prep.archives.json_files import broken_file
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording_table import Rejected
@@ -41,37 +41,28 @@ class CsvFile:
         self.rows = self.bad_rows = self.kept = 0
         self.spoken = time.monotonic()
         with broken_file(f"{path}, {name}"), files.open(name) as stream:
-            line = stream.readline(1 << 20).decode("utf-8-sig", "replace")
-        header = next(csv.reader([line]), [])
+            header, self.dialect = sniff(stream, f"{name} in {path}")
         missing = [column for column in needed if column not in header]
-        if missing or "\0" in line:
+        if missing:
             raise PrepError(
                 f"{name} in {path} has no column {', '.join(missing)}; it has "
                 f"{', '.join(header)[:200]}. Is it iNaturalist's research-grade archive "
                 "(gbif-observations-dwca.zip)?"
             )
-        self.width = len(header)
+        self.header = header
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the wanted columns as bytes; those that the file lacks are empty."""
         import pyarrow as pa
-        from pyarrow import csv as arrow_csv
 
         whole = False
         where = f"{self.path}, {self.name}"
         with broken_file(where), self.files.open(self.name) as stream:
             try:
-                reader = arrow_csv.open_csv(
-                    _Ended(stream, self.width),
-                    arrow_csv.ReadOptions(block_size=_BLOCK_BYTES),
-                    arrow_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=self._skip),
-                    arrow_csv.ConvertOptions(
-                        check_utf8=False,
-                        include_columns=list(self.columns),
-                        include_missing_columns=True,
-                        column_types=dict.fromkeys(self.columns, pa.binary()),
-                    ),
-                )
+                reader = read_blocks(
+                    cast(BinaryIO, _Ended(stream, len(self.header))), self.header, self.dialect,
+                    self.columns, self._skip, block_bytes=_BLOCK_BYTES, as_bytes=True,
+                )  # fmt: skip
                 for batch in reader:
                     if batch.num_rows and batch.column("id")[-1].as_py() == _END.encode():
                         whole, batch = True, batch.slice(0, batch.num_rows - 1)
@@ -90,7 +81,7 @@ class CsvFile:
                 "off, or a quote is not closed. Download it again."
             )
 
-    def _skip(self, row: Any) -> str:
+    def _skip(self, row: Any) -> None:
         self.bad_rows += 1
         if len(self.bad) <= _MANY_BAD:
             number = f"row {row.number}" if row.number else f"after row {self.rows:,}"
@@ -103,7 +94,6 @@ class CsvFile:
                     path=self.name,
                 )
             )
-        return "skip"
 
     def take_bad(self) -> Iterator[Rejected]:
         """Yield the rows of the wrong length since the last call; PrepError when most are."""

@@ -12,9 +12,7 @@ wanted: a wrong byte in the remark of one photo does not end the reading.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -29,6 +27,7 @@ from dawnchorus.data_prep.archives.checked import (
     uncertainty_of,
 )
 from dawnchorus.data_prep.archives.containers import Files, FolderFiles, ZipFiles
+from dawnchorus.data_prep.archives.core_media import BATCH, MediaStore, media_store
 from dawnchorus.data_prep.archives.file_index import FileIndex
 from dawnchorus.data_prep.archives.inaturalist import (
     RANK_KEYS,
@@ -38,7 +37,6 @@ from dawnchorus.data_prep.archives.inaturalist import (
     sound_number,
 )
 from dawnchorus.data_prep.archives.inaturalist_csv import CsvFile
-from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording import Label, Recording
 from dawnchorus.data_prep.table.recording_table import Rejected
 from dawnchorus.trainer.licences import read_licence
@@ -48,8 +46,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 OBSERVATIONS, MEDIA = "observations.csv", "media.csv"
-JOIN_FILE = ".inaturalist-sounds.sqlite"
-"""Rows are parsed in blocks; a longer row ends the reading with an error."""
 _MEDIA_COLUMNS = ("id", "type", "identifier", "created", "creator", "license", "rightsHolder")
 _MEDIA_NEEDED = ("id", "type", "identifier")
 _OBSERVATION_COLUMNS = (
@@ -83,102 +79,64 @@ def read_research_grade(
     observations = CsvFile(
         files, path, OBSERVATIONS, _OBSERVATION_COLUMNS, _OBSERVATION_NEEDED, progress
     )
-    scratch.mkdir(parents=True, exist_ok=True)
-    file = scratch / JOIN_FILE
-    file.unlink(missing_ok=True)
-    try:
-        with closing(sqlite3.connect(file, isolation_level=None)) as base:
-            store = _Sounds(base)
-            yield from store.load(media)
-            yield from checked(store.join(observations, local))
-    except sqlite3.Error as err:
-        raise PrepError(
-            f"Joining {path} in {file} failed: {err}. Make room there, then run it again."
-        ) from err
-    finally:
-        file.unlink(missing_ok=True)
+    with media_store(scratch, path) as store:
+        yield from _load(store, media)
+        yield from checked(_join(store, observations, local))
 
 
 def _files(path: Path) -> Files:
     return FolderFiles(path) if path.is_dir() else ZipFiles(path)
 
 
-class _Sounds:
-    """The rows of media.csv that are sounds, on disk, found by the id of their observation."""
+def _load(store: MediaStore, media: CsvFile) -> Iterator[Rejected]:
+    """Keep all sounds of media.csv; yield the rows that cannot be read."""
+    import pyarrow.compute as pc
 
-    def __init__(self, base: sqlite3.Connection) -> None:
-        self.base = base
-        # Nothing of it is needed after a crash; sorting stays in the same file system.
-        for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-65536"):
-            base.execute(f"PRAGMA {pragma}")
-        columns = ", ".join(f'"{name}" TEXT' for name in _MEDIA_COLUMNS[1:])
-        base.execute(f"CREATE TABLE sound (number INTEGER PRIMARY KEY, id INTEGER, {columns})")
-        base.execute("CREATE INDEX by_id ON sound (id)")
+    for batch in media.batches():
+        yield from _other_types(batch)
+        sounds = batch.filter(pc.equal(batch.column("type"), _SOUND))
+        kept = []
+        for cells in sounds.to_pylist():
+            row = _decoded(cells)
+            if isinstance(row, Rejected) or not _is_id(row["id"]):
+                yield _bad(row, MEDIA)
+                continue
+            kept.append((str(int(row["id"])), row))
+        store.add(kept)
+        media.note(len(kept))
+        yield from media.take_bad()
 
-    def load(self, media: CsvFile) -> Iterator[Rejected]:
-        """Keep all sounds; yield the rows that cannot be read."""
-        import pyarrow.compute as pc
 
-        marks = ", ".join("?" * len(_MEDIA_COLUMNS))
-        names = ", ".join(f'"{name}"' for name in _MEDIA_COLUMNS)
-        insert = f"INSERT INTO sound ({names}) VALUES ({marks})"
-        for batch in media.batches():
-            yield from _other_types(batch)
-            sounds = batch.filter(pc.equal(batch.column("type"), _SOUND))
-            kept = []
-            for cells in sounds.to_pylist():
+def _join(
+    store: MediaStore, observations: CsvFile, local: FileIndex | None
+) -> Iterator[Recording | Rejected]:
+    """Yield the sounds with their observations, then those that have none."""
+    wanted = np.sort(np.fromiter(map(int, store.ids()), np.int64))
+    for batch in observations.batches():
+        numbers = _numbers(batch.column("id"))
+        hits = np.zeros(0, np.int64)
+        if wanted.size:
+            place = np.minimum(np.searchsorted(wanted, numbers), wanted.size - 1)
+            (hits,) = np.nonzero(wanted[place] == numbers)
+        for start in range(0, len(hits), BATCH):
+            some = hits[start : start + BATCH]
+            found = store.find(set(map(str, numbers[some].tolist())))
+            for cells, number in zip(batch.take(some).to_pylist(), numbers[some], strict=True):
                 row = _decoded(cells)
-                if isinstance(row, Rejected) or not _is_id(row["id"]):
-                    yield _bad(row, MEDIA)
-                    continue
-                kept.append((int(row["id"]), *(row[name] for name in _MEDIA_COLUMNS[1:])))
-            self.base.execute("BEGIN")
-            self.base.executemany(insert, kept)
-            self.base.execute("COMMIT")
-            media.note(len(kept))
-            yield from media.take_bad()
-
-    def join(
-        self, observations: CsvFile, local: FileIndex | None
-    ) -> Iterator[Recording | Rejected]:
-        """Yield the sounds with their observations, then those that have none."""
-        found = self.base.execute("SELECT DISTINCT id FROM sound ORDER BY id")
-        ids = np.fromiter((row[0] for row in found), np.int64)
-        met = np.zeros(ids.size, bool)
-        for batch in observations.batches():
-            numbers, place = _numbers(batch.column("id")), np.zeros(0, np.int64)
-            if ids.size:
-                place = np.minimum(np.searchsorted(ids, numbers), ids.size - 1)
-                (hits,) = np.nonzero(ids[place] == numbers)
-                place = place[hits]
-                for cells, number in zip(batch.take(hits).to_pylist(), numbers[hits], strict=True):
-                    yield from self._rows(_decoded(cells), int(number), local)
-                met[place] = True
-            observations.note(place.size)
-            yield from observations.take_bad()
-        for number in ids[~met]:
-            for sound in self._sounds(int(number)):
-                yield Rejected(
-                    recording_id=f"inat:{sound_number(sound['identifier'])}",
-                    reason="no_observation",
-                    detail=f"observation {number} is not in {OBSERVATIONS}",
-                    path=sound["identifier"],
-                )
-
-    def _sounds(self, number: int) -> Iterator[Row]:
-        columns = ", ".join(f'"{name}"' for name in _MEDIA_COLUMNS[1:])
-        query = f"SELECT {columns} FROM sound WHERE id = ? ORDER BY number"
-        for cells in self.base.execute(query, (number,)):
-            yield dict(zip(_MEDIA_COLUMNS[1:], cells, strict=True))
-
-    def _rows(
-        self, row: Row | Rejected, number: int, local: FileIndex | None
-    ) -> Iterator[Recording | Rejected]:
-        for sound in self._sounds(number):
-            if isinstance(row, Rejected):
-                yield _bad(row, OBSERVATIONS)
-            else:
-                yield _recording(row, sound, local)
+                for sound in found[str(number)]:
+                    if isinstance(row, Rejected):
+                        yield _bad(row, OBSERVATIONS)
+                    else:
+                        yield _recording(row, sound, local)
+        observations.note(len(hits))
+        yield from observations.take_bad()
+    for number, sound in store.lonely():
+        yield Rejected(
+            recording_id=f"inat:{sound_number(sound['identifier'])}",
+            reason="no_observation",
+            detail=f"observation {number} is not in {OBSERVATIONS}",
+            path=sound["identifier"],
+        )
 
 
 def _other_types(batch: pa.RecordBatch) -> Iterator[Rejected]:

@@ -6,9 +6,10 @@ meet, common higher taxa, and genus moves. It is no taxonomy to publish with: gi
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
+from dawnchorus.data_prep.archives.delimited import BadRow
+from dawnchorus.data_prep.archives.table_rows import open_table
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording import tidy_name
 from dawnchorus.data_prep.taxonomy.taxonomy_files import Source, find_source
@@ -24,28 +25,26 @@ def builtin_source() -> Source:
 
 
 def read_overrides(path: Path) -> dict[str, str]:
-    """Read the user's own table, a CSV with the columns `name` and `use`: {name as given: name}.
+    """Read the user's own table with the columns `name` and `use`: {name as given: name}.
 
     Raises PrepError for a file that is none, an empty cell, or one name with two meanings.
     """
     found: dict[str, str] = {}
     problems = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            missing = {"name", "use"} - set(table.fieldnames or ())
-            if missing:
-                raise PrepError(f"{path} needs the columns name and use: no {sorted(missing)}.")
-            for row in table:
-                name, use = tidy_name(row["name"] or ""), tidy_name(row["use"] or "")
-                if not name or not use:
-                    problems.append(f"line {table.line_num}: an empty cell")
-                elif found.setdefault(name, use) != use:
-                    problems.append(f"line {table.line_num}: {name!r} has another meaning above")
-                if len(found) > _MOST_OVERRIDES:
-                    raise PrepError(f"{path} has more than {_MOST_OVERRIDES:,} rows.")
-    except (OSError, UnicodeDecodeError, csv.Error) as err:
-        raise PrepError(f"{path} cannot be read: {err}. It must be a CSV in UTF-8.") from err
+    table = open_table(path)
+    if missing := {"name", "use"} - set(table.columns):
+        raise PrepError(f"{path} needs the columns name and use: no {sorted(missing)}.")
+    for number, row in table.numbered():
+        if isinstance(row, BadRow):
+            problems.append(f"row {number} cannot be read: {row.detail}")
+            continue
+        name, use = (tidy_name(str(row[key] or "")) for key in ("name", "use"))
+        if not name or not use:
+            problems.append(f"row {number}: an empty cell")
+        elif found.setdefault(name, use) != use:
+            problems.append(f"row {number}: {name!r} has another meaning above")
+        if len(found) > _MOST_OVERRIDES:
+            raise PrepError(f"{path} has more than {_MOST_OVERRIDES:,} rows.")
     if problems:
         shown = "\n  ".join(problems[:10])
         raise PrepError(f"{path} has {len(problems)} mistakes.\n  {shown}")

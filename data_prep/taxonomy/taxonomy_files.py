@@ -10,7 +10,6 @@ Memory stays below one block of text and what the caller keeps of it.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import re
@@ -18,10 +17,12 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
+from dawnchorus.data_prep.archives.delimited import Dialect, read_blocks, sniff
+from dawnchorus.data_prep.archives.text_files import text_form
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.taxonomy.shapes import RANK_COLUMNS, common_shape
 from dawnchorus.data_prep.taxonomy.versions import version_of
@@ -98,9 +99,8 @@ class Source:
     kind: str
     label: str
     member: str = ""
-    encoding: str = "utf8"
     headings: tuple[str, ...] = ()
-    delimiter: str = "\t"
+    dialect: Dialect = field(default_factory=Dialect)
     bad_rows: list[int] = field(default_factory=lambda: [0])
     """How many rows had too few or too many fields and were passed over (one number)."""
 
@@ -192,19 +192,24 @@ def _head(path: Path, member: str) -> bytes:
 
 
 def _recognise(path: Path, member: str, head: bytes, label: str) -> Source | None:
-    text = head.decode("utf-8-sig", "replace")
-    first, _, rest = text.partition("\n")
-    delimiter = "\t" if "\t" in first else ","
-    headings = tuple(next(csv.reader([first.strip("\r")], delimiter=delimiter), []))
+    start = io.BytesIO(head)
+    try:
+        names, dialect = sniff(start, str(path))
+    except PrepError:  # no line of text: another member may be a table
+        return None
+    headings, rest = tuple(names), start.read().decode("utf-8", "replace")
     plain = {plain_heading(name) for name in headings}
     kind = next((kind for kind, (needed, _) in _KINDS.items() if needed <= plain), "")
     if not kind or (kind == "ebird" and not plain & {"sci_name", "scientific_name"}):
         return None
     if kind in ("dwc", "coldp"):
         kind = "colxr" if kind == "coldp" or not _numeric_keys(rest, headings) else "gbif"
-    encoding = "utf8" if kind != "ebird" else _encoding(path, member)
+    if kind == "ebird":  # some years are in Windows' Latin 1
+        with _opened(path, member) as file:
+            form = text_form(cast(BinaryIO, file), str(path), guess=True)
+        dialect = replace(dialect, encoding=form.encoding)
     label = label or version_of(path, kind, headings)
-    return Source(path, kind, label, member, encoding, headings, delimiter)
+    return Source(path, kind, label, member, headings, dialect)
 
 
 def _numeric_keys(rows: str, headings: tuple[str, ...]) -> bool:
@@ -212,17 +217,6 @@ def _numeric_keys(rows: str, headings: tuple[str, ...]) -> bool:
     place = [plain_heading(name) for name in headings].index("taxonid")
     cells = [line.split("\t")[place] for line in rows.splitlines()[:50] if line.count("\t") > place]
     return bool(cells) and all(cell.isascii() and cell.isdigit() for cell in cells)
-
-
-def _encoding(path: Path, member: str) -> str:
-    """Return what an eBird file is written in: some years are Windows' Latin 1."""
-    with _opened(path, member) as file:
-        data = file.read(32 << 20)
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return "cp1252"
-    return "utf8"
 
 
 def frames(source: Source) -> Iterator[pl.DataFrame]:
@@ -235,45 +229,20 @@ def frames(source: Source) -> Iterator[pl.DataFrame]:
     import polars as pl
     import pyarrow as pa
 
-    columns = source.columns
+    def pass_over(_: object) -> None:
+        source.bad_rows[0] += 1
+
+    columns, source.bad_rows[0] = source.columns, 0
+    wanted = list(dict.fromkeys(columns.values()))
     try:
         with _opened(source.path, source.member) as file:
-            for batch in _csv(file, source, list(dict.fromkeys(columns.values()))):
+            for batch in read_blocks(
+                file, source.headings, source.dialect, wanted, pass_over,
+                block_bytes=_BLOCK_BYTES, nulls=("", "\\N"),
+            ):  # fmt: skip
                 frame = pl.DataFrame(pl.from_arrow(batch))
                 yield common_shape(frame, columns, source.kind)
     except (pa.ArrowInvalid, UnicodeError, *_UNREADABLE) as err:
         raise PrepError(
             f"{source.path} cannot be read to its end: {err}. Is the download complete?"
         ) from err
-
-
-def _csv(file: IO[bytes], source: Source, wanted: list[str]) -> Iterator[object]:
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-
-    def pass_over(_: object) -> str:
-        source.bad_rows[0] += 1
-        return "skip"
-
-    source.bad_rows[0] = 0
-    tabs = source.delimiter == "\t"
-    reader = arrow_csv.open_csv(
-        file,
-        read_options=arrow_csv.ReadOptions(
-            block_size=_BLOCK_BYTES, encoding=source.encoding, use_threads=False
-        ),
-        parse_options=arrow_csv.ParseOptions(
-            delimiter=source.delimiter,
-            quote_char=False if tabs else '"',
-            newlines_in_values=not tabs,
-            invalid_row_handler=pass_over,
-        ),
-        convert_options=arrow_csv.ConvertOptions(
-            include_columns=wanted,
-            column_types={name: pa.string() for name in wanted},
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=True,
-            null_values=["", "\\N"],
-        ),
-    )
-    yield from reader

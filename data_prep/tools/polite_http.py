@@ -144,7 +144,8 @@ class PoliteClient(AbstractContextManager["PoliteClient"]):
             reraise=True,
         )
         try:
-            return retrying(self._ask, url, parameters, read)
+            found: Page = retrying(self._ask, url, parameters, read)
+            return found
         except TryLater as err:
             raise PrepError(
                 f"{server} does not answer: {err} ({self.tries} tries, {what}). What was fetched "

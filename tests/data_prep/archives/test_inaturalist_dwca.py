@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from dawnchorus.data_prep.archives import inaturalist_dwca
+from dawnchorus.data_prep.archives.core_media import JOIN_FILE
 from dawnchorus.data_prep.cli import prep_app
 from dawnchorus.data_prep.table.recording_table import read_recordings
 
@@ -161,7 +161,7 @@ def test_research_grade_archive(tmp_path: Path, research: dict[str, bytes]) -> N
             "unidentified": "inat:106",
             "no_audio": "inat:observation/7",
         }
-        assert not (out / inaturalist_dwca.JOIN_FILE).exists()
+        assert not (out / JOIN_FILE).exists()
 
 
 def test_bad_rows_of_the_archive_are_listed(tmp_path: Path, research: dict[str, bytes]) -> None:

@@ -181,8 +181,12 @@ def test_overrides(tmp_path: Path) -> None:
     path = tmp_path / "names.csv"
     path.write_text("\ufeffname,use,remark\nGreat Tit,Parus major,\n norpin ,Anas acuta,x\n")
     assert read_overrides(path) == {"Great Tit": "Parus major", "norpin": "Anas acuta"}
+    path.write_text(
+        "name;use\nGreat Tit;Parus major\n", encoding="utf-16"
+    )  # Excel's "Unicode text"
+    assert read_overrides(path) == {"Great Tit": "Parus major"}
     path.write_text("name,use\nA,\nB,x\nB,y\n")
-    with pytest.raises(PrepError, match=r"2 mistakes.*\n.*line 2.*\n.*line 4"):
+    with pytest.raises(PrepError, match=r"2 mistakes.*\n.*row 2.*\n.*row 4"):
         read_overrides(path)
     path.write_text("from,to\nA,B\n")
     with pytest.raises(PrepError, match="needs the columns name and use"):
