@@ -59,9 +59,10 @@ class CsvFile:
         where = f"{self.path}, {self.name}"
         with broken_file(where), self.files.open(self.name) as stream:
             try:
+                ended = _Ended(stream, self.dialect.separator, len(self.header))
                 reader = read_blocks(
-                    cast(BinaryIO, _Ended(stream, len(self.header))), self.header, self.dialect,
-                    self.columns, self._skip, block_bytes=_BLOCK_BYTES, as_bytes=True,
+                    cast(BinaryIO, ended), self.header, self.dialect, self.columns,
+                    self._skip, block_bytes=_BLOCK_BYTES, as_bytes=True,
                 )  # fmt: skip
                 for batch in reader:
                     if batch.num_rows and batch.column("id")[-1].as_py() == _END.encode():
@@ -120,9 +121,9 @@ class _Ended(io.RawIOBase):
     lose its last rows unnoticed.
     """
 
-    def __init__(self, stream: IO[bytes], width: int) -> None:
+    def __init__(self, stream: IO[bytes], separator: str, width: int) -> None:
         self.stream = stream
-        self.tail = ("\n" + ",".join([_END] * width) + "\n").encode()
+        self.tail = ("\n" + separator.join([_END] * width) + "\n").encode()
 
     def readable(self) -> bool:
         """Return True."""

@@ -38,7 +38,7 @@ def test_every_kind_is_found_by_its_heading(
         ebird[2025]: ("ebird", "ebird-2025", "ebird-2025"),
     }
     assert find_source(f"my-backbone-1={gbif_zip}").label == "my-backbone-1"
-    assert find_source(str(ebird[2021])).encoding == "cp1252"
+    assert find_source(str(ebird[2021])).dialect.encoding == "cp1252"
 
 
 def test_gbif_keeps_what_is_asked_and_what_it_points_to(gbif_zip: Path) -> None:
@@ -181,9 +181,7 @@ def test_overrides(tmp_path: Path) -> None:
     path = tmp_path / "names.csv"
     path.write_text("\ufeffname,use,remark\nGreat Tit,Parus major,\n norpin ,Anas acuta,x\n")
     assert read_overrides(path) == {"Great Tit": "Parus major", "norpin": "Anas acuta"}
-    path.write_text(
-        "name;use\nGreat Tit;Parus major\n", encoding="utf-16"
-    )  # Excel's "Unicode text"
+    path.write_text("name;use\nGreat Tit;Parus major\n", encoding="utf-16")
     assert read_overrides(path) == {"Great Tit": "Parus major"}
     path.write_text("name,use\nA,\nB,x\nB,y\n")
     with pytest.raises(PrepError, match=r"2 mistakes.*\n.*row 2.*\n.*row 4"):
