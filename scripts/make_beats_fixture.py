@@ -128,7 +128,7 @@ def compare_base() -> dict[str, float]:
     importlib.import_module("trainer")
     from dawnchorus.trainer.encoders.beats import Beats
     from dawnchorus.trainer.encoders.beats_config import BeatsConfig
-    from dawnchorus.trainer.frontend import LogMel
+    from dawnchorus.trainer.frontends.kaldi import BeatsLogMel
 
     theirs, ours = build({}, seed=1), Beats(BeatsConfig.base()).eval()
     tied = "relative_attention_bias.weight"
@@ -142,7 +142,7 @@ def compare_base() -> dict[str, float]:
     wav_BT, length_B = clips(10.0, seed=1)
     difference: dict[str, float] = {}
     with torch.no_grad():
-        mel_BTF, _ = LogMel.for_encoder(ours.config)(wav_BT)
+        mel_BTF, _ = BeatsLogMel.from_config(ours.config)(wav_BT)
         mel_difference = mel_BTF - theirs.preprocess(wav_BT)  # type: ignore[operator]
         difference["mel"] = float(mel_difference.abs().max())
         for case, lengths in (("whole", None), ("padded", length_B)):

@@ -114,6 +114,7 @@ def recipes() -> list[Work]:
 
     from dawnchorus.trainer.encoders.beats import Beats
     from dawnchorus.trainer.encoders.beats_config import BeatsConfig
+    from dawnchorus.trainer.model import BioEncoder
     from dawnchorus.trainer.objectives.masked_tokens import MaskedTokens
     from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
 
@@ -121,12 +122,15 @@ def recipes() -> list[Work]:
     for size, supervised, masked in (("base", 128, 256), ("large", 64, 128)):
         with torch.device("meta"):
             encoder = Beats(getattr(BeatsConfig, size)())
+            model = BioEncoder(encoder)
             objective = MaskedTokens(MaskedTokensConfig(), encoder)
+        grid = encoder.grid(998)  # frames of 10 s
         count = sum(p.numel() for p in encoder.parameters())
         more = sum(p.numel() for p in objective.parameters())
+        forward = float(encoder.clip_flops(grid))
         found.append(Work(name=f"{size}, supervised", parameters=count,
-                          flops_per_clip=3.0 * encoder.flops(496), clips=supervised))  # fmt: skip
-        flops = float(objective.flops(encoder, 496))
+                          flops_per_clip=3 * forward, clips=supervised))  # fmt: skip
+        flops = objective.flops(model, grid)
         found.append(Work(name=f"{size}, masked", parameters=count + more,
                           flops_per_clip=flops, clips=masked))  # fmt: skip
     return found

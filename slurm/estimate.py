@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dawnchorus.trainer.encoders.beats_config import layer_parameters
-
 if TYPE_CHECKING:
     from dawnchorus.trainer.recipe import Recipe
 
@@ -63,9 +61,9 @@ def estimate(recipe: Recipe, ranks: int) -> Estimate:
     state, gathered = float(parameters * per_parameter), 0.0
     if recipe.train.strategy == "fsdp" and ranks > 1:
         state /= ranks
-        layer = layer_parameters(encoder, 1, encoder.dim)
-        # Weights and their gradients: of a layer, and of what no layer holds.
-        gathered = 8.0 * (layer + encoder.parameters - encoder.layers * layer + outside)
+        # Weights and their gradients: of a block, and of what no block holds.
+        elsewhere = encoder.parameters - encoder.blocks_parameters + outside
+        gathered = 8.0 * (encoder.largest_block + elsewhere)
     rate, basis = _measured(recipe, ranks)
     clips = recipe.train.total_steps * recipe.train.global_batch
     return Estimate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +11,19 @@ import torch
 from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.layout import fit_micro_batch
 from dawnchorus.trainer.model import BioEncoder
+from dawnchorus.trainer.objectives.base import Context
+from dawnchorus.trainer.registry import OBJECTIVES
 from dawnchorus.trainer.seeds import Purpose, mix_seed
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
 
     from dawnchorus.trainer.data.module import TrainStream
-    from dawnchorus.trainer.encoders.beats import Beats
+    from dawnchorus.trainer.encoders.base import Encoder
     from dawnchorus.trainer.module import TrainingModule
+    from dawnchorus.trainer.objectives.base import FeatureBatch, Objective
     from dawnchorus.trainer.recipe import Recipe
 
 
@@ -57,43 +63,68 @@ def resolve(recipe: Recipe) -> tuple[Recipe, int]:
     return recipe.model_copy(update={"train": resolved}), ranks
 
 
-def build_objective(recipe: Recipe, encoder: Beats, classes: int) -> nn.Module:
-    """The objective that the recipe names."""
-    from dawnchorus.trainer.objectives.masked_tokens import MaskedTokens
-    from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
-    from dawnchorus.trainer.objectives.multilabel import MultiLabel
+def build_model(recipe: Recipe, stream: TrainStream) -> tuple[BioEncoder, Objective]:
+    """Seeded encoder, head and objective; weights of `init_from` where it is given.
 
-    if isinstance(recipe.objective, MaskedTokensConfig):
-        return MaskedTokens(recipe.objective, encoder)
-    return MultiLabel(recipe.objective, encoder.config.dim, classes)
-
-
-def build_model(recipe: Recipe, stream: TrainStream) -> tuple[BioEncoder, nn.Module]:
-    """Seeded encoder, head and objective; weights of `init_from` where it is given."""
+    Raises:
+        RecipeError: nothing to learn labels from, or numbers that do not go together.
+        CheckpointError: `init_from`, or what the objective starts from, does not fit.
+    """
     torch.manual_seed(mix_seed(recipe.seed, Purpose.INIT))
-    labels = stream.labels.names if recipe.stage == "posttrain" else None
-    if recipe.stage == "posttrain" and not labels:
-        raise RecipeError("the training datasets have no labels: there is nothing to post-train on")
-    section = recipe.resolved()["encoder"]
-    model = BioEncoder.from_config(section, labels)
+    labels = stream.labels.names if recipe.objective.needs_labels else None
+    if recipe.objective.needs_labels and not labels:
+        raise RecipeError(
+            f"the training datasets have no labels, and objective {recipe.objective.name} learns "
+            "from labels"
+        )
+    return assemble(recipe, labels, stream.class_presence)
+
+
+def assemble(
+    recipe: Recipe,
+    labels: tuple[str, ...] | None = None,
+    presence: Callable[[], tuple[Tensor, Tensor]] | None = None,
+) -> tuple[BioEncoder, Objective]:
+    """Encoder, head and objective of a recipe, without its data.
+
+    Args:
+        recipe: the validated recipe.
+        labels: names of the classes, for an objective that learns from labels.
+        presence: see `Context.presence`.
+    """
+    model = BioEncoder.from_config(
+        dataclasses.asdict(recipe.encoder), labels, recipe.objective.head_pooling
+    )
     if recipe.init_from is not None:
         from dawnchorus.trainer.hub.importing import initialise_from
 
         initialise_from(model.encoder, recipe.init_from)
-    objective = build_objective(recipe, model.encoder, len(labels or ()))
-    if recipe.stage == "posttrain":
-        # One head: the objective trains the one that the model predicts with.
-        model.head = None
-        active_C, sources_SC = stream.class_presence()
-        objective.set_active(active_C, sources_SC)  # type: ignore[operator]
+    context = Context(
+        labels=labels, presence=presence, load_encoder=_load_encoder, load_part=_load_part
+    )
+    objective = OBJECTIVES.thing(recipe.objective.name).build(recipe.objective, model, context)
     return model, objective
 
 
-def codebook_gate(recipe: Recipe, module: TrainingModule, stream: TrainStream) -> dict[str, Any]:
-    """Look at the codes of the first clips before any step is trained on them."""
-    batches = []
-    for index in range(recipe.train.codebook_batches):
-        size = min(recipe.train.global_batch, 32)
+def _load_encoder(path: str) -> Encoder:
+    from dawnchorus.trainer.hub.importing import load_model
+
+    return load_model(path).model.encoder
+
+
+def _load_part(path: str, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from dawnchorus.trainer.hub.reading import read_objective_part
+
+    return read_objective_part(path, name)
+
+
+def first_batches(
+    recipe: Recipe, module: TrainingModule, stream: TrainStream
+) -> Iterator[FeatureBatch]:
+    """The first clips of the run, which an objective may look at before any step; the same on all
+    ranks. Read when asked for.
+    """
+    size = min(recipe.train.global_batch, 32)
+    for index in range(recipe.train.prepare_batches):
         batch = stream[list(range(index * size, (index + 1) * size))]
-        batches.append(module.features(batch, augment=False))
-    return dict(module.objective.check_codebook(batches))  # type: ignore[operator]
+        yield module.features(batch, augment=False)

@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from dawnchorus.trainer.encoders import build_encoder
-from dawnchorus.trainer.frontend import LogMel
 from dawnchorus.trainer.pooling import STATISTICS, Pooling, pool
+from dawnchorus.trainer.registry import build_encoder, build_frontend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dawnchorus.trainer.encoders.beats import Beats, EncoderOutput
+    from dawnchorus.trainer.encoders.base import Encoder, EncoderOutput
 
 
 class BioEncoder(nn.Module):
-    """A log-mel front end, an encoder, and a linear head where the model was post-trained.
+    """A front end, an encoder, and a linear head where the model learns or has learnt labels.
 
     The front end's numbers come from the encoder's config: they travel with the checkpoint.
 
@@ -33,17 +32,17 @@ class BioEncoder(nn.Module):
 
     def __init__(
         self,
-        encoder: Beats,
+        encoder: Encoder,
         labels: tuple[str, ...] | None = None,
         pooling: Pooling = "mean",
     ) -> None:
         super().__init__()
-        self.frontend = LogMel.for_encoder(encoder.config)
+        self.frontend = build_frontend(encoder.config)
         self.encoder = encoder
         self.labels = labels
         self.head: nn.Linear | None = None
         if labels:
-            self.head = nn.Linear(STATISTICS[pooling] * encoder.config.dim, len(labels))
+            self.head = nn.Linear(STATISTICS[pooling] * encoder.dim, len(labels))
         self.pooling = pooling
 
     @classmethod
@@ -54,13 +53,12 @@ class BioEncoder(nn.Module):
         pooling: Pooling = "mean",
     ) -> BioEncoder:
         """Build from the `encoder` section of a resolved recipe (`name` plus the config fields)."""
-        fields = {k: v for k, v in encoder.items() if k != "name"}
-        return cls(build_encoder(str(encoder["name"]), fields), labels, pooling)
+        return cls(build_encoder(dict(encoder)), labels, pooling)
 
     @property
     def sample_rate_hz(self) -> int:
         """The rate that `forward` expects."""
-        return int(self.encoder.config.sample_rate_hz)
+        return self.encoder.config.sample_rate_hz
 
     def forward(
         self, wav_BT: Tensor, length_B: Tensor | None = None, *, layers: bool = False
@@ -72,8 +70,8 @@ class BioEncoder(nn.Module):
             length_B: valid samples per clip; all of them when left out.
             layers: also return the output of every layer.
         """
-        mel_BTF, frames_B = self.frontend(wav_BT, length_B)
-        output: EncoderOutput = self.encoder(mel_BTF, frames_B, layers=layers)
+        x, steps_B = self.frontend(wav_BT, length_B)
+        output: EncoderOutput = self.encoder(x, steps_B, layers=layers)
         return output
 
     def embed(

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from dawnchorus.trainer.augment import add_noise, mixup
 from dawnchorus.trainer.host_copy import HostCopy
 from dawnchorus.trainer.objectives.base import FeatureBatch, StepOutput
-from dawnchorus.trainer.objectives.multilabel import touch
-from dawnchorus.trainer.optim import ParameterEma, build_optimizer, param_groups
+from dawnchorus.trainer.optim import ParameterEma, build_optimizer, param_groups, touch
+from dawnchorus.trainer.running_statistics import RunningStatistics
 from dawnchorus.trainer.schedule import learning_rate
 from dawnchorus.trainer.seeds import Purpose, mix_seed, mix_seeds
 from dawnchorus.trainer.sharded import local
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from dawnchorus.trainer.layout import Topology
     from dawnchorus.trainer.model import BioEncoder
+    from dawnchorus.trainer.objectives.base import Objective
+    from dawnchorus.trainer.panels import Panel
     from dawnchorus.trainer.recipe import Recipe
 
 
@@ -67,13 +69,13 @@ class TrainingModule(pl.LightningModule):
 
     Args:
         recipe: the validated recipe.
-        model: front end, encoder and (post-training) head.
-        objective: has `step(batch, encoder)`; its parameters are trained too.
+        model: front end, encoder and, where labels are learnt, the head.
+        objective: what is learnt; its own parameters are trained too.
         topology: the batch layout; set before `fit`.
     """
 
     def __init__(
-        self, recipe: Recipe, model: BioEncoder, objective: nn.Module, topology: Topology
+        self, recipe: Recipe, model: BioEncoder, objective: Objective, topology: Topology
     ) -> None:
         super().__init__()
         self.recipe = recipe
@@ -87,13 +89,12 @@ class TrainingModule(pl.LightningModule):
         self.ema: ParameterEma | None = None
         self._pending: deque[tuple[int, HostCopy]] = deque()
         self._micro_step = 0
-        encoder = model.encoder.config
-        samples = torch.tensor([round(recipe.data.window_s * encoder.sample_rate_hz)])
-        self.grid_tokens = int(model.encoder.tokens_for(model.frontend.frames_for(samples)))
-        """Tokens of a full window."""
+        samples = torch.tensor([round(recipe.data.window_s * model.sample_rate_hz)])
+        self.grid = model.encoder.grid(int(model.frontend.steps_for(samples)))
+        """Of a full window."""
         # Any constant does: it only keeps the numbers near 1 (which fp16 needs).
-        terms = self.grid_tokens if recipe.stage == "pretrain" else 1
-        self.nominal_count = float(topology.micro * terms)
+        self.nominal_count = topology.micro * objective.terms(self.grid)
+        self.statistics = RunningStatistics(self)
 
     @property
     def sharded(self) -> bool:
@@ -113,7 +114,7 @@ class TrainingModule(pl.LightningModule):
     # ------------------------------------------------------------------ the forward side
 
     def features(self, batch: Mapping[str, Any], *, augment: bool) -> FeatureBatch:
-        """int16 batch on the device -> normalised log-mel, with noise and mixup if `augment`.
+        """int16 batch on the device -> what the encoder takes, with noise and mixup if `augment`.
 
         Rows of length 0 fill up a validation batch; they are marked as not real.
         """
@@ -121,22 +122,20 @@ class TrainingModule(pl.LightningModule):
         purpose = Purpose.TRAIN if augment else Purpose.VALID
         key_B = mix_seeds(self.recipe.seed, purpose, batch["position_B"])
         length_B, labels_P2 = batch["length_B"].long(), batch["labels_P2"]
-        clean_BTF = None
+        clean = None
         if augment:
             if self.recipe.augment.noise_prob > 0 and "noise_BT" in batch:
-                if getattr(self.recipe.objective, "clean_targets", False):
-                    clean_BTF, _ = self.model.frontend(wav_BT, length_B)
+                if self.objective.config.hears_clean:
+                    clean, _ = self.model.frontend(wav_BT, length_B)
                 noise_BT = batch["noise_BT"].float() / 32768.0
                 wav_BT = add_noise(wav_BT, length_B, noise_BT, batch["snr_db_B"])
             if self.recipe.augment.mixup_prob > 0:
                 wav_BT, length_B, labels_P2 = mixup(
                     wav_BT, length_B, labels_P2, key_B, config=self.recipe.augment
                 )
-        mel_BTF, frames_B = self.model.frontend(wav_BT, length_B)
+        x, steps_B = self.model.frontend(wav_BT, length_B)
         real_B = None if augment else length_B > 0
-        return FeatureBatch(
-            mel_BTF, frames_B, labels_P2, batch["source_B"], key_B, clean_BTF, real_B
-        )
+        return FeatureBatch(x, steps_B, labels_P2, batch["source_B"], key_B, clean, real_B)
 
     @property
     def head_only(self) -> bool:
@@ -149,11 +148,14 @@ class TrainingModule(pl.LightningModule):
         position = self.topology.first_position(self.global_step, self._micro_step)
         torch.manual_seed(mix_seed(self.recipe.seed, Purpose.DROPOUT, position))
         # The same on every rank and in every micro-step, so that a step drops the same layers.
-        self.model.encoder.layer_rng.manual_seed(
-            mix_seed(self.recipe.seed, Purpose.LAYERS, self.global_step)
-        )
+        layers_seed = mix_seed(self.recipe.seed, Purpose.LAYERS, self.global_step)
+        self.model.encoder.begin_step(layers_seed)
+        if self._micro_step == 0:
+            self.statistics.begin_step()
         features = self.features(batch, augment=True)
         output = self._objective_step(features)
+        if not self.head_only:
+            self.statistics.collect()
         self._collect(output)
         loss_sum = output.loss_sum
         if self.head_only and self.topology.ranks > 1 and not self.sharded:
@@ -168,24 +170,21 @@ class TrainingModule(pl.LightningModule):
 
         This and `look` are what FSDP takes for forward passes: parameters are whole within.
         """
-        frozen = {}
-        if self.recipe.stage == "posttrain":
-            frozen["frozen_encoder"] = self.training and self.head_only
-        out = self.objective.step(features, self.model.encoder, **frozen)  # type: ignore[operator]
+        frozen = self.training and self.head_only
+        out = self.objective.step(features, self.model, frozen=frozen)
         return out.loss_sum, out.count, out.logs, out.scores_BC
 
     @torch.no_grad()
-    def look(self, features: FeatureBatch) -> dict[str, Tensor]:
-        """What the model makes of a batch, for people to look at.
+    def look(self, features: FeatureBatch) -> list[list[Panel]]:
+        """What the model makes of each clip of a batch, for people to look at."""
+        return self.objective.look(features, self.model)
 
-        Returns:
-            Pre-training: what `MaskedTokens.inspect` returns. Post-training: `logits_BC`.
-        """
-        encoder, objective = self.model.encoder, self.objective
-        if self.recipe.stage == "pretrain":
-            return dict(objective.inspect(features, encoder))  # type: ignore[operator]
-        out = encoder(features.mel_BTF, features.frames_B)
-        return {"logits_BC": objective.logits(out.tokens_BND, out.valid_BN)}  # type: ignore[operator]
+    def after_step(self, step: int) -> None:
+        """The optimiser has moved in `step`: let follow what follows the weights."""
+        self.statistics.end_step(self.topology.ranks)
+        self.objective.after_step(self.model, step, self.recipe.train.total_steps)
+        if self.ema is not None:
+            self.ema.update(self, step if self.recipe.optim.ema_warmup else None)
 
     def _collect(self, output: StepOutput) -> None:
         """Keep what the boundary of the step and the next log line need, on the device."""
@@ -207,7 +206,9 @@ class TrainingModule(pl.LightningModule):
         # With a gradient scaler, fused AdamW unscales by itself, too late for clipping.
         fused = None if self.recipe.train.precision != "fp16" else False
         return build_optimizer(
-            param_groups(self, self.recipe.optim), self.recipe.optim, fused=fused
+            param_groups(self, self.recipe.optim, self.model.encoder),
+            self.recipe.optim,
+            fused=fused,
         )
 
     def on_fit_start(self) -> None:
@@ -337,9 +338,18 @@ class TrainingModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the average, and make Lightning's batch counters fit today's accumulation."""
         ours = checkpoint["dawnchorus"]
+        for tensors in (checkpoint["state_dict"], ours["ema"] or {}):
+            _rename_head(tensors)
         if self.ema is not None and ours["ema"] is not None:
             self.ema.load_state_dict(ours["ema"])
         done = ours["step"] * self.topology.accumulate
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for span in ("total", "current"):
             progress[span].update(ready=done, started=done, processed=done, completed=done - 1)
+
+
+def _rename_head(tensors: dict[str, Any]) -> None:
+    """Checkpoints from before December 2026 have the head under the objective; in place."""
+    for name in ("head.weight", "head.bias"):
+        if f"objective.{name}" in tensors:
+            tensors[f"model.{name}"] = tensors.pop(f"objective.{name}")

@@ -8,38 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from dawnchorus.trainer.optim_config import OptimConfig
+from dawnchorus.trainer.running_statistics import averages
 from dawnchorus.trainer.sharded import fill, local
+
+if TYPE_CHECKING:
+    from dawnchorus.trainer.encoders.base import Encoder
 
 # --------------------------------------------------------------------------- parameter groups
 
 
-def param_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+def param_groups(
+    model: nn.Module, config: OptimConfig, encoder: Encoder | None = None
+) -> list[dict[str, Any]]:
     """Parameter groups for AdamW, in a fixed order; every trainable parameter is in one of them.
 
     A group has, beside torch's own keys, `name`, `kind` ("head" or "body": what the head-only phase
     moves, and the rest) and `scale` (its factor of the learning rate, see `layer_decay`). A
-    parameter is the head's if a part of its dotted name is `head`; its layer is the number after
-    `encoder.layers` (or `blocks`).
+    parameter is the head's if a part of its dotted name is `head`.
+
+    Args:
+        model: what is trained.
+        config: the optimiser's numbers.
+        encoder: the part of it whose layers may learn more slowly, the deeper the slower.
     """
     owners = dict(model.named_modules(remove_duplicate=False))
-    depth = 1 + max((_layer(name) or 0 for name, _ in model.named_parameters()), default=0)
+    scales = _layer_scales(encoder, config.layer_decay) if encoder is not None else {}
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         parent = owners[name.rpartition(".")[0]]
         kind = "head" if "head" in name.split(".") else "body"
-        label, scale = kind, 1.0
-        if kind == "body" and config.layer_decay < 1 and "encoder" in name.split("."):
-            layer = _layer(name)
-            label = "input" if layer is None else f"layer{layer:02d}"
-            scale = config.layer_decay ** (depth if layer is None else depth - 1 - layer)
+        label, scale = scales.get(id(parameter), (kind, 1.0))
         decays = not isinstance(parent, nn.Embedding) and not _is_vector(parameter)
         label += "" if decays else ".no_decay"
         group = groups.setdefault(
@@ -57,14 +63,21 @@ def param_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     return list(groups.values())
 
 
-def _layer(name: str) -> int | None:
-    """Index of the encoder layer that a parameter belongs to; None outside the layers."""
-    parts = name.split(".")
-    for i in range(1, len(parts) - 1):
-        inside = parts[i] in ("layers", "blocks") and "encoder" in parts[:i]
-        if inside and parts[i + 1].isdigit():
-            return int(parts[i + 1])
-    return None
+def _layer_scales(encoder: Encoder, decay: float) -> dict[int, tuple[str, float]]:
+    """Label and factor of the learning rate of an encoder's parameters, by their identity.
+
+    Each block learns at `decay` times the rate of the one after it; what comes before the first
+    block as one more; what comes after the last (`Encoder.tail`) as the last.
+    """
+    if decay == 1:
+        return {}
+    blocks = encoder.blocks()
+    found = {id(p): ("input", decay ** len(blocks)) for p in encoder.parameters()}
+    for index, block in enumerate(blocks):
+        scale = decay ** (len(blocks) - 1 - index)
+        found |= {id(p): (f"layer{index:02d}", scale) for p in block.parameters()}
+    last = f"layer{len(blocks) - 1:02d}"
+    return found | {id(p): (last, 1.0) for part in encoder.tail() for p in part.parameters()}
 
 
 def _is_vector(parameter: Tensor) -> bool:
@@ -99,11 +112,23 @@ def build_optimizer(
     )
 
 
+def touch(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """A zero that depends on all `parameters`: added to a loss, it gives each a gradient of zeros.
+
+    For DistributedDataParallel without `find_unused_parameters`, which waits for a gradient of
+    every parameter. Zero gradients are not no gradients: AdamW would still decay the weights and
+    age their moments, so take them away (`p.grad = None`) before the optimiser steps.
+    """
+    return 0.0 * torch.stack([p.flatten()[0].float() for p in parameters if p.requires_grad]).sum()
+
+
 # --------------------------------------------------------------------------- moving average
 
 
 class ParameterEma:
     """Exponential moving average of a module's trainable parameters, kept in fp32.
+
+    The running statistics of batch norms are averaged with them: they belong to those weights.
 
     In bf16 it would stand still: with a decay of 0.9999 a step moves it by less than half of the
     last bit. Of parameters that are sharded over ranks each rank averages its rows.
@@ -174,5 +199,6 @@ class ParameterEma:
                     local(parameter).copy_(own[name])
 
 
-def _trainable(module: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
-    return ((name, p) for name, p in module.named_parameters() if p.requires_grad)
+def _trainable(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from ((name, p) for name, p in module.named_parameters() if p.requires_grad)
+    yield from averages(module)

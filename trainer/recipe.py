@@ -8,20 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
 )
 from pydantic import model_validator as _model_validator
 
 from dawnchorus.trainer.augment_config import AugmentConfig
 from dawnchorus.trainer.compose import load
 from dawnchorus.trainer.data.config import DataConfig
-from dawnchorus.trainer.encoders.beats_config import BeatsConfig
+from dawnchorus.trainer.encoders.base_config import EncoderConfig
 from dawnchorus.trainer.encoders.ranges import Count, Positive, check_ranges
 from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.explain import did_you_mean
@@ -29,22 +28,12 @@ from dawnchorus.trainer.hub.card_config import CardConfig
 from dawnchorus.trainer.kinds import TRAIN
 from dawnchorus.trainer.layout import fit_micro_batch, total_steps
 from dawnchorus.trainer.names import check_name, control_characters
-from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
-from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
+from dawnchorus.trainer.objectives.base_config import ObjectiveConfig
 from dawnchorus.trainer.optim_config import OptimConfig
 from dawnchorus.trainer.recorded import Recorded
+from dawnchorus.trainer.registry import ENCODERS, OBJECTIVES
 
 _STRICT: dict[str, object] = {"extra": "forbid", "use_attribute_docstrings": True}
-
-
-@dataclass(frozen=True, kw_only=True)
-class BeatsSection(BeatsConfig):
-    """The BEATs encoder and the numbers of its front end."""
-
-    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
-
-    name: Literal["beats"] = "beats"
-    """Which encoder; the other keys are its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +86,11 @@ class TrainConfig:
     """End the run (exit code 77, to be queued again) when nothing was finished for so long, after
     writing down where every thread of every rank stood. Null: wait for ever."""
     best_metric: str | None = None
-    """Validation metric that chooses `best.ckpt`. Null: the objective's own, `map` when
-    post-training, `loss` when pre-training. Whether more of it is better, the objective knows."""
-    codebook_batches: Count = 8
-    """Batches the codebook-usage gate looks at before pre-training starts."""
+    """Validation metric that chooses `best.ckpt`. Null: the objective's own (`map` of `multilabel`,
+    `loss` of those without labels). Whether more of it is better, the objective knows."""
+    prepare_batches: Count = 8
+    """Batches (of at most 32 clips) that an objective may look at before the first step: a
+    tokenizer's codes, say."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -141,7 +131,11 @@ class LogConfig:
     """Write TensorBoard's event files into the run folder too (`tensorboard --logdir runs`)."""
 
 
-Objective = Annotated[MaskedTokensConfig | MultiLabelConfig, Discriminator("name")]
+if TYPE_CHECKING:
+    AnyEncoder = EncoderConfig
+    AnyObjective = ObjectiveConfig
+else:
+    AnyEncoder, AnyObjective = ENCODERS.union(), OBJECTIVES.union()
 
 
 class Recipe(Recorded):
@@ -159,10 +153,10 @@ class Recipe(Recorded):
     init_from: str | None = None
     """Start the encoder from this: a run folder, a checkpoint, an exported folder, a Microsoft
     BEATs `.pt`. Null: from scratch."""
-    encoder: BeatsSection
+    encoder: AnyEncoder
     """The encoder and the numbers of its front end."""
-    objective: Objective
-    """What is learned: `masked_tokens` (pre-training) or `multilabel` (post-training)."""
+    objective: AnyObjective
+    """What is learned: without labels (`masked_tokens`) or from them (`multilabel`)."""
     data: DataConfig
     """Datasets to train on, to validate on, and to take noise from."""
     augment: AugmentConfig
@@ -178,15 +172,8 @@ class Recipe(Recorded):
 
     @_model_validator(mode="after")
     def _choices_fit(self) -> Recipe:
-        problems = odd_texts(self)
-        if self.objective.name == "masked_tokens" and self.augment.mixup_prob > 0:
-            problems.append(
-                "augment.mixup_prob must be 0 when pre-training (objective masked_tokens): "
-                "mixed clips have no single target; choose augment=noise or augment=none"
-            )
+        problems = [*odd_texts(self), *self.objective.forbids(self)]
         head_only = self.optim.head_only_steps
-        if self.objective.name == "masked_tokens" and head_only:
-            problems.append("optim.head_only_steps needs a head: set it to 0 when pre-training")
         if head_only >= self.train.total_steps:
             problems.append(
                 f"optim.head_only_steps ({head_only}) leaves nothing of the "
@@ -240,11 +227,6 @@ class Recipe(Recorded):
         return []
 
     @property
-    def stage(self) -> Literal["pretrain", "posttrain"]:
-        """Which of the two training stages this recipe is."""
-        return "posttrain" if self.objective.needs_labels else "pretrain"
-
-    @property
     def best(self) -> tuple[str, str]:
         """The figure that chooses the best checkpoint, and "max" or "min"."""
         metric = self.train.best_metric or next(iter(self.objective.metrics))
@@ -293,3 +275,10 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     loaded: Recipe = load(TRAIN, recipe, overrides)
     return loaded
+
+
+def rebuild() -> None:
+    """Make the recipe's sections know what was added to the registries since."""
+    for name, registry in (("encoder", ENCODERS), ("objective", OBJECTIVES)):
+        Recipe.model_fields[name].annotation = registry.union()
+    Recipe.model_rebuild(force=True)

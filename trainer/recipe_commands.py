@@ -137,7 +137,7 @@ def _checked(kind: Kind, name: str, overrides: list[str], data: bool) -> str:
     if data and (missing := missing_inputs(loaded, opened=True)):
         raise RecipeError(f"recipe {name!r} is valid, its data is not:\n  " + "\n  ".join(missing))
     steps = f"{loaded.train.total_steps} steps of {loaded.train.global_batch} clips"
-    return f"valid {kind.noun} ({loaded.stage}, {steps})"
+    return f"valid {kind.noun} ({loaded.objective.name}, {steps})"
 
 
 @recipe_app.command("schema")

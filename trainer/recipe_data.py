@@ -46,8 +46,11 @@ def missing_inputs(
                     labelled |= part == "train" and bool(index.label_counts().any())
                 except DataError as error:
                     problems.append(str(error))
-    if opened and not problems and recipe.stage == "posttrain" and not labelled:
-        problems.append("data.train: no clip of these datasets has a label to post-train on")
+    if opened and not problems and recipe.objective.needs_labels and not labelled:
+        problems.append(
+            "data.train: no clip of these datasets has a label, and objective "
+            f"{recipe.objective.name} learns from labels"
+        )
     start = recipe.init_from
     if start is not None and "init_from" not in later and not Path(start).exists():
         problems.append(f"init_from: {start} does not exist")

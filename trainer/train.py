@@ -17,9 +17,9 @@ import torch.distributed as dist
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
-from dawnchorus.trainer.assembly import build_model, codebook_gate, resolve
+from dawnchorus.trainer.assembly import build_model, first_batches, resolve
 from dawnchorus.trainer.data.module import BrokenLedger, TrainStream, train_loader, valid_loader
-from dawnchorus.trainer.errors import DataError, Interrupted, Preempted
+from dawnchorus.trainer.errors import DataError, Interrupted, Preempted, RecipeError
 from dawnchorus.trainer.examples import write_examples
 from dawnchorus.trainer.layout import Topology
 from dawnchorus.trainer.module import TrainingModule
@@ -170,14 +170,14 @@ def _run(recipe: Recipe, rank: int, ranks: int, stop: StopRequest, session: Sess
     if first_step >= recipe.train.total_steps:
         return recipe.folder
     session.begin(first_step)
-    gate = None
-    if recipe.stage == "pretrain" and resume is None:
-        gate = codebook_gate(recipe, module, stream)
+    found: dict[str, float] = {}
+    if resume is None:
+        found = objective.prepare(model, first_batches(recipe, module, stream))
     metrics, progress = None, None
     if rank == 0:
         overlap = write_folder(recipe, stream)
         metrics, progress = _sinks(recipe, first_step)
-        _opening_lines(metrics, first_step, layout, resume, complaints, gate)
+        _opening_lines(metrics, first_step, layout, resume, complaints, found)
         if overlap.trained_on and resume is None:
             metrics.write("event", 0, 0, event="validation_seen", message=overlap.sentence)
     try:
@@ -213,7 +213,7 @@ def _opening_lines(
     layout: Topology,
     resume: Path | None,
     complaints: list[str],
-    gate: dict[str, Any] | None,
+    found: dict[str, float],
 ) -> None:
     """Say in the metrics how this session of the run began."""
     seen = first_step * layout.global_batch
@@ -228,9 +228,9 @@ def _opening_lines(
         f"{layout.micro} clips", ranks=layout.ranks, accumulate=layout.accumulate,
         micro_batch=layout.micro,
     )  # fmt: skip
-    if gate is not None:
-        message = ", ".join(f"{k} {v:.4g}" for k, v in gate.items())
-        metrics.write("event", first_step, seen, event="codebook", message=message, **gate)
+    if found:
+        message = ", ".join(f"{k} {v:.4g}" for k, v in found.items())
+        metrics.write("event", first_step, seen, event="prepared", message=message, **found)
 
 
 def _fit(
@@ -290,33 +290,32 @@ def _compile(module: TrainingModule, **options: Any) -> None:
     """
     options = {"dynamic": False} | options
     from dawnchorus.trainer.data.cache import default_cache_folder
-    from dawnchorus.trainer.encoders.beats import BeatsLayers
+    from dawnchorus.trainer.encoders.base import Stack
 
     # torch keeps and loads compiled code in a folder of /tmp whose name anybody can guess.
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(default_cache_folder() / "compiled")
-    for part in module.modules():
-        if not isinstance(part, BeatsLayers):
-            continue
+    stacks = [part for part in module.modules() if isinstance(part, Stack)]
+    blocks = {id(block): block for part in stacks for block in part.blocks()}
+    for block in blocks.values():
         if module.sharded:
             # The hooks that gather a block's weights stay outside of what is compiled.
-            for block in part.blocks():
-                block.forward = torch.compile(block.forward, **options)  # type: ignore[method-assign]
+            block.forward = torch.compile(block.forward, **options)
         else:
-            part.compile_blocks(**options)
+            block.compile(**options)
+    if not blocks:
+        raise RecipeError(
+            f"train.compile=true, but encoder {module.recipe.encoder.name} names no blocks to "
+            "compile: set it to false"
+        )
 
 
 def _throughput(module: TrainingModule) -> Throughput:
-    recipe, encoder = module.recipe, module.model.encoder
-    tokens = module.grid_tokens
-    if recipe.stage == "pretrain":
-        flops = module.objective.flops(encoder, tokens)  # type: ignore[operator]
-    else:
-        # Backward costs twice the forward (Kaplan et al. 2020, section 2.1).
-        flops = 3 * encoder.flops(tokens)
+    recipe = module.recipe
+    flops = module.objective.flops(module.model, module.grid)
     device = torch.device("cuda" if recipe.train.accelerator == "gpu" else "cpu")
     peak = peak_flops(device, recipe.train.precision)
-    return Throughput(float(flops), tokens, peak, on_gpu=device.type == "cuda")
+    return Throughput(flops, module.grid.tokens, peak, on_gpu=device.type == "cuda")
 
 
 def _validation(
@@ -331,7 +330,7 @@ def _validation(
     )  # fmt: skip
     if loader is None:
         return None
-    return Validation(loader, stage=recipe.stage, best=recipe.best)
+    return Validation(loader, best=recipe.best)
 
 
 def _write_examples(module: TrainingModule, stream: TrainStream) -> None:

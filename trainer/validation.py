@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 
 from dawnchorus.trainer.host_copy import HostCopy
-from dawnchorus.trainer.metrics import ScoreHistogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from dawnchorus.trainer.module import TrainingModule
+    from dawnchorus.trainer.objectives.base import Scorer
 
 _ASK_EVERY = 8
 
@@ -28,9 +28,8 @@ class Validation:
         best: the figure that chooses the best checkpoint, and "max" or "min".
     """
 
-    def __init__(self, loader: DataLoader[Any], *, stage: str, best: tuple[str, str]) -> None:
+    def __init__(self, loader: DataLoader[Any], *, best: tuple[str, str]) -> None:
         self.loader = loader
-        self.stage = stage
         self.metric, self.direction = best
 
     def score(self, figures: dict[str, float]) -> tuple[float | None, int]:
@@ -72,10 +71,7 @@ class Validation:
         stop: Callable[[], bool] | None,
     ) -> dict[str, float] | None:
         sums: dict[str, torch.Tensor] = {}
-        histogram = None
-        if self.stage == "posttrain":
-            assert module.model.labels is not None
-            histogram = ScoreHistogram(len(module.model.labels), device=module.device)
+        scorer = module.objective.scorer(module.model)
         asked: HostCopy | None = None
         for index, batch in enumerate(self.loader):
             beat(f"validation batch {index}")
@@ -85,15 +81,15 @@ class Validation:
                 # On a GPU the answer of some batches ago: it is there, and nothing is waited for.
                 if (before if before and asked.waits else asked).read()[0]:
                     return None
-            self._add(module, batch, sums, histogram)
-        return self._reduced(module, sums, histogram)
+            self._add(module, batch, sums, scorer)
+        return self._reduced(module, sums, scorer)
 
     def _add(
         self,
         module: TrainingModule,
         batch: dict[str, Any],
         sums: dict[str, torch.Tensor],
-        histogram: ScoreHistogram | None,
+        scorer: Scorer | None,
     ) -> None:
         """Add a batch's figures; nothing waits for the device."""
         batch = {
@@ -105,15 +101,14 @@ class Validation:
             # rank that has no clip left still helps where the layers are shared.
             features = module.features(batch, augment=False)
             output = module._objective_step(features)
-            if histogram is not None:
-                assert output.scores_BC is not None and features.labels_P2 is not None
-                histogram.update(output.scores_BC, features.labels_P2, features.real_B)
+            if scorer is not None:
+                scorer.update(output, features)
         for name, (total, count) in output.logs.items():
             pair = torch.stack([total.double(), count.double()])
             sums[name] = sums.get(name, torch.zeros_like(pair)) + pair
 
     def _reduced(
-        self, module: TrainingModule, sums: dict[str, torch.Tensor], histogram: Any
+        self, module: TrainingModule, sums: dict[str, torch.Tensor], scorer: Scorer | None
     ) -> dict[str, float]:
         names = sorted(sums)
         table = torch.stack([sums[n] for n in names])
@@ -123,13 +118,9 @@ class Validation:
             name: total / count if count else float("nan")
             for name, (total, count) in zip(names, table.tolist(), strict=True)
         }
-        if histogram is not None:
-            histogram.sync()
-            trained_C = module.objective.active_C
-            assert isinstance(trained_C, torch.Tensor)
-            # The objective's own count is of clips with a label that it was trained on.
-            figures["top1_trained"] = figures.pop("top1", float("nan"))
-            figures |= histogram.compute(trained_C)
+        if scorer is not None:
+            scorer.sync()
+            figures = scorer.finish(figures)
         return figures
 
 

@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dawnchorus.trainer.encoders.beats import Beats, BeatsLayers, _overlap_save
+from dawnchorus.trainer.encoders.base import Stack
+from dawnchorus.trainer.encoders.beats import Beats, _overlap_save
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig
-from dawnchorus.trainer.frontend import LogMel
+from dawnchorus.trainer.model import BioEncoder
 from dawnchorus.trainer.objectives.base import FeatureBatch
 from dawnchorus.trainer.objectives.masked_tokens import MaskedTokens
 from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
@@ -36,7 +37,7 @@ from scripts.bench.paired import (
 )
 
 SAMPLES, CLASSES = 160000, 1000
-GRID = 496
+FRAMES = 998
 ROUNDS = 5
 NO_DROPOUT = {
     "dropout": 0.0,
@@ -65,7 +66,7 @@ def supervised_step(clips: int, device: str, *, autocast: bool) -> tuple[Callabl
     torch.manual_seed(0)
     encoder = Beats(BeatsConfig.base(**NO_DROPOUT)).to(device)
     head = nn.Linear(encoder.config.dim, CLASSES).to(device)
-    front_end = LogMel.for_encoder(encoder.config).to(device)
+    front_end = BioEncoder(encoder).frontend.to(device)
     optimiser = optimiser_for(encoder, head)
     wav_BT = sound(clips, device)
     target_BC = (torch.rand(clips, CLASSES, device=device) < 0.01).float()
@@ -82,31 +83,28 @@ def supervised_step(clips: int, device: str, *, autocast: bool) -> tuple[Callabl
     return step, encoder
 
 
-def masked_step(clips: int, device: str) -> tuple[Callable[[], None], Beats, MaskedTokens]:
-    """One step of masked-token pre-training in bf16, its encoder and its objective."""
+def masked_step(clips: int, device: str) -> tuple[Callable[[], None], BioEncoder, MaskedTokens]:
+    """One step of masked-token pre-training in bf16, its model and its objective."""
     torch.manual_seed(0)
     encoder = Beats(BeatsConfig.base(**NO_DROPOUT)).to(device)
     objective = MaskedTokens(MaskedTokensConfig(), encoder).to(device)
-    front_end = LogMel.for_encoder(encoder.config).to(device)
+    model = BioEncoder(encoder).to(device)
     optimiser = optimiser_for(encoder, objective)
     wav_BT = sound(clips, device)
     length_B = torch.full((clips,), SAMPLES, device=device)
     key_B = torch.arange(clips, device=device)
-    mel_BTF, frames_B = front_end(wav_BT, length_B)
-    batch = FeatureBatch(mel_BTF, frames_B, key_B=key_B)
-    objective.tokenizer.fit([(batch.mel_BTF, objective._valid(batch))])
 
     def step() -> None:
-        mel_BTF, frames_B = front_end(wav_BT, length_B)
-        batch = FeatureBatch(mel_BTF, frames_B, key_B=key_B)
+        x, steps_B = model.frontend(wav_BT, length_B)
+        batch = FeatureBatch(x, steps_B, key_B=key_B)
         with torch.autocast(device, torch.bfloat16):
-            out = objective.step(batch, encoder)
+            out = objective.step(batch, model)
             loss = out.loss_sum / out.count
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         optimiser.zero_grad()
 
-    return step, encoder, objective
+    return step, model, objective
 
 
 def on_cpu(report: Report, precision: str, rounds: int = ROUNDS, warm_ups: int = 1) -> None:
@@ -132,15 +130,15 @@ def on_gpu(report: Report) -> None:
         for name, clips in GPU_CLIPS.items():
             if name == "supervised":
                 step, encoder = supervised_step(clips, "cuda", autocast=True)
-                flops = 3 * encoder.flops(GRID)
-                stacks: list[BeatsLayers] = [encoder.encoder]
+                flops = 3.0 * encoder.clip_flops(encoder.grid(FRAMES))
+                stacks: list[Stack] = [encoder]
             else:
-                step, encoder, objective = masked_step(clips, "cuda")
-                flops = objective.flops(encoder, GRID)
-                stacks = [encoder.encoder, objective.predictor]
+                step, model, objective = masked_step(clips, "cuda")
+                flops = objective.flops(model, model.encoder.grid(FRAMES))
+                stacks = [model.encoder, objective.predictor]
             if compiled:
                 for stack in stacks:
-                    for block in stack.layers:
+                    for block in stack.blocks():
                         block.compile(dynamic=False)
             speeds = [clips / s for s in gpu_seconds(step)]
             memory_gb = torch.cuda.max_memory_allocated() / 1e9
@@ -157,7 +155,7 @@ def position_convolution(report: Report) -> None:
     conv = Beats(BeatsConfig.base()).encoder.pos_conv[0].cuda()
     assert isinstance(conv, nn.Conv1d) and conv.bias is not None
     bias = conv.bias
-    x_BDN = torch.randn(128, conv.in_channels, GRID, device="cuda", requires_grad=True)
+    x_BDN = torch.randn(128, conv.in_channels, 496, device="cuda", requires_grad=True)
 
     def direct() -> None:
         with torch.autocast("cuda", torch.bfloat16):

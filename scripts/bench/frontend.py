@@ -12,7 +12,7 @@ import time
 import torch
 from torchaudio.compliance import kaldi
 
-from dawnchorus.trainer.frontend import LogMel
+from dawnchorus.trainer.frontends.kaldi import BeatsLogMel
 from scripts.bench import Report, figure, print_table
 from scripts.bench.paired import (
     AVEX_PYTHON,
@@ -31,7 +31,7 @@ ROUNDS = 15
 def run(report: Report) -> None:
     """Report ratios of time, and speeds."""
     wav_BT = 0.1 * torch.randn(CLIPS, SAMPLES, generator=torch.Generator().manual_seed(0))
-    front_end = LogMel()
+    front_end = BeatsLogMel()
 
     def ours() -> Sample:
         return measure(lambda: front_end(wav_BT))
@@ -65,7 +65,7 @@ def run(report: Report) -> None:
         report(figure("front end on the GPU", _on_gpu(front_end), "clips/s"))
 
 
-def _on_gpu(front_end: LogMel) -> list[float]:
+def _on_gpu(front_end: BeatsLogMel) -> list[float]:
     clips = 256
     front_end = front_end.cuda()
     wav_BT = 0.1 * torch.randn(clips, SAMPLES, device="cuda")

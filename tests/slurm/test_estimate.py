@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from dawnchorus.slurm.estimate import estimate
-from dawnchorus.trainer.assembly import build_objective
-from dawnchorus.trainer.model import BioEncoder
+from dawnchorus.trainer.assembly import assemble
 from dawnchorus.trainer.recipe import load_recipe
 
 CASES = [
@@ -26,13 +25,19 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "more"), CASES)
 def test_parameters_are_those_of_the_model(name: str, more: list[str]) -> None:
-    recipe = load_recipe(name, more)
+    recipe = load_recipe(name, [*more, "init_from=null"])
     with torch.device("meta"):
-        model = BioEncoder.from_config(recipe.resolved()["encoder"], None)
-        objective = build_objective(recipe, model.encoder, 77)
-    assert recipe.encoder.parameters == sum(p.numel() for p in model.parameters())
+        labels = tuple(map(str, range(77))) if recipe.objective.needs_labels else None
+        model, objective = assemble(recipe, labels)
+    encoder = model.encoder
+    assert recipe.encoder.parameters == sum(p.numel() for p in encoder.parameters())
+    blocks = [sum(p.numel() for p in block.parameters()) for block in encoder.blocks()]
+    assert (recipe.encoder.blocks_parameters, recipe.encoder.largest_block) == (
+        sum(blocks), max(blocks),
+    )  # fmt: skip
+    parameters = [*model.parameters(), *objective.parameters()]
     beside = recipe.objective.parameters(recipe.encoder, 77)
-    assert beside == sum(p.numel() for p in objective.parameters())
+    assert beside == sum(p.numel() for p in parameters) - recipe.encoder.parameters
 
 
 def test_fsdp_divides_what_ddp_repeats() -> None:

@@ -31,8 +31,8 @@ class Whole(nn.Module):
         config = BeatsConfig(
             layers=layers, dim=32, ffn_dim=64, heads=2, patch_dim=16, conv_pos=16, num_buckets=32
         )
-        self.model = nn.ModuleDict({"encoder": Beats(config)})
-        self.objective = nn.ModuleDict({"head": nn.Linear(32, 5)})
+        self.model = nn.ModuleDict({"encoder": Beats(config), "head": nn.Linear(32, 5)})
+        self.objective = nn.ModuleDict()
         self.objective.mask_token = nn.Parameter(torch.zeros(1, 1, 32))
 
 
@@ -53,35 +53,37 @@ def test_every_parameter_is_in_one_group_and_vectors_do_not_decay() -> None:
     layer = "model.encoder.encoder.layers.1"
     for name in (f"{layer}.fc1.weight", "model.encoder.patch_embedding.weight",
                  "model.encoder.encoder.pos_conv.0.parametrizations.weight.original1",
-                 "objective.head.weight"):  # fmt: skip
+                 "model.head.weight"):  # fmt: skip
         assert of[name]["weight_decay"] == 0.01, name
     for name in (f"{layer}.fc1.bias", f"{layer}.final_layer_norm.weight", "objective.mask_token",
-                 f"{layer}.self_attn.grep_a", "objective.head.bias",
+                 f"{layer}.self_attn.grep_a", "model.head.bias",
                  "model.encoder.encoder.pos_conv.0.parametrizations.weight.original0",
                  "model.encoder.encoder.layers.0.self_attn.relative_attention_bias.weight",
                  ):  # fmt: skip
         assert of[name]["weight_decay"] == 0, name
-    assert of["objective.head.weight"]["kind"] == of["objective.head.bias"]["kind"] == "head"
+    assert of["model.head.weight"]["kind"] == of["model.head.bias"]["kind"] == "head"
     assert of["objective.mask_token"]["kind"] == "body"
 
 
 def test_frozen_parameters_are_left_out() -> None:
     model = Whole()
-    model.model.requires_grad_(False)
+    model.model["encoder"].requires_grad_(False)
     names = set(by_name(param_groups(model, OptimConfig()), model))
-    assert names == {"objective.head.weight", "objective.head.bias", "objective.mask_token"}
+    assert names == {"model.head.weight", "model.head.bias", "objective.mask_token"}
 
 
 def test_layer_decay_grows_from_the_top_down() -> None:
     model = Whole(layers=3)
-    of = by_name(param_groups(model, OptimConfig(layer_decay=0.5, lr=8e-4)), model)
+    of = by_name(
+        param_groups(model, OptimConfig(layer_decay=0.5, lr=8e-4), model.model.encoder), model
+    )
     scales = [of[f"model.encoder.encoder.layers.{i}.fc1.weight"]["scale"] for i in range(3)]
     assert scales == [0.25, 0.5, 1.0]
     for name in ("patch_embedding.weight", "post_extract_proj.bias", "encoder.layer_norm.weight",
                  "encoder.pos_conv.0.bias"):  # fmt: skip
         assert of[f"model.encoder.{name}"]["scale"] == 0.125, name
     # Neither the head nor a predictor is part of the encoder.
-    assert of["objective.head.weight"]["scale"] == of["objective.mask_token"]["scale"] == 1.0
+    assert of["model.head.weight"]["scale"] == of["objective.mask_token"]["scale"] == 1.0
     group = of["model.encoder.encoder.layers.0.fc1.weight"]
     assert learning_rate(OptimConfig(warmup_steps=0, lr=8e-4), 0, 100, group) == 2e-4
 
@@ -91,7 +93,7 @@ def test_a_predictors_layers_are_not_the_encoders() -> None:
 
     model = Whole(layers=2)
     model.objective["predictor"] = BeatsLayers(3, 32, 64, 2, num_buckets=32)
-    of = by_name(param_groups(model, OptimConfig(layer_decay=0.5)), model)
+    of = by_name(param_groups(model, OptimConfig(layer_decay=0.5), model.model.encoder), model)
     assert of["objective.predictor.layers.0.fc1.weight"]["scale"] == 1.0
     assert of["model.encoder.encoder.layers.1.fc1.weight"]["scale"] == 1.0
     assert of["model.encoder.encoder.layers.0.fc1.weight"]["scale"] == 0.5

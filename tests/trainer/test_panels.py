@@ -78,12 +78,12 @@ def test_a_tone_lies_in_its_band_whatever_the_front_end() -> None:
 
 def test_the_mel_bands_are_those_of_the_front_end() -> None:
     torch = pytest.importorskip("torch")
-    from dawnchorus.trainer.frontend import LogMel
+    from dawnchorus.trainer.frontends.kaldi import BeatsLogMel
 
     centre_hz = mel_centres(128, 20.0, 8000.0)
     time = torch.arange(16_000) / 16_000
     for hz in (500.0, 1000.0, 3000.0):
-        mel_BTF, _ = LogMel()(0.5 * torch.sin(2 * math.pi * hz * time)[None])
+        mel_BTF, _ = BeatsLogMel()(0.5 * torch.sin(2 * math.pi * hz * time)[None])
         peak = centre_hz[int(mel_BTF[0, 50].argmax())]
         assert abs(peak - hz) <= 0.03 * hz
 

@@ -170,7 +170,7 @@ def test_all_problems_are_told_at_once_with_paths() -> None:
 
 
 def test_contradictions_are_told() -> None:
-    with pytest.raises(RecipeError, match="mixup_prob must be 0 when pre-training"):
+    with pytest.raises(RecipeError, match="mixup_prob must be 0 with objective"):
         load_recipe("ssl_beats_base", ["augment=noise_mixup"])
     with pytest.raises(RecipeError, match=r"data\.noise names no dataset"):
         load_recipe("ssl_beats_base", ["~data.noise"])
@@ -330,10 +330,10 @@ NUMBERS = [  # (section, field, a value outside of its range)
     ("OptimConfig", "lr", -3),
     ("AugmentConfig", "mixup_prob", 7),
     ("TrainConfig", "micro_batch", 0),
-    ("BeatsSection", "layers", 0),
-    ("BeatsSection", "dropout", 1),
-    ("BeatsSection", "num_buckets", 6),
-    ("BeatsSection", "mel_std", 0),
+    ("BeatsConfig", "layers", 0),
+    ("BeatsConfig", "dropout", 1),
+    ("BeatsConfig", "num_buckets", 6),
+    ("BeatsConfig", "mel_std", 0),
     ("RandomProjectionConfig", "codebook_size", 1),
 ]
 

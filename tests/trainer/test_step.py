@@ -110,13 +110,13 @@ def test_nothing_in_a_step_or_a_validation_waits_for_the_device(
             module.ema.update(module, 0)
     module.eval()
     sums: dict[str, torch.Tensor] = {}
-    histogram = ScoreHistogram(4) if validation.stage == "posttrain" else None
+    scorer = module.objective.scorer(module.model)
     batches = list(validation.loader)
     assert [int((b["length_B"] > 0).sum()) for b in batches] == [4, 2]
     with torch.no_grad(), NoWaits():
         for batch in batches:
-            validation._add(module, batch, sums, histogram)
-    figures = validation._reduced(module, sums, histogram)
+            validation._add(module, batch, sums, scorer)
+    figures = validation._reduced(module, sums, scorer)
     assert figures["loss"] > 0 and figures.get("clips", 6) == 6
 
 
@@ -128,13 +128,13 @@ def test_noise_reaches_the_encoder_and_the_targets_where_that_is_asked(
     module, _, stream = build("ssl_beats_tiny", *given)
     batch = stream[range(4)]
     noisy, plain = (module.features(batch, augment=augment) for augment in (True, False))
-    assert not torch.allclose(noisy.mel_BTF, plain.mel_BTF)
+    assert not torch.allclose(noisy.x, plain.x)
     if clean:
-        assert noisy.clean_BTF is not None
-        torch.testing.assert_close(noisy.clean_BTF, plain.mel_BTF)
+        assert noisy.clean is not None
+        torch.testing.assert_close(noisy.clean, plain.x)
     else:
-        assert noisy.clean_BTF is None
-    assert plain.clean_BTF is None
+        assert noisy.clean is None
+    assert plain.clean is None
 
 
 def test_the_guard_finds_waits() -> None:

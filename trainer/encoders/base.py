@@ -1,22 +1,192 @@
-"""What every encoder is built from: attention with a mask.
+"""What every encoder is built from: where its tokens stand, what it answers, attention with a mask.
 
-Self-contained (torch only): it is shipped inside exported models, beside the encoder that uses it.
+Self-contained (torch only; `base_config.py` beside it): it is shipped inside exported models,
+beside the encoder that uses it.
 
-Shape legend: B clips, H heads, L queries, S keys, C channels per head.
+Shape legend: B clips, M masked views, N tokens, K kept tokens, D channels, H heads, L queries, S
+keys, C channels per head.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .base_config import EncoderConfig
 
 WITH_MASK = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 """Kernels that may see a mask. cuDNN's may not: in torch 2.11 its gradient of the queries is NaN
 where a mask is passed, L % 128 == 64 and a row's logsumexp is below -88.7 (pytorch#196678)."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where an encoder's tokens stand: token `prefix + bands * t + f` is band f of column t."""
+
+    times: int
+    """Columns, in the order of time."""
+    bands: int = 1
+    """Tokens of a column, from low frequencies to high."""
+    prefix: int = 0
+    """Tokens in front that stand for the whole clip (CLS)."""
+    token_s: float = math.nan
+    """Seconds from one column to the next."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all, those in front among them."""
+        return self.prefix + self.places
+
+    @property
+    def places(self) -> int:
+        """Tokens that stand for a place in time and frequency."""
+        return self.times * self.bands
+
+
+@dataclass
+class EncoderOutput:
+    """What an encoder makes of a batch."""
+
+    tokens_BND: Tensor
+    """Output of the last layer; unspecified where `valid_BN` is False."""
+    valid_BN: Tensor
+    """Which tokens stand for sound, bool."""
+    layers: list[Tensor] | None = None
+    """`layers[0]` is the input of the first block, `layers[i]` the output of block i; [B, N, D_i],
+    where a block may have its own D."""
+    clip_BD: Tensor | None = None
+    """The encoder's own vector for the whole clip, where it has one."""
+
+
+# So that `torch.export` knows what an encoder answers.
+torch.export.register_dataclass(EncoderOutput)
+
+
+class Stack(nn.Module):
+    """Something that runs blocks one after the other, each compiled, gathered and recomputed alone.
+
+    Whoever compiles, shards or decays by layer asks here; nobody guesses from names.
+    """
+
+    grad_checkpoint: bool = False
+    """Recompute each block in the backward pass: less memory, about a third more compute."""
+
+    def blocks(self) -> list[nn.Module]:
+        """The blocks in the order of the forward pass."""
+        raise NotImplementedError
+
+    def gathered_alone(self) -> list[nn.Module]:
+        """Modules inside blocks that are used before their block runs; FSDP gathers each alone."""
+        return []
+
+    def flops(self, tokens: int) -> int:
+        """Forward floating-point operations for so many tokens (2 per multiply-add)."""
+        raise NotImplementedError
+
+
+class Encoder(Stack):
+    """What the front end made in, tokens out.
+
+    A subclass sets `config` and says where its tokens stand; nobody else counts tokens.
+    """
+
+    config: EncoderConfig
+
+    @property
+    def dim(self) -> int:
+        """Channels of a token."""
+        return self.config.dim
+
+    def grid(self, steps: int) -> Grid:
+        """Tokens of an input of so many steps of the front end."""
+        raise NotImplementedError
+
+    def valid(self, steps_B: Tensor, grid: Grid) -> Tensor:
+        """Which tokens of a batch on `grid` stand for sound, bool [B, N].
+
+        Args:
+            steps_B: steps of each clip that stand for sound, int64.
+            grid: of the whole batch.
+        """
+        raise NotImplementedError
+
+    def forward(
+        self, x: Tensor, steps_B: Tensor | None = None, *, layers: bool = False
+    ) -> EncoderOutput:
+        """Encode a batch.
+
+        Args:
+            x: what the front end made, [B, steps, ...].
+            steps_B: steps of each clip that stand for sound (None: all of them).
+            layers: also return the input and output of every block.
+        """
+        raise NotImplementedError
+
+    def tail(self) -> list[nn.Module]:
+        """What runs after the last block (a final norm); it learns as the last block does."""
+        return []
+
+    def begin_step(self, seed: int) -> None:
+        """A training step begins; what is dropped in it for all clips alike follows from `seed`,
+        which is the same on all ranks and in all micro-batches.
+        """
+        del seed
+
+    def clip_flops(self, grid: Grid, kept: int | None = None) -> int:
+        """Forward floating-point operations for one clip that fills `grid` (2 per multiply-add).
+
+        `kept`: how many of the places go through the blocks (None: all).
+        """
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Initialise everything anew."""
+        raise NotImplementedError
+
+
+@runtime_checkable
+class Maskable(Protocol):
+    """An encoder that can encode a part of a clip's tokens, for masked pre-training.
+
+    Its config says `maskable`, and has `patch`, the side of a square patch in steps and mel bins.
+    """
+
+    def encode_visible(
+        self,
+        x: Tensor,
+        keep_MK: Tensor,
+        valid_BN: Tensor | None = None,
+        *,
+        compact: bool = False,
+    ) -> Tensor:
+        """Encode only the kept tokens of each clip.
+
+        Args:
+            x: what the front end made.
+            keep_MK: sorted numbers of the visible places, 0 for the first place after the prefix.
+                With M = k B rows, rows k b .. k b + k - 1 are k views of clip b.
+            valid_BN: tokens that stand for sound (None: all), as `Encoder.valid` gives them; kept
+                tokens that do not are not attended to.
+            compact: count the kept tokens as neighbours, instead of by their places in the grid.
+
+        Returns:
+            [M, prefix + K, D], unspecified where the kept token is padding.
+        """
+        ...
+
+    def stack(self, layers: int, dim: int, **options: Any) -> Stack:
+        """A stack of blocks of the encoder's kind, at another width, for a predictor.
+
+        It takes (x_BLD, valid_BL) on the places of a whole grid, in its order, and adds positions
+        by itself.
+        """
+        ...
 
 
 def attend(

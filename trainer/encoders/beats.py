@@ -15,8 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,27 +23,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
-from .base import attend
+from .base import Encoder, EncoderOutput, Grid, Stack, attend
 from .beats_config import BeatsConfig
 
-PositionMode = Literal["true", "compact"]
 Result = TypeVar("Result")
-
-
-@dataclass
-class EncoderOutput:
-    """What an encoder makes of a batch."""
-
-    tokens_BND: Tensor
-    """Output of the last layer; unspecified where `valid_BN` is False."""
-    valid_BN: Tensor
-    """Which tokens stand for sound, bool."""
-    layers: list[Tensor] | None = None
-    """`layers[0]` is the input of the first block, `layers[i]` the output of block i."""
-
-
-# So that `torch.export` knows what an encoder answers.
-torch.export.register_dataclass(EncoderOutput)
 
 
 def relative_buckets(distance: Tensor, num_buckets: int, max_distance: int) -> Tensor:
@@ -300,7 +282,7 @@ class _Skipped(torch.autograd.Function):
         return grads[0], *(torch.zeros_like(p) for p in ctx.saved_tensors)
 
 
-class BeatsLayers(nn.Module):
+class BeatsLayers(Stack):
     """A stack of blocks that share one relative-position table, held by the first.
 
     `BeatsTransformer` extends it with the convolutional position embedding; the predictor of
@@ -353,7 +335,7 @@ class BeatsLayers(nn.Module):
                 nn.init.zeros_(module.bias)
             if isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
-        for block in self.blocks():
+        for block in self._blocks():
             nn.init.ones_(block.self_attn.grep_a)
             for name, gain in (("q", 1.0), ("k", 1.0), ("v", self.beta), ("out", self.beta)):
                 linear = getattr(block.self_attn, f"{name}_proj")
@@ -361,23 +343,25 @@ class BeatsLayers(nn.Module):
             nn.init.xavier_normal_(block.fc1.weight, gain=self.beta)
             nn.init.xavier_normal_(block.fc2.weight, gain=self.beta)
 
-    def blocks(self) -> Iterator[Block]:
-        """The layers, typed."""
+    def _blocks(self) -> Iterator[Block]:
         for block in self.layers:
             assert isinstance(block, Block)
             yield block
 
-    def compile_blocks(self, **options: Any) -> None:
-        """`torch.compile` every block in place: small graphs, of which all layers share one."""
-        for block in self.layers:
-            block.compile(**options)
+    def blocks(self) -> list[nn.Module]:
+        """The layers."""
+        return list(self.layers)
+
+    def gathered_alone(self) -> list[nn.Module]:
+        """The table of relative positions: looked up before the first block, which holds it."""
+        return [next(self._blocks()).self_attn.relative_attention_bias]
 
     def position_bias(self, length: int, positions_BK: Tensor | None = None) -> Tensor:
         """Ungated bias E[bucket(j - i)]: [1, H, L, L], or [B, H, K, K] at the given positions.
 
         `length`: tokens L of the sequence, or of the grid that `positions_BK` points into.
         """
-        attention = next(self.blocks()).self_attn
+        attention = next(self._blocks()).self_attn
         table = attention.relative_attention_bias
         distance = torch.arange(1 - length, length, device=table.weight.device)
         bucket = relative_buckets(distance, table.num_embeddings, attention.max_distance)
@@ -428,7 +412,7 @@ class BeatsLayers(nn.Module):
         skipped = self._draw_skipped()
         if collect is not None:
             collect.append(x_BLD)
-        for block, skip in zip(self.blocks(), skipped, strict=True):
+        for block, skip in zip(self._blocks(), skipped, strict=True):
             if skip:
                 x_BLD = _Skipped.apply(x_BLD, *block.parameters())  # type: ignore[no-untyped-call]
             elif self.grad_checkpoint and self.training:
@@ -557,8 +541,10 @@ class BeatsTransformer(BeatsLayers):
         return _call(self.dropout, self.layer_norm(x_BLD + y_BLD))
 
 
-class Beats(nn.Module):
+class Beats(Encoder):
     """The BEATs encoder: normalised log-mel in, tokens out."""
+
+    config: BeatsConfig
 
     def __init__(self, config: BeatsConfig) -> None:
         super().__init__()
@@ -575,9 +561,48 @@ class Beats(nn.Module):
         self._reset_input()
 
     @property
-    def layer_rng(self) -> torch.Generator:
-        """Generator of LayerDrop; seed it alike on all ranks."""
-        return self.encoder.layer_rng
+    def grad_checkpoint(self) -> bool:
+        """Recompute each layer in the backward pass."""
+        return self.encoder.grad_checkpoint
+
+    @grad_checkpoint.setter
+    def grad_checkpoint(self, recompute: bool) -> None:
+        self.encoder.grad_checkpoint = recompute
+
+    def blocks(self) -> list[nn.Module]:
+        """The transformer layers."""
+        return self.encoder.blocks()
+
+    def gathered_alone(self) -> list[nn.Module]:
+        """See `BeatsLayers.gathered_alone`."""
+        return self.encoder.gathered_alone()
+
+    def begin_step(self, seed: int) -> None:
+        """Choose the layers that LayerDrop skips in this step."""
+        self.encoder.layer_rng.manual_seed(seed)
+
+    def stack(self, layers: int, dim: int, **options: Any) -> BeatsLayers:
+        """Layers with a position table of their own (no position convolution).
+
+        Raises:
+            ValueError: the heads do not divide `dim`.
+        """
+        c = self.config
+        if dim % c.heads:
+            raise ValueError(f"a width of {dim} must be a multiple of encoder.heads ({c.heads})")
+        return BeatsLayers(
+            layers,
+            dim,
+            c.ffn_dim,
+            c.heads,
+            num_buckets=c.num_buckets,
+            max_distance=c.max_distance,
+            dropout=c.dropout,
+            attention_dropout=c.attention_dropout,
+            activation_dropout=c.activation_dropout,
+            grad_checkpoint=c.grad_checkpoint,
+            **options,
+        )
 
     def reset_parameters(self) -> None:
         """Initialise everything anew (Microsoft's scheme; the patch convolution is torch's)."""
@@ -591,9 +616,18 @@ class Beats(nn.Module):
             nn.init.normal_(self.post_extract_proj.weight, std=0.02)
             nn.init.zeros_(self.post_extract_proj.bias)
 
-    def tokens_for(self, frames_B: Tensor) -> Tensor:
-        """Valid tokens of clips of so many frames: whole time columns, at least one."""
-        return (frames_B.long() // self.config.patch).clamp(min=1) * self.config.bands
+    def grid(self, steps: int) -> Grid:
+        """Whole patches of so many frames; at least one column."""
+        c = self.config
+        return Grid(max(steps // c.patch, 1), c.bands, token_s=c.patch * c.hop_s)
+
+    def valid(self, steps_B: Tensor, grid: Grid) -> Tensor:
+        """Tokens of whole time columns; at least one column of each clip."""
+        return self._valid(steps_B, grid.tokens)
+
+    def _valid(self, frames_B: Tensor, tokens: int) -> Tensor:
+        own_B = (frames_B.long() // self.config.patch).clamp(min=1) * self.config.bands
+        return torch.arange(tokens, device=frames_B.device) < own_B[:, None]
 
     def patches(self, mel_BTF: Tensor) -> Tensor:
         """Patch convolution: [B, N, P] with n = bands x t + f; frames that fill no patch drop."""
@@ -632,7 +666,7 @@ class Beats(nn.Module):
     def forward(
         self,
         mel_BTF: Tensor,
-        frames_B: Tensor | None = None,
+        steps_B: Tensor | None = None,
         *,
         valid_BN: Tensor | None = None,
         layers: bool = False,
@@ -641,17 +675,16 @@ class Beats(nn.Module):
 
         Args:
             mel_BTF: normalised log-mel, at least one patch of frames.
-            frames_B: frames of each clip that stand for sound (None: all of them).
-            valid_BN: overrides what follows from `frames_B`.
+            steps_B: frames of each clip that stand for sound (None: all of them).
+            valid_BN: overrides what follows from `steps_B`.
             layers: also return the input and output of every block.
 
         Raises:
             ValueError: the log-mel is too short or has another number of bins.
         """
         patch_BNP = self.patches(mel_BTF)
-        if valid_BN is None and frames_B is not None:
-            index = torch.arange(patch_BNP.shape[1], device=mel_BTF.device)
-            valid_BN = index < self.tokens_for(frames_B)[:, None]
+        if valid_BN is None and steps_B is not None:
+            valid_BN = self._valid(steps_B, patch_BNP.shape[1])
         x_BND = self.encoder.add_position(self._project(patch_BNP, valid_BN))
         collected: list[Tensor] | None = [] if layers else None
         x_BND = self.encoder(x_BND, valid_BN, collect=collected)
@@ -665,7 +698,8 @@ class Beats(nn.Module):
         mel_BTF: Tensor,
         keep_MK: Tensor,
         valid_BN: Tensor | None = None,
-        position_mode: PositionMode = "true",
+        *,
+        compact: bool = False,
     ) -> Tensor:
         """Encode only the kept tokens of each clip, as masked-token pre-training does.
 
@@ -675,9 +709,9 @@ class Beats(nn.Module):
                 k b .. k b + k - 1 are k views of clip b.
             valid_BN: tokens that stand for sound (None: all); kept tokens that do not are
                 neither attended to nor seen by the position convolution.
-            position_mode: "true" keeps every token's place in the grid (masked tokens are zeros
-                for the position convolution, the bias uses grid distances); "compact" treats the
-                kept tokens as contiguous.
+            compact: treat the kept tokens as contiguous. Otherwise every token keeps its place in
+                the grid: masked tokens are zeros for the position convolution, and the bias uses
+                grid distances.
 
         Returns:
             Tokens [M, K, D], unspecified where the kept token is padding.
@@ -694,7 +728,7 @@ class Beats(nn.Module):
         if valid_BN is not None:
             keep_valid_MK = valid_BN.repeat_interleave(views, 0).gather(1, keep_MK)
         x_MKD = self._project(patch_MKP, keep_valid_MK)
-        if position_mode == "compact":
+        if compact:
             return _call(self.encoder, self.encoder.add_position(x_MKD), keep_valid_MK)
         grid = patch_BNP.shape[1]
         x_MND = x_MKD.new_zeros(x_MKD.shape[0], grid, x_MKD.shape[-1])
@@ -702,15 +736,14 @@ class Beats(nn.Module):
         x_MKD = self.encoder.add_position(x_MND, keep_MK)
         return _call(self.encoder, x_MKD, keep_valid_MK, positions_BL=keep_MK, grid=grid)
 
-    def flops(self, tokens: int, grid_tokens: int | None = None) -> int:
-        """Forward floating-point operations for one clip (2 per multiply-add).
+    def flops(self, tokens: int) -> int:
+        """Of the layers alone; see `Stack.flops`."""
+        return self.encoder.flops(tokens)
 
-        `tokens` go through the layers; the patch convolution and, with true positions, the
-        position convolution see `grid_tokens` (None: the same).
-        """
-        c = self.config
-        grid = tokens if grid_tokens is None else grid_tokens
-        position = 2 * grid * c.dim * (c.dim // c.conv_pos_groups) * c.conv_pos
-        patch = 2 * grid * c.patch_dim * c.patch**2
+    def clip_flops(self, grid: Grid, kept: int | None = None) -> int:
+        """See `Encoder.clip_flops`; both convolutions see the whole grid (true positions)."""
+        c, tokens = self.config, grid.tokens if kept is None else kept
+        position = 2 * grid.tokens * c.dim * (c.dim // c.conv_pos_groups) * c.conv_pos
+        patch = 2 * grid.tokens * c.patch_dim * c.patch**2
         project = 2 * tokens * c.patch_dim * c.dim if self.post_extract_proj is not None else 0
-        return self.encoder.flops(tokens) + position + patch + project
+        return self.flops(tokens) + position + patch + project

@@ -9,22 +9,30 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
+from .base_config import EncoderConfig
 from .ranges import Count, Positive, Range, ShareBelowOne, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
-class BeatsConfig:
+class BeatsConfig(EncoderConfig):
     """Architecture of a BEATs encoder and the numbers of the front end that feeds it.
 
     The defaults are BEATs base and the configuration of the released self-supervised
     checkpoints (iteration 3).
     """
 
-    __pydantic_config__: ClassVar[dict[str, object]] = {
-        "extra": "forbid",
-        "use_attribute_docstrings": True,
-    }
+    title: ClassVar[str] = "BEATs"
+    maskable: ClassVar[bool] = True
+    frontend_fields: ClassVar[tuple[str, ...]] = (
+        "frontend", "sample_rate_hz", "mel_bins", "mel_mean", "mel_std",
+    )  # fmt: skip
+    training_only: ClassVar[frozenset[str]] = frozenset(
+        {"dropout", "attention_dropout", "activation_dropout", "input_dropout", "layer_drop",
+         "grad_checkpoint"}
+    )  # fmt: skip
 
+    name: Literal["beats"] = "beats"
+    """Which encoder; the other keys are its own."""
     layers: Count = 12
     """Transformer layers. Base 12, large 24."""
     dim: Count = 768
@@ -108,6 +116,23 @@ class BeatsConfig:
         return self.mel_bins // self.patch
 
     @property
+    def hop_s(self) -> float:
+        """Seconds from one frame to the next: 10 ms in whole samples."""
+        return int(self.sample_rate_hz * 0.010) / self.sample_rate_hz
+
+    @property
+    def tokens_text(self) -> str:
+        """See `EncoderConfig.tokens_text`."""
+        return f"{self.bands} per {self.patch * self.hop_s * 1000:g} ms"
+
+    def summary(self) -> dict[str, str]:
+        """See `EncoderConfig.summary`."""
+        return {
+            "Layers": f"{self.layers} of {self.dim} channels, {self.heads} heads",
+            "Tokens": f"one per {self.patch} x {self.patch} patch of {self.mel_bins} mel bins",
+        }
+
+    @property
     def parameters(self) -> int:
         """Parameters of the encoder, without building it."""
         patches = self.patch_dim * self.patch**2 + 2 * self.patch_dim
@@ -115,11 +140,20 @@ class BeatsConfig:
             patches += (self.patch_dim + 1) * self.dim
         # Weight norm keeps a length per place of the kernel beside the direction.
         position = (self.dim**2 // self.conv_pos_groups + 1) * self.conv_pos + self.dim
-        return patches + position + 2 * self.dim + layer_parameters(self, self.layers, self.dim)
+        return patches + position + 2 * self.dim + self.blocks_parameters
 
+    @property
+    def blocks_parameters(self) -> int:
+        """Parameters of all layers, with their one position table."""
+        return self.stack_parameters(self.layers, self.dim)
 
-def layer_parameters(config: BeatsConfig, layers: int, dim: int) -> int:
-    """Parameters of a stack of such layers of another width, with its one position table."""
-    attention = 4 * (dim + 1) * dim + 8 * (dim // config.heads + 1) + config.heads
-    feed_forward = (dim + 1) * config.ffn_dim + (config.ffn_dim + 1) * dim
-    return layers * (attention + feed_forward + 4 * dim) + config.num_buckets * config.heads
+    @property
+    def largest_block(self) -> int:
+        """Parameters of the first layer, which holds the position table."""
+        return self.stack_parameters(1, self.dim)
+
+    def stack_parameters(self, layers: int, dim: int) -> int:
+        """Parameters of a stack of such layers of another width, with its one position table."""
+        attention = 4 * (dim + 1) * dim + 8 * (dim // self.heads + 1) + self.heads
+        feed_forward = (dim + 1) * self.ffn_dim + (self.ffn_dim + 1) * dim
+        return layers * (attention + feed_forward + 4 * dim) + self.num_buckets * self.heads

@@ -26,7 +26,7 @@ from dawnchorus.trainer.errors import CheckpointError, DataError
 from dawnchorus.trainer.evaluation.clips import Clips
 from dawnchorus.trainer.evaluation.splits import some
 from dawnchorus.trainer.files import whole_path
-from dawnchorus.trainer.frontend import LogMel
+from dawnchorus.trainer.frontends.kaldi import BeatsLogMel
 from dawnchorus.trainer.pooling import Pooling, pool
 from dawnchorus.trainer.progress import Bar
 
@@ -55,7 +55,7 @@ class LogMelStatistics(nn.Module):
 
     def __init__(self, sample_rate_hz: int = 16000) -> None:
         super().__init__()
-        self.frontend = LogMel("beats", sample_rate_hz)
+        self.frontend = BeatsLogMel(sample_rate_hz)
 
     def embed(
         self,

@@ -15,7 +15,7 @@ import yaml
 from dawnchorus.trainer.data.config import RemoteConfig
 from dawnchorus.trainer.data.storage import open_folder
 from dawnchorus.trainer.errors import DataError
-from dawnchorus.trainer.objectives import needs_labels
+from dawnchorus.trainer.registry import needs_labels
 from dawnchorus.trainer.runtime.recorded_paths import recorded_path
 
 # A training set that cannot be reached leaves one question open; it is not worth a long wait.

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from dawnchorus import trainer
+from dawnchorus.trainer.encoders.base_config import EncoderConfig
 from dawnchorus.trainer.errors import CheckpointError, RecipeError
 from dawnchorus.trainer.evaluation.embed import weights_digest
 from dawnchorus.trainer.hub import licences
@@ -28,12 +29,12 @@ from dawnchorus.trainer.licences import Licence, read_licence
 from dawnchorus.trainer.markdown import link, plain
 from dawnchorus.trainer.model import BioEncoder
 from dawnchorus.trainer.public import without_places
+from dawnchorus.trainer.registry import ENCODERS
 
 logger = logging.getLogger(__name__)
 
 CREDITS_IN_CARD = 40
 """Longer lists of recordists go to CREDITS.md; the card then names those with most hours."""
-TITLES = {"beats": "BEATs"}
 WARN_S = 60
 """From clips of this length on, in seconds, the exported model warns (`modeling_dawnchorus.py`)."""
 
@@ -64,6 +65,11 @@ class CardFacts:
     def repo_name(self) -> str:
         """The part of the repo id after the organisation."""
         return str(self.card.repo_id).rsplit("/", 1)[-1]
+
+    @property
+    def numbers(self) -> EncoderConfig:
+        """The encoder's config."""
+        return ENCODERS.config(self.encoder["name"])(**self.encoder)
 
     @property
     def scores(self) -> str:
@@ -295,7 +301,7 @@ def describe(facts: CardFacts) -> str:
     hours = _hours(facts.ledger.hours)
     count = facts.parameters
     size = f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.0f} k"
-    title = TITLES.get(facts.encoder["name"], facts.encoder["name"])
+    title = ENCODERS.config(facts.encoder["name"]).title
     what = f"A {title} audio encoder ({size} parameters)"
     if facts.labels:
         before = " after self-supervised pre-training" if len(facts.stages) > 1 else ""
@@ -308,7 +314,8 @@ def _recipe_rows(facts: CardFacts) -> list[tuple[str, str]]:
     recipe, encoder = facts.recipe, facts.encoder
     rows: list[tuple[str, object]] = [
         ("Objective", (recipe.get("objective") or {}).get("name", "–")),
-        ("Encoder", f"{encoder['layers']} layers of {encoder['dim']}"),
+        ("Encoder", ENCODERS.config(encoder["name"]).title),
+        *facts.numbers.summary().items(),
         ("Optimiser steps", facts.step),
         ("Clips seen", facts.samples_seen),
         ("Clips per step", (recipe.get("train") or {}).get("global_batch")),

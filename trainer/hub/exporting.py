@@ -3,8 +3,8 @@
     <out>/model.safetensors          our names, for transformers and for `load_model`
     <out>/<repo>.safetensors         avex's names, with train_config.yaml (its model_spec)
     <out>/config.json                every number of encoder and front end, labels, auto_map
-    <out>/modeling_dawnchorus.py     with beats.py, beats_config.py, base.py, ranges.py, frontend.py
-                                     and pooling.py exactly as the trainer runs them
+    <out>/modeling_dawnchorus.py     with the files of encoder, front end and pooling exactly as the
+                                     trainer runs them; `parts.py` says which they are
     <out>/preprocessor_config.json   for transformers' feature extractor
     <out>/label_map.json             {name: index}; empty without a head
     <out>/recipe.yaml, data.json     how it was trained, on whose sound; names, no places
@@ -16,7 +16,6 @@ It appears whole or not at all: written beside its place, read back, then rename
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 import tempfile
@@ -25,19 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from dawnchorus import trainer
-from dawnchorus.trainer import frontend, plain_yaml, pooling
-from dawnchorus.trainer.encoders import base, ranges
+from dawnchorus.trainer import plain_yaml
 from dawnchorus.trainer.errors import CheckpointError
-from dawnchorus.trainer.hub import formats
+from dawnchorus.trainer.hub import adapters
 from dawnchorus.trainer.hub.card import CardFacts, gather, merge_card, render
 from dawnchorus.trainer.hub.card_config import CardConfig
 from dawnchorus.trainer.hub.importing import build, whole_section
 from dawnchorus.trainer.hub.place import MODELING, check_place, discard, put_in_place
 from dawnchorus.trainer.hub.provenance import to_json
 from dawnchorus.trainer.hub.reading import Which, load_yaml, read_weights
+from dawnchorus.trainer.hub.shipping import parts_py, shipped_files
 from dawnchorus.trainer.model import BioEncoder
 from dawnchorus.trainer.public import places_in, public_recipe
 
@@ -86,12 +84,15 @@ def export(
     merged = merge_card(weights.recipe, card, out.resolve().name)
     model = build(weights)
     weights.encoder = whole_section(weights)
+    support = adapters.of_encoder(weights.encoder["name"], "avex_support")
     facts = gather(
         weights,
         folder,
         merged,
         model,
-        avex=avex_support(weights.encoder, head=model.head is not None, pooling=model.pooling),
+        avex="no"
+        if support is None
+        else support(weights.encoder, head=model.head is not None, pooling=model.pooling),
         private=private,
     )
     _write_whole(out, model, facts, places_in(facts.recipe) | {str(folder.resolve())})
@@ -122,17 +123,6 @@ def _write_whole(out: Path, model: BioEncoder, facts: CardFacts, places: set[str
         discard(temporary)
 
 
-def avex_support(encoder: Mapping[str, Any], *, head: bool, pooling: str = "mean") -> str:
-    """What avex 1.4.0 can make of this model: "full", "embeddings" or "no".
-
-    It builds only the BEATs front end, and its classifier is a Linear(768, classes) on the mean.
-    """
-    if encoder["name"] != "beats" or encoder["frontend"] != "beats":
-        return "no"
-    fits = encoder["dim"] == formats.AVEX_HEAD_DIM and pooling == "mean"
-    return "full" if not head or fits else "embeddings"
-
-
 # --------------------------------------------------------------------------- the files
 
 
@@ -147,11 +137,9 @@ def write_repo(folder: Path, model: BioEncoder, facts: CardFacts) -> None:
     labels = facts.labels or ()
     _write_json(folder / "label_map.json", {name: i for i, name in enumerate(labels)})
     modeling = Path(__file__).with_name(f"{MODELING}.py")
-    encoder = model.encoder
-    for shipped in (type(encoder), type(encoder.config), base, ranges, frontend, pooling):
-        source = _source(shipped)
+    for source in (modeling, *shipped_files(model)):
         shutil.copyfile(source, folder / source.name)
-    shutil.copyfile(modeling, folder / modeling.name)
+    (folder / "parts.py").write_text(parts_py(model), encoding="utf-8")
     (folder / "recipe.yaml").write_text(
         plain_yaml.dump(public_recipe(facts.recipe)), encoding="utf-8"
     )
@@ -159,13 +147,9 @@ def write_repo(folder: Path, model: BioEncoder, facts: CardFacts) -> None:
     for name, text in render(facts).items():
         (folder / name).write_text(text, encoding="utf-8")
     if facts.avex != "no":
-        theirs = formats.state_to_avex(
-            state,
-            facts.encoder["layers"],
-            head=facts.avex == "full",
-        )
-        save_file(theirs, folder / f"{facts.repo_name}.safetensors", metadata={"format": "pt"})
-        (folder / "train_config.yaml").write_text(avex_yaml(facts), encoding="utf-8")
+        write_avex = adapters.of_encoder(facts.encoder["name"], "write_avex")
+        assert write_avex is not None
+        write_avex(folder, state, facts)
 
 
 def config_json(facts: CardFacts) -> dict[str, Any]:
@@ -212,35 +196,9 @@ def preprocessor_json(facts: CardFacts) -> dict[str, Any]:
     }
 
 
-def avex_yaml(facts: CardFacts) -> str:
-    """`train_config.yaml`: avex's `model_spec` (it allows no key that it does not know)."""
-    window_s = (facts.recipe.get("data") or {}).get("window_s") or 10.0
-    spec = {
-        "name": "beats",
-        "pretrained": False,
-        "device": "cpu",
-        "init_config": formats.cfg_from_encoder(facts.encoder),
-        "audio_config": {
-            "sample_rate": facts.encoder["sample_rate_hz"],
-            "representation": "raw",
-            "normalize": False,
-            "target_length_seconds": round(float(window_s)),
-            "window_selection": "random",
-        },
-    }
-    call = f'avex.load_model("train_config.yaml", checkpoint_path="{facts.repo_name}.safetensors")'
-    return f"# {call}\n" + yaml.safe_dump({"model_spec": spec}, sort_keys=False)
-
-
 def _own(tensor: torch.Tensor) -> torch.Tensor:
     """A dense tensor on the CPU that shares no memory, as safetensors wants it."""
     return tensor.detach().cpu().contiguous().clone()
-
-
-def _source(thing: Any) -> Path:
-    path = inspect.getsourcefile(thing)
-    assert path is not None
-    return Path(path)
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -15,18 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dawnchorus.trainer.encoders import ENCODERS, config_class, encoder_class
+from dawnchorus.trainer.encoders.base import Encoder
 from dawnchorus.trainer.errors import CheckpointError
-from dawnchorus.trainer.hub.reading import Kind, Weights, Which, read_weights, some
+from dawnchorus.trainer.hub.reading import OURS, Kind, Weights, Which, read_weights, some
 from dawnchorus.trainer.model import BioEncoder
 from dawnchorus.trainer.pooling import Pooling, pooling_of
-
-# Fields of an encoder's config that say how it is trained, not what it computes.
-TRAINING_ONLY = frozenset(
-    {"dropout", "attention_dropout", "activation_dropout", "input_dropout", "layer_drop",
-     "grad_checkpoint"}
-)  # fmt: skip
-FRONTEND = ("frontend", "sample_rate_hz", "mel_bins", "mel_mean", "mel_std")
+from dawnchorus.trainer.registry import ENCODERS
 
 
 @dataclass(frozen=True)
@@ -80,11 +74,12 @@ def build(weights: Weights) -> BioEncoder:
         CheckpointError: no such encoder, impossible numbers, or tensors that do not fit.
     """
     section = whole_section(weights)
+    config = ENCODERS.config(section["name"])(**section)
     pooling: Pooling = "mean"
     if weights.labels and "head.weight" in weights.state:
         width = weights.state["head.weight"].shape[1]
         try:
-            pooling = pooling_of(width, int(section["dim"]))
+            pooling = pooling_of(width, config.dim)
         except ValueError as error:
             raise CheckpointError(f"{weights.file}: the head does not fit: {error}") from None
     model = BioEncoder.from_config(section, weights.labels, pooling)
@@ -98,10 +93,9 @@ def whole_section(weights: Weights) -> dict[str, Any]:
     Raises:
         CheckpointError: no such encoder, a field it does not have, or an impossible number.
     """
-    fields = {key: value for key, value in weights.encoder.items() if key != "name"}
-    name = str(weights.encoder.get("name"))
     try:
-        return {"name": name, **dataclasses.asdict(config_class(name)(**fields))}
+        config = ENCODERS.config(str(weights.encoder.get("name")))(**weights.encoder)
+        return dataclasses.asdict(config)
     except (ValueError, TypeError) as error:
         raise CheckpointError(
             f"{weights.file}: no model can be built from its encoder section: {error}"
@@ -109,7 +103,7 @@ def whole_section(weights: Weights) -> dict[str, Any]:
 
 
 def initialise_from(
-    encoder: nn.Module, path: str | Path, *, ema: bool = True, which: Which = "auto"
+    encoder: Encoder, path: str | Path, *, ema: bool = True, which: Which = "auto"
 ) -> Weights:
     """Start an encoder from earlier weights (`init_from` in a recipe); a head stays new.
 
@@ -128,9 +122,7 @@ def initialise_from(
             tensors that do not fit, or a damaged file. The encoder is untouched then.
     """
     weights = read_weights(path, ema=ema, which=which)
-    config: Any = encoder.config
-    here = {"name": encoder_name(encoder), **dataclasses.asdict(config)}
-    check_same(here, whole_section(weights), str(path))
+    check_same(dataclasses.asdict(encoder.config), whole_section(weights), str(path))
     inner = {
         name.removeprefix("encoder."): tensor
         for name, tensor in weights.state.items()
@@ -138,14 +130,6 @@ def initialise_from(
     }
     load_strictly(encoder, inner, str(weights.file))
     return weights
-
-
-def encoder_name(encoder: nn.Module) -> str:
-    """The registry's name of an encoder."""
-    for name in ENCODERS:
-        if type(encoder) is encoder_class(name):
-            return name
-    raise CheckpointError(f"{type(encoder).__name__} is in no registry of encoders")
 
 
 def check_same(here: Mapping[str, Any], there: Mapping[str, Any], where: str) -> None:
@@ -159,7 +143,13 @@ def check_same(here: Mapping[str, Any], there: Mapping[str, Any], where: str) ->
     Raises:
         CheckpointError: with each differing field and both values.
     """
-    fields = [key for key in [*here, *there] if key not in TRAINING_ONLY]
+    if here["name"] != there["name"]:
+        raise CheckpointError(
+            f"{where} holds the encoder {there['name']!r}, and this recipe's is {here['name']!r}: "
+            f"take encoder={there['name']}… or start from other weights (init_from)"
+        )
+    config = ENCODERS.config(here["name"])
+    fields = [key for key in [*here, *there] if key not in config.training_only]
     different = [key for key in dict.fromkeys(fields) if not _equal(here.get(key), there.get(key))]
     if not different:
         return
@@ -171,8 +161,8 @@ def check_same(here: Mapping[str, Any], there: Mapping[str, Any], where: str) ->
     what = " and ".join(
         name
         for name, found in (
-            ("another architecture", any(key not in FRONTEND for key in different)),
-            ("another front end", any(key in FRONTEND for key in different)),
+            ("another architecture", any(key not in config.frontend_fields for key in different)),
+            ("another front end", any(key in config.frontend_fields for key in different)),
         )
         if found
     )
@@ -222,7 +212,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) ->
 
 def _with_frontend(weights: Weights, model: BioEncoder) -> dict[str, Tensor]:
     """Files of others hold no front-end tensors; ours follow from the config then."""
-    if weights.kind not in {"microsoft", "avex"}:
+    if weights.kind in OURS:
         return weights.state
     own = {f"frontend.{name}": tensor for name, tensor in model.frontend.state_dict().items()}
     return own | weights.state

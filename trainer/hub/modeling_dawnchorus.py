@@ -4,8 +4,8 @@
     model = AutoModel.from_pretrained("<this repository>", trust_remote_code=True)
     embedding_BD = model(wav_BT).pooler_output
 
-Shipped inside exported repositories beside `beats.py`, `beats_config.py`, `base.py`, `ranges.py`,
-`frontend.py` and `pooling.py`; needs torch and transformers, nothing else.
+Shipped inside exported repositories beside the encoder's and the front end's files, which
+`parts.py` names; needs transformers and what those import (torch; timm or torchaudio for some).
 
 Shape legend: B clips, T samples, N tokens, D channels, C classes.
 """
@@ -24,11 +24,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput, cached_file, logging
 
 # These lie beside this file once it is exported.
-from .beats import Beats  # type: ignore[import-not-found, import-untyped, unused-ignore]
-from .beats_config import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    BeatsConfig,
+from .parts import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    EncoderModel,
+    EncoderNumbers,
+    FrontendModel,
 )
-from .frontend import LogMel  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from .pooling import STATISTICS, pool  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 LOUDEST = 16.0
@@ -45,7 +45,7 @@ class DawnchorusConfig(PretrainedConfig):  # type: ignore[misc]
     """The numbers of encoder and front end, and whether there is a head.
 
     Args:
-        encoder: `name` and the fields of `BeatsConfig`; the front end's numbers are among them.
+        encoder: `name` and the other fields of the encoder's config, the front end's among them.
         classification_head: whether a linear head maps the pooled tokens to `id2label`.
         pooling: what the head sees of the tokens: `mean`, `mean_std` or `mean_std_max`.
     """
@@ -63,7 +63,7 @@ class DawnchorusConfig(PretrainedConfig):  # type: ignore[misc]
         pooling: str = "mean",
         **kwargs: Any,
     ) -> None:
-        self.encoder = dict(encoder or {"name": "beats"})
+        self.encoder = dict(encoder or {})
         self.classification_head = classification_head
         self.pooling = pooling
         super().__init__(**kwargs)
@@ -81,14 +81,11 @@ class DawnchorusConfig(PretrainedConfig):  # type: ignore[misc]
     @property
     def num_hidden_layers(self) -> int:
         """Blocks of the encoder."""
-        return int(self.encoder_config().layers)
+        return int(getattr(self.encoder_config(), "layers", 0))
 
-    def encoder_config(self) -> BeatsConfig:
+    def encoder_config(self) -> Any:
         """The encoder's own config object."""
-        name = self.encoder.get("name", "beats")
-        if name != "beats":
-            raise ValueError(f"config.json names the encoder {name!r}; this file builds 'beats'")
-        return BeatsConfig(**{key: value for key, value in self.encoder.items() if key != "name"})
+        return EncoderNumbers(**self.encoder)
 
 
 @dataclass
@@ -123,13 +120,13 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
     def __init__(self, config: DawnchorusConfig) -> None:
         super().__init__(config)
         encoder_config = config.encoder_config()
-        self.frontend = LogMel.for_encoder(encoder_config)
-        self.encoder = Beats(encoder_config)
+        self.frontend = FrontendModel.from_config(encoder_config)
+        self.encoder = EncoderModel(encoder_config)
         self.head: nn.Linear | None = None
         if config.classification_head:
             width = STATISTICS[config.pooling] * encoder_config.dim
             self.head = nn.Linear(width, config.num_labels)
-        self.gradient_checkpointing = bool(encoder_config.grad_checkpoint)
+        self.gradient_checkpointing = bool(self.encoder.grad_checkpoint)
         self._heard = False
         self._trained = False
         self.post_init()
@@ -137,7 +134,7 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
     def _set_gradient_checkpointing(self, enable: bool = True, *_: Any, **__: Any) -> None:
         # The encoder recomputes its own blocks, without reentrance whatever transformers asks for.
         self.gradient_checkpointing = enable
-        self.encoder.encoder.grad_checkpoint = enable
+        self.encoder.grad_checkpoint = enable
 
     def _init_weights(self, module: nn.Module) -> None:
         # Encoder and front end initialise themselves when they are built and are complete in every
@@ -272,9 +269,9 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
         self._warn_of_length(wav_BT.shape[1])
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        mel_BTF, frames_B = self.frontend(wav_BT, lengths)
-        weight = self.encoder.patch_embedding.weight
-        out = self.encoder(mel_BTF.to(weight.dtype), frames_B, layers=bool(output_hidden_states))
+        x, steps_B = self.frontend(wav_BT, lengths)
+        x = x.to(next(self.encoder.parameters()).dtype)
+        out = self.encoder(x, steps_B, layers=bool(output_hidden_states))
         embedding_BD = pool(out.tokens_BND, out.valid_BN)
         logit_BC = None
         if self.head is not None:
@@ -324,13 +321,18 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
     def _warn_of_length(self, samples: int) -> None:
         if torch.compiler.is_compiling() or samples < WARN_S * self.config.sampling_rate:
             return
-        encoder = self.config.encoder_config()
-        tokens = samples // (self.frontend.hop * encoder.patch) * encoder.bands
-        gigabytes = 4 * encoder.heads * tokens**2 / 1e9
+        hop = round(self.frontend.hop_s * self.config.sampling_rate)
+        tokens = self.encoder.grid(samples // hop).tokens
+        heads = getattr(self.config.encoder_config(), "heads", None)
+        attention = (
+            f" Attention over them needs about {4 * heads * tokens**2 / 1e9:.1f} GB per clip and "
+            "array, and grows with the square of the length."
+            if heads
+            else ""
+        )
         logger.warning_once(
-            f"clips of {samples / self.config.sampling_rate:.0f} s: attention over {tokens:,} "
-            f"tokens needs about {gigabytes:.1f} GB per clip and array, and grows with the square "
-            "of the length. The model was trained on short windows: cut the recording into those"
+            f"clips of {samples / self.config.sampling_rate:.0f} s have {tokens:,} tokens."
+            f"{attention} The model was trained on short windows: cut the recording into those"
         )
 
     def _loss(self, logit_BC: Tensor | None, labels: Tensor) -> Tensor:

@@ -11,15 +11,15 @@ import re
 import shutil
 from pathlib import Path
 
-from dawnchorus.trainer.encoders import ENCODERS
 from dawnchorus.trainer.errors import CheckpointError
 
 MODELING = "modeling_dawnchorus"
+_HERE = Path(__file__).parents[1]
 CODE = frozenset(
-    {f"{MODELING}.py", "base.py", "ranges.py", "frontend.py", "pooling.py"}
-    | {f"{name}{end}.py" for name in ENCODERS for end in ("", "_config")}
+    {f"{MODELING}.py", "parts.py", "pooling.py"}
+    | {file.name for part in ("encoders", "frontends") for file in (_HERE / part).glob("*.py")}
 )
-"""Code that an export carries."""
+"""Code that an export may carry."""
 FILES = CODE | {
     "README.md", "CREDITS.md", "LICENSE", "config.json", "data.json", "label_map.json",
     "model.safetensors", "preprocessor_config.json", "recipe.yaml", "train_config.yaml",

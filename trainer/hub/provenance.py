@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dawnchorus.trainer.errors import CheckpointError
-from dawnchorus.trainer.hub.reading import Weights, load_json, read_weights
+from dawnchorus.trainer.hub.reading import OURS, Weights, load_json, read_weights
 from dawnchorus.trainer.licences import Licence, read_licence
 from dawnchorus.trainer.public import name_of
 from dawnchorus.trainer.runtime.recorded_paths import recorded_path
@@ -67,7 +67,7 @@ def stages_behind(weights: Weights, seen: frozenset[Path] = frozenset()) -> list
     """`stages_of`, for weights that were read already. `seen` guards against a circle."""
     if weights.kind == "export":
         return _recorded(load_json(weights.file.parent / "data.json").get("stages"))
-    if weights.kind in {"microsoft", "avex"}:
+    if weights.kind not in OURS:
         return [Stage(weights.file.name, "weights from elsewhere")]
     recipe = weights.recipe or {}
     start = recipe.get("init_from")

@@ -18,11 +18,13 @@ import yaml
 from torch import Tensor
 
 from dawnchorus.trainer.errors import CheckpointError
-from dawnchorus.trainer.hub import formats
+from dawnchorus.trainer.hub import adapters
 from dawnchorus.trainer.runtime import shards
 
 CHECKPOINT_FORMAT = 1
-Kind = Literal["run", "checkpoint", "export", "microsoft", "avex"]
+Kind = str
+"""`run`, `checkpoint` or `export`; else the project whose file it is (`microsoft`, `avex`)."""
+OURS = frozenset({"run", "checkpoint", "export"})
 Which = Literal["auto", "best", "last"]
 
 KNOWN = (
@@ -122,8 +124,10 @@ def _from_torch(path: Path, *, ema: bool) -> Weights:
     content = _load_torch(path)
     if isinstance(content, Mapping) and "dawnchorus" in content:
         return _from_checkpoint(path, ema=ema, kind="checkpoint", content=content)
-    if isinstance(content, Mapping) and {"cfg", "model"} <= content.keys():
-        return _from_microsoft(path, content)
+    if isinstance(content, Mapping):
+        for from_torch in adapters.having("from_torch"):
+            if foreign := from_torch(str(path), content):
+                return _named(path, foreign, f"label_dict of {path}")
     keys = ", ".join(str(k) for k in list(content)[:8]) if isinstance(content, Mapping) else "-"
     raise CheckpointError(
         f"{path} is of no format we know (it holds a {type(content).__name__} with: {keys}). "
@@ -134,18 +138,8 @@ def _from_torch(path: Path, *, ema: bool) -> Weights:
 def _from_checkpoint(
     path: Path, *, ema: bool, kind: Kind, content: Mapping[str, Any] | None = None
 ) -> Weights:
-    content = _load_torch(path) if content is None else content
-    about = content.get("dawnchorus") if isinstance(content, Mapping) else None
-    if not isinstance(about, Mapping) or "state_dict" not in content:
-        raise CheckpointError(
-            f"{path} is no checkpoint of this project (no 'dawnchorus' and 'state_dict' in it). "
-            f"Give {KNOWN}"
-        )
-    if about.get("format") != CHECKPOINT_FORMAT:
-        raise CheckpointError(
-            f"{path} has checkpoint format {about.get('format')!r}, this version reads "
-            f"{CHECKPOINT_FORMAT}: install the version that wrote it"
-        )
+    content = _checkpoint_content(path, _load_torch(path) if content is None else content)
+    about = content["dawnchorus"]
     recipe = dict(about["recipe"])
     tensors = dict(content["state_dict"])
     average = about.get("ema") if ema else None
@@ -172,6 +166,22 @@ def _from_checkpoint(
     )
 
 
+def _checkpoint_content(path: Path, content: Any) -> Mapping[str, Any]:
+    """A checkpoint of this project, or CheckpointError."""
+    about = content.get("dawnchorus") if isinstance(content, Mapping) else None
+    if not isinstance(about, Mapping) or "state_dict" not in content:
+        raise CheckpointError(
+            f"{path} is no checkpoint of this project (no 'dawnchorus' and 'state_dict' in it). "
+            f"Give {KNOWN}"
+        )
+    if about.get("format") != CHECKPOINT_FORMAT:
+        raise CheckpointError(
+            f"{path} has checkpoint format {about.get('format')!r}, this version reads "
+            f"{CHECKPOINT_FORMAT}: install the version that wrote it"
+        )
+    return content  # type: ignore[no-any-return]
+
+
 def _model_part(tensors: Mapping[str, Tensor], *, head: bool) -> dict[str, Tensor]:
     """Front end, encoder and head, without the objective's own tensors (tokenizer, predictor).
 
@@ -182,11 +192,35 @@ def _model_part(tensors: Mapping[str, Tensor], *, head: bool) -> dict[str, Tenso
         for name, tensor in tensors.items()
         if name.startswith("model.")
     }
-    if head:
-        for name in ("head.weight", "head.bias"):
-            if f"objective.{name}" in tensors:
-                state.setdefault(name, tensors[f"objective.{name}"])
+    for name in ("head.weight", "head.bias"):
+        # Checkpoints from before December 2026 have the head under the objective.
+        if head and f"objective.{name}" in tensors:
+            state.setdefault(name, tensors[f"objective.{name}"])
     return state
+
+
+def read_objective_part(path: str | Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What an objective learnt beside the encoder, from a run or a checkpoint of one.
+
+    Args:
+        path: a run folder (its last checkpoint) or a checkpoint.
+        name: which part: the first word of its tensors' names (`tokenizer`, say).
+
+    Returns:
+        The `objective` section of the run's recipe, and the tensors of the part, without its name.
+
+    Raises:
+        CheckpointError: no checkpoint of this project, or it has no such part.
+    """
+    path = Path(path)
+    if path.is_dir() and (path / "checkpoints").is_dir():
+        path = _choose(path, "last")
+    content = _checkpoint_content(path, _load_torch(path))
+    prefix = f"objective.{name}."
+    part = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if prefix in k}
+    if not part:
+        raise CheckpointError(f"{path} holds no {name}: its objective trained none")
+    return dict(content["dawnchorus"]["recipe"]["objective"]), part
 
 
 def _from_export(folder: Path) -> Weights:
@@ -213,19 +247,11 @@ def _from_export(folder: Path) -> Weights:
 # --------------------------------------------------------------------------- others'
 
 
-def _from_microsoft(path: Path, content: Mapping[str, Any]) -> Weights:
-    where = str(path)
-    if not isinstance(content["cfg"], Mapping) or not isinstance(content["model"], Mapping):
-        raise CheckpointError(
-            f"{path}: 'cfg' and 'model' of a BEATs file are dictionaries; here they are "
-            f"{type(content['cfg']).__name__} and {type(content['model']).__name__}"
-        )
-    encoder = formats.encoder_from_cfg(content["cfg"], where)
-    state = formats.state_from_microsoft(content["model"], where)
-    weights = Weights(kind="microsoft", file=path, encoder=encoder, state=state)
-    names = content.get("label_dict")
-    if names:
-        weights.labels = names_in_order(names, f"label_dict of {path}")
+def _named(path: Path, foreign: adapters.Foreign, where: str) -> Weights:
+    """What another project's file holds, its head only with a name for each output."""
+    weights = Weights(foreign.kind, path, foreign.encoder, foreign.state)
+    if foreign.names:
+        weights.labels = names_in_order(foreign.names, where)
     _drop_head_without_names(weights)
     return weights
 
@@ -238,20 +264,17 @@ def _from_avex(path: Path) -> Weights:
             "it: put avex's train_config.yaml (with model_spec) into that folder"
         )
     spec = load_yaml(config_file).get("model_spec")
-    if not isinstance(spec, dict) or spec.get("name") != "beats":
-        name = spec.get("name") if isinstance(spec, dict) else None
-        raise CheckpointError(
-            f"{config_file}: model_spec.name is {name!r}; of avex's models only 'beats' can be read"
-        )
-    where = str(path)
-    encoder = formats.encoder_from_avex(spec, str(config_file))
-    state = formats.state_from_avex(_load_safetensors(path), where)
-    weights = Weights(kind="avex", file=path, encoder=encoder, state=state)
-    label_map = path.parent / "label_map.json"
-    if label_map.is_file():
-        weights.labels = names_in_order(load_json(label_map), str(label_map))
-    _drop_head_without_names(weights)
-    return weights
+    spec = spec if isinstance(spec, dict) else {}
+    state = _load_safetensors(path)
+    for from_avex in adapters.having("from_avex"):
+        if foreign := from_avex(str(config_file), spec, state):
+            label_map = path.parent / "label_map.json"
+            foreign.names = load_json(label_map) if label_map.is_file() else None
+            return _named(path, foreign, str(label_map))
+    raise CheckpointError(
+        f"{config_file}: model_spec.name is {spec.get('name')!r}; of avex's models only "
+        f"{', '.join(adapters.FAMILIES)} can be read"
+    )
 
 
 def names_in_order(names: Any, where: str) -> tuple[str, ...]:

@@ -10,14 +10,21 @@ tokens, J masked tokens, D width of the encoder, E width of the predictor, V cod
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dawnchorus.trainer.encoders.beats import Beats, BeatsLayers
+from dawnchorus.trainer.encoders.base import Encoder, Grid, Maskable
 from dawnchorus.trainer.errors import RecipeError
-from dawnchorus.trainer.objectives.base import FeatureBatch, StepOutput
+from dawnchorus.trainer.objectives.base import (
+    Context,
+    FeatureBatch,
+    Model,
+    Objective,
+    StepOutput,
+)
 from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
 from dawnchorus.trainer.objectives.masking import MaskPlan, draw_masks, keep_count
 from dawnchorus.trainer.objectives.tokenizers import (
@@ -25,57 +32,56 @@ from dawnchorus.trainer.objectives.tokenizers import (
     RandomProjectionTokenizer,
     codebook_usage,
 )
+from dawnchorus.trainer.panels import Panel, TokenPanel
 
 _IGNORE = -100
 
 
-class MaskedTokens(nn.Module):
+class MaskedTokens(Objective):
     """Tokenizer, predictor and loss; the encoder itself belongs to the model.
 
     The predictor gets the encoder's output at the visible places of the full grid and a learned
-    token at the others, runs a few layers with a position bias of their own (no position
-    convolution), and names the code of each masked token.
+    token at the others, runs a few layers of the encoder's kind, and names the code of each masked
+    token.
+
+    Args:
+        config: the objective's numbers.
+        encoder: one that is `Maskable`; only its numbers are kept.
     """
 
+    config: MaskedTokensConfig
     unigram_V: Tensor
 
-    def __init__(self, config: MaskedTokensConfig, encoder: Beats) -> None:
+    def __init__(self, config: MaskedTokensConfig, encoder: Encoder) -> None:
         super().__init__()
+        assert isinstance(encoder, Maskable)
         self.config = config
-        width = config.predictor_dim or encoder.config.dim
-        if width % encoder.config.heads:
-            raise RecipeError(
-                f"objective.predictor_dim ({width}) must be a multiple of encoder.heads "
-                f"({encoder.config.heads}), which the predictor has too"
-            )
-        codes = config.tokenizer.codebook_size
+        width, codes = config.predictor_dim or encoder.dim, config.tokenizer.codebook_size
         self.tokenizer = RandomProjectionTokenizer(config.tokenizer, patch=encoder.config.patch)
-        self.project = nn.Linear(encoder.config.dim, width)
+        self.project = nn.Linear(encoder.dim, width)
         self.mask_token = nn.Parameter(torch.empty(width))
-        self.predictor = BeatsLayers(
-            config.predictor_layers,
-            width,
-            encoder.config.ffn_dim,
-            encoder.config.heads,
-            num_buckets=encoder.config.num_buckets,
-            max_distance=encoder.config.max_distance,
-            dropout=encoder.config.dropout,
-            attention_dropout=encoder.config.attention_dropout,
-            activation_dropout=encoder.config.activation_dropout,
-            grad_checkpoint=encoder.config.grad_checkpoint,
-        )
+        try:
+            self.predictor = encoder.stack(config.predictor_layers, width)
+        except ValueError as error:
+            raise RecipeError(f"objective.predictor_dim: {error}") from None
         self.norm = nn.LayerNorm(width)
         self.to_codes = nn.Linear(width, codes)
         for linear in (self.project, self.to_codes):
             nn.init.normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
         nn.init.normal_(self.mask_token, std=0.02)
-        # Uniform until `check_codebook` has seen data.
+        # Uniform until `prepare` has seen data.
         self.register_buffer("unigram_V", torch.full((codes,), 1.0 / codes))
+
+    @classmethod
+    def build(cls, config: MaskedTokensConfig, model: Model, context: Context) -> Self:
+        """See `Objective.build`."""
+        del context
+        return cls(config, model.encoder)
 
     # ------------------------------------------------------------------ the step
 
-    def step(self, batch: FeatureBatch, encoder: Beats) -> StepOutput:
+    def step(self, batch: FeatureBatch, model: Model, *, frozen: bool = False) -> StepOutput:
         """Cross-entropy of the masked valid tokens, summed, and their number.
 
         Logs: `loss`, `masked_accuracy`; `unigram_accuracy` and `unigram_nll`, what a guess from the
@@ -84,16 +90,18 @@ class MaskedTokens(nn.Module):
 
         Args:
             batch: log-mel, frames and keys, from which the masks follow; labels are not looked at.
-            encoder: the encoder being trained.
+            model: whose encoder is trained.
+            frozen: nothing to be frozen for: this objective has no head.
 
         Raises:
             ValueError: the batch has no keys.
         """
+        del frozen
         views = self.config.masks_per_clip
-        valid_BN = self._valid(batch)
-        code_BN = self.tokenizer(batch.mel_BTF if batch.clean_BTF is None else batch.clean_BTF)
+        valid_BN = _valid(batch, model.encoder)
+        code_BN = self.tokenizer(batch.x if batch.clean is None else batch.clean)
         plan = draw_masks(valid_BN, self._kept(valid_BN.shape[1]), batch.keys(), views=views)
-        hidden_MNE = self._predict(encoder, batch.mel_BTF, valid_BN, plan)
+        hidden_MNE = self._predict(model.encoder, batch.x, valid_BN, plan)
         logit_MJV = self._logits(hidden_MNE, plan.masked_MJ)
         target_MJ = code_BN.repeat_interleave(views, 0).gather(1, plan.masked_MJ)
         counts_MJ = plan.masked_valid_MJ
@@ -134,17 +142,13 @@ class MaskedTokens(nn.Module):
     def _kept(self, grid: int) -> int:
         return keep_count(grid, self.config.mask_ratio, self.config.keep_multiple_of)
 
-    def _valid(self, batch: FeatureBatch) -> Tensor:
-        """Which tokens are sound, as the encoder has it: whole time columns, one at least."""
-        side, bands = self.tokenizer.patch, batch.mel_BTF.shape[2] // self.tokenizer.patch
-        index_N = torch.arange(batch.mel_BTF.shape[1] // side * bands, device=batch.frames_B.device)
-        return index_N < ((batch.frames_B // side).clamp(min=1) * bands)[:, None]
-
-    def _predict(self, encoder: Beats, mel_BTF: Tensor, valid_BN: Tensor, plan: MaskPlan) -> Tensor:
-        """Predictor output on the full grid, [M, N, E]; unspecified at padding."""
-        tok_MKD = encoder.encode_visible(
-            mel_BTF, plan.keep_MK, valid_BN, position_mode=self.config.position_mode
-        )
+    def _predict(self, encoder: Encoder, x: Tensor, valid_BN: Tensor, plan: MaskPlan) -> Tensor:
+        """Predictor output at every place of the grid, [M, N, E]; unspecified at padding."""
+        assert isinstance(encoder, Maskable)
+        compact = self.config.position_mode == "compact"
+        prefix = encoder.grid(x.shape[1]).prefix
+        all_valid_BN = F.pad(valid_BN, (prefix, 0), value=True)
+        tok_MKD = encoder.encode_visible(x, plan.keep_MK, all_valid_BN, compact=compact)[:, prefix:]
         visible_MKE = self.project(tok_MKD)
         views, grid = plan.keep_MK.shape[0] // valid_BN.shape[0], valid_BN.shape[1]
         # What fills up short clips lands on a padding token, which nothing attends to.
@@ -163,7 +167,7 @@ class MaskedTokens(nn.Module):
     # ------------------------------------------------------------------ before and after training
 
     @torch.no_grad()
-    def check_codebook(self, batches: Iterable[FeatureBatch]) -> dict[str, float]:
+    def prepare(self, model: Model, batches: Iterable[FeatureBatch]) -> dict[str, float]:
         """Look at the codes of some batches before training; remember how frequent each is.
 
         A tokenizer that gives nearly every patch the same few codes makes an easy, empty task, and
@@ -176,12 +180,11 @@ class MaskedTokens(nn.Module):
         Raises:
             RecipeError: the perplexity is below the recipe's threshold, or there are no batches.
         """
-        batches = list(batches)
-        self.tokenizer.fit((batch.mel_BTF, self._valid(batch)) for batch in batches)
+        seen = [(batch.x, _valid(batch, model.encoder)) for batch in batches]
+        self.tokenizer.fit(seen)
         count_V = torch.zeros_like(self.unigram_V, dtype=torch.int64)
-        for batch in batches:
-            code_BN = self.tokenizer(batch.mel_BTF)
-            count_V += codebook_usage(code_BN, self._valid(batch), len(count_V)).count_V
+        for x, valid_BN in seen:
+            count_V += codebook_usage(self.tokenizer(x), valid_BN, len(count_V)).count_V
         usage = CodebookUsage(count_V)
         least = self.config.least_perplexity
         if usage.perplexity < least or not usage.tokens:
@@ -191,46 +194,60 @@ class MaskedTokens(nn.Module):
         return usage.as_dict() | {"least_perplexity": least}
 
     @torch.no_grad()
-    def inspect(self, batch: FeatureBatch, encoder: Beats) -> dict[str, Tensor]:
+    def inspect(self, batch: FeatureBatch, encoder: Encoder) -> dict[str, Tensor]:
         """One masked view of each clip, for people to look at.
 
         Returns:
             [B, N] tensors: `mask_BN` (bool: hidden from the encoder), `valid_BN` (bool), `code_BN`
             (the targets) and `predicted_BN` (the likeliest code of every token, visible or not).
         """
-        valid_BN = self._valid(batch)
+        valid_BN = _valid(batch, encoder)
         plan = draw_masks(valid_BN, self._kept(valid_BN.shape[1]), batch.keys())
-        hidden_BNE = self._predict(encoder, batch.mel_BTF, valid_BN, plan)
+        hidden_BNE = self._predict(encoder, batch.x, valid_BN, plan)
         mask_BN = valid_BN.scatter(1, plan.keep_MK, torch.zeros_like(plan.keep_valid_MK))
         return {
             "mask_BN": mask_BN,
             "valid_BN": valid_BN,
-            "code_BN": self.tokenizer(batch.mel_BTF),
+            "code_BN": self.tokenizer(batch.x),
             "predicted_BN": self._logits(hidden_BNE).argmax(-1),
         }
 
-    def flops(self, encoder: Beats, grid_tokens: int) -> int:
-        """Floating-point operations of a training step per decoded clip that fills the grid.
-
-        Forward and backward of encoder and predictor (three times the forward), for all masked
-        views, and the forward pass of the tokenizer; two per multiply-add.
-        """
-        kept, sizes = self._kept(grid_tokens), self.config.tokenizer
-        width, ffn_dim = self.project.out_features, encoder.config.ffn_dim
-        layer = 2 * grid_tokens * (4 * width**2 + 2 * width * ffn_dim) + 4 * grid_tokens**2 * width
-        ends = 2 * kept * encoder.config.dim * width
-        ends += 2 * (grid_tokens - kept) * width * sizes.codebook_size
-        view = encoder.flops(kept, grid_tokens) + self.config.predictor_layers * layer + ends
-        pixels = self.tokenizer.patch**2
-        tokenizer = (
-            2
-            * grid_tokens
-            * (
-                sizes.patch_dim * (pixels + sizes.codebook_dim)
-                + sizes.codebook_dim * sizes.codebook_size
+    def look(self, batch: FeatureBatch, model: Model) -> list[list[Panel]]:
+        """Mask, target codes and predicted codes of each clip."""
+        grid = model.encoder.grid(batch.x.shape[1])
+        found = {k: v.cpu().numpy() for k, v in self.inspect(batch, model.encoder).items()}
+        panels: list[list[Panel]] = []
+        for row, valid_N in enumerate(found["valid_BN"]):
+            mask_N, code_N, predicted_N = (
+                found[f"{name}_BN"][row, valid_N] for name in ("mask", "code", "predicted")
             )
-        )
-        return 3 * self.config.masks_per_clip * view + tokenizer
+            tokens = TokenPanel(grid.token_s, grid.bands, mask_N, code_N, predicted_N)
+            panels.append([tokens])
+        return panels
+
+    def terms(self, grid: Grid) -> float:
+        """About as many as there are places."""
+        return float(grid.places)
+
+    def flops(self, model: Model, grid: Grid) -> float:
+        """Forward and backward of encoder and predictor, for all masked views, and the tokenizer's
+        forward pass; see `Objective.flops`.
+        """
+        places = grid.places
+        kept, sizes = self._kept(places), self.config.tokenizer
+        width = self.project.out_features
+        ends = 2 * kept * model.encoder.dim * width
+        ends += 2 * (places - kept) * width * sizes.codebook_size
+        view = model.encoder.clip_flops(grid, kept) + self.predictor.flops(places) + ends
+        to_code = sizes.codebook_dim * (sizes.patch_dim + sizes.codebook_size)
+        tokenizer = 2 * places * (sizes.patch_dim * self.tokenizer.patch**2 + to_code)
+        return float(3 * self.config.masks_per_clip * view + tokenizer)
+
+
+def _valid(batch: FeatureBatch, encoder: Encoder) -> Tensor:
+    """Which places of the encoder's grid are sound, bool [B, N]."""
+    grid = encoder.grid(batch.x.shape[1])
+    return encoder.valid(batch.steps_B, grid)[:, grid.prefix :]
 
 
 def _across(index_MJ: Tensor, like_MLE: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from dawnchorus.trainer.encoders.beats_config import BeatsConfig, layer_parameters
+from dawnchorus.trainer.encoders.base_config import EncoderConfig
 from dawnchorus.trainer.encoders.ranges import (
     Count,
     NotNegative,
@@ -13,6 +13,7 @@ from dawnchorus.trainer.encoders.ranges import (
     ShareBelowOne,
     check_ranges,
 )
+from dawnchorus.trainer.objectives.base_config import ObjectiveConfig
 from dawnchorus.trainer.objectives.tokenizers_config import RandomProjectionConfig
 
 _LEAST_PERPLEXITY = 8.0
@@ -22,15 +23,10 @@ codes, by seed (about 150 to 230 with `whiten: 0.75`), and of 5 to 18 of 128."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedTokensConfig:
-    """Masked-token pre-training of BEATs, with a random-projection tokenizer (iteration 1)."""
+class MaskedTokensConfig(ObjectiveConfig):
+    """Masked-token pre-training (BEATs), with a random-projection tokenizer (iteration 1)."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = {
-        "extra": "forbid",
-        "use_attribute_docstrings": True,
-    }
-
-    needs_labels: ClassVar[bool] = False
+    needs_masking: ClassVar[bool] = True
     metrics: ClassVar[dict[str, str]] = {"loss": "min", "masked_accuracy": "max"}
     """Figures of a validation that may choose the best checkpoint, the usual one first, and whether
     more is better. (`unigram_nll` and its like say what the data is like, not the model.)"""
@@ -70,15 +66,20 @@ class MaskedTokensConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
 
-    def parameters(self, encoder: BeatsConfig, classes: int) -> int:
+    @property
+    def hears_clean(self) -> bool:
+        """See `ObjectiveConfig.hears_clean`."""
+        return self.clean_targets
+
+    def parameters(self, encoder: EncoderConfig, classes: int) -> int:
         """What is trained beside the encoder: the predictor. `classes` plays no part."""
         width, codes = self.predictor_dim or encoder.dim, self.tokenizer.codebook_size
         ends = (encoder.dim + 1) * width + (width + 1) * codes + 3 * width
-        return ends + layer_parameters(encoder, self.predictor_layers, width)
+        return ends + encoder.stack_parameters(self.predictor_layers, width)
 
     @property
     def least_perplexity(self) -> float:
-        """The threshold of `MaskedTokens.check_codebook`."""
+        """The threshold of `MaskedTokens.prepare`."""
         if self.min_perplexity is not None:
             return self.min_perplexity
         return min(_LEAST_PERPLEXITY, self.tokenizer.codebook_size / 8)

@@ -9,62 +9,82 @@ P label pairs, S sources.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dawnchorus.trainer.objectives.base import FeatureBatch, StepOutput
+from dawnchorus.trainer.metrics import ScoreHistogram
+from dawnchorus.trainer.objectives.base import (
+    Context,
+    FeatureBatch,
+    Model,
+    Objective,
+    Scorer,
+    StepOutput,
+)
 from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
-from dawnchorus.trainer.pooling import STATISTICS, pool
+from dawnchorus.trainer.panels import Panel, ScoresPanel
+from dawnchorus.trainer.pooling import pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dawnchorus.trainer.encoders.beats import Beats
+    from dawnchorus.trainer.encoders.base import EncoderOutput
 
 _NEVER = -20.0
 """Logit of a class that has no positive clip: a probability of 2e-9."""
+_SHOWN = 5
+"""Classes that people are shown of a clip."""
 _IMPOSSIBLE = -200.0
 """Log-probability of such a class under a softmax."""
 
 
-class MultiLabel(nn.Module):
-    """The head and its loss; the encoder belongs to the model.
+class MultiLabel(Objective):
+    """The loss of the model's head.
 
     Args:
         config: which loss, and the head's details.
-        encoder_dim: width D of a token.
         classes: number of classes C of the union label space.
     """
 
+    config: MultiLabelConfig
     active_C: Tensor
     source_classes_SC: Tensor | None
 
-    def __init__(self, config: MultiLabelConfig, encoder_dim: int, classes: int) -> None:
+    def __init__(self, config: MultiLabelConfig, classes: int) -> None:
         super().__init__()
         self.config = config
-        self.head = nn.Linear(STATISTICS[config.pooling] * encoder_dim, classes)
-        if config.head_bias == "prior":
-            # ln(p / (1 - p)) for p = 1 / classes
-            nn.init.constant_(
-                self.head.bias, -torch.log(torch.tensor(max(classes - 1.0, 1.0))).item()
-            )
         self.dropout = nn.Dropout(config.head_dropout)
         # Facts about the data, not learnt: `set_active` gives them at every start.
         self.register_buffer("active_C", torch.ones(classes, dtype=torch.bool), persistent=False)
         self.register_buffer("source_classes_SC", None, persistent=False)
 
-    def set_active(self, active_C: Tensor, source_classes_SC: Tensor | None = None) -> None:
+    @classmethod
+    def build(cls, config: MultiLabelConfig, model: Model, context: Context) -> Self:
+        """See `Objective.build`; sets the first values of the model's head."""
+        head = _head(model)
+        if config.head_bias == "prior":
+            # ln(p / (1 - p)) for p = 1 / classes
+            rarity = torch.tensor(max(head.out_features - 1.0, 1.0)).log().item()
+            nn.init.constant_(head.bias, -rarity)
+        objective = cls(config, head.out_features)
+        if context.presence is not None:
+            objective.set_active(head, *context.presence())
+        return objective
+
+    def set_active(
+        self, head: nn.Linear, active_C: Tensor, source_classes_SC: Tensor | None = None
+    ) -> None:
         """Say which classes take part in the loss; before weights are loaded from a checkpoint.
 
         The others get a constant logit of -20: untrained, they would score near 0, which is above
         nearly all that is trained, and so win every ranking.
 
         Args:
+            head: the model's.
             active_C: bool, classes with at least one positive clip in the training data.
             source_classes_SC: bool, the classes that each source labels at all; wanted by
                 `ignore_cross_source_negatives`.
@@ -87,22 +107,20 @@ class MultiLabel(nn.Module):
             self.source_classes_SC = source_classes_SC.to(self.active_C.device, torch.bool)
         self.active_C = active_C.to(self.active_C.device, torch.bool)
         with torch.no_grad():
-            self.head.weight[~self.active_C] = 0.0
-            self.head.bias[~self.active_C] = _NEVER
+            head.weight[~self.active_C] = 0.0
+            head.bias[~self.active_C] = _NEVER
 
-    def logits(self, tokens_BND: Tensor, valid_BN: Tensor) -> Tensor:
+    def logits(self, out: EncoderOutput, head: nn.Linear) -> Tensor:
         """Class logits [B, C] of the encoder's tokens, in fp32.
 
         The head is cheap, and bf16 scores would tie: it runs in fp32 under autocast too.
         """
-        pooled_BE = self.dropout(pool(tokens_BND, valid_BN, self.config.pooling))
+        pooled_BE = self.dropout(pool(out.tokens_BND, out.valid_BN, self.config.pooling))
         with torch.autocast(pooled_BE.device.type, enabled=False):
-            logit_BC: Tensor = self.head(pooled_BE.to(self.head.weight.dtype))
+            logit_BC: Tensor = head(pooled_BE.to(head.weight.dtype))
         return logit_BC.float()
 
-    def step(
-        self, batch: FeatureBatch, encoder: Beats, *, frozen_encoder: bool = False
-    ) -> StepOutput:
+    def step(self, batch: FeatureBatch, model: Model, *, frozen: bool = False) -> StepOutput:
         """Loss per clip, summed over clips, and the number of clips.
 
         The loss of a clip is a sum over classes divided by the number of *active* classes, a
@@ -110,19 +128,19 @@ class MultiLabel(nn.Module):
         no more weight. Logs: `loss`, and `top1` (clips whose best class is one of their labels).
 
         Args:
-            batch: log-mel, frames and `labels_P2`, and `source_B` where cross-source negatives are
+            batch: features and `labels_P2`, and `source_B` where cross-source negatives are
                 ignored.
-            encoder: the encoder.
-            frozen_encoder: run the encoder without gradients and in eval mode, as an extractor of
-                fixed features (the head-only phase).
+            model: encoder and head.
+            frozen: run the encoder without gradients and in eval mode, as an extractor of fixed
+                features (the head-only phase).
         """
         assert batch.labels_P2 is not None
-        if frozen_encoder:
-            with torch.no_grad(), _evaluating(encoder):
-                out = encoder(batch.mel_BTF, batch.frames_B)
+        if frozen:
+            with torch.no_grad(), _evaluating(model.encoder):
+                out = model.encoder(batch.x, batch.steps_B)
         else:
-            out = encoder(batch.mel_BTF, batch.frames_B)
-        logit_BC = self.logits(out.tokens_BND, out.valid_BN)
+            out = model.encoder(batch.x, batch.steps_B)
+        logit_BC = self.logits(out, _head(model))
         target_BC = dense_labels(batch.labels_P2, logit_BC)
         real_B = batch.real_B
         real_B = torch.ones_like(target_BC[:, 0]) if real_B is None else real_B
@@ -141,6 +159,22 @@ class MultiLabel(nn.Module):
         }
         score_BC = ranking_scores(logit_BC.detach(), self.active_C, self.config.loss)
         return StepOutput(loss_sum, count, logs, score_BC)
+
+    def look(self, batch: FeatureBatch, model: Model) -> list[list[Panel]]:
+        """The likeliest classes of each clip."""
+        assert model.labels is not None
+        logit_BC = self.logits(model.encoder(batch.x, batch.steps_B), _head(model))
+        score_BC = probabilities(logit_BC, self.active_C, self.config.loss)
+        top = score_BC.topk(min(_SHOWN, score_BC.shape[1]), dim=1)
+        return [
+            [ScoresPanel(tuple((model.labels[c], round(s, 4)) for s, c in zip(*row, strict=True)))]
+            for row in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        ]
+
+    def scorer(self, model: Model) -> Scorer:
+        """Average precision and AUROC of every class, exact over ranks."""
+        assert model.labels is not None
+        return _RankingScorer(len(model.labels), self.active_C)
 
     def _bce(self, logit_BC: Tensor, target_BC: Tensor, source_B: Tensor | None) -> Tensor:
         weight = self.active_C.to(logit_BC.dtype) / self.active_C.sum()
@@ -207,14 +241,33 @@ def trained_classes(head: nn.Linear) -> Tensor:
     return trained_C if bool(trained_C.any()) else torch.ones_like(trained_C)
 
 
-def touch(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """A zero that depends on all `parameters`: added to a loss, it gives each a gradient of zeros.
+def _head(model: Model) -> nn.Linear:
+    if model.head is None:
+        raise ValueError("this objective trains a head, and the model has none")
+    return model.head
 
-    For DistributedDataParallel without `find_unused_parameters`, which waits for a gradient of
-    every parameter. Zero gradients are not no gradients: AdamW would still decay the weights and
-    age their moments, so take them away (`p.grad = None`) before the optimiser steps.
-    """
-    return 0.0 * torch.stack([p.flatten()[0].float() for p in parameters if p.requires_grad]).sum()
+
+class _RankingScorer:
+    """See `Scorer`; `active_C`: classes that are trained."""
+
+    def __init__(self, classes: int, active_C: Tensor) -> None:
+        self.active_C = active_C
+        self.histogram = ScoreHistogram(classes, device=active_C.device)
+
+    def update(self, output: StepOutput, batch: FeatureBatch) -> None:
+        """See `Scorer.update`."""
+        assert output.scores_BC is not None and batch.labels_P2 is not None
+        self.histogram.update(output.scores_BC, batch.labels_P2, batch.real_B)
+
+    def sync(self) -> None:
+        """See `Scorer.sync`."""
+        self.histogram.sync()
+
+    def finish(self, figures: dict[str, float]) -> dict[str, float]:
+        """See `Scorer.finish`."""
+        # The objective's own count is of clips with a label that it was trained on.
+        figures["top1_trained"] = figures.pop("top1", float("nan"))
+        return figures | self.histogram.compute(self.active_C)
 
 
 @contextmanager

@@ -6,19 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from dawnchorus.trainer.encoders.ranges import ShareBelowOne, check_ranges
+from dawnchorus.trainer.objectives.base_config import ObjectiveConfig
 
 if TYPE_CHECKING:
-    from dawnchorus.trainer.encoders.beats_config import BeatsConfig
+    from dawnchorus.trainer.encoders.base_config import EncoderConfig
+    from dawnchorus.trainer.pooling import Pooling
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiLabelConfig:
+class MultiLabelConfig(ObjectiveConfig):
     """Multi-label classification with a linear head."""
-
-    __pydantic_config__: ClassVar[dict[str, object]] = {
-        "extra": "forbid",
-        "use_attribute_docstrings": True,
-    }
 
     needs_labels: ClassVar[bool] = True
     metrics: ClassVar[dict[str, str]] = {
@@ -45,9 +42,15 @@ class MultiLabelConfig:
     """Start of the head's bias. default: torch's own (AVEX). prior: every class at a probability of
     1 / classes, so that the first steps are not spent on learning that most labels are absent."""
 
-    def parameters(self, encoder: BeatsConfig, classes: int) -> int:
+    @property
+    def head_pooling(self) -> Pooling:
+        """See `ObjectiveConfig.head_pooling`."""
+        return self.pooling
+
+    def parameters(self, encoder: EncoderConfig, classes: int) -> int:
         """What is trained beside the encoder: the linear head."""
-        return (encoder.dim + 1) * classes
+        statistics = {"mean": 1, "mean_std": 2, "mean_std_max": 3}[self.pooling]
+        return (statistics * encoder.dim + 1) * classes
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dawnchorus.trainer.errors import DataError
-from dawnchorus.trainer.objectives import needs_labels
+from dawnchorus.trainer.registry import needs_labels
 from dawnchorus.trainer.report.log import Log, read_log
 
 FOLDER = "folder"

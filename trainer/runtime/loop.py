@@ -128,8 +128,7 @@ class StepBoundary(pl.Callback):
             return
         step, train = trainer.global_step, module.recipe.train
         last = step >= train.total_steps
-        if module.ema is not None:
-            module.ema.update(module, step - 1 if module.recipe.optim.ema_warmup else None)
+        module.after_step(step - 1)
         stop = self._check(module, last)
         if step % train.log_every == 0 or last or stop:
             self._log(module, step)

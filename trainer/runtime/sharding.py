@@ -1,8 +1,8 @@
 """Models that do not fit on one device: FSDP2, one layer gathered at a time.
 
 Every rank keeps its rows of each parameter (see `trainer.sharded`), with their gradients and
-optimiser state. Three kinds of units are gathered on their own: a block of a transformer stack; the
-table of relative positions, which is looked up before the block that holds it runs; and the rest.
+optimiser state. Three kinds of units are gathered on their own: a block of a stack; what a stack
+uses before the block that holds it runs (`Stack.gathered_alone`); and the rest.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 
-from dawnchorus.trainer.encoders.beats import BeatsLayers
+from dawnchorus.trainer.encoders.base import Stack
 from dawnchorus.trainer.runtime.checkpoint import AtomicCheckpointIO, load_mapped
 from dawnchorus.trainer.sharded import fill, shard_like
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from torch import nn
     from torch.distributed.device_mesh import DeviceMesh
     from torch.optim import Optimizer
 
@@ -52,14 +53,19 @@ def shard_module(module: TrainingModule, mesh: DeviceMesh) -> None:
         inner = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
-    for part in [part for part in module.modules() if isinstance(part, BeatsLayers)]:
-        table = next(part.blocks()).self_attn.relative_attention_bias
-        fully_shard(table, mesh=mesh, reshard_after_forward=True, mp_policy=whole)
-        for block in part.blocks():
-            fully_shard(block, mesh=mesh, reshard_after_forward=True, mp_policy=inner)
+    stacks = [part for part in module.modules() if isinstance(part, Stack)]
+    for alone in _once(part.gathered_alone() for part in stacks):
+        fully_shard(alone, mesh=mesh, reshard_after_forward=True, mp_policy=whole)
+    for block in _once(part.blocks() for part in stacks):
+        fully_shard(block, mesh=mesh, reshard_after_forward=True, mp_policy=inner)
     fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=whole)
     for method in ("run_objective", "look"):
         register_fsdp_forward_method(module, method)
+
+
+def _once(groups: Iterable[list[nn.Module]]) -> list[nn.Module]:
+    """Each module once, in order: an encoder and the stack inside it name the same blocks."""
+    return list({id(part): part for group in groups for part in group}.values())
 
 
 class ShardedStrategy(ModelParallelStrategy):

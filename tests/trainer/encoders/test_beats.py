@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
-from dawnchorus.trainer.encoders import base, build_encoder
+from dawnchorus.trainer.encoders import base
 from dawnchorus.trainer.encoders import beats as beats_file
 from dawnchorus.trainer.encoders.beats import Beats
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig
-from dawnchorus.trainer.frontend import LogMel
+from dawnchorus.trainer.frontends.kaldi import BeatsLogMel
+from dawnchorus.trainer.registry import build_encoder
 
 TINY = BeatsConfig(
     layers=2,
@@ -74,7 +75,7 @@ def test_a_padded_clip_gives_what_it_gives_alone() -> None:
 @pytest.mark.parametrize("frontend", ["beats", "eat"])
 def test_from_the_waveform_too(frontend: Any) -> None:
     encoder = tiny(frontend=frontend).eval()
-    front_end = LogMel.for_encoder(encoder.config)
+    front_end = BeatsLogMel.from_config(encoder.config)
     length_B = torch.tensor([48000, 300, 31111, 2959])
     wav_BT = 0.1 * torch.randn(4, 48000, generator=torch.Generator().manual_seed(0))
     out = encoder(*front_end(wav_BT, length_B))
@@ -97,9 +98,10 @@ def test_nothing_of_the_padding_reaches_the_clip() -> None:
 
 
 def test_too_few_frames_still_make_one_column() -> None:
-    assert tiny().tokens_for(torch.tensor([0, 15, 16, 31, 32, 998])).tolist() == [
-        8, 8, 8, 8, 16, 496,
-    ]  # fmt: skip
+    encoder, expected = tiny(), {0: 8, 15: 8, 16: 8, 31: 8, 32: 16, 998: 496}
+    assert {frames: encoder.grid(frames).tokens for frames in expected} == expected
+    valid_BN = encoder.valid(torch.tensor(list(expected)), encoder.grid(998))
+    assert valid_BN.sum(1).tolist() == list(expected.values())
 
 
 # --- visible tokens only ---------------------------------------------------------------------
@@ -112,7 +114,7 @@ def test_true_positions_equal_hiding_the_masked_tokens(random_keep: Callable[...
     mel_BTF, keep_BK = mels(), random_keep(3, 40, 16)
     keep_BN = torch.zeros(3, 40, dtype=torch.bool).scatter(1, keep_BK, True)
     full_BND = encoder(mel_BTF, valid_BN=keep_BN).tokens_BND
-    visible_BKD = encoder.encode_visible(mel_BTF, keep_BK, position_mode="true")
+    visible_BKD = encoder.encode_visible(mel_BTF, keep_BK, compact=False)
     expected_BKD = full_BND.gather(1, keep_BK[..., None].expand(-1, -1, 32))
     torch.testing.assert_close(visible_BKD, expected_BKD, atol=1e-5, rtol=0)
 
@@ -126,24 +128,21 @@ def test_compact_positions_equal_a_shorter_clip(random_keep: Callable[..., Tenso
     patch_BNtf = patch_BNtf.flatten(1, 2)
     kept = torch.stack([patches[keep] for patches, keep in zip(patch_BNtf, keep_BK, strict=True)])
     short_BTF = kept.unflatten(1, (2, 8)).permute(0, 1, 3, 2, 4).reshape(3, 32, 128)
-    compact_BKD = encoder.encode_visible(mel_BTF, keep_BK, position_mode="compact")
+    compact_BKD = encoder.encode_visible(mel_BTF, keep_BK, compact=True)
     torch.testing.assert_close(compact_BKD, encoder(short_BTF).tokens_BND, atol=1e-5, rtol=0)
     assert (compact_BKD - encoder.encode_visible(mel_BTF, keep_BK)).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("mode", ["true", "compact"])
-def test_kept_padding_changes_nothing(
-    mode: Any,
-    random_keep: Callable[..., Tensor],
-) -> None:
+@pytest.mark.parametrize("compact", [False, True])
+def test_kept_padding_changes_nothing(compact: bool, random_keep: Callable[..., Tensor]) -> None:
     encoder = tiny().eval()
     mel_BTF = mels(2, 96)
     valid_BN = torch.arange(48) < torch.tensor([48, 24])[:, None]
     # Eight tokens of sound, then (as an objective fills up to a fixed count) eight of padding.
     sound = random_keep(1, 24, 8)[0]
     keep_BK = torch.stack([random_keep(1, 48, 16)[0], torch.cat([sound, torch.arange(30, 38)])])
-    visible_BKD = encoder.encode_visible(mel_BTF, keep_BK, valid_BN, mode)
-    alone_BKD = encoder.encode_visible(mel_BTF[1:, :48], sound[None], None, mode)
+    visible_BKD = encoder.encode_visible(mel_BTF, keep_BK, valid_BN, compact=compact)
+    alone_BKD = encoder.encode_visible(mel_BTF[1:, :48], sound[None], compact=compact)
     torch.testing.assert_close(visible_BKD[1:, :8], alone_BKD, atol=1e-5, rtol=0)
 
 
@@ -189,7 +188,7 @@ def test_layer_drop_follows_its_generator() -> None:
     mel_BTF = mels(1, 16)
 
     def outputs(seed: int) -> Tensor:
-        encoder.layer_rng.manual_seed(seed)
+        encoder.begin_step(seed)
         layers = encoder(mel_BTF, layers=True).layers
         assert layers is not None
         return torch.tensor([float(torch.equal(a, b)) for a, b in itertools.pairwise(layers)])
@@ -208,7 +207,7 @@ def test_layer_drop_follows_its_generator() -> None:
 @pytest.mark.parametrize("layer_drop", [0.5, 0.999])
 def test_skipped_layers_get_zero_gradients(layer_drop: float) -> None:
     encoder = tiny(layers=4, layer_drop=layer_drop)
-    encoder.layer_rng.manual_seed(0)
+    encoder.begin_step(0)
     encoder(mels()).tokens_BND.square().sum().backward()
     blocks: Any = encoder.encoder.layers
     empty = [not bool(block.fc1.weight.grad.any()) for block in blocks]
@@ -264,7 +263,8 @@ def test_blocks_compile_into_whole_graphs() -> None:
     encoder = tiny().eval()
     mel_BTF, frames_B = mels(), torch.tensor([90, 40, 16])
     expected = encoder(mel_BTF, frames_B)
-    encoder.encoder.compile_blocks(backend="aot_eager", fullgraph=True)
+    for block in encoder.blocks():
+        block.compile(backend="aot_eager", fullgraph=True)
     out = encoder(mel_BTF, frames_B)
     valid = out.valid_BN
     torch.testing.assert_close(out.tokens_BND[valid], expected.tokens_BND[valid], atol=1e-5, rtol=0)
@@ -276,9 +276,9 @@ def test_blocks_compile_into_whole_graphs() -> None:
 def test_copies_are_independent() -> None:
     encoder = tiny(layer_drop=0.5)
     clone = copy.deepcopy(encoder)
-    clone.layer_rng.manual_seed(1)
-    encoder.layer_rng.manual_seed(2)
-    assert not torch.equal(clone.layer_rng.get_state(), encoder.layer_rng.get_state())
+    clone.begin_step(1)
+    encoder.begin_step(2)
+    assert not torch.equal(*(e.encoder.layer_rng.get_state() for e in (clone, encoder)))
     assert torch.equal(clone.patch_embedding.weight, encoder.patch_embedding.weight)
 
 
@@ -333,10 +333,11 @@ def test_flops_are_what_torch_counts(
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder(mels(1, 160))
     # Ours leaves out the gates (and torch the softmax and everything elementwise).
-    assert encoder.flops(80) == pytest.approx(counter.get_total_flops(), rel=0.01)
+    grid = encoder.grid(160)
+    assert encoder.clip_flops(grid) == pytest.approx(counter.get_total_flops(), rel=0.01)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder.encode_visible(mels(1, 160), random_keep(1, 80, 24))
-    assert encoder.flops(24, grid_tokens=80) == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert encoder.clip_flops(grid, 24) == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
 def test_flops_of_base() -> None:
@@ -344,8 +345,8 @@ def test_flops_of_base() -> None:
         base = Beats(BeatsConfig.base())
     # 98 GF per clip of 10 s; 21.6 GF for 124 visible tokens, and the position convolution's
     # 9.4 MF for each of the 496 places of the grid.
-    assert base.flops(496) == pytest.approx(98e9, rel=0.02)
-    assert base.flops(124, 496) == pytest.approx(21.6e9 + 496 * 9.4e6, rel=0.02)
+    assert base.clip_flops(base.grid(998)) == pytest.approx(98e9, rel=0.02)
+    assert base.clip_flops(base.grid(998), 124) == pytest.approx(21.6e9 + 496 * 9.4e6, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -371,6 +372,6 @@ def test_wrong_input_and_wrong_name() -> None:
         tiny()(torch.zeros(1, 100, 64))
     with pytest.raises(ValueError, match="at least 16 frames"):
         tiny()(torch.zeros(1, 15, 128))
-    assert isinstance(build_encoder("beats", {"layers": 1, "dim": 32, "heads": 2}), Beats)
-    with pytest.raises(ValueError, match="there are: beats"):
-        build_encoder("bets", TINY)
+    assert isinstance(build_encoder({"name": "beats", "layers": 1, "dim": 32, "heads": 2}), Beats)
+    with pytest.raises(ValueError, match=r"no encoder 'bets'\. Did you mean 'beats'"):
+        build_encoder({"name": "bets"})

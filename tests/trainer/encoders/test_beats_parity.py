@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dawnchorus.trainer.encoders.beats import Beats
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig
-from dawnchorus.trainer.frontend import LogMel
-from dawnchorus.trainer.hub.formats import state_from_microsoft
+from dawnchorus.trainer.frontends.kaldi import BeatsLogMel
+from dawnchorus.trainer.hub.adapters.beats import state_from_microsoft
 
 REPO = Path(__file__).parents[3]
 FIXTURE = Path(__file__).parent / "fixtures" / "beats.safetensors"
@@ -47,7 +47,7 @@ def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
 
 
 def test_front_end(fixture: dict[str, Tensor], model: Beats) -> None:
-    mel_BTF, _ = LogMel.for_encoder(model.config)(fixture["wav"].float() / 32768)
+    mel_BTF, _ = BeatsLogMel.from_config(model.config)(fixture["wav"].float() / 32768)
     close(mel_BTF, fixture["mel"])
 
 

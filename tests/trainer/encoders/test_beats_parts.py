@@ -44,7 +44,7 @@ def test_position_bias(
     random_keep: Callable[..., Tensor],
 ) -> None:
     layers = BeatsLayers(1, 8, 8, 2, num_buckets=16, max_distance=20)
-    attention = next(layers.blocks()).self_attn
+    attention = next(layers._blocks()).self_attn
     table = attention.relative_attention_bias.weight
     index = torch.arange(length)
     bucket = relative_buckets(index[None, :] - index[:, None], 16, 20)

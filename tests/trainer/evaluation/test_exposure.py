@@ -12,7 +12,7 @@ import yaml
 
 from dawnchorus.trainer.evaluation.clips import open_clips
 from dawnchorus.trainer.evaluation.exposure import exposure
-from dawnchorus.trainer.objectives import OBJECTIVES
+from dawnchorus.trainer.registry import OBJECTIVES
 
 
 def recipe(path: Path, objective: str, **source: Any) -> dict[str, Any]:
@@ -59,7 +59,8 @@ def test_what_cannot_be_looked_at_is_named(tmp_path: Path) -> None:
 
 def test_any_objective_that_learns_from_labels_counts(tone_dataset: Path) -> None:
     tested = open_clips(tone_dataset).recordings([0, 1])  # type: ignore[arg-type]
-    for name, config in OBJECTIVES.items():
+    for name in OBJECTIVES.names():
+        config = OBJECTIVES.config(name)
         seen = exposure(recipe(tone_dataset, name), tested)
         assert config.name == name
         assert seen["labelled" if config.needs_labels else "unlabelled"] == 2

@@ -10,10 +10,11 @@ import torch
 import yaml
 from safetensors import safe_open
 
-from dawnchorus.trainer import frontend
 from dawnchorus.trainer.encoders import beats, beats_config
 from dawnchorus.trainer.errors import CheckpointError, RecipeError
+from dawnchorus.trainer.frontends import frontend, kaldi
 from dawnchorus.trainer.hub import exporting
+from dawnchorus.trainer.hub.adapters import beats as beats_adapter
 from dawnchorus.trainer.hub.importing import initialise_from, load_model
 from dawnchorus.trainer.model import BioEncoder
 
@@ -30,16 +31,17 @@ def exported(tmp_path: Path, make_run: MakeRun) -> tuple[Path, BioEncoder]:
 def test_the_folder_is_complete(exported: tuple[Path, BioEncoder]) -> None:
     folder, _ = exported
     assert sorted(p.name for p in folder.iterdir()) == [
-        "LICENSE", "README.md", "base.py", "beats.py", "beats_config.py", "config.json",
-        "data.json", "frontend.py", "label_map.json", "model.safetensors", "modeling_dawnchorus.py",
-        "pooling.py", "preprocessor_config.json", "ranges.py", "recipe.yaml",
+        "LICENSE", "README.md", "base.py", "base_config.py", "beats.py", "beats_config.py",
+        "config.json", "data.json", "frontend.py", "kaldi.py", "label_map.json",
+        "model.safetensors", "modeling_dawnchorus.py", "parts.py", "pooling.py",
+        "preprocessor_config.json", "ranges.py", "recipe.yaml",
         "tiny-beats.safetensors", "train_config.yaml",
     ]  # fmt: skip
 
 
 def test_code_is_the_trainers_own(exported: tuple[Path, BioEncoder]) -> None:
     folder, _ = exported
-    for module in (beats, beats_config, frontend):
+    for module in (beats, beats_config, frontend, kaldi):
         source = Path(str(module.__file__))
         assert (folder / source.name).read_bytes() == source.read_bytes()
 
@@ -59,7 +61,7 @@ def test_round_trip(exported: tuple[Path, BioEncoder]) -> None:
 
 def test_post_training_from_an_exported_folder(exported: tuple[Path, BioEncoder]) -> None:
     folder, model = exported
-    fresh = BioEncoder.from_config({"name": "beats", **vars(model.encoder.config)})
+    fresh = BioEncoder.from_config(vars(model.encoder.config))
     initialise_from(fresh.encoder, folder)
     for name, tensor in model.encoder.state_dict().items():
         assert torch.equal(fresh.encoder.state_dict()[name], tensor)
@@ -83,7 +85,7 @@ def test_json_files(exported: tuple[Path, BioEncoder]) -> None:
     assert json.loads((folder / "label_map.json").read_text()) == index
     config = json.loads((folder / "config.json").read_text())
     assert config["label2id"] == index
-    assert config["encoder"] == {"name": "beats", **vars(model.encoder.config)}
+    assert config["encoder"] == vars(model.encoder.config)
     assert config["auto_map"]["AutoModel"] == "modeling_dawnchorus.DawnchorusModel"
     extractor = json.loads((folder / "preprocessor_config.json").read_text())
     assert extractor["sampling_rate"] == 16000
@@ -220,7 +222,7 @@ def test_a_failed_export_leaves_what_was_there(
     def no_space(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exporting, "avex_yaml", no_space)
+    monkeypatch.setattr(beats_adapter, "_avex_yaml", no_space)
     with pytest.raises(CheckpointError, match="No space left"):
         exporting.export(tmp_path / "run", tmp_path / "out", overwrite=True)
     assert (tmp_path / "out/README.md").read_bytes() == before

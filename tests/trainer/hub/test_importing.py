@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from dawnchorus.trainer.encoders import build_encoder
 from dawnchorus.trainer.errors import CheckpointError
 from dawnchorus.trainer.hub.importing import initialise_from, load_model
 from dawnchorus.trainer.model import BioEncoder
+from dawnchorus.trainer.registry import build_encoder
 
 LAYERS = 2
 
@@ -73,7 +73,7 @@ def test_run_without_labels_has_no_head(
 
 def test_initialise_from_run(tmp_path: Path, make_run: Callable[..., BioEncoder]) -> None:
     model = make_run(tmp_path / "r", ema=True)
-    fresh = build_encoder("beats", model.encoder.config)
+    fresh = build_encoder(model.encoder.config)
     read = initialise_from(fresh, tmp_path / "r")
     for name, tensor in model.encoder.state_dict().items():
         assert torch.equal(fresh.state_dict()[name], tensor)
@@ -86,8 +86,8 @@ def test_initialise_ignores_dropout_but_nothing_else(
 ) -> None:
     model = make_run(tmp_path / "r")
     config = {**vars(model.encoder.config), "dropout": 0.3, "layer_drop": 0.0}
-    initialise_from(build_encoder("beats", config), tmp_path / "r")
-    other = build_encoder("beats", {**config, "layers": 3, "ffn_dim": 64, "mel_std": 5.90532})
+    initialise_from(build_encoder(config), tmp_path / "r")
+    other = build_encoder({**config, "layers": 3, "ffn_dim": 64, "mel_std": 5.90532})
     before = {k: v.clone() for k, v in other.state_dict().items()}
     with pytest.raises(CheckpointError) as caught:
         initialise_from(other, tmp_path / "r")
@@ -105,7 +105,7 @@ def test_initialise_from_front_end_only(
     tmp_path: Path, make_run: Callable[..., BioEncoder]
 ) -> None:
     model = make_run(tmp_path / "r")
-    other = build_encoder("beats", {**vars(model.encoder.config), "frontend": "eat"})
+    other = build_encoder({**vars(model.encoder.config), "frontend": "eat"})
     with pytest.raises(CheckpointError, match="made with another front end:"):
         initialise_from(other, tmp_path / "r")
 
@@ -138,7 +138,7 @@ def test_tensors_that_do_not_fit_are_named(
     assert "missing: encoder.encoder.layers.1.fc1.bias" in message
     assert "not part of the model: encoder.cls_token" in message
     assert "encoder.layer_norm.weight (31,) instead of (32,)" in message
-    fresh = build_encoder("beats", model.encoder.config)
+    fresh = build_encoder(model.encoder.config)
     with pytest.raises(CheckpointError, match=r"encoder\.layers\.1\.fc1\.bias"):
         initialise_from(fresh, path)
 

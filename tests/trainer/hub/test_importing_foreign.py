@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import save_file
 
 from dawnchorus.trainer.errors import CheckpointError
-from dawnchorus.trainer.hub.formats import cfg_from_encoder, state_to_avex
+from dawnchorus.trainer.hub.adapters.beats import cfg_from_encoder, state_to_avex
 from dawnchorus.trainer.hub.importing import load_model
 from dawnchorus.trainer.model import BioEncoder
 

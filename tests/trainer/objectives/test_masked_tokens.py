@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from dawnchorus.trainer.encoders.beats import Beats
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig
 from dawnchorus.trainer.errors import RecipeError
+from dawnchorus.trainer.model import BioEncoder
 from dawnchorus.trainer.objectives.base import FeatureBatch
-from dawnchorus.trainer.objectives.masked_tokens import MaskedTokens
+from dawnchorus.trainer.objectives.masked_tokens import MaskedTokens, _valid
 from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
 from dawnchorus.trainer.objectives.masking import MaskPlan, draw_masks
 from dawnchorus.trainer.objectives.tokenizers import codebook_usage
@@ -66,8 +67,8 @@ def texture_batch(seed: int, clips: int = 24, frames: int = 96) -> FeatureBatch:
 def predictions(
     objective: MaskedTokens, encoder: Beats, batch: FeatureBatch, plan: MaskPlan
 ) -> Tensor:
-    valid_BN = objective._valid(batch)
-    hidden_BNE = objective._predict(encoder, batch.mel_BTF, valid_BN, plan)
+    valid_BN = _valid(batch, encoder)
+    hidden_BNE = objective._predict(encoder, batch.x, valid_BN, plan)
     return objective._logits(hidden_BNE, plan.masked_MJ)
 
 
@@ -77,12 +78,12 @@ def predictions(
 def train(
     objective: MaskedTokens, encoder: Beats, batches: Callable[[int], FeatureBatch], steps: int
 ) -> list[dict[str, float]]:
-    objective.check_codebook(batches(step) for step in range(8))
+    objective.prepare(BioEncoder(encoder), (batches(step) for step in range(8)))
     parameters = [*encoder.parameters(), *objective.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=4e-3)
     history = []
     for step in range(steps):
-        out = objective.step(batches(100 + step), encoder)
+        out = objective.step(batches(100 + step), BioEncoder(encoder))
         (out.loss_sum / out.count).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -112,7 +113,7 @@ def test_noise_cannot_be_predicted() -> None:
 @pytest.mark.parametrize("mode", ["true", "compact"])
 def test_gradients_reach_everything(mode: str) -> None:
     encoder, objective = build(position_mode=mode)
-    out = objective.step(noise_batch(), encoder)
+    out = objective.step(noise_batch(), BioEncoder(encoder))
     out.loss_sum.backward()
     for name, p in [*encoder.named_parameters(), *objective.named_parameters()]:
         assert p.grad is not None, name
@@ -136,14 +137,14 @@ def test_masked_patches_do_not_leak(mode: str) -> None:
     encoder.eval()
     objective.eval()
     batch = noise_batch((160, 96))
-    plan = draw_masks(objective._valid(batch), 20, batch.keys())
+    plan = draw_masks(_valid(batch, encoder), 20, batch.keys())
 
     def with_changed(index: Tensor, row: int) -> Tensor:
-        changed = batch.mel_BTF.clone()
+        changed = batch.x.clone()
         for n in index.tolist():
             t, f = divmod(n, 8)
             changed[row, 16 * t : 16 * t + 16, 16 * f : 16 * f + 16] = 5.0
-        return predictions(objective, encoder, FeatureBatch(changed, batch.frames_B), plan)
+        return predictions(objective, encoder, FeatureBatch(changed, batch.steps_B), plan)
 
     before = predictions(objective, encoder, batch, plan)
     valid_MJ = plan.masked_valid_MJ
@@ -162,11 +163,11 @@ def test_targets_are_the_masked_tokens_alone() -> None:
     with torch.no_grad():
         objective.to_codes.weight.zero_()
         objective.to_codes.bias.fill_(-30.0)
-        code_BN = objective.tokenizer(batch.mel_BTF)
+        code_BN = objective.tokenizer(batch.x)
         often = int(code_BN[0].mode().values)
         objective.to_codes.bias[often] = 30.0
-    out = objective.step(batch, encoder)
-    plan = draw_masks(objective._valid(batch), objective._kept(80), batch.keys(), views=3)
+    out = objective.step(batch, BioEncoder(encoder))
+    plan = draw_masks(_valid(batch, encoder), objective._kept(80), batch.keys(), views=3)
     hits = total = 0
     for row in range(6):
         masked = plan.masked_MJ[row][plan.masked_valid_MJ[row]]
@@ -183,13 +184,13 @@ def test_position_modes_agree_when_nothing_is_masked() -> None:
     encoder.eval()
     batch = noise_batch()
     everything = torch.arange(80).expand(2, -1)
-    true = encoder.encode_visible(batch.mel_BTF, everything, position_mode="true")
-    compact = encoder.encode_visible(batch.mel_BTF, everything, position_mode="compact")
+    true = encoder.encode_visible(batch.x, everything)
+    compact = encoder.encode_visible(batch.x, everything, compact=True)
     torch.testing.assert_close(true, compact, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(true, encoder(batch.mel_BTF).tokens_BND, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(true, encoder(batch.x).tokens_BND, atol=1e-6, rtol=1e-5)
     some = draw_masks(torch.ones(2, 80, dtype=torch.bool), 24, keys(2)).keep_MK
-    true = encoder.encode_visible(batch.mel_BTF, some, position_mode="true")
-    compact = encoder.encode_visible(batch.mel_BTF, some, position_mode="compact")
+    true = encoder.encode_visible(batch.x, some)
+    compact = encoder.encode_visible(batch.x, some, compact=True)
     assert (true - compact).abs().max() > 1e-3
 
 
@@ -199,9 +200,9 @@ def test_a_short_clip_in_a_batch_gives_what_it_gives_alone(mode: str) -> None:
     encoder.eval()
     objective.eval()
     batch = noise_batch((160, 96))
-    plan = draw_masks(objective._valid(batch), 24, batch.keys())
+    plan = draw_masks(_valid(batch, encoder), 24, batch.keys())
     together = predictions(objective, encoder, batch, plan)[1][plan.masked_valid_MJ[1]]
-    alone = FeatureBatch(batch.mel_BTF[1:, :96], batch.frames_B[1:])
+    alone = FeatureBatch(batch.x[1:, :96], batch.steps_B[1:])
     keep = plan.keep_MK[1][plan.keep_valid_MK[1]]
     masked = plan.masked_MJ[1][plan.masked_valid_MJ[1]]
     assert (len(keep), len(masked)) == (14, 34)
@@ -216,15 +217,15 @@ def test_views_of_a_clip_share_its_codes_and_have_masks_of_their_own() -> None:
     encoder.eval()
     objective.eval()
     batch = noise_batch()
-    out = objective.step(batch, encoder)
+    out = objective.step(batch, BioEncoder(encoder))
     assert int(out.count) == 4 * 2 * 56
     # The same masks, one view at a time.
-    plan = draw_masks(objective._valid(batch), objective._kept(80), batch.keys(), views=4)
+    plan = draw_masks(_valid(batch, encoder), objective._kept(80), batch.keys(), views=4)
     loss_sum = torch.zeros(())
     for view in range(4):
         own = MaskPlan(*(getattr(plan, field.name)[view::4] for field in fields(plan)))
         logit_BJV = predictions(objective, encoder, batch, own)
-        target_BJ = objective.tokenizer(batch.mel_BTF).gather(1, own.masked_MJ)
+        target_BJ = objective.tokenizer(batch.x).gather(1, own.masked_MJ)
         loss_sum = loss_sum + F.cross_entropy(logit_BJV.mT, target_BJ, reduction="sum")
     torch.testing.assert_close(loss_sum, out.loss_sum)
 
@@ -233,9 +234,9 @@ def test_low_precision_step() -> None:
     encoder, objective = build()
     encoder.eval()
     objective.eval()
-    exact = objective.step(noise_batch(), encoder)
+    exact = objective.step(noise_batch(), BioEncoder(encoder))
     with torch.autocast("cpu", torch.bfloat16):
-        rough = objective.step(noise_batch(), encoder)
+        rough = objective.step(noise_batch(), BioEncoder(encoder))
     assert rough.loss_sum.dtype == torch.float32
     torch.testing.assert_close(rough.loss_sum, exact.loss_sum, rtol=0.01, atol=0)
 
@@ -246,43 +247,43 @@ def test_low_precision_step() -> None:
 def test_unigram_figures() -> None:
     encoder, objective = build()
     batches = [noise_batch((160,) * 8, seed=s) for s in range(4)]
-    usage = objective.check_codebook(batches)
-    code = torch.cat([objective.tokenizer(b.mel_BTF).flatten() for b in batches])
+    usage = objective.prepare(BioEncoder(encoder), batches)
+    code = torch.cat([objective.tokenizer(b.x).flatten() for b in batches])
     assert usage["tokens"] == len(code) == 4 * 8 * 80
     count_V = torch.bincount(code, minlength=64)
     expected_V = (count_V + 0.5) / (len(code) + 32)
     torch.testing.assert_close(objective.unigram_V, expected_V)
     assert "unigram_V" in objective.state_dict()
 
-    out = objective.step(batches[0], encoder)
-    plan = draw_masks(objective._valid(batches[0]), 24, batches[0].keys())
-    target = objective.tokenizer(batches[0].mel_BTF).gather(1, plan.masked_MJ)
+    out = objective.step(batches[0], BioEncoder(encoder))
+    plan = draw_masks(_valid(batches[0], encoder), 24, batches[0].keys())
+    target = objective.tokenizer(batches[0].x).gather(1, plan.masked_MJ)
     share = (target == count_V.argmax()).float().mean()
     assert float(out.logs["unigram_accuracy"][0] / out.count) == pytest.approx(float(share))
     nll = -expected_V[target].log().mean()
     assert float(out.logs["unigram_nll"][0] / out.count) == pytest.approx(float(nll), rel=1e-5)
-    used = [len(code.unique()) for code in objective.tokenizer(batches[0].mel_BTF)]
+    used = [len(code.unique()) for code in objective.tokenizer(batches[0].x)]
     assert [int(x) for x in out.logs["codes_per_clip"]] == [sum(used), 8]
 
 
 def test_targets_may_be_those_of_the_clean_sound() -> None:
     encoder, objective = build(encoder=CALM)
     clean, noisy = noise_batch(seed=0), noise_batch(seed=1)
-    both = replace(noisy, clean_BTF=clean.mel_BTF)
-    plan = draw_masks(objective._valid(noisy), objective._kept(80), noisy.keys())
+    both = replace(noisy, clean=clean.x)
+    plan = draw_masks(_valid(noisy, encoder), objective._kept(80), noisy.keys())
     logit_MJV = predictions(objective, encoder, noisy, plan)
     for given, heard in ((both, clean), (noisy, noisy)):
-        target_MJ = objective.tokenizer(heard.mel_BTF).gather(1, plan.masked_MJ)
+        target_MJ = objective.tokenizer(heard.x).gather(1, plan.masked_MJ)
         expected = F.cross_entropy(logit_MJV.mT, target_MJ, reduction="sum")
-        torch.testing.assert_close(objective.step(given, encoder).loss_sum, expected)
+        torch.testing.assert_close(objective.step(given, BioEncoder(encoder)).loss_sum, expected)
 
 
 def test_rows_that_only_fill_up_count_nowhere() -> None:
     encoder, objective = build(encoder=CALM)
     batch = noise_batch((160, 96, 0, 0))
     full = replace(batch, real_B=torch.tensor([True, True, False, False]))
-    part = FeatureBatch(batch.mel_BTF[:2], batch.frames_B[:2], key_B=batch.keys()[:2])
-    with_them, without = objective.step(full, encoder), objective.step(part, encoder)
+    part = FeatureBatch(batch.x[:2], batch.steps_B[:2], key_B=batch.keys()[:2])
+    with_them, without = (objective.step(x, BioEncoder(encoder)) for x in (full, part))
     assert int(with_them.count) == int(without.count)
     torch.testing.assert_close(with_them.loss_sum, without.loss_sum)
     assert with_them.logs.keys() == without.logs.keys()
@@ -292,35 +293,36 @@ def test_rows_that_only_fill_up_count_nowhere() -> None:
 
 
 def test_padding_takes_no_part_in_usage() -> None:
-    _, objective = build()
+    encoder, objective = build()
     objective.config = replace(objective.config, min_perplexity=1.0)
     batch = noise_batch((160, 32))
-    usage = objective.check_codebook([batch])
-    valid = codebook_usage(objective.tokenizer(batch.mel_BTF)[1, :16], None, 64)
+    usage = objective.prepare(BioEncoder(encoder), [batch])
+    valid = codebook_usage(objective.tokenizer(batch.x)[1, :16], None, 64)
     assert usage["tokens"] == 80 + 16 == 80 + valid.tokens
 
 
 def test_gate_stops_a_collapsed_tokenizer() -> None:
-    _, objective = build()
+    encoder, objective = build()
     before = objective.unigram_V.clone()
     with pytest.raises(RecipeError, match=r"perplexity 1 over .*tokenizer\.seed \(now 45\)"):
-        objective.check_codebook([FeatureBatch(torch.zeros(4, 160, 128), torch.full((4,), 160))])
+        silence = FeatureBatch(torch.zeros(4, 160, 128), torch.full((4,), 160))
+        objective.prepare(BioEncoder(encoder), [silence])
     assert torch.equal(objective.unigram_V, before)
     with pytest.raises(RecipeError, match="no tokens"):
-        objective.check_codebook([])
+        objective.prepare(BioEncoder(encoder), [])
 
 
 def test_gate_threshold() -> None:
-    _, objective = build()
+    encoder, objective = build()
     assert objective.config.least_perplexity == 8
     few = replace(CODES, codebook_size=32)
     assert MaskedTokensConfig(tokenizer=few).least_perplexity == 4
     assert MaskedTokensConfig(min_perplexity=100).least_perplexity == 100
     batches = [noise_batch((160,) * 8)]
-    found = objective.check_codebook(batches)["perplexity"]
+    found = objective.prepare(BioEncoder(encoder), batches)["perplexity"]
     objective.config = replace(objective.config, min_perplexity=found + 1)
     with pytest.raises(RecipeError, match="min_perplexity"):
-        objective.check_codebook(batches)
+        objective.prepare(BioEncoder(encoder), batches)
 
 
 # ------------------------------------------------------------------ the rest
@@ -336,17 +338,17 @@ def test_inspect() -> None:
     assert found["mask_BN"].sum(1).tolist() == [56, 34]
     assert found["valid_BN"].sum(1).tolist() == [80, 48]
     assert not bool((found["mask_BN"] & ~found["valid_BN"]).any())
-    assert torch.equal(found["code_BN"], objective.tokenizer(batch.mel_BTF))
-    plan = draw_masks(objective._valid(batch), 24, batch.keys())
+    assert torch.equal(found["code_BN"], objective.tokenizer(batch.x))
+    plan = draw_masks(_valid(batch, encoder), 24, batch.keys())
     logit = predictions(objective, encoder, batch, plan)[0]
     assert torch.equal(found["predicted_BN"][0][plan.masked_MJ[0]], logit.argmax(-1))
 
 
 def test_valid_tokens_are_the_encoders() -> None:
-    encoder, objective = build()
+    encoder, _ = build()
     batch = noise_batch((160, 159, 100, 16, 3))
-    out = encoder(batch.mel_BTF, batch.frames_B)
-    assert torch.equal(objective._valid(batch), out.valid_BN)
+    out = encoder(batch.x, batch.steps_B)
+    assert torch.equal(_valid(batch, encoder), out.valid_BN)
 
 
 def test_flops_are_those_that_torch_counts() -> None:
@@ -354,11 +356,12 @@ def test_flops_are_those_that_torch_counts() -> None:
 
     encoder, objective = build(masks_per_clip=2)
     with FlopCounterMode(display=False) as counter:
-        out = objective.step(noise_batch((160,)), encoder)
+        out = objective.step(noise_batch((160,)), BioEncoder(encoder))
         out.loss_sum.backward()
     counted = counter.get_total_flops()
     # The patches are embedded once for both views; there is no gradient into the input.
-    assert objective.flops(encoder, 80) == pytest.approx(counted, rel=0.15)
+    stated = objective.flops(BioEncoder(encoder), encoder.grid(160))
+    assert stated == pytest.approx(counted, rel=0.15)
 
 
 def test_bad_configs() -> None:
@@ -378,7 +381,7 @@ def test_bad_configs() -> None:
 
 def test_a_predictor_of_another_width() -> None:
     encoder, objective = build(predictor_dim=32)
-    out = objective.step(noise_batch(), encoder)
+    out = objective.step(noise_batch(), BioEncoder(encoder))
     out.loss_sum.backward()
     assert objective.mask_token.shape == (32,)
 
@@ -387,8 +390,8 @@ def test_label_smoothing_changes_the_loss_and_nothing_else() -> None:
     encoder, plain = build()
     encoder.eval()
     plain.eval()
-    out = plain.step(noise_batch(), encoder)
+    out = plain.step(noise_batch(), BioEncoder(encoder))
     plain.config = replace(plain.config, label_smoothing=0.1)
-    smooth = plain.step(noise_batch(), encoder)
+    smooth = plain.step(noise_batch(), BioEncoder(encoder))
     assert not torch.equal(smooth.loss_sum, out.loss_sum)
     assert smooth.logs["masked_accuracy"][0] == out.logs["masked_accuracy"][0]

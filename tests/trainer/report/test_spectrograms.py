@@ -27,12 +27,12 @@ def test_frequencies_lie_where_the_front_end_has_them() -> None:
 
 def test_the_ruler_agrees_with_the_front_end_itself() -> None:
     torch = pytest.importorskip("torch")
-    from dawnchorus.trainer.frontend import LogMel
+    from dawnchorus.trainer.frontends.kaldi import BeatsLogMel
 
     time = torch.arange(16_000) / 16_000
     for hz in (500.0, 1000.0, 3000.0):
         wav_BT = 0.5 * torch.sin(2 * math.pi * hz * time)[None]
-        mel_BTF, _ = LogMel()(wav_BT, torch.tensor([16_000]))
+        mel_BTF, _ = BeatsLogMel()(wav_BT, torch.tensor([16_000]))
         assert abs(int(mel_BTF[0, 50].argmax()) - Scales().bin_of(hz)) <= 1.0
 
 

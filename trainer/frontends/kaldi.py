@@ -1,8 +1,8 @@
 """Waveform to normalised log-mel, batched, on the waveform's device.
 
 Kaldi's filter bank exactly as `torchaudio.compliance.kaldi.fbank` computes it, in the two
-variants that the encoders were trained with. Self-contained (torch only): it is shipped inside
-exported models.
+variants that encoders were trained with. Self-contained (torch and `frontend.py` beside it): it is
+shipped inside exported models.
 
 Shape legend: B clips, T samples or frames, W samples of a window, S spectrum bins, F mel bins.
 """
@@ -10,11 +10,13 @@ Shape legend: B clips, T samples or frames, W samples of a window, S spectrum bi
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from .frontend import Frontend, checked, eager_cpu, means, silence_padding
 
 WINDOW_S = 0.025
 HOP_S = 0.010
@@ -46,13 +48,21 @@ def mel_filters(bins: int, n_fft: int, sample_rate_hz: int) -> Tensor:
     return F.pad(torch.minimum(rise_SF, fall_SF).clamp(min=0.0), (0, 0, 0, 1))
 
 
-class LogMel(nn.Module):
+def band_centres(bins: int, sample_rate_hz: int) -> tuple[float, ...]:
+    """Centres of the filters in Hz, rising."""
+    low, high = (1127.0 * math.log1p(hz / 700.0) for hz in (LOW_HZ, sample_rate_hz / 2))
+    step = (high - low) / (bins + 1)
+    return tuple(700.0 * math.expm1((low + (i + 1) * step) / 1127.0) for i in range(bins))
+
+
+class LogMel(Frontend):
     """Log-mel in windows of 25 ms every 10 ms, normalised by (x - mean) / (2 std).
 
-    `kind="beats"` (BEATs, section 3.1 and released code): samples x 2^15, Povey window; padding is
-    silence, so padded frames have the value of silence.
-    `kind="eat"` (EAT's released code): the clip's own mean subtracted, Hann window; padded frames
-    are 0 before normalising, which lies above the floor and, with EAT's numbers, above the mean.
+    Args:
+        sample_rate_hz: of the waveform.
+        mel_bins: mel bins F.
+        mel_mean: of the natural-log mel.
+        mel_std: of the natural-log mel.
     """
 
     window_W: Tensor
@@ -60,54 +70,42 @@ class LogMel(nn.Module):
 
     def __init__(
         self,
-        kind: Literal["beats", "eat"] = "beats",
         sample_rate_hz: int = 16000,
         mel_bins: int = 128,
         mel_mean: float = 15.41663,
         mel_std: float = 6.55582,
     ) -> None:
         super().__init__()
-        if kind not in ("beats", "eat"):
-            raise ValueError(f"kind is {kind!r}; allowed: 'beats', 'eat'")
         if not mel_std > 0:
             raise ValueError(f"mel_std is {mel_std}; it must be above 0")
-        self.kind = kind
         self.sample_rate_hz = sample_rate_hz
         self.mean, self.std = mel_mean, mel_std
         self.window = int(sample_rate_hz * WINDOW_S)
         self.hop = int(sample_rate_hz * HOP_S)
+        self.hop_s = self.picture_hop_s = self.hop / sample_rate_hz
+        self.band_hz = band_centres(mel_bins, sample_rate_hz)
         self.n_fft = 2 ** math.ceil(math.log2(self.window))
-        window_W = torch.hann_window(self.window, periodic=False)
-        if kind == "beats":
-            window_W = window_W.pow(0.85)
         # Persistent: what a checkpoint does not hold, transformers may leave uninitialised.
-        self.register_buffer("window_W", window_W)
+        self.register_buffer("window_W", self.taper(self.window))
         self.register_buffer("mel_SF", mel_filters(mel_bins, self.n_fft, sample_rate_hz))
 
     @classmethod
-    def for_encoder(cls, config: Any) -> LogMel:
+    def from_config(cls, config: Any) -> Self:
         """The front end whose numbers an encoder's config holds."""
-        return cls(
-            config.frontend,
-            config.sample_rate_hz,
-            config.mel_bins,
-            config.mel_mean,
-            config.mel_std,
-        )
+        return cls(config.sample_rate_hz, config.mel_bins, config.mel_mean, config.mel_std)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> LogMel:
-        """Window and filters move to other devices, and stay float32 in a model of bfloat16."""
-        before = dict(self.named_buffers(recurse=False))
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, tensor in before.items():
-            moved = getattr(self, name)
-            if moved.dtype != tensor.dtype:
-                setattr(self, name, tensor.to(moved.device))
-        return self
+    @staticmethod
+    def taper(samples: int) -> Tensor:
+        """The window that frames are multiplied with, [W]."""
+        raise NotImplementedError
 
-    def frames_for(self, length_B: Tensor) -> Tensor:
+    def condition(self, wav_BT: Tensor, length_B: Tensor) -> Tensor:
+        """The waveform as its spectrum is taken, a copy; silent behind each clip's end."""
+        raise NotImplementedError
+
+    def steps_for(self, samples_B: Tensor) -> Tensor:
         """Frames of clips of so many samples, int64; short clips are padded to 16 frames."""
-        return self._own_frames(length_B).clamp(min=MIN_FRAMES)
+        return self._own_frames(samples_B).clamp(min=MIN_FRAMES)
 
     @torch.no_grad()
     def forward(self, wav_BT: Tensor, length_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -125,34 +123,26 @@ class LogMel(nn.Module):
         Raises:
             ValueError: the waveform is not a floating-point [clips, samples].
         """
-        if wav_BT.dim() != 2 or not wav_BT.is_floating_point():
-            raise ValueError(
-                f"waveform of shape {tuple(wav_BT.shape)} and {wav_BT.dtype}; expected floating "
-                "point in [-1, 1], shape [clips, samples]"
-            )
-        if length_B is None:
-            length_B = torch.full(wav_BT.shape[:1], wav_BT.shape[1], device=wav_BT.device)
+        length_B = checked(wav_BT, length_B)
         with torch.autocast(wav_BT.device.type, enabled=False):
-            if _eager_cpu(wav_BT):
+            if eager_cpu(wav_BT):
                 mel_BTF = self._in_pieces(wav_BT, length_B)
             else:
                 mel_BTF = self._log_mel(self._frames(wav_BT, length_B))
-            if self.kind == "eat":
-                frame_T = torch.arange(mel_BTF.shape[1], device=mel_BTF.device)
-                padding_BT = frame_T >= self._own_frames(length_B).clamp(min=1)[:, None]
-                mel_BTF.masked_fill_(padding_BT[..., None], -self.mean / (2 * self.std))
-        return mel_BTF, self.frames_for(length_B)
+            mel_BTF = self.pad(mel_BTF, length_B)
+        return mel_BTF, self.steps_for(length_B)
+
+    def pad(self, mel_BTF: Tensor, length_B: Tensor) -> Tensor:
+        """What stands behind a clip's own frames: silence, as it was computed."""
+        del length_B
+        return mel_BTF
 
     def _own_frames(self, length_B: Tensor) -> Tensor:
         return (length_B.long() - self.window) // self.hop + 1
 
     def _frames(self, wav_BT: Tensor, length_B: Tensor) -> Tensor:
         """Windows of the signal as the spectrum is taken of it, [B, T, W], a view."""
-        if self.kind == "beats":
-            wav_BT = _silence_padding(wav_BT.float() * 32768.0, length_B)
-        else:
-            mean_B = _means(wav_BT.float(), length_B)
-            wav_BT = _silence_padding(wav_BT.float() - mean_B[:, None], length_B)
+        wav_BT = self.condition(wav_BT, length_B)
         at_least = self.window + (MIN_FRAMES - 1) * self.hop
         if torch.compiler.is_exporting():
             # Without asking whether a symbolic length is long enough.
@@ -194,26 +184,41 @@ class LogMel(nn.Module):
         return mel_BTF.sub_(self.mean).div_(2 * self.std)
 
 
-def _eager_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+class BeatsLogMel(LogMel):
+    """As BEATs takes it (section 3.1 and released code): samples x 2^15, Povey window.
+
+    Padding is silence, so padded frames have the value of silence.
+    """
+
+    @staticmethod
+    def taper(samples: int) -> Tensor:
+        """Povey's window: Hann's to the power of 0.85."""
+        return torch.hann_window(samples, periodic=False).pow(0.85)
+
+    def condition(self, wav_BT: Tensor, length_B: Tensor) -> Tensor:
+        """Samples in the range of 16-bit integers."""
+        return silence_padding(wav_BT.float() * 32768.0, length_B)
 
 
-def _silence_padding(wav_BT: Tensor, length_B: Tensor) -> Tensor:
-    """Zero, in place, what lies behind a clip's end."""
-    if _eager_cpu(wav_BT):
-        for wav_T, length in zip(wav_BT, length_B.tolist(), strict=True):
-            wav_T[length:].zero_()
-        return wav_BT
-    padding_BT = torch.arange(wav_BT.shape[1], device=wav_BT.device) >= length_B[:, None]
-    return wav_BT.masked_fill_(padding_BT, 0.0)
+class EatLogMel(LogMel):
+    """As EAT takes it (released code): the clip's own mean subtracted, Hann window.
 
+    Padded frames are 0 before normalising, which lies above the floor and, with EAT's numbers,
+    above the mean.
+    """
 
-def _means(wav_BT: Tensor, length_B: Tensor) -> Tensor:
-    """Mean of each clip's own samples."""
-    if _eager_cpu(wav_BT):
-        # Over a slice, so that it rounds as it does for the clip alone.
-        lengths = [max(1, length) for length in length_B.tolist()]
-        means = [wav_T[:length].mean() for wav_T, length in zip(wav_BT, lengths, strict=True)]
-        return torch.stack(means)
-    wav_BT = _silence_padding(wav_BT.clone(), length_B)
-    return (wav_BT.sum(1, dtype=torch.float64) / length_B.clamp(min=1)).float()
+    @staticmethod
+    def taper(samples: int) -> Tensor:
+        """Hann's window, symmetric."""
+        return torch.hann_window(samples, periodic=False)
+
+    def condition(self, wav_BT: Tensor, length_B: Tensor) -> Tensor:
+        """Samples without the clip's mean."""
+        wav_BT = wav_BT.float()
+        return silence_padding(wav_BT - means(wav_BT, length_B)[:, None], length_B)
+
+    def pad(self, mel_BTF: Tensor, length_B: Tensor) -> Tensor:
+        """Zeros before normalising, behind a clip's own frames; in place."""
+        frame_T = torch.arange(mel_BTF.shape[1], device=mel_BTF.device)
+        padding_BT = frame_T >= self._own_frames(length_B).clamp(min=1)[:, None]
+        return mel_BTF.masked_fill_(padding_BT[..., None], -self.mean / (2 * self.std))

@@ -1,6 +1,6 @@
 """Names: what Microsoft's BEATs files and avex call the parts that we call ours.
 
-Pure functions on dictionaries; files are opened elsewhere (`reading.py`).
+Files are opened elsewhere (`reading.py`).
 
 Three ways to write down one BEATs:
 
@@ -14,16 +14,22 @@ Three ways to write down one BEATs:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+import yaml
+from safetensors.torch import save_file
 
 from dawnchorus.trainer.errors import CheckpointError
+from dawnchorus.trainer.hub.adapters import Foreign
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pathlib import Path
 
     from torch import Tensor
+
+    from dawnchorus.trainer.hub.card import CardFacts
 
 # Our field -> the key in Microsoft's cfg and in avex's init_config.
 MODEL_FIELDS = {
@@ -95,6 +101,78 @@ AVEX_DEFAULTS: dict[str, Any] = {
 AVEX_HEAD_DIM = 768  # avex 1.4.0 builds its classifier as Linear(768, classes) whatever the encoder
 
 BIAS_TABLE = "self_attn.relative_attention_bias.weight"
+
+
+def from_torch(path: str, content: Mapping[str, Any]) -> Foreign | None:
+    """Microsoft's `.pt`: `cfg`, `model` and, where it was fine-tuned, `label_dict`.
+
+    Raises:
+        CheckpointError: it is one, and cannot be used.
+    """
+    if not {"cfg", "model"} <= content.keys():
+        return None
+    if not isinstance(content["cfg"], Mapping) or not isinstance(content["model"], Mapping):
+        raise CheckpointError(
+            f"{path}: 'cfg' and 'model' of a BEATs file are dictionaries; here they are "
+            f"{type(content['cfg']).__name__} and {type(content['model']).__name__}"
+        )
+    encoder = encoder_from_cfg(content["cfg"], path)
+    state = state_from_microsoft(content["model"], path)
+    return Foreign("microsoft", encoder, state, content.get("label_dict"))
+
+
+def from_avex(where: str, spec: Mapping[str, Any], state: Mapping[str, Tensor]) -> Foreign | None:
+    """Avex's BEATs.
+
+    Args:
+        where: its train_config.yaml, for messages.
+        spec: its `model_spec`.
+        state: tensors of the safetensors.
+
+    Raises:
+        CheckpointError: it is a BEATs, and cannot be used.
+    """
+    if spec.get("name") != "beats":
+        return None
+    return Foreign("avex", encoder_from_avex(spec, where), state_from_avex(state, where))
+
+
+def avex_support(encoder: Mapping[str, Any], *, head: bool, pooling: str = "mean") -> str:
+    """What avex 1.4.0 can make of this model: "full", "embeddings" or "no".
+
+    It builds only the BEATs front end, and its classifier is a Linear(768, classes) on the mean.
+    """
+    if encoder["frontend"] != "beats":
+        return "no"
+    fits = encoder["dim"] == AVEX_HEAD_DIM and pooling == "mean"
+    return "full" if not head or fits else "embeddings"
+
+
+def write_avex(folder: Path, state: Mapping[str, Tensor], facts: CardFacts) -> None:
+    """Write avex's names of the tensors, with the `train_config.yaml` that avex wants."""
+    theirs = state_to_avex(state, facts.encoder["layers"], head=facts.avex == "full")
+    save_file(theirs, folder / f"{facts.repo_name}.safetensors", metadata={"format": "pt"})
+    (folder / "train_config.yaml").write_text(_avex_yaml(facts), encoding="utf-8")
+
+
+def _avex_yaml(facts: CardFacts) -> str:
+    """`train_config.yaml`: avex's `model_spec` (it allows no key that it does not know)."""
+    window_s = (facts.recipe.get("data") or {}).get("window_s") or 10.0
+    spec = {
+        "name": "beats",
+        "pretrained": False,
+        "device": "cpu",
+        "init_config": cfg_from_encoder(facts.encoder),
+        "audio_config": {
+            "sample_rate": facts.encoder["sample_rate_hz"],
+            "representation": "raw",
+            "normalize": False,
+            "target_length_seconds": round(float(window_s)),
+            "window_selection": "random",
+        },
+    }
+    call = f'avex.load_model("train_config.yaml", checkpoint_path="{facts.repo_name}.safetensors")'
+    return f"# {call}\n" + yaml.safe_dump({"model_spec": spec}, sort_keys=False)
 
 
 def encoder_from_cfg(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:

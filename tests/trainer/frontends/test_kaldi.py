@@ -10,12 +10,27 @@ import torch
 from torch import Tensor
 from torchaudio.compliance import kaldi
 
-from dawnchorus.trainer import frontend, pooling
-from dawnchorus.trainer.encoders import base, beats, beats_config, ranges
+from dawnchorus.trainer import pooling
+from dawnchorus.trainer.encoders import base, base_config, beats, beats_config, ranges
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig
-from dawnchorus.trainer.frontend import FLOOR, LogMel, mel_filters
+from dawnchorus.trainer.frontends import frontend, waveform
+from dawnchorus.trainer.frontends import kaldi as kaldi_module
+from dawnchorus.trainer.frontends.kaldi import FLOOR, BeatsLogMel, EatLogMel, LogMel, mel_filters
+from dawnchorus.trainer.registry import build_frontend
 
 Kind = Literal["beats", "eat"]
+SHIPPED = [
+    frontend,
+    kaldi_module,
+    waveform,
+    beats,
+    beats_config,
+    base,
+    base_config,
+    ranges,
+    pooling,
+]
+KINDS: dict[str, type[LogMel]] = {"beats": BeatsLogMel, "eat": EatLogMel}
 RATE_HZ = 16000
 
 
@@ -69,7 +84,7 @@ def signals() -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", list(signals()))
 def test_equals_kaldi(kind: Kind, name: str) -> None:
     wav_T = signals()[name]
-    ours_TF = log_mel(LogMel(kind), wav_T[None])[0]
+    ours_TF = log_mel(KINDS[kind](), wav_T[None])[0]
     torch.testing.assert_close(ours_TF, kaldi_log_mel(wav_T, kind), atol=2e-4, rtol=0)
 
 
@@ -82,13 +97,13 @@ def test_equals_kaldi_on_real_sound(kind: Kind, real_sound: Path) -> None:
     for file in files:
         # The rate is of no matter here, only that samples are of the world.
         wav_T = torch.from_numpy(soundfile.read(file, dtype="float32", stop=80000)[0])
-        ours_TF = log_mel(LogMel(kind), wav_T[None])[0]
+        ours_TF = log_mel(KINDS[kind](), wav_T[None])[0]
         torch.testing.assert_close(ours_TF, kaldi_log_mel(wav_T, kind), atol=2e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("bins", "rate_hz"), [(64, 16000), (128, 16000), (128, 32000)])
 def test_filters_are_kaldis_to_the_bit(bins: int, rate_hz: int) -> None:
-    n_fft = LogMel(sample_rate_hz=rate_hz).n_fft
+    n_fft = BeatsLogMel(sample_rate_hz=rate_hz).n_fft
     theirs_FS, _ = kaldi.get_mel_banks(bins, n_fft, float(rate_hz), 20.0, 0.0, 100.0, -500.0, 1.0)
     ours_SF = mel_filters(bins, n_fft, rate_hz)
     assert torch.equal(ours_SF[:-1], theirs_FS.t())
@@ -97,7 +112,7 @@ def test_filters_are_kaldis_to_the_bit(bins: int, rate_hz: int) -> None:
 
 @pytest.mark.parametrize("kind", ["beats", "eat"])
 def test_a_padded_clip_has_the_frames_it_has_alone(kind: Kind) -> None:
-    module = LogMel(kind)
+    module = KINDS[kind]()
     length_B = torch.tensor([40000, 399, 20011, 2800, 0])
     wav_BT = 0.1 * torch.randn(5, 40000, generator=torch.Generator().manual_seed(1)) + 0.01
     mel_BTF, frames_B = module(wav_BT, length_B)
@@ -112,19 +127,19 @@ def test_a_padded_clip_has_the_frames_it_has_alone(kind: Kind) -> None:
 def test_padding_is_silence_for_beats_and_zero_for_eat() -> None:
     wav_BT = torch.rand(1, 16000) - 0.5
     length_B = torch.tensor([8000])
-    beats_TF = log_mel(LogMel("beats"), wav_BT, length_B)[0]
+    beats_TF = log_mel(BeatsLogMel(), wav_BT, length_B)[0]
     own = 1 + (8000 - 400) // 160
     torch.testing.assert_close(
         beats_TF[own + 3 :], torch.full_like(beats_TF[own + 3 :], math.log(FLOOR))
     )
-    eat_TF = log_mel(LogMel("eat"), wav_BT, length_B)[0]
+    eat_TF = log_mel(EatLogMel(), wav_BT, length_B)[0]
     torch.testing.assert_close(eat_TF[own:], torch.zeros_like(eat_TF[own:]), atol=1e-5, rtol=0)
     assert eat_TF[own - 1].abs().min() > 0
 
 
 @pytest.mark.parametrize("kind", ["beats", "eat"])
 def test_pieces_equal_one_pass(kind: Kind) -> None:
-    module = LogMel(kind)
+    module = KINDS[kind]()
     for clips, samples in ((2, 20 * RATE_HZ), (30, RATE_HZ)):
         wav_BT = 0.1 * torch.randn(clips, samples, generator=torch.Generator().manual_seed(2))
         length_B = torch.full((clips,), samples)
@@ -133,7 +148,7 @@ def test_pieces_equal_one_pass(kind: Kind) -> None:
 
 
 def test_float32_under_autocast() -> None:
-    module, wav_BT = LogMel(), 0.1 * torch.randn(2, 16000)
+    module, wav_BT = BeatsLogMel(), 0.1 * torch.randn(2, 16000)
     with torch.autocast("cpu", torch.bfloat16):
         mel_BTF, _ = module(wav_BT)
     assert mel_BTF.dtype == torch.float32
@@ -144,16 +159,16 @@ def test_the_input_is_left_as_it_was() -> None:
     for kind in ("beats", "eat"):
         wav_BT = torch.rand(2, 16000)
         before_BT = wav_BT.clone()
-        LogMel(kind)(wav_BT, torch.tensor([16000, 5000]))
+        KINDS[kind]()(wav_BT, torch.tensor([16000, 5000]))
         assert torch.equal(wav_BT, before_BT)
 
 
 def test_numbers_come_from_the_encoders_config() -> None:
     config = BeatsConfig(frontend="eat", mel_mean=-4.268, mel_std=4.569)
-    module = LogMel.for_encoder(config)
+    module = build_frontend(config)
     mel_BTF, _ = module(torch.rand(1, 16000) - 0.5)
-    assert module.kind == "eat"
-    expected_BTF = (log_mel(LogMel("eat"), torch.zeros(1, 16000)) + 4.268) / (2 * 4.569)
+    assert isinstance(module, EatLogMel)
+    expected_BTF = (log_mel(EatLogMel(), torch.zeros(1, 16000)) + 4.268) / (2 * 4.569)
     silent_BTF, _ = module(torch.zeros(1, 16000))
     torch.testing.assert_close(silent_BTF, expected_BTF)
     assert mel_BTF.shape == (1, 98, 128)
@@ -162,24 +177,24 @@ def test_numbers_come_from_the_encoders_config() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_does_not_reach_it(dtype: torch.dtype) -> None:
     wav_BT = 0.1 * torch.randn(2, 9000, generator=torch.Generator().manual_seed(0))
-    expected_BTF, _ = LogMel()(wav_BT)
-    model = torch.nn.Sequential(LogMel(), torch.nn.Linear(2, 2)).to(dtype)
+    expected_BTF, _ = BeatsLogMel()(wav_BT)
+    model = torch.nn.Sequential(BeatsLogMel(), torch.nn.Linear(2, 2)).to(dtype)
     assert model[1].weight.dtype == dtype
     assert torch.equal(model[0](wav_BT)[0], expected_BTF)
-    assert LogMel().to("meta", dtype).window_W.device.type == "meta"
+    assert BeatsLogMel().to("meta", dtype).window_W.device.type == "meta"
 
 
 def test_what_a_checkpoint_holds() -> None:
-    assert set(LogMel().state_dict()) == {"window_W", "mel_SF"}
+    assert set(BeatsLogMel().state_dict()) == {"window_W", "mel_SF"}
 
 
 @pytest.mark.parametrize("wav", [torch.zeros(100), torch.zeros(1, 100, dtype=torch.int16)])
 def test_other_input_is_refused(wav: Tensor) -> None:
     with pytest.raises(ValueError, match="floating point"):
-        LogMel()(wav)
+        BeatsLogMel()(wav)
 
 
-@pytest.mark.parametrize("module", [frontend, beats, beats_config, base, ranges, pooling])
+@pytest.mark.parametrize("module", SHIPPED)
 def test_shipped_files_import_torch_the_standard_library_and_each_other(module: object) -> None:
     import sys
 
@@ -192,4 +207,5 @@ def test_shipped_files_import_torch_the_standard_library_and_each_other(module: 
         for alias in node.names
     } | {str(node.module).split(".")[0] for node in imports if not node.level}
     assert names <= {"torch"} | set(sys.stdlib_module_names)
-    assert {node.module for node in imports if node.level} <= {"base", "beats_config", "ranges"}
+    shipped = {Path(str(module.__file__)).stem for module in SHIPPED}  # type: ignore[attr-defined]
+    assert {node.module for node in imports if node.level} <= shipped

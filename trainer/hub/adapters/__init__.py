@@ -1,0 +1,49 @@
+"""Files of other projects, one module per family of encoders.
+
+A module is called as the encoder and may have any of these; what it lacks, that family cannot do:
+
+    from_torch(path, content) -> Foreign | None        a `.pt` file; None: not one of this family's
+    from_avex(where, spec, state) -> Foreign | None    avex's safetensors with its `model_spec`
+    avex_support(encoder, head=, pooling=) -> str      "full", "embeddings" (no classifier), "no"
+    write_avex(folder, state, facts)                   avex's own files, into an export
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FAMILIES = ("beats",)
+
+
+@dataclass
+class Foreign:
+    """What a file of another project holds, in our names."""
+
+    kind: str
+    """Whose file it is, in a word."""
+    encoder: dict[str, Any]
+    """The `encoder` section of a recipe."""
+    state: dict[str, Tensor]
+    """`encoder.*`, and `head.*` where the file has them."""
+    names: Any = None
+    """Names of the head's outputs, as the file has them."""
+
+
+def having(function: str) -> Iterator[Any]:
+    """That function of every family that has it."""
+    for family in FAMILIES:
+        if found := getattr(import_module(f"{__name__}.{family}"), function, None):
+            yield found
+
+
+def of_encoder(name: str, function: str) -> Any | None:
+    """That function of the family of an encoder; None where there is none."""
+    if name not in FAMILIES:
+        return None
+    return getattr(import_module(f"{__name__}.{name}"), function, None)

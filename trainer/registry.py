@@ -1,0 +1,144 @@
+"""What a recipe may name, and where it is found; nothing is imported before it is asked for.
+
+An entry has two halves: a config, which needs no torch, so that recipes can be checked and jobs
+submitted without it; and the class that is built from it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Union
+
+from pydantic import Discriminator
+
+if TYPE_CHECKING:
+    from dawnchorus.trainer.encoders.base import Encoder
+    from dawnchorus.trainer.encoders.base_config import EncoderConfig
+    from dawnchorus.trainer.frontends.frontend import Frontend
+    from dawnchorus.trainer.objectives.base import Objective
+    from dawnchorus.trainer.objectives.base_config import ObjectiveConfig
+
+HERE = __name__.rpartition(".")[0]
+Thing = TypeVar("Thing")
+Config = TypeVar("Config")
+
+
+def load(place: str) -> Any:
+    """What `module:Name` says; a module that begins with a dot is inside `trainer`."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module, HERE), name)
+
+
+class Registry(Generic[Config, Thing]):
+    """Names of one kind of thing.
+
+    Args:
+        kind: what they are, for messages.
+        entries: name -> (config, class), each as `module:Name`.
+    """
+
+    def __init__(self, kind: str, entries: dict[str, tuple[str, str]]) -> None:
+        self.kind = kind
+        self._entries = dict(entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._entries)
+
+    def add(self, name: str, config: str, thing: str) -> None:
+        """Make one more known; see `trainer.recipe.rebuild` for those that a recipe names."""
+        self._entries[name] = (config, thing)
+
+    def remove(self, name: str) -> None:
+        """Forget one."""
+        del self._entries[name]
+
+    def config(self, name: str) -> type[Config]:
+        """The config class of a name; imports no torch. Raises ValueError for an unknown name."""
+        found: type[Config] = load(self._entry(name)[0])
+        return found
+
+    def thing(self, name: str) -> type[Thing]:
+        """The class of a name. Raises ValueError for an unknown name."""
+        found: type[Thing] = load(self._entry(name)[1])
+        return found
+
+    def union(self) -> Any:
+        """The type of a recipe's section: one of the configs, told apart by its `name`."""
+        kinds = tuple(self.config(name) for name in self._entries)
+        return Annotated[Union[kinds], Discriminator("name")] if len(kinds) > 1 else kinds[0]  # noqa: UP007
+
+    def _entry(self, name: str) -> tuple[str, str]:
+        if name not in self._entries:
+            close = difflib.get_close_matches(str(name), self._entries, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(
+                f"there is no {self.kind} {name!r}.{hint} There are: {', '.join(self.names())}"
+            )
+        return self._entries[name]
+
+
+ENCODERS: Registry[EncoderConfig, Encoder] = Registry(
+    "encoder",
+    {"beats": (".encoders.beats_config:BeatsConfig", ".encoders.beats:Beats")},
+)
+
+OBJECTIVES: Registry[ObjectiveConfig, Objective] = Registry(
+    "objective",
+    {
+        "masked_tokens": (
+            ".objectives.masked_tokens_config:MaskedTokensConfig",
+            ".objectives.masked_tokens:MaskedTokens",
+        ),
+        "multilabel": (
+            ".objectives.multilabel_config:MultiLabelConfig",
+            ".objectives.multilabel:MultiLabel",
+        ),
+    },
+)
+
+FRONTENDS = {
+    "beats": ".frontends.kaldi:BeatsLogMel",
+    "eat": ".frontends.kaldi:EatLogMel",
+    "waveform": ".frontends.waveform:Waveform",
+}
+"""Name, as an encoder's config has it in `frontend` -> class."""
+
+
+def build_encoder(section: dict[str, Any] | EncoderConfig) -> Encoder:
+    """An encoder from its config, or from the `encoder` section of a recipe.
+
+    Raises:
+        ValueError: there is no such encoder, or its numbers are impossible.
+        TypeError: a field that its config does not have.
+    """
+    if isinstance(section, dict):
+        section = ENCODERS.config(str(section.get("name")))(**section)
+    return ENCODERS.thing(section.name)(section)
+
+
+def build_frontend(config: EncoderConfig) -> Frontend:
+    """The front end that an encoder's config asks for, with the config's numbers.
+
+    Raises:
+        ValueError: there is no such front end.
+    """
+    if config.frontend not in FRONTENDS:
+        raise ValueError(
+            f"there is no front end {config.frontend!r}; there are: {', '.join(sorted(FRONTENDS))}"
+        )
+    frontend: Frontend = load(FRONTENDS[config.frontend]).from_config(config)
+    return frontend
+
+
+def needs_labels(objective: object) -> bool:
+    """Whether an objective learns from labels, by its name in a recipe.
+
+    One that is not known here, of a later version say, counts as one that does: a score that may
+    measure memory must not pass for one that does not.
+    """
+    return str(objective) not in OBJECTIVES or OBJECTIVES.config(str(objective)).needs_labels
