@@ -226,10 +226,10 @@ def _by_hydra(kind: Kind, file: Path, choices: Sequence[str]) -> Any:
     from hydra import version
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+    from hydra._internal.defaults_list import create_defaults_list
     from hydra.core.plugins import Plugins
     from hydra.errors import HydraException
-    from hydra.types import RunMode
-    from omegaconf import OmegaConf, open_dict
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     from dawnchorus.trainer.recipe_files import NAMED, RecipeFiles, plain_text
@@ -240,17 +240,22 @@ def _by_hydra(kind: Kind, file: Path, choices: Sequence[str]) -> Any:
     base = kind.starts_from if file.resolve().parent != shipped.resolve() else None
     literal = not kind.references
     path = ConfigSearchPathImpl()
-    path.append("hydra", "pkg://hydra.conf")
     path.append("main", RecipeFiles.address(file, base=base, literal=literal))
     path.append("beside", RecipeFiles.address(file.parent, literal=literal))
     path.append("shipped", RecipeFiles.address(shipped, literal=literal))
     path.append("schema", "structured://")
     try:
-        config = ConfigLoaderImpl(path).load_configuration(
-            NAMED, list(choices), run_mode=RunMode.RUN, from_shell=False
+        # As `load_configuration`, without Hydra's own settings, which take most of its time.
+        loader = ConfigLoaderImpl(path)
+        parsed, repo = loader._parse_overrides_and_create_caching_repo(NAMED, list(choices))
+        defaults = create_defaults_list(
+            repo=repo,
+            config_name=NAMED,
+            overrides_list=parsed,
+            prepend_hydra=False,
+            skip_missing=False,
         )
-        with open_dict(config):
-            del config["hydra"]
+        config = loader._compose_config_from_defaults_list(defaults=defaults.defaults, repo=repo)
         composed = OmegaConf.to_container(config)
     except RecursionError:
         raise RecipeError(f"{file} starts from itself, by its defaults or by theirs") from None
