@@ -29,6 +29,7 @@ main()
 DATA = "data.train.mine.path=data"
 RIGHT = (
     "--help", "recipe list", "recipe show sl_beats_tiny", "recipe check", "recipe schema",
+    "recipe show select/all", "recipe schema --kind chain",
     f"recipe check sl_beats_tiny {DATA} --data", "runs", "runs show there", "runs table runs/there",
     f"submit sl_beats_tiny cluster=small {DATA} --dry-run",
     f"submit sl_beats_tiny cluster=small {DATA} --dry-run --sweep optim.lr=1e-3,1e-4",
@@ -72,5 +73,6 @@ def test_a_command_that_trains_nothing_is_light(place: Path, command: str) -> No
     assert (done.returncode == 0) == (command in RIGHT), done.stderr
     used = next(line for line in done.stdout.splitlines() if line.startswith("USED")).split()
     assert not used[3:], f"{command} imports {' '.join(used[3:])}"
+    print(command, *used)
     assert float(used[1]) < 5, f"{command} took {used[1]} core-seconds"
     assert int(used[2]) < 300, f"{command} took {used[2]} MB"
