@@ -263,7 +263,7 @@ def _fit(
         validation=_validation(recipe, stream, layout, pin), session=session,
         facts={"session": session.job.session, "run folder": str(recipe.folder.resolve()),
                "first step": first_step},
-        stop=stop,
+        epochs=stream.epochs, stop=stop,
     )  # fmt: skip
     trainer = _lightning(recipe, layout.ranks, boundary, io)
     if recipe.train.compile:

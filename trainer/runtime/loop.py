@@ -15,6 +15,8 @@ from dawnchorus.trainer.runtime.meeting import meet
 from dawnchorus.trainer.runtime.throughput import slowest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from dawnchorus.trainer.module import StepHealth, TrainingModule
     from dawnchorus.trainer.runtime.logging import MetricsFile, ProgressSink
     from dawnchorus.trainer.runtime.preemption import StopRequest
@@ -42,6 +44,7 @@ class StepBoundary(pl.Callback):
         broken: ledger of broken clips, with `add(names)` and `check()`.
         session: is told of everything that was finished.
         facts: what must be equal on all ranks (see `meeting.meet`).
+        epochs: after so many clips, how often each training dataset was gone through.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class StepBoundary(pl.Callback):
         broken: Any,
         session: Session,
         facts: dict[str, object],
+        epochs: Callable[[int], Mapping[str, float]],
         stop: StopRequest | None = None,
     ) -> None:
         self.checkpoints = checkpoints
@@ -67,6 +71,7 @@ class StepBoundary(pl.Callback):
         self.broken = broken
         self.session = session
         self.facts = facts
+        self.epochs = epochs
         self.stop = stop
         self.stopped = False
         """All ranks agreed to stop before the last step."""
@@ -190,7 +195,9 @@ class StepBoundary(pl.Callback):
         if module.topology.ranks > 1:
             figures |= self._compare_ranks(module)
         if self.metrics is not None:
-            self.metrics.write("train", step, step * module.topology.global_batch, **figures)
+            seen = step * module.topology.global_batch
+            figures |= {f"epochs/{name}": round(n, 4) for name, n in self.epochs(seen).items()}
+            self.metrics.write("train", step, seen, **figures)
         self.throughput.reset()
 
     def _compare_ranks(self, module: TrainingModule) -> dict[str, float]:
