@@ -16,7 +16,7 @@ class PrepError(ChorusError):
 
 
 class UnusableAudio(Exception):
-    """One recording that is left out. `reason` is a short code, the message says the rest."""
+    """One recording that is left out. `reason` is a short code; the message has the details."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -29,10 +29,8 @@ class UnusableAudio(Exception):
 
 
 class CannotRead(Exception):
-    """A file is not for this decoder; another may read it.
-
-    `opened`: it failed half-way. `claimed_s`: it ended before this length, which the file claims or
-    holds.
+    """A decoder cannot read the file; another one may. `opened`: it failed after the start.
+    `claimed_s`: it ended before this length, which the file states or holds.
     """
 
     def __init__(self, message: str, *, claimed_s: float = 0.0) -> None:
@@ -42,4 +40,4 @@ class CannotRead(Exception):
 
 
 class SpoolError(OSError):
-    """The disk refuses what was decoded: no fault of the recording."""
+    """The disk cannot take the decoded sound; the recording is not the cause."""

@@ -1,1 +1,1 @@
-"""Readers of public archives: each yields recordings, and says why a row is none."""
+"""Readers of archives and folders: each yields recordings, and the reason why a row is not one."""

@@ -1,9 +1,10 @@
 """Animal Sound Archive (Tierstimmenarchiv, Museum für Naturkunde Berlin).
 
-Its GBIF download is read by `data_prep.archives.gbif`; here is the other form in which it is
-passed on, a folder of MP3s with a CSV (tsa_id, originals_path, scientificName, eventDate,
-soundType, soundQuality, duration_seconds, backgroundSpecies, …). Paths in the table are those of
-somebody's disk: files are found by their base name. Remarks are in German and not read.
+Its GBIF download is read by `data_prep.archives.gbif`; this module reads the other form in which
+people pass it on, a folder of MP3s with a CSV (tsa_id, originals_path, scientificName, eventDate,
+soundType, soundQuality, duration_seconds, backgroundSpecies, …). The paths in the table are those
+of another computer, so files are found by their base name. The remarks are in German and are not
+read.
 """
 
 from __future__ import annotations
@@ -183,7 +184,9 @@ def _label(stated: str, rank: str, row: Row) -> Label | None:
 
 
 def _background(text: str, foreground: str) -> tuple[Label, ...]:
-    """Return the labels of "Parus major; Turdus merula"; words that are no names are left out."""
+    """Return the labels of "Parus major; Turdus merula"; words that are not scientific names are
+    left out.
+    """
     found: dict[str, Label] = {}
     for part in xeno_canto.names_in(text):
         name = xeno_canto.read_name(part)

@@ -1,7 +1,7 @@
 """AudioSet: segment lists and strong labels -> recordings, for the clips that are on disk.
 
-The published lists name videos; the audio itself comes from whoever made a copy (`audioset_files`).
-A clip without a file is no recording: it is rejected as `missing_on_disk`, with its page.
+The published lists name videos; the audio comes from somebody's copy (`audioset_files`). A clip
+without a file is rejected as `missing_on_disk`, with the address of its page.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Segment:
 
     @property
     def page(self) -> str:
-        """Where a person can listen to it; not an address of audio."""
+        """The page where a person can listen to it; it is not the address of an audio file."""
         return f"https://www.youtube.com/watch?v={self.ytid}&t={self.start_ms // 1000}s"
 
 
@@ -77,12 +77,14 @@ class AudioSetOptions:
     mid_names: Path | None = None
     strong: Sequence[Path] = ()
     ignore_times: bool = False
-    """Take strong labels for their whole clips; without it they are refused."""
+    """Treat strong labels as labels of their whole clips. Without this option they are refused."""
     only_below: Sequence[str] = ()
 
 
 class AudioSet:
-    """An AudioSet copy. `rows` yields recordings and rejected rows, `notes` says the rest after."""
+    """An AudioSet copy. `rows` yields recordings and rejected rows; afterwards `notes` says what a
+    person should know.
+    """
 
     def __init__(self, options: AudioSetOptions, progress: Progress | None = None) -> None:
         """Read the small tables and look at the folders. Raises PrepError."""
@@ -122,7 +124,7 @@ class AudioSet:
         self.counts["files"] = files.count
 
     def _segments(self, *, report: bool) -> Iterator[tuple[Segment | Rejected, str]]:
-        """Yield (segment, split); bad rows only where `report`, so that they are told once."""
+        """Yield (segment, split). Bad rows come only with `report`: each is reported once."""
         strong = set(self._strong)
         for path in self.options.segments:
             split = split_of(path)
@@ -172,7 +174,7 @@ class AudioSet:
         return not self.selected or not self.selected.isdisjoint(segment.mids)
 
     def _wanted(self) -> tuple[_Ids, str]:
-        """Return the ids worth unpacking, in 8 bytes each, and a text that stands for them."""
+        """Return the set of ids to unpack (8 bytes each) and a text that identifies this choice."""
         import numpy as np
 
         hashes = array("Q")
@@ -183,7 +185,7 @@ class AudioSet:
         return _Ids(ids_R), sha256(ids_R.tobytes()).hexdigest()[:16]
 
     def _read_strong(self, path: Path) -> Iterator[Rejected]:
-        """Collect the classes of each strongly labelled clip; yield the rows that are none."""
+        """Collect the classes of each strongly labelled clip; yield the unreadable rows."""
         split = split_of(path)
         for row in _parsed(path, _TSV, _strong_row):
             if isinstance(row, Rejected):
@@ -248,7 +250,7 @@ def _with(segment: Segment, mids: set[str]) -> Segment:
 
 
 def _check(options: AudioSetOptions) -> None:
-    """Refuse what cannot work, all of it at once."""
+    """Raise PrepError with everything in the options that cannot work."""
     problems = []
     if not (options.segments or options.strong):
         problems.append("no segment list: give eval_segments.csv and others, or --strong")
@@ -294,8 +296,8 @@ def read_segments(path: Path) -> Iterator[Segment | Rejected]:
     """Yield the rows of a segment list (CSV, also gzipped), streamed.
 
     Both dialects in circulation: `id, 0.000, 10.000, "/m/a,/m/b"` after three comment lines and
-    `id,0,10,/m/a` after two. Raises PrepError when it is none, and when more than 5 % of the rows
-    (and more than 100) are bad.
+    `id,0,10,/m/a` after two. Raises PrepError when the file is not such a list, and when more than
+    5 % of the rows (and more than 100) are bad.
     """
     return _parsed(path, _CSV, _segment_row)
 
@@ -305,7 +307,7 @@ def _segment_row(fields: list[str]) -> Segment:
     if len(fields) < 4:
         raise ValueError(f"{len(fields)} columns instead of id, start, end, classes")
     ytid, start_ms, end_ms = fields[0].strip().strip('"'), _ms(fields[1]), _ms(fields[2])
-    # Whether they are quoted or not, all that is left are mids, and mids hold no commas.
+    # Quoted or not, the remaining cells are mids, and mids contain no commas.
     found = (field.strip(' "\t') for field in fields[3:])
     mids = tuple(dict.fromkeys(mid for mid in found if mid))
     _check_id(ytid)
@@ -354,7 +356,7 @@ def _check_mid(mid: str) -> None:
 def _parsed(
     path: Path, dialect: Dialect, parse: Callable[[list[str]], Row]
 ) -> Iterator[Row | Rejected]:
-    """Yield what `parse` makes of each row. Comments (#) and a header are passed over."""
+    """Yield what `parse` makes of each row. Comments (#) and a header are skipped."""
     good = bad = 0
     with _open(path) as stream:
         for fields in read_rows(stream, path.name, dialect):

@@ -1,8 +1,8 @@
 """Where AudioSet's clips lie: in folders of any layout, in tars, in parquet.
 
-Nobody publishes the audio, so everybody's copy looks different. Files are found by the YouTube id
-in their names; what is packed in tars (`audio/bal_train/<id>.flac`) or parquet (`video_id`,
-`audio{bytes, path}`) is written out once, whole or not at all.
+Nobody publishes the audio, so every copy has its own layout. Files are found by the YouTube id in
+their names; clips in tars (`audio/bal_train/<id>.flac`) or parquet (`video_id`, `audio{bytes,
+path}`) are written to files once, each whole or not at all.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ UNREADABLE = "unreadable_file"
 
 @lru_cache(64)  # an index asks for the keys of a name, then `find` for its times
 def parse_name(name: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Return the (id, times) that a file name can mean, the plainest first.
+    """Return the (id, times) that a file name can mean, the most likely first.
 
     "Y<id>.wav", "<id>_<start>_<end>.flac", "<id>_<start ms>.wav", "id_<id>.wav" and what other
-    tools write: the last eleven characters ("<title> [<id>].m4a"). Ids hold "_" and "-", so that
-    a name may have two readings; which one is meant, the list of segments knows.
+    tools write: the last eleven characters ("<title> [<id>].m4a"). Ids hold "_" and "-", so a name
+    may have two readings; the list of segments decides which one is meant.
     """
     stem = os.path.splitext(name)[0]  # noqa: PTH122 (two million times)
     found: list[tuple[str, tuple[str, ...]]] = []
@@ -68,7 +68,7 @@ def ids_in_name(name: str) -> list[str]:
 
 
 class ClipFiles:
-    """All folders with clips, asked by id and time."""
+    """All folders with clips; `find` looks a clip up by its id and times."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         """Read each folder once. Raises PrepError for one that is not there."""
@@ -79,11 +79,11 @@ class ClipFiles:
 
     @property
     def count(self) -> int:
-        """Number of files, of whatever name."""
+        """Number of files, whatever their names are."""
         return sum(index.count for index in self.indexes)
 
     def find(self, ytid: str, start_ms: int, end_ms: int) -> tuple[str, str]:
-        """Return (absolute path, '') of the clip, or ('', what is there instead).
+        """Return (absolute path, '') of the clip, or ('', what was found instead).
 
         A name that states the clip's times comes before one without times; a name with other
         times is another cut of the video and is not taken.
@@ -104,7 +104,7 @@ class ClipFiles:
 
 
 def _same(times: tuple[str, ...], start_ms: int, end_ms: int) -> bool:
-    """Return whether the numbers in a name are the clip's, in seconds or milliseconds."""
+    """Return whether the numbers in a name are the clip's times, in seconds or milliseconds."""
     wanted = (start_ms, end_ms)[: len(times)]
     return any(
         all(abs(float(time) * unit - ms) <= 1 for time, ms in zip(times, wanted, strict=True))
@@ -126,8 +126,8 @@ def packed_files(folders: Sequence[Path]) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class _Packed:
-    """A clip in a packed file: what its name can mean, its bytes. Or a problem, with `name` the id
-    or the file it is about.
+    """A clip in a packed file: the meanings of its name, and its bytes. Or a problem; then `name`
+    is the id or the file that has it.
     """
 
     name: str
@@ -140,12 +140,14 @@ class _Packed:
 class Unpacker:
     """Writes clips out of tars and parquet files into `folder`, each once.
 
-    A clip is written beside its place and renamed into it; a packed file whose clips are all out
-    is noted in a ledger. So the same command continues after whatever ended it.
+    A clip appears under its name when it is complete; a ledger lists the packed files whose clips
+    are all written. So the same command continues after any interruption.
     """
 
     def __init__(self, folder: Path, wanted: Callable[[str], bool], key: str) -> None:
-        """`wanted` says which ids to write; `key` stands for that choice in the ledger."""
+        """`wanted` tells whether an id is to be written; `key` identifies that choice in the
+        ledger.
+        """
         self.folder, self.wanted, self.key = folder, wanted, key
         self.written = self.there = 0
         self._ledger = folder / LEDGER
@@ -166,7 +168,7 @@ class Unpacker:
                 if problem is None:
                     problem = self._write(packed)
                 if problem:
-                    # A file that breaks off is tried again next time: perhaps it grew.
+                    # A truncated file is tried again next time: its download may have gone on.
                     whole = whole and problem[0] != UNREADABLE
                     yield Rejected(
                         recording_id=f"audioset:{packed.name}", reason=problem[0],
@@ -189,7 +191,7 @@ class Unpacker:
     def _note(self, mark: str) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            os.sync()  # the clips before the word that they are there; one by one would take days
+            os.sync()  # before the ledger names them; syncing each file would take days
             with self._ledger.open("a") as file:
                 file.write(mark + "\n")
         except OSError as err:
@@ -235,14 +237,16 @@ def _size(path: Path) -> int:
 
 
 class _Broken(Exception):
-    """A packed file ends or is damaged here. Not an OSError: those are the target's."""
+    """A packed file is truncated or damaged here. An OSError would mean the disk that is written
+    to.
+    """
 
 
 _BROKEN = (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError)
 
 
 class _Guarded(io.RawIOBase):
-    """A member of a tar, whose errors are told from those of the target."""
+    """A member of a tar; its errors differ from those of the disk that is written to."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream
@@ -264,7 +268,8 @@ def _tar_clips(path: Path) -> Iterator[_Packed]:
     the times are used.
     """
     try:
-        # Not "r|*": after a member that claims a terabyte it reads the file's end on and on.
+        # Not "r|*": after a member that claims a terabyte, that mode reads at the end of the file
+        # for ever.
         with tarfile.open(path, "r:*") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined] # it would keep them all
@@ -312,7 +317,7 @@ def _parquet_clips(path: Path) -> Iterator[_Packed]:
 
 
 def _suffix(head: bytes) -> str:
-    """Return the extension that tells a person what a file is. Decoders look at the content."""
+    """Return the extension by which a person recognises the file; decoders look at the content."""
     for magic, suffix in (
         (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"RIFF", ".wav"), (b"ID3", ".mp3"),
         (b"\xff\xfb", ".mp3"), (b"\xff\xf3", ".mp3"),

@@ -37,7 +37,7 @@ class Ontology:
     names: Mapping[str, str] = field(default_factory=dict)
     children: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     restrictions: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """`abstract` (a heading, labels nothing) or `blacklist` (raters could not tell)."""
+    """`abstract` (a heading that no clip has) or `blacklist` (raters could not recognise it)."""
 
     def descendants(self, mid: str) -> set[str]:
         """Return all classes below `mid`, however many ways lead there, without itself."""
@@ -126,7 +126,7 @@ def _open(path: Path) -> Any:
 
 
 def _names(rows: Iterable[list[str] | BadRow], at: int, name_at: int, path: Path) -> dict[str, str]:
-    """Collect the names. A table of names is short and must be right: a bad row is an error."""
+    """Collect the names. A table of names is short and must be valid: a bad row is an error."""
     names: dict[str, str] = {}
     for row in rows:
         if isinstance(row, BadRow):
@@ -157,7 +157,7 @@ class Classes:
                 f"class_labels_indices.csv, or --ontology ontology.json. {WHERE}"
             )
         self.listed = read_class_labels(class_labels) if class_labels else {}
-        # Where the spellings differ, that of the 527 stands: one class, one name.
+        # Where spellings differ, the one of the 527 is taken, so that a class has one name.
         self.names: dict[str, str] = {
             **(ontology.names if ontology else {}),
             **(read_mid_names(mid_names) if mid_names else {}),
@@ -192,7 +192,7 @@ class Classes:
         return f"{name} ({mid})" if name in self._shared else name
 
     def notes(self) -> list[str]:
-        """Return what a person should know about the labels that were met."""
+        """Return what a person should know about the labels that were found."""
 
         def some(counter: Counter[str]) -> str:
             names = ", ".join(f"{self._name(mid)} {n:,}" for mid, n in counter.most_common(5))

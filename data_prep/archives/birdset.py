@@ -2,7 +2,7 @@
 
 A row that names a recording of Xeno-canto or a sound of iNaturalist gets that archive's id
 ("xc:128013", "inat:1216197"), so that de-duplication and the removal of evaluation sets find it.
-Codes mean what eBird's taxonomy of one year says: the year stays with them.
+A code has a meaning only in eBird's taxonomy of a certain year, so the year is kept with it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dawnchorus.trainer.licences import read_licence
 
 SOURCE = "birdset"
 MAX_SOUNDSCAPES = 2_000_000
-"""Files without an id of another archive; they are gathered in memory."""
+"""Most files without an id of another archive: they are gathered in memory."""
 _CONFIG = re.compile(r"(?:HSN|NBP|NES|PER|POW|SNE|SSW|UHH|XCM|XCL)")
 _XENO_CANTO = re.compile(r"XC(\d+)")
 _INATURALIST = re.compile(r"iNat(\d+)", re.IGNORECASE)
@@ -43,11 +43,11 @@ def read_birdset(
     """Yield the recordings of BirdSet's tables (parquet, CSV, JSON lines) or of BirdCLEF's CSV.
 
     Audio inside a parquet file is written to `out/audio`; else it is looked for below `audio` by
-    its name; recordings of Xeno-canto that are nowhere have their address. Rows of one soundscape
-    become one recording with the labels of all. Rejected: labels of a part of a soundscape (and
-    all other labels of it), codes that are numbers without names, rows without a file name,
-    soundscapes that are not on disk. Raises PrepError when the source is nothing of the kind, all
-    its labels have times, or `year` is no year.
+    its name; recordings of Xeno-canto without a file keep their address. Rows of one soundscape
+    become one recording with the labels of all. Rejected: labels of a part of a soundscape (and all
+    other labels of it), codes that are numbers without names, rows without a file name, soundscapes
+    that are not on disk. Raises PrepError when the source is not such a table, when all its labels
+    have times, or when `year` is not a year.
     """
     if not re.fullmatch(r"20\d\d", year):
         raise PrepError(f"--ebird-year is the year of eBird's taxonomy, such as 2021, not {year!r}")
@@ -80,8 +80,8 @@ def _read_all(readers: Iterable[_Reader]) -> Iterator[Recording | Rejected]:
 def _split_off(
     rows: Iterator[Recording | Rejected], soundscapes: dict[str, Recording], timed: set[str]
 ) -> Iterator[Recording | Rejected]:
-    """Yield the rows of other archives; gather those of soundscapes, one per file. `timed` gets
-    the ids that some label holds only for a part of.
+    """Yield the rows of other archives; gather those of soundscapes, one per file. The set `timed`
+    receives the ids of soundscapes with a label that holds for a part only.
     """
     for row in rows:
         if isinstance(row, Rejected) and row.reason == REASON:
@@ -89,7 +89,8 @@ def _split_off(
         if isinstance(row, Rejected) or row.source != SOURCE:
             yield row
             continue
-        # Whether it is on disk is asked once per file, in the end; what is too long goes now.
+        # Texts that are too long are rejected now; whether the file is there is checked once, at
+        # the end.
         fit = next(checked([dataclasses.replace(row, path=row.path or "?")]))
         if isinstance(fit, Rejected):
             yield fit
@@ -176,7 +177,8 @@ class _Reader:
                 recording_id=identity, reason="unnamed_code", detail=str(err), path=name
             )
         order = self._classes(row.get("order"), "order")
-        # Xeno-canto's other species are those in the background; in a soundscape all are heard.
+        # In recordings of Xeno-canto the other species are in the background; in soundscapes all
+        # count.
         role = BACKGROUND if xc and first else FOREGROUND
         labels = [self.names.label(code, FOREGROUND, order=order) for code in first]
         labels += [self.names.label(code, role) for code in others]
@@ -349,7 +351,9 @@ def _items(value: Any) -> list[Any]:
 
 
 def letter_of(rating: Any) -> str:
-    """Return Xeno-canto's letter of BirdCLEF's rating (5 is A; half a point less: background)."""
+    """Return Xeno-canto's letter for BirdCLEF's rating (5 is A; half a point less means that other
+    species are in the background).
+    """
     number = number_of(rating, 5.0)
     if number is None or number < 0.5:
         return ""

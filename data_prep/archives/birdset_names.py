@@ -1,4 +1,4 @@
-"""What the codes of BirdSet and BirdCLEF mean: eBird's taxonomy, and the tables beside."""
+"""What the codes of BirdSet and BirdCLEF mean, by eBird's taxonomy and the tables beside them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAME_FILES = ("taxonomy.csv", "eBird_Taxonomy_*.csv", "ebird_taxonomy_*.csv")
 
 @dataclass(frozen=True)
 class CodeNames:
-    """What the files beside a table say about its codes."""
+    """The meanings of a table's codes, as the files beside it give them."""
 
     year: str
     names: dict[str, str] = field(default_factory=dict)

@@ -1,7 +1,7 @@
-"""What a cell of a table says: labels, numbers, and the many ways to say nothing.
+"""What a cell of a table holds: labels, a number, or one of the many marks for a missing value.
 
 Every reader of tables asks here, so that `['rbwoo1' 'amerob']` (as NumPy prints it), a JSON list,
-a tuple and a Parquet list are the same two labels everywhere, and `nan` is nowhere a class.
+a tuple and a Parquet list are the same two labels everywhere, and `nan` never becomes a class.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 from dawnchorus.data_prep.errors import PrepError
 
 MAX_LIST = 1 << 16
-"""Longer texts are not looked into; readers reject them by their length."""
+"""Longer texts are not parsed; readers reject them because of their length."""
 _ABSENT = ("", "nan", "null", "nat", "<na>", "na", "n/a", "#n/a", "np.nan", "pd.na", "\\n")
 ABSENT = frozenset(_ABSENT)
-"""What programs write for a value that is missing (in small letters)."""
+"""What programs write for a missing value (in lower case)."""
 NOTHING = frozenset((*_ABSENT, "none", "nil", "-", "--", "\u2013", "\u2014", "''", '""'))
-"""What a label cell may hold without naming a label (in small letters)."""
+"""What a label cell may contain that is not a label (in lower case)."""
 
 _CLOSES = {"[": "]", "(": ")", "{": "}"}
 _CALL = re.compile(
@@ -40,11 +40,11 @@ _STRING_START = re.compile(r"[bruBRU]{0,2}(['\"])")
 
 
 class UnreadableList(PrepError):
-    """A cell that begins like a list and is none: what it holds cannot be told apart."""
+    """A cell that begins like a list and cannot be read as one, so its entries are not known."""
 
 
 _NAMES = frozenset(("Nan", "Nat", "Na", "Nil"))
-"""No program writes a missing value so; people and animals are called so."""
+"""Names of people and animals that look like missing values, but that no program writes for one."""
 
 
 def is_nothing(text: str) -> bool:
@@ -63,7 +63,7 @@ def is_absent(text: str) -> bool:
 
 
 def values_of(cell: Any, *separators: str) -> list[str]:
-    """Return the entries of a cell as tidy texts, in their order, without those that are nothing.
+    """Return the entries of a cell as tidy texts, in their order, without the missing ones.
 
     Args:
         cell: text, a number, None, or a list, tuple, set or array of such.
@@ -105,7 +105,7 @@ def _split(text: str, separators: tuple[str, ...]) -> list[str]:
 
 def _tidy(text: str) -> str:
     """Return the text composed and with single spaces; '' where it says nothing."""
-    if len(text) > MAX_LIST:  # normalising megabytes takes minutes; its length is told elsewhere
+    if len(text) > MAX_LIST:  # normalising megabytes takes minutes; `checked` reports the length
         return text
     tidy = " ".join(unicodedata.normalize("NFC", text).split())
     return "" if is_nothing(tidy) else tidy
@@ -196,7 +196,7 @@ class _Parser:
         return self._quoted(start.end() - 1) if start else self._bare()
 
     def _skip_keyword(self) -> bool:
-        """Pass over `dtype=object`: nothing else stands between it and the end of the call."""
+        """Skip `dtype=object`, the only thing that may come before the end of the call."""
         end = self.text.rfind(")")
         self.at = end
         return end >= 0

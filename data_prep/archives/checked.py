@@ -1,4 +1,4 @@
-"""The last look at what a reader yields: rows that no table should hold become rejections."""
+"""The last check of what a reader yields: rows that must not enter a table become rejections."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dawnchorus.data_prep.table.recording_table import Rejected
 
 MAX_TEXT = 1 << 14
 """Longest text of a field, in characters. The table keeps thousands of rows in memory at a time,
-so one cell of 10 MB must not come through; attributions and localities have a few hundred."""
+so a cell of 10 MB must not get in; attributions and localities have a few hundred characters."""
 _DATE = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d):?(\d\d))?)?)?")
 
 
 def checked(rows: Iterable[Recording | Rejected]) -> Iterator[Recording | Rejected]:
-    """Yield the rows; recordings that are not fit for a table as `Rejected`.
+    """Yield the rows; a recording that must not enter a table comes as `Rejected`.
 
     Reasons: `no_audio` (neither path nor address), `unsafe_path` (leads out of the audio folder),
     `field_too_long`, `bad_text` (NUL, or half a character), `no_id`. Details are shortened.
@@ -44,7 +44,7 @@ def checked(rows: Iterable[Recording | Rejected]) -> Iterator[Recording | Reject
 
 
 def _problem(row: Recording) -> tuple[str, str]:
-    """Return (reason, detail) of what is wrong with a recording, or empty texts."""
+    """Return (reason, detail) where something is wrong with a recording, else two empty texts."""
     if not row.source_id:
         return "no_id", ""
     for name, text in _texts(row):
@@ -115,7 +115,8 @@ def number_of(value: Any, limit: float) -> float | None:
 
 
 def date_of(text: str) -> str:
-    """Return "2015-06-23T07:17" or as much of it as `text` begins with; '' where that is none.
+    """Return "2015-06-23T07:17" or as much of it as `text` begins with; '' where it begins with
+    none.
 
     Times stay local: the offset of a time zone is dropped.
     """
@@ -135,7 +136,8 @@ def date_of(text: str) -> str:
 def group_of(
     recordist: str, lat: float | None, lon: float | None, date: str, fallback: str, site: str = ""
 ) -> str:
-    """Return what must not be split: recordist, place (0.01°, about 1 km, or `site`) and day.
+    """Return the name of a group that must not be split: recordist, place (0.01°, about 1 km, or
+    `site`) and day.
 
     Without a recordist the place and the day alone; without either, `fallback`.
     """
@@ -146,7 +148,7 @@ def group_of(
 
 OBSCURED_M = 31_500.0
 """iNaturalist shows an obscured place as a random one in its cell of 0.2°: at most the diagonal."""
-_FARTHEST_M = 20_037_508.0  # half around the Earth
+_FARTHEST_M = 20_037_508.0  # half the Earth's circumference
 _DISTANCE = re.compile(r"(\d+(?:\.\d+)?)\s?(k?m)\b")
 
 

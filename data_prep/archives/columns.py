@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dawnchorus.data_prep.errors import PrepError
 
-NOT_USED = "none"  # as an option's value: do not use a column for this, not even a usual name
+NOT_USED = "none"  # an option's value: no column fills this field, not even one with a usual name
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Field:
     name: str
     help: str
     usual: tuple[str, ...]
-    absent: str  # what happens without a column, where that is worth saying
+    absent: str  # what happens without such a column, where that needs to be said
 
     @property
     def parameter(self) -> str:
@@ -120,7 +120,7 @@ FIELDS: tuple[Field, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """The result: field -> column, and the columns that nothing uses."""
+    """The result: which column fills each field, and the columns that are not used."""
 
     columns: Mapping[str, str]
     given: frozenset[str]

@@ -99,7 +99,7 @@ class _Member(io.BufferedReader):
 def safe_name(name: str, where: Path) -> str:
     """Return `name` when it stays inside its archive; PrepError otherwise.
 
-    An archive with such members was made to write or read elsewhere: it is refused whole.
+    Such an archive was made to read or write other files: all of it is refused.
     """
     path = PurePosixPath(name.replace("\\", "/"))
     if not name or "\0" in name or path.is_absolute() or ".." in path.parts or name[1:2] == ":":

@@ -52,12 +52,13 @@ class BadRow:
 def read_rows(
     stream: BinaryIO, name: str, dialect: Dialect, columns: int = 0
 ) -> Iterator[list[str] | BadRow]:
-    """Yield the fields of each row after the header lines; of a bad row, what is wrong with it.
+    """Yield the fields of each row after the header lines; for a bad row, a `BadRow` that says what
+    is wrong.
 
     `name` is what messages call the file. Rows must have at least `columns` fields and, where
     there is a header, not more than it has. Blank lines are skipped. Raises PrepError when the
-    file breaks off, or when more than 5 % of the rows (and more than 100) are bad: then it is not
-    the rows, but the file or what its description says about it.
+    file breaks off, or when more than 5 % of the rows (and more than 100) are bad: then the file or
+    its description is wrong, not single rows.
     """
     good = bad = 0
     for _, row in numbered_rows(stream, name, dialect, columns):
@@ -198,7 +199,9 @@ def _plain(source: _Lines, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
 
 
 class _Lines:
-    """Lines of a byte stream as text. What is wrong with one is kept until it is asked for."""
+    """Lines of a byte stream as text. A problem with a line is kept until `take_problem` asks for
+    it.
+    """
 
     def __init__(self, stream: BinaryIO, name: str, encoding: str) -> None:
         self.stream, self.name, self.encoding = stream, name, encoding

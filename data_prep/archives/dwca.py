@@ -13,10 +13,10 @@ their header's name. Rules: Darwin Core text guide, https://dwc.tdwg.org/text/.
 
 python-dwca-reader 0.17 was looked at. It unpacks the whole archive to disk first, keeps the
 position of every extension row in a dict (some 100 bytes each: 20 GB for iNaturalist's 195 million
-media), replaces undecodable bytes silently and parses XML without protection. polars joins fast
-but holds one side in memory and repairs or drops bad rows unsaid. Here the files are streamed out
-of the zip, rows that are not wanted fall away while reading, and the others wait for their
-occurrence in an SQLite file in the scratch folder.
+media), replaces undecodable bytes silently and parses XML without protection. polars joins fast,
+but holds one side in memory and repairs or drops bad rows without a message. Here the files are
+streamed out of the zip, unwanted rows are dropped while reading, and the others wait for their
+occurrence in an SQLite file in the scratch folder (`core_media`).
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ class Archive:
     ) -> Iterator[Joined | BadRow]:
         """Yield every core row with those rows of the extension that `keep` accepts.
 
-        First the extension is read, then the core; core rows without any come too, with none.
-        Rows without a core row come last, by their id. In `scratch` a file grows that holds the
-        kept rows (about 0.5 kB each); it is removed at the end. Memory stays below 100 MB. `say`
-        gets a line every ten seconds.
-        Raises PrepError when there is no such extension, a file breaks off, or the disk is full.
+        First the extension is read, then the core; core rows that have none come too. Extension
+        rows without a core row come last. In `scratch` a file grows that holds the kept rows (about
+        0.5 kB each); it is removed at the end. Memory stays below 100 MB. `say` gets a line every
+        ten seconds. Raises PrepError when there is no such extension, a file breaks off, or the
+        disk is full.
         """
         tables = self.extensions.get(kind, ())
         if not tables:
@@ -139,7 +139,7 @@ def open_archive(path: Path) -> Archive:
 
 
 def is_archive(path: Path) -> bool:
-    """Return whether `path` looks like one: by its content, without reading its tables."""
+    """Return whether `path` is such an archive, judged by the names of its files."""
     try:
         files: Files = ZipFiles(path) if path.is_file() else FolderFiles(path)
     except PrepError:

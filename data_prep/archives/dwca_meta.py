@@ -22,7 +22,7 @@ from dawnchorus.data_prep.archives.delimited import (
 from dawnchorus.data_prep.errors import PrepError
 
 Row = dict[str, str]
-# Pairs of files that make sense without a meta.xml: (core, extension) and the keys that join them.
+# Pairs of files that can be read without a meta.xml: (core, extension) and the keys that join them.
 KNOWN_PAIRS = {
     ("occurrence.txt", "multimedia.txt"): ("gbifid", "gbifid"),
     ("observations.csv", "media.csv"): ("id", "id"),
@@ -46,7 +46,7 @@ class Table:
 
     @property
     def keys(self) -> set[str]:
-        """What a row holds, before any header is seen."""
+        """The fields that the description lists, before any header is read."""
         return {"id", *(key for key, _, _ in self.fields)}
 
     def rows(self, only: Collection[str] = ()) -> Iterator[Row | BadRow]:

@@ -13,8 +13,8 @@ import numpy as np
 
 from dawnchorus.data_prep.errors import PrepError
 
-# Never audio: tables, pictures, archives and downloads that were broken off. What the others hold
-# is decided by their content, not by their name.
+# Endings that are never audio: tables, pictures, archives, unfinished downloads. For all others the
+# content decides, not the name.
 _NOT_AUDIO = frozenset(
     (".aria2", ".crdownload", ".csv", ".db", ".gz", ".html", ".jpeg", ".jpg", ".json", ".jsonl",
      ".log", ".md", ".md5", ".parquet", ".part", ".pdf", ".png", ".py", ".sqlite", ".tar", ".tmp",
@@ -65,13 +65,13 @@ def any_key(name: str) -> list[str]:
 class FileIndex:
     """The files below a folder, found by key.
 
-    `keys` says which keys a file's name has (as many as it likes, also none). Case is kept
-    throughout: YouTube's ids differ by it. Links are followed, each folder once. It takes 16 bytes
-    per key and the length of its path per file: about 70 MB for a million files.
+    `keys` gives the keys of a file's name: any number, also none. Case is kept throughout:
+    YouTube's ids differ by it. Links are followed, each folder once. It takes 16 bytes per key and
+    the length of its path per file: about 70 MB for a million files.
     """
 
     def __init__(self, folder: Path, keys: Keys = stem_key) -> None:
-        """Read the folder. Raises PrepError when it is none or cannot be listed."""
+        """Read the folder. Raises PrepError when it is not a folder or cannot be listed."""
         if not folder.is_dir():
             raise PrepError(f"There is no folder of audio at {folder}.")
         self.folder, self._keys = folder.absolute(), keys

@@ -13,7 +13,8 @@ from dawnchorus.data_prep.table.recording import FOREGROUND, Recording
 
 
 def make_folds(recordings: Sequence[Recording], count: int, seed: int = 0) -> list[Recording]:
-    """Return the recordings with a fold "0" ... each, groups whole and labels as even as may be.
+    """Return the recordings with a fold "0" ... each, with whole groups and labels spread as evenly
+    as possible.
 
     A recording counts for its first foreground label. Raises PrepError when there are fewer
     groups than folds.
@@ -29,11 +30,11 @@ def make_folds(recordings: Sequence[Recording], count: int, seed: int = 0) -> li
     names = [next(iter(recording.names(FOREGROUND)), "") for recording in recordings]
     label_R = np.unique(names, return_inverse=True)[1]
     if np.bincount(label_R).max() < count:
-        label_R = np.zeros_like(label_R)  # too few of everything to balance: balance the sizes
+        label_R = np.zeros_like(label_R)  # labels too rare to balance: balance the sizes
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     fold_R = np.empty(len(recordings), int)
     with warnings.catch_warnings():
-        # Labels rarer than the folds are usual in archives, and nothing is wrong with them.
+        # scikit-learn warns of labels rarer than the number of folds; those are usual in archives.
         warnings.filterwarnings("ignore", message="The least populated class")
         for fold, (_, held_out) in enumerate(splitter.split(label_R, label_R, groups)):
             fold_R[held_out] = fold

@@ -1,10 +1,10 @@
 """Any GBIF download or publisher's archive with sounds: occurrences and their multimedia rows.
 
 The datasets of Xeno-canto, iNaturalist and the Animal Sound Archive are recognised, by their key or
-by what their rows look like, and their recordings get the ids that their own readers give: the
-same recording has one id whatever way it came. Names are as the publisher states them for these
-three, as GBIF understands them for all others. The licence is that of the multimedia row; the
-occurrence's is for the record alone.
+by what their rows look like, and their recordings get the ids that their own readers give: a
+recording has one id, whichever way it came. Names are as the publisher states them for these three,
+as GBIF understands them for all others. The licence is the one of the multimedia row; the
+occurrence's licence covers only its data.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DATASETS = {
     "b7ec1bf8-819b-11e2-bad2-00145eb45e9a": ASA,
 }
 ASA_LICENCE = "https://creativecommons.org/licenses/by-nc-sa/4.0/"
-"""What most of the Animal Sound Archive has; taken where a recording states none."""
+"""The licence of most of the Animal Sound Archive, taken where a recording states none."""
 HIGHER = ("kingdom", "phylum", "class", "order", "family")
 # Of the 223 columns of a GBIF download, those that are used.
 CORE_KEYS = frozenset(
@@ -65,7 +65,7 @@ _ALPHA_KEY = re.compile(r"(?=.*[A-Z])[A-Z0-9]+")
 
 @dataclass
 class Asked:
-    """What a reader wants of a download, and what it found on the way."""
+    """What a reader is asked for, and the notes that it makes."""
 
     only: str = ""
     """A source ("xc"): rows of others are left out as `other_dataset`."""
@@ -88,8 +88,8 @@ def read_gbif(
 ) -> Iterator[Recording | Rejected]:
     """Yield the sounds of a GBIF download or of a publisher's archive (zip or folder).
 
-    In `scratch` the join grows (see `data_prep.archives.dwca`). Raises PrepError when it is no
-    such archive, has no multimedia table, or breaks off.
+    The join is kept in the folder `scratch` (see `core_media`). Raises PrepError when it is not
+    such an archive, has no multimedia table, or is truncated.
     """
     asked = asked or Asked()
     archive = open_archive(source)
@@ -177,7 +177,7 @@ def _from_xeno_canto(core: Row, media: Row, number: int, asked: Asked) -> Record
     stated = core.get("verbatimscientificname", "")
     words = [core.get(key, "") for key in ("genus", "specificepithet", "infraspecificepithet")]
     if stated:
-        parsed = xeno_canto.read_name(stated)  # it may carry an author; marks of doubt stay
+        parsed = xeno_canto.read_name(stated)  # it may have an author; marks of doubt are kept
         whole = parsed.canonical if parsed.canonical and not parsed.doubt else ""
         words = whole.split(" ") if whole else stated.split(" ", 1)
     words = [*words, "", "", ""]
@@ -225,7 +225,7 @@ def _from_inaturalist(core: Row, media: Row, number: int, asked: Asked) -> Recor
     media = media | {"accessuri": "", "identifier": url}
     found = _recording(core, media, INAT, source_id, (label,), path=path)
     if "obscured" in core.get("informationwithheld", "").lower():
-        # Such positions are drawn anew for each observation: no place to group by.
+        # Such positions are random for each observation, so they cannot tell groups.
         group = group_of(found.recordist, None, None, found.datetime, f"gbif:{core['id']}")
         return dataclasses.replace(found, group_id=group)
     return found
@@ -242,7 +242,7 @@ def _from_animal_sound_archive(
         return _nameless(f"asa:{source_id}", stated, _address(media))
     path = ""
     if asked.audio:
-        # The address is a hint: its host is gone, but files keep its base name.
+        # The host of the address no longer exists, but the files keep the base name.
         names = [*asa_key(_address(media).rpartition("/")[2])]
         names += asa_key(source_id) if not number else ()
         path = next((path for name in names if (path := asked.audio.find(name))), "")
@@ -310,7 +310,7 @@ def _recording(
     path: str,
     quality: str = "",
 ) -> Recording:
-    """Return the recording with all that the sources have in common."""
+    """Return the recording with the fields that are alike in all sources."""
     lat, lon = xeno_canto.coordinates(
         core.get("decimallatitude") or core.get("latitudedecimal"),
         core.get("decimallongitude") or core.get("longitudedecimal"),
@@ -363,7 +363,7 @@ def _credit(source: str, source_id: str, who: str, core: Row) -> str:
 
 
 def _date(core: Row) -> str:
-    """Return the moment, or as much as an interval's two ends share."""
+    """Return the time of an event; of an interval, the part that its two ends share."""
     first, _, last = core.get("eventdate", "").partition("/")
     begin, end = date_of(first), date_of(last)
     if end and end != begin:

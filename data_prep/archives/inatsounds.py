@@ -27,7 +27,7 @@ TERMS = (
 )
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|val|test)(?:[^a-z]|$)")
 _MAX_CATEGORIES, _MAX_ANNOTATIONS = 1_000_000, 10_000_000
-_MAX_ITEM_BYTES = 1 << 30  # between two items of one list lies, at most, another list
+_MAX_ITEM_BYTES = 1 << 30  # at most one other list lies between two items of a list
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def read_inatsounds(document: Document, audio: Path) -> Iterator[Recording | Rej
 
 
 def _read_tables(document: Document) -> _Tables:
-    """Read what is small: 5,569 categories, 232,000 annotations, a handful of licences."""
+    """Read the small lists: 5,569 categories, 232,000 annotations, a handful of licences."""
     labels: dict[str, Label] = {}
     folders: dict[str, str] = {}
     for row in _rows(document, "categories.item", _MAX_CATEGORIES):

@@ -140,7 +140,7 @@ def observation_rows(observation: Any, local: FileIndex | None) -> Iterator[Reco
 
 
 def _unwanted(observation: Mapping[str, Any], sound: Mapping[str, Any]) -> tuple[str, str]:
-    """Return (reason, detail) where the people of iNaturalist took the sound out of sight."""
+    """Return (reason, detail) where iNaturalist's moderators have hidden the sound."""
     if sound.get("hidden"):
         return "hidden", ""
     actions = [text_of(_dict(a).get("action")) for a in _list(sound.get("moderator_actions"))]
@@ -171,7 +171,7 @@ def _recording(
         text_of(observation.get("time_observed_at")) or text_of(observation.get("observed_on"))
     )
     code = sound.get("license_code", "")
-    # Obscured positions are drawn anew for each observation within 0.2°: no place to group by.
+    # Obscured positions are random within 0.2° for each observation, so they cannot tell groups.
     obscured = bool(observation.get("obscured")) or "obscured" in (
         observation.get("geoprivacy"),
         observation.get("taxon_geoprivacy"),
@@ -211,7 +211,9 @@ def _position(observation: Mapping[str, Any]) -> tuple[float | None, float | Non
 
 
 def _label(taxon: Mapping[str, Any], observation: Mapping[str, Any]) -> Label | None:
-    """Return the label of a taxon with the names of its ancestors; None where it says nothing."""
+    """Return the label of a taxon with the names of its ancestors; None where there is no useful
+    name.
+    """
     name, rank, number = (text_of(taxon.get(key)) for key in ("name", "rank", "id"))
     if not name or rank == "stateofmatter":  # "Life"
         return None

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 BASE_URL = "https://api.inaturalist.org"
 PER_PAGE = 200
 LICENCES = "cc0,cc-by,cc-by-nc,cc-by-sa,cc-by-nc-sa,cc-by-nd,cc-by-nc-nd"
-"""Every licence that lets the file be copied; what is allowed in training is chosen later."""
+"""Every licence that allows the file to be copied; the selection chooses what is allowed in
+training.
+"""
 QUERY, PAGES = "query.json", "pages"
 DAY_S, DAY_LIMIT = 86400.0, 10_000
 # v2 answers with ids alone unless asked; the notation is Rison.
@@ -58,7 +60,7 @@ class ApiOptions:
     longest_wait_s: float = 3600.0
 
     def __post_init__(self) -> None:
-        """Raise PrepError for what the API does not take."""
+        """Raise PrepError for values that the API does not accept."""
         problems = []
         if self.version not in ("v1", "v2"):
             problems.append(f"--api is v1 or v2, not {self.version!r}")
@@ -71,7 +73,7 @@ class ApiOptions:
 def parse_query(pairs: list[str]) -> dict[str, str]:
     """Return {name: value} of "taxon_id=3" and the like.
 
-    Raises PrepError for what is no such pair, and for what the walk through the pages sets itself.
+    Raises PrepError for a word that is not such a pair, and for parameters that `walk` sets itself.
     """
     query: dict[str, str] = {}
     problems = []
@@ -136,7 +138,9 @@ def walk(
 
 
 def _parameters(query: Mapping[str, str], options: ApiOptions) -> dict[str, str]:
-    """Return what is asked, but for the page. What the user sets stands."""
+    """Return the parameters of the request, without those of the page. The user's values take
+    precedence.
+    """
     asked = {"sounds": "true", "quality_grade": "research"} | dict(query)
     if options.licences and options.licences != "all":
         asked.setdefault("sound_license", options.licences)
@@ -209,7 +213,7 @@ class _State:
 
     def __init__(self, out: Path, asked: Mapping[str, str], options: ApiOptions) -> None:
         self.folder, self.file = out / PAGES, out / QUERY
-        # A page of another length continues just as well.
+        # A query can be continued with pages of another length.
         self.asked = {k: v for k, v in asked.items() if k not in ("per_page", "fields")}
         self.asked |= {"api": options.version, "base_url": options.base_url}
         self.complete = False
@@ -268,7 +272,7 @@ class _State:
             ) from err
 
     def finish(self) -> None:
-        """Note that nothing is missing."""
+        """Record that all pages are there."""
         self._write(complete=True)
 
     def _write(self, *, complete: bool) -> None:

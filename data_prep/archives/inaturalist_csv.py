@@ -97,7 +97,9 @@ class CsvFile:
             )
 
     def take_bad(self) -> Iterator[Rejected]:
-        """Yield the rows of the wrong length since the last call; PrepError when most are."""
+        """Yield the rows of the wrong length since the last call. Raises PrepError when they are
+        too many.
+        """
         seen = self.rows + self.bad_rows
         if self.bad_rows > _MANY_BAD and self.bad_rows > _BAD_SHARE * seen:
             raise PrepError(

@@ -1,9 +1,9 @@
 """iNaturalist's research-grade archive: 195 million media rows, of which one in 150 is a sound.
 
 `observations.csv` (48 columns, quoted) and `media.csv` lie in a zip or a folder. The media are
-streamed once and their sounds kept in an SQLite file; then the observations are streamed once and
-meet their sounds by `media.id == observations.id`. In memory are one block of rows and 9 bytes per
-observation that has a sound.
+streamed once and their sounds are kept in an SQLite file (`core_media`); then the observations are
+streamed once and joined with their sounds by `media.id == observations.id`. One block of rows and 8
+bytes per observation with a sound are in memory.
 
 pyarrow's CSV reader does the parsing, at over a million rows per second; `data_prep.archives.dwca`
 reads any archive as its meta.xml says, but row by row in Python. Cells stay bytes until a row is
@@ -140,7 +140,7 @@ def _join(
 
 
 def _other_types(batch: pa.RecordBatch) -> Iterator[Rejected]:
-    """Yield the rows whose type is none that the archive has: a sound may hide behind it."""
+    """Yield the rows of an unknown type, because such a row may be a sound."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -174,7 +174,7 @@ def _recording(row: Row, sound: Row, local: FileIndex | None) -> Recording | Rej
     lat = number_of(row["decimalLatitude"], 90.0)
     lon = number_of(row["decimalLongitude"], 180.0)
     date = date_of(_event(row["eventDate"], row["eventTime"]))
-    # Coordinates that were made uncertain differ from one observation to the next.
+    # Blurred coordinates differ between the observations of one place.
     place = (None, None) if "oordinate" in row["informationWithheld"] else (lat, lon)
     observer = text_of(row["inaturalistLogin"] or row["recordedBy"]) or recordist
     return Recording(

@@ -1,4 +1,4 @@
-"""Which of iNaturalist's formats a file or folder is, by its content, and the reader for it."""
+"""Which of iNaturalist's formats a file or folder has, judged by its content, and its reader."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ HINT = (
 def classify(source: Path) -> list[tuple[str, Path]]:
     """Return (kind, file or folder) of what is there: "dwca", "api" or "inatsounds".
 
-    Raises PrepError when it is neither, or a folder without any of them.
+    Raises PrepError when it is none of these, or a folder without any of them.
     """
     if source.is_dir():
         if is_research_grade(source):
             return [("dwca", source)]
         folder = source / PAGES if (source / PAGES).is_dir() else source
         names = [path for path in saved_pages(folder) if looks_like_json_file(path)]
-        # A release has the same table plain and packed beside each other.
+        # A release holds the same table twice, plain and compressed.
         plain = {path.name for path in names}
         found = [
             (kind, path)

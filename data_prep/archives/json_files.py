@@ -1,4 +1,4 @@
-"""JSON from strangers, as a stream: compressed or in a tar, with NaN, never deeper than it may be.
+"""JSON of unknown origin, as a stream: compressed or in a tar, with NaN, of limited depth.
 
 ijson does the parsing. It keeps the path to every open bracket, so a file of 200,000 brackets
 would fill the machine's memory: depth and distance between items are limited here.
@@ -25,7 +25,7 @@ MAX_DEPTH = 60
 """Brackets inside brackets; an observation of iNaturalist has about 10."""
 _CHUNK = 1 << 16
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-# The same, or what the chunk holds of it.
+# The same, or the part of it that the chunk holds.
 _STRING_OR_START = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z))', re.DOTALL)
 _REST_OF_STRING = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*("|\\?\Z)', re.DOTALL)
 _NOT_JSON = re.compile(rb"-?\b(?:NaN|nan|Infinity)\b")
@@ -136,7 +136,7 @@ class StrictJson:
         self.position = self.last_item = 0
 
     def item_done(self) -> None:
-        """Say that an item was parsed: the distance to the next is counted from here."""
+        """Note that an item was parsed; the distance to the next one is counted from here."""
         self.last_item = self.position
 
     def read(self, size: int = -1) -> bytes:
@@ -162,7 +162,7 @@ class StrictJson:
         return b""
 
     def _hold_back(self, chunk: bytes) -> bytes:
-        """Keep what may be half a word or half an escape for the next chunk."""
+        """Keep the end of the chunk for the next one: it may be half a word or half an escape."""
         kept = _WORD_AT_END.search(chunk[-16:])
         cut = len(chunk) - len(kept.group() if kept else b"")
         # Two backslashes are a whole escape.
@@ -201,12 +201,12 @@ class StrictJson:
 
 
 def _may_lack(text: bytes) -> bool:
-    """Say quickly whether a text may hold NaN or Infinity."""
+    """Return whether a text may hold NaN or Infinity, by a quick test."""
     return b"NaN" in text or b"nan" in text or b"Infinity" in text
 
 
 def _with_nulls(text: bytes) -> bytes:
-    """Replace what strict JSON lacks by null, outside strings (the text starts outside)."""
+    """Replace NaN and Infinity by null outside strings; the text starts outside one."""
     parts = _STRING_OR_START.split(text)
     parts[::2] = [_NOT_JSON.sub(b"null", part) if _may_lack(part) else part for part in parts[::2]]
     return b"".join(parts)
@@ -245,7 +245,7 @@ def top_level_keys(document: Document) -> set[str]:
     with broken_file(document.name), document.open() as stream:
         head = io.BytesIO(stream.read(4 << 20))
         strict = StrictJson(head, document.name)
-        # The head of a large file is cut off: what was seen before counts.
+        # The head of a large file ends in the middle; the keys seen so far are used.
         with contextlib.suppress(ijson.JSONError, UnicodeDecodeError, ValueError):
             for prefix, event, value in ijson.parse(strict, multiple_values=True):
                 if event == "start_array" and prefix == "":

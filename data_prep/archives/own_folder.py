@@ -36,7 +36,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class FolderTable:
-    """What was read: recordings (paths relative to `root` where below it) and how."""
+    """The recordings of a folder (paths relative to `root` where they lie below it), and how they
+    were read.
+    """
 
     root: Path
     metadata: Path
@@ -81,7 +83,7 @@ def read_folder(directory: Path, options: FolderOptions) -> FolderTable:
 def _refuse_pathless_times(
     metadata: Path, header: list[str], rows: list[tuple[int, Row]], options: FolderOptions
 ) -> None:
-    """Refuse a table of times that names no files: Raven's and Audacity's are such."""
+    """Refuse a table of times that names no files, as those of Raven and Audacity."""
     if any(options.columns.values()):
         return
     try:
@@ -135,7 +137,7 @@ def _read_table(
         )
     if not good:
         raise PrepError(f"{path} has a header but no rows.")
-    if table.kind == "jsonl":  # its rows leave out what they lack, the first as well
+    if table.kind == "jsonl":  # any row, also the first, may lack columns that others have
         names = dict.fromkeys(name for _, row in good for name in row)
         table = dataclasses.replace(table, columns=tuple(names))
     return table, good
@@ -276,7 +278,7 @@ class _Reader:
         )
 
     def _number(self, text: str, name: str, limit: float, where: str) -> float | None:
-        """Return the number, or None where there is none or it cannot be true."""
+        """Return the number, or None where there is none or it is impossible."""
         value = number_in(text)
         if value is not None and abs(value) <= limit:
             return value
@@ -299,7 +301,7 @@ class _Reader:
 
 
 def _without_place(path: str) -> str:
-    """An id made of a path: as it is below the folder, else without the folders it lies in."""
+    """Return an id made of a path: the path itself below the folder, else only the file's name."""
     if not path.startswith("/"):
         return path
     digest = hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
@@ -318,7 +320,7 @@ def _merge(first: Recording, second: Recording, where: str, mapped: Mapped) -> R
     labels = {label.name: label for label in first.labels}
     for label in second.labels:
         known = labels.get(label.name)
-        # Heard in the foreground by one row is heard in the foreground.
+        # A label that is in the foreground in one row is in the foreground.
         if known is None or (known.role == BACKGROUND and label.role == FOREGROUND):
             labels[label.name] = label
     joined = dataclasses.replace(second, labels=tuple(labels.values()))

@@ -1,4 +1,6 @@
-"""The labels of a folder's table: cells to labels with ranks, and cells that say something else."""
+"""The labels of a folder's table: how cells become labels with ranks, and which cells hold
+something else.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ _OTHER_SEPARATORS = (",", "|", "/")
 
 
 class LabelReader:
-    """Turns the label cells of one table into labels; remembers what to ask or tell about them."""
+    """Turns the label cells of one table into labels, and collects doubts and notes about them."""
 
     def __init__(self, mapped: Mapped, options: FolderOptions) -> None:
         self.options = options
@@ -37,8 +39,8 @@ class LabelReader:
     def read(self, names: Any, ranks: Any, background: Any, where: str) -> tuple[Label, ...]:
         """Return foreground labels with their ranks, then background labels not among them.
 
-        Raises PrepError, with `where`, for a list that cannot be read and for labels and ranks
-        that do not go in parallel.
+        Raises PrepError, with `where`, for a list that cannot be read and for labels and ranks of
+        different numbers.
         """
         name_list = self._values(names, where)
         rank_list = self._values(ranks, where, names=False)
@@ -84,7 +86,7 @@ class LabelReader:
     def check(self) -> None:
         """Raise PrepError where names look like several labels that another separator divides.
 
-        A separator given by option is not questioned.
+        Not done where the user gave the separator.
         """
         if not self.asks:
             return

@@ -72,7 +72,7 @@ def warnings(
 
 
 def _one_hot_notes(mapped: Mapped, rows: Sequence[tuple[int, Row]]) -> list[str]:
-    """Say it where nothing holds labels but columns of 0 and 1 look like one label each."""
+    """Return a note where no column holds labels, but some of 0 and 1 look like one label each."""
     if "label" in mapped.columns or not rows:
         return []
     used = set(mapped.columns.values())
@@ -123,7 +123,7 @@ def grouping_column(
 def _group_notes(
     recordings: Sequence[Recording], mapped: Mapped, rows: Sequence[tuple[int, Row]]
 ) -> list[str]:
-    """Say that parts are made of single files although a column tells what belongs together."""
+    """Return a warning where parts are made of single files although a column names groups."""
     column = grouping_column(recordings, mapped, rows)
     if not column:
         return []

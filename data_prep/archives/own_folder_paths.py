@@ -1,7 +1,8 @@
-"""Which file a cell of a table means: as written, else by its name anywhere below the folder.
+"""Which file a cell of a table means: the path as written, else a file of that name below the
+folder.
 
 Tables come from other machines: with backslashes, other Unicode forms, other case, without the
-extension, with absolute paths of somebody's disk.
+extension, with absolute paths of another disk.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ class Finder:
 
     directory: Path
     base: Path
-    """What the cells are relative to."""
+    """The folder that the paths in cells start from."""
     found_otherwise: dict[str, str] = field(default_factory=dict)
-    """Cell -> file, where it was found under another spelling or in another place."""
+    """Cells whose file has another spelling or lies in another place, with that file."""
     ambiguous: dict[str, list[str]] = field(default_factory=dict)
-    """Cell -> files, of which none was taken."""
+    """Cells that fit several files, of which none was taken."""
     _index: FileIndex | None = None
 
     def find(self, text: str) -> Path:

@@ -27,10 +27,11 @@ _UTF8, _COMMAS = TextForm(), Dialect()
 
 @dataclass(frozen=True)
 class RowTable:
-    """A table and what it says about itself.
+    """A table, its columns, and how it is read.
 
     `classes` are the names behind numbers, by column: Hugging Face writes class labels as
-    numbers and their names into the file's metadata. `notes` are what a person should know.
+    numbers and their names into the file's metadata. `notes` are sentences that a person should
+    read.
     """
 
     path: Path
@@ -54,7 +55,7 @@ class RowTable:
 
     def numbered(self) -> Iterator[tuple[int, Row | BadRow]]:
         """Yield (row, its cells); the header of a CSV is row 1. Rows of a CSV may lack their last
-        cells, and bad ones may be many.
+        cells, and any number of rows may be bad.
         """
         name = str(self.path)
         if self.kind == "parquet":
@@ -83,7 +84,7 @@ class RowTable:
 
 
 def open_table(path: Path, *, encoding: str = "", guess: bool = False) -> RowTable:
-    """Return a table, by its content. Raises PrepError when it is none of the three.
+    """Return a table, by its content. Raises PrepError when it is not parquet, CSV or JSON lines.
 
     `encoding` and `guess` are those of `data_prep.archives.text_files.text_form`.
     """
@@ -200,8 +201,8 @@ def write_audio(content: bytes, name: str, folder: Path) -> Path:
     """Write audio that came inside a table as a file of `folder`; return its absolute path.
 
     The name keeps letters, digits, '.', '_' and '-' of the last part of `name`; another recording
-    under the same name gets a name of its own. What is there already is not written again. Raises
-    PrepError when the disk refuses.
+    under the same name gets a name of its own. A file with this content is not written again.
+    Raises PrepError when the disk refuses.
     """
     plain = _UNSAFE.sub("_", name.replace("\\", "/").rpartition("/")[2]).lstrip(".")[-120:]
     target = folder / (plain or "recording")

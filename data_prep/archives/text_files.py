@@ -1,7 +1,7 @@
-"""Text files as they come from other machines: their encoding and line ends, brought to one form.
+"""Text files from other machines: their encodings and line ends are converted to one form.
 
-What reads tables wants UTF-8 with LF. UTF-16 (Excel's "Unicode text"), Windows-1252 and line ends
-of CR alone (old Mac programs) are recoded on the way; nothing is read whole.
+The readers of tables expect UTF-8 with LF. UTF-16 (Excel's "Unicode text"), Windows-1252 and line
+ends of CR alone (old Mac programs) are converted while reading; no file is read whole.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class TextForm:
-    """How a text file is written. `note` is what a person should know about the guess."""
+    """How a text file is written. `note` tells a person which guess was made."""
 
     encoding: str = "utf-8"
     mac_lines: bool = False
@@ -45,12 +45,13 @@ def text_form(stream: BinaryIO, name: str, *, encoding: str = "", guess: bool = 
     Args:
         stream: bytes of the file.
         name: what messages call it.
-        encoding: what a person says of it; else it is found by its marks.
-        guess: take text without a mark that is no UTF-8 for Windows-1252. Otherwise it passes as
-            UTF-8, and whoever reads it finds the rows that are none.
+        encoding: the encoding as the user states it; where empty, it is found by the file's marks.
+        guess: take text without a mark that is no UTF-8 for Windows-1252. Otherwise it counts as
+        UTF-8, and the reader reports the rows that are not.
 
     Raises:
-        PrepError: it is no text (a workbook, a Git LFS pointer), or there is no such encoding.
+        PrepError: the file is not text (a workbook, a Git LFS pointer), or there is no such
+        encoding.
     """
     start = stream.read(_CHUNK)
     _refuse_other_kinds(start, name)
@@ -100,7 +101,7 @@ def _marked(start: bytes) -> str:
 
 
 class _Lines:
-    """What the lines of a file are made of."""
+    """What the bytes of a file's lines show about their encoding."""
 
     def __init__(self) -> None:
         self.utf8 = False
@@ -137,7 +138,7 @@ class _Lines:
 
 
 def as_utf8(stream: BinaryIO, name: str, form: TextForm) -> BinaryIO:
-    """Return the stream as UTF-8 with LF; itself where it is that already.
+    """Return the stream as UTF-8 with LF; the same stream where it has this form already.
 
     Reading raises PrepError where UTF-16 breaks off. What is not valid in another encoding stays
     invalid, for the reader of rows to find.

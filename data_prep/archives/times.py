@@ -48,7 +48,7 @@ _NAME = {
     )
     for kind, words in _WORDS.items()
 }
-# One moment: the unit is what tells it from a time of day.
+# One moment: only the unit distinguishes it from a time of day.
 _POINT = re.compile(
     f"(?:{_OF}|peak|cent(?:er|re)|mid)?(?:(?:time|t|timestamp|position|moment)"
     "(?:in)?(?P<unit>seconds?|secs?|s|milliseconds?|msecs?|ms)|seconds?|secs?)"
@@ -70,7 +70,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class TimeColumns:
-    """Which columns of a table say where a label begins, ends, how long it lasts; or ''."""
+    """The columns of a table with begin, end and length of labels; '' where there is none."""
 
     start: str = ""
     end: str = ""
@@ -120,7 +120,7 @@ class Span:
     start: float | None
     end: float | None
     is_clock: bool = False
-    """Written as 6:30, which may be a time of day."""
+    """Whether it is written as 6:30, which may be a time of day."""
 
     def covers(self, length_s: float) -> bool:
         """Return whether it spans all of a recording of this length."""
@@ -130,7 +130,7 @@ class Span:
         return self.start <= near and (self.end is None or self.end >= length_s - near)
 
     def is_cut(self, length_s: float) -> bool:
-        """Return whether the recording is itself the part of something longer that is meant."""
+        """Return whether the times name the recording itself as a part of something longer."""
         if self.start is None or self.end is None:
             return False
         scales = (1.0, 60.0) if self.is_clock else (1.0,)
@@ -207,7 +207,7 @@ def times_in_cells(row: Row) -> str:
 def label_times(row: Row, columns: TimeColumns, length_s: float = 0.0) -> str:
     """Return "from 3 s to 6 s" for a row whose label is of a part; '' for one of the whole.
 
-    `length_s` is the length of the row's file, 0 where it is not known: then any time tells.
+    `length_s` is the length of the row's file, 0 where it is not known: then any time counts.
     """
     if inside := times_in_cells(row):
         return f"events in {inside!r}"
@@ -225,7 +225,7 @@ REASON = "label_times"
 def unless_all_timed(
     rows: Iterable[Recording | Rejected], source: Path
 ) -> Iterator[Recording | Rejected]:
-    """Pass rows on. Raises PrepError at the end where none was a recording and times were why."""
+    """Yield the rows. Raises PrepError at the end where all rows were rejected because of times."""
     timed = first = None
     any_good = False
     for row in rows:
@@ -243,7 +243,7 @@ def unless_all_timed(
 
 
 def header_length_s(path: Path) -> float:
-    """Return how long a sound is by its header, in seconds; 0 where no decoder tells."""
+    """Return the length of a sound in seconds, by its header; 0 where no decoder can tell it."""
     found = probe_duration_s(path)
     if found > 0 or not path.is_file():
         return found
@@ -316,7 +316,7 @@ def _judge(
         is_cut = length_s > 0 and span.is_cut(length_s) and cuts.setdefault(name, span) == span
         if is_whole or is_cut:
             continue
-        # Beyond its end it may be a time of day, an epoch, a place on a tape; if all are.
+        # If all values lie beyond the end, they may be times of day, an epoch or places on a tape.
         scales = (1.0, 1e-3, 1 / 16000) if not span.is_clock and span.end is not None else (1.0,)
         if length_s > 0 and not any(_scaled(span, k).is_within(length_s) for k in scales):
             outside.append(number)

@@ -79,7 +79,9 @@ def name_table() -> dict[str, Label]:
 
 
 def label_of(name: str) -> Label | None:
-    """Return the label of an English (or scientific) name, None where the table lacks it."""
+    """Return the label of an English (or scientific) name, or None where the table does not have
+    it.
+    """
     return name_table().get(plain_name(name))
 
 
@@ -106,7 +108,7 @@ def read_watkins(source: Path, audio: Path | None, out: Path) -> Iterator[Record
     Audio is looked for below `audio` (default: where the source is); what is inside a parquet
     file is written to `out/audio`. Rejected: names that the table lacks (with the nearest ones),
     files that are not there. A cut that is listed under two species has both labels. Raises
-    PrepError when the source is nothing of the kind.
+    PrepError when the source is not this collection.
     """
     if audio is not None and not audio.is_dir():
         raise PrepError(f"The folder of the audio, {audio}, is not there (--audio).")
@@ -163,7 +165,7 @@ def _table_cuts(tables: list[RowTable], base: Path, out: Path) -> Iterator[_Cut 
             cut = PurePosixPath(name.replace("\\", "/")).stem
             path = ""
             if label_of(species) is None:
-                pass  # rejected below; its audio is not worth the disk
+                pass  # it is rejected below, so its audio is not written
             elif content:
                 path = str(write_audio(content, inside or name, out / "audio"))
             else:
@@ -200,7 +202,7 @@ def _folder_cuts(source: Path) -> Iterator[_Cut | Rejected]:
 
 
 class _Cut(NamedTuple):
-    """A cut as a source lists it: its name, the species, the file, what the source calls it."""
+    """A cut as a source lists it: its name, its species, its file, and its name in the source."""
 
     cut: str
     species: str

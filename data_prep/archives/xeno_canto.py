@@ -1,8 +1,8 @@
 """Xeno-canto: what the API gives (v3, and v2 until 2025), saved as JSON or as a CSV of its fields.
 
 Formats: https://xeno-canto.org/explore/api. Everything is text there, the length "4:13" too; there
-is no field for the whole name; the licence is that of the audio. What Xeno-canto gives to GBIF is
-read by `data_prep.archives.gbif`, with the helpers of this module.
+is no field for the whole name; the licence is that of the audio. Xeno-canto's data sets at GBIF are
+read by `archives.gbif`, with functions of this module.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _USED = (
     "lic", "q", "length", "time", "date", "also", "smp", "lat", "lon", "lng",
 )  # fmt: skip
 _QUALITIES = frozenset("ABCDE")
-# What a group of Xeno-canto says about the place of its species in the system.
+# The higher taxa of Xeno-canto's groups.
 _GROUPS: dict[str, tuple[tuple[str, str], ...]] = {
     "birds": (("kingdom", "Animalia"), ("class", "Aves")),
     "grasshoppers": (("kingdom", "Animalia"), ("class", "Insecta"), ("order", "Orthoptera")),
@@ -232,7 +232,7 @@ def why_not(genus: str, species: str, english: str = "") -> str:
 
 @lru_cache(1 << 14)  # a few thousand species, hundreds of thousands of recordings
 def read_name(text: str) -> ScientificName:
-    """Return what a name says; `parse_name` with a memory."""
+    """Return the parsed name, as `parse_name` does, from a cache."""
     try:
         return parse_name(text)
     except UnicodeEncodeError:  # half a character, which JSON can spell ("\\ud800")
@@ -262,8 +262,8 @@ def name_label(genus: str, species: str, subspecies: str, group: str = "") -> La
 
 
 def names_in(cell: Any) -> list[str]:
-    """Return the species of a cell: a list in any spelling, or "A b; C d". Of a list that cannot
-    be read, none: what is in the background is not worth a recording.
+    """Return the species of a cell: a list in any spelling, or "A b; C d". A list that cannot be
+    read gives none: a recording is not rejected for its background.
     """
     try:
         return values_of(cell, ";", ",", "|")

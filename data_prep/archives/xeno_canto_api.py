@@ -31,7 +31,7 @@ API = "https://xeno-canto.org/api/3/recordings"
 PER_PAGE = 500
 """The most that the API gives at a time."""
 PAUSE_S = 1.0
-"""At least so long from one request to the next."""
+"""Least time from one request to the next."""
 _TRIES = 8
 _LONGEST_WAIT_S = 600.0
 _LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -163,7 +163,7 @@ class XenoCanto(AbstractContextManager["XenoCanto"]):
         return text.encode()
 
     def without_key(self, text: str) -> str:
-        """Return `text` without the key, should a server repeat it."""
+        """Return `text` without the key, in case a server repeats it."""
         text = _KEY_IN_TEXT.sub(r"\1…", text)
         # A short key ("demo") may be a word of a recording's remarks.
         return text.replace(self.key.strip(), "…") if len(self.key.strip()) >= 12 else text

@@ -77,7 +77,7 @@ def _tag_problems(tag: str, value: str) -> list[str]:
 
 
 def _free_text(words: Sequence[str], before: str) -> str:
-    """Return how free text is written with tags."""
+    """Return a sentence on how to write free text with tags."""
     text = " ".join(words)
     hint = f'sp:"{text}" for a species, en:"{text}" for an English name'
     if before and '"' not in before:

@@ -1,4 +1,6 @@
-"""What Xeno-canto's recordings come in, told apart by content: dumps, tables, archives, folders."""
+"""The forms in which Xeno-canto's recordings come (dumps, tables, archives, folders), judged by
+content.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ def read_sources(
 
     A source is a file (JSON of API v2 or v3, CSV of the same fields, both also .gz; GBIF download
     or publisher's archive), an unpacked archive, or a folder of such files. Raises PrepError for
-    what is none of these, before anything is read where possible.
+    any other file, where possible before anything is read.
     """
     found = [(path, is_archive(path)) for source in sources for path in _expanded(source)]
     spoken = time.monotonic()

@@ -1,1 +1,1 @@
-"""Sound files: decoded, measured, cut; by their content, in processes that may die."""
+"""Sound files: decoding by content, measuring, cutting, in processes that a broken file may end."""

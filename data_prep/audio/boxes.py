@@ -57,7 +57,7 @@ def _mp4(file: IO[bytes], start: int, size: int) -> Extent:
 
 
 def _vint(file: IO[bytes]) -> int:
-    """Return an EBML size (RFC 8794 §4); -1 where it is the one for unknown."""
+    """Return an EBML size (RFC 8794 §4); -1 for the value that means unknown."""
     first = file.read(1)[0]
     length = 9 - first.bit_length()
     if length > 8:
@@ -73,7 +73,7 @@ def _ebml(file: IO[bytes], start: int, size: int) -> Extent:
         return Extent()
     claimed = _vint(file)
     at = file.tell()
-    # 2^56 - 2 and the like stand in streams that go on for ever.
+    # Live streams have 2^56 - 2 and similar values.
     if claimed <= 0 or claimed >= 1 << 48:
         return Extent()
     return judge(file, Sound(at, claimed), size, None)
@@ -110,10 +110,10 @@ def _wavpack(file: IO[bytes], start: int, size: int) -> Extent:
 BOXED: dict[bytes, Callable[[IO[bytes], int, int], Extent]] = {
     b"\x1a\x45\xdf\xa3": _ebml, bytes.fromhex("3026b2758e66cf11"): _asf, b"wvpk": _wavpack,
 }  # fmt: skip
-"""How to look a container over, by its first bytes."""
+"""The functions that inspect containers, by the first bytes of the file."""
 _FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp", b"moof", b"pnot")
 
 
 def mp4(head: bytes) -> Callable[[IO[bytes], int, int], Extent] | None:
-    """Return how to look over what begins like an MP4 or QuickTime file, else None."""
+    """Return the function that inspects an MP4 or QuickTime file, None for other files."""
     return _mp4 if head[4:8] in _FIRST_BOXES else None

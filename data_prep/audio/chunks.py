@@ -1,4 +1,4 @@
-"""Chunks that hold uncompressed sound: where it lies, and whether the file has what they say.
+"""Chunks of uncompressed sound: where the sound lies, and whether the file holds what they state.
 
 Sources of the layouts: RIFF/WAVE (Microsoft, Multimedia Programming Interface 1.0), RF64 and BW64
 (EBU Tech 3306, ITU-R BS.2088), AIFF-C (Apple 1991), CAF (Apple, Core Audio Format 1.0), W64
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Literal
 
-MISSING_FRACTION = 0.01  # a file may lack, or hold too much, this part of what it claims
-SLACK_BYTES = 4096  # of tags and padding behind the sound that nobody announced
+MISSING_FRACTION = 0.01  # this share of the stated size may be missing or too much
+SLACK_BYTES = 4096  # of tags and padding behind the sound that no chunk names
 MOST_CHUNKS = 100_000
 _MOST_ZEROS = 1 << 24  # padding; more is a size that wrapped in a sparse file
 _NEAR = 8192  # SoX writes 2^31 - 4096 for a size that it does not know yet, others 2^31 - 1
@@ -24,25 +24,25 @@ _Order = Literal["little", "big"]
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Of the sound in a file, by its container's structure."""
+    """What the structure of a container tells of the sound in a file."""
 
     cut: str = ""
-    """How the container shows that its end is missing."""
+    """A sentence on how the container shows that its end is missing; '' where it is whole."""
     more: str = ""
-    """What lies in the file that the container does not tell of."""
+    """A sentence on data in the file that the container does not name; '' for none."""
     frames: int = 0
     """Samples of each channel that are in the file, where it is not compressed. 0: not known."""
     payload: int = 0
-    """Bytes for sound, whatever the sample tables say of them (MP4). 0: not known."""
+    """Bytes of sound, whether or not the sample tables name them (MP4). 0: not known."""
 
 
 @dataclass(slots=True)
 class Chunk:
-    """A chunk, box or element: its name, and where what it holds lies."""
+    """A chunk, box or element: its name, and the place of its contents."""
 
     name: bytes
     at: int
-    """Of its contents."""
+    """Size of its contents in bytes."""
     size: int
 
 
@@ -52,13 +52,13 @@ class Sound:
 
     at: int
     size: int
-    """As claimed; -1: to the end of the file."""
+    """Bytes of sound as the header states them; -1: to the end of the file."""
     block: int = 0
     per_block: int = 1
 
 
 def _unknown(size: int) -> bool:
-    """Return whether a 32-bit size is what pipes and recorders write that do not know it yet."""
+    """Return whether a 32-bit size is one that pipes and recorders write for an unknown one."""
     return size == 0 or abs(size - (1 << 31)) <= _NEAR or size >= (1 << 32) - _NEAR
 
 
@@ -66,7 +66,9 @@ def judge(
     file: IO[bytes], sound: Sound, size: int, walk: Callable[[int], Iterator[Chunk]] | None,
     align: int = 2,
 ) -> Extent:  # fmt: skip
-    """Compare the sound's claimed place with the file; `walk` knows the chunks behind it."""
+    """Compare the stated place of the sound with the file; `walk` goes through the chunks behind
+    it.
+    """
     there = size - sound.at
     claimed = there if sound.size < 0 else sound.size
     slack = max(SLACK_BYTES, MISSING_FRACTION * claimed)
@@ -88,7 +90,7 @@ def judge(
 def _explained(
     file: IO[bytes], ends: int, size: int, walk: Callable[[int], Iterator[Chunk]], align: int
 ) -> bool:
-    """Return whether chunks that are no sound fill the rest of the file."""
+    """Return whether chunks without sound fill the rest of the file."""
     for begin in {ends + -ends % align, ends}:  # some programs forget to pad
         at = begin
         for chunk in walk(begin):
@@ -163,7 +165,7 @@ def _wave(file: IO[bytes], start: int, size: int) -> Extent:
 
 
 def _wav_format(data: bytes, order: _Order) -> tuple[int, int]:
-    """Return (bytes of a block, frames in it) of a `fmt ` chunk; (0, 1) where that is not sure."""
+    """Return (bytes of a block, frames in it) of a `fmt ` chunk; (0, 1) where it is not certain."""
     tag, channels = (int.from_bytes(data[i : i + 2], order) for i in (0, 2))
     block, bits = (int.from_bytes(data[i : i + 2], order) for i in (12, 14))
     if tag == 0xFFFE and len(data) >= 26:
@@ -344,4 +346,6 @@ CHUNKED: dict[bytes, Callable[[IO[bytes], int, int], Extent]] = {
     b"riff\x2e\x91\xcf\x11": _w64, b".snd": _au, b"dns.": _au, b"NIST_1A": _nist, b"2BIT": _avr,
     b"Creative Voice F": _voc,
 }  # fmt: skip
-"""How to look a container over, by its first bytes: file, where it begins, the file's size."""
+"""The functions that inspect containers, by their first bytes. Arguments: the file, where the
+container begins, the size of the file.
+"""

@@ -39,20 +39,20 @@ if TYPE_CHECKING:
 # Whale recorders decimate to a few hundred Hz, bat recorders reach 1 MHz.
 RATES_HZ = (100, 4_000_000)
 MAX_CHANNELS = 64
-# Beyond this share of saturated samples the values were never scaled to ±1 (raw counts, pascals).
+# With a larger share of saturated samples, the values were not scaled to ±1 (raw counts, pascals).
 MAX_SATURATED = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """What the file was before it was converted."""
+    """The properties of the file before its conversion."""
 
     codec: str
     sample_rate_hz: int
     channels: int
     frames: int
     fine: bool
-    """Whether it has more than 16 bit: floats, 24 bit, or a lossy codec's own resolution."""
+    """Whether it has more than 16 bit: floats, 24 bit, or the resolution of a lossy codec."""
     levels: Levels
 
     @property
@@ -74,8 +74,8 @@ def decode(
     """Decode a file to mono int16 at `sample_rate_hz`: mean of channels, soxr HQ, rounding.
 
     `channels` "first" takes the first one instead of the mean; with `exact` the samples are kept
-    as floats until they are read, so that a gain comes before the rounding. `part_s`: only what
-    lies between these seconds of the file; whether the rest is whole is not looked at.
+    as floats until they are read, so that a gain comes before the rounding. `part_s`: decode only
+    between these seconds of the file; the rest is not checked.
 
     Raises `UnusableAudio` with reason `missing`, `unreadable`, `pointer`, `not_audio`, `corrupt`,
     `truncated`, `understated`, `empty`, `too_long`, `non_finite`, `silent`, `out_of_range` or
@@ -110,10 +110,10 @@ def decode(
             pcm, original = convert(open_ffmpeg, claimed_s=first.claimed_s)
         except CannotRead as second:
             short = next((err for err in (first, second) if err.claimed_s), None)
-            if short is not None:  # all there is could be read, and that is too little
+            if short is not None:  # everything in the file could be read, and it is too little
                 raise UnusableAudio("truncated", str(short)) from second
             reason = "corrupt" if first.opened or second.opened else "not_audio"
-            # It is opened by a number that differs from run to run.
+            # The file is opened by a number, which differs between runs.
             why = re.sub(r"Error opening \d+: ", "", str(first))
             raise UnusableAudio(reason, f"libsndfile: {why}; FFmpeg: {second}") from second
     try:
@@ -127,7 +127,7 @@ def decode(
 def probe_duration_s(path: Path) -> float:
     """Return what the header says about the length, or 0 where libsndfile cannot tell.
 
-    Only for planning: it is a claim, bounded by what the bytes could hold (4 kbit/s).
+    Only for planning: it is a claim, limited by what the bytes can hold (4 kbit/s).
     """
     import soundfile
 
@@ -135,7 +135,7 @@ def probe_duration_s(path: Path) -> float:
         size = path.stat().st_size
         with path.open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as audio:
             frames, rate = audio.frames, audio.samplerate
-    except Exception:  # whatever libsndfile makes of it, the length is not known
+    except Exception:  # whatever error libsndfile raises, the length is not known
         return 0.0
     return float(min(frames / rate, size / 500.0)) if rate > 0 and frames > 0 else 0.0
 
@@ -217,7 +217,7 @@ def _stream(source: Blocks, pcm: Pcm, max_hours: float, channels: str) -> tuple[
 def _part(
     blocks: Iterator[NDArray[np.float32]], rate_hz: int, part_s: tuple[float, float]
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield what lies between two times of a file."""
+    """Yield the blocks between two times of a file."""
     first, last = (round(second * rate_hz) for second in part_s)
     at = 0
     for block_TC in blocks:
@@ -269,7 +269,7 @@ def _check_format(source: Blocks) -> None:
 
 
 def _check(pcm: Pcm, original: Original) -> None:
-    """Refuse what no model can learn from."""
+    """Raise UnusableAudio for sound that no model can learn from."""
     if original.frames == 0:
         raise UnusableAudio("empty", "the file holds no samples")
     if pcm.samples == 0:
@@ -282,10 +282,10 @@ def _check(pcm: Pcm, original: Original) -> None:
 
 
 def _check_complete(source: Blocks, frames: int, claimed_s: float, held: int) -> None:
-    """Refuse a file of which less could be decoded than its header says or its bytes hold.
+    """Raise for a file of which less was decoded than its header states or its bytes hold.
 
-    The first decoder raises CannotRead, since the next may get across the damage, or read what this
-    one passes over; the one that knows of an earlier claim raises UnusableAudio.
+    The first decoder raises CannotRead, because the next one may get past the damage, or read what
+    this one skips; the last one, which knows the earlier claim, raises UnusableAudio.
     """
     claims_s = max(claimed_s, max(source.claimed_frames, held) / source.sample_rate_hz)
     decoded_s = frames / source.sample_rate_hz

@@ -43,7 +43,7 @@ FFMPEG_FORMATS = (
 SAMPLE_DUMP = b"\xf0\x7e"
 # A decoder may lose a little at the ends; a file that lacks more of what it claims was cut off.
 MISSING_S = 0.1
-# Of libsndfile's encodings: those of 16 bit and fewer.
+# libsndfile's encodings with 16 bit or fewer.
 _COARSE = (
     "PCM_S8", "PCM_U8", "PCM_16", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM", "GSM610", "VOX", "NMS",
     "G72", "DWVW_12", "DWVW_16", "DPCM", "ALAC_16",
@@ -66,7 +66,7 @@ class Blocks:
 
 @contextmanager
 def decoder_errors() -> Iterator[None]:
-    """Turn whatever a decoder raises into CannotRead: it is the file's fault, not the run's.
+    """Turn every exception of a decoder into CannotRead, because the file caused it, not the run.
 
     PyAV alone has 52 kinds of errors, and tags that are no UTF-8, sizes beyond 64 bits and memory
     that a header asks for come as Python's own.
@@ -82,7 +82,7 @@ def decoder_errors() -> Iterator[None]:
 def _held_frames(path: Path, file: soundfile.SoundFile) -> int:
     """Return the samples that a compressed stream holds, by its own frames; 0: not known.
 
-    Raises CannotRead where libsndfile would pass over samples without a word.
+    Raises CannotRead where libsndfile would skip samples without an error.
     """
     held = 0
     if file.format == "OGG":
@@ -128,7 +128,7 @@ def _open_soundfile(path: Path, stack: ExitStack) -> Blocks:
         raise UnusableAudio("unreadable", f"{err.strerror or err}") from err
     if os.pread(opened.fileno(), 2, 0) == SAMPLE_DUMP:
         raise CannotRead("a MIDI sample dump")
-    # libsndfile must not own the descriptor: it closes it when it fails, too.
+    # libsndfile must not own the descriptor, because it closes it also when it fails.
     file = soundfile.SoundFile(opened.fileno(), closefd=False)
     stack.enter_context(file)
     held = _held_frames(path, file)
@@ -225,7 +225,7 @@ def _claimed_frames(container: InputContainer, stream: AudioStream) -> int:
 
 
 def _ffmpeg_blocks(path: Path, container: InputContainer) -> Iterator[NDArray[np.float32]]:
-    """Yield what FFmpeg decodes; at the end, see whether that is what the file holds."""
+    """Yield what FFmpeg decodes; at the end, check that it is all that the file holds."""
     import av
 
     stream = container.streams.audio[0]
@@ -261,7 +261,9 @@ def _ffmpeg_blocks(path: Path, container: InputContainer) -> Iterator[NDArray[np
 
 
 def _check_edits(held_s: float, decoded_s: float, packet_s: float) -> None:
-    """Refuse an MP4 whose edit list shows less than its packets hold, but for a codec's delay."""
+    """Raise for an MP4 whose edit list shows less than its packets hold, apart from the codec's
+    delay.
+    """
     if held_s - decoded_s > max(MISSING_FRACTION * held_s, MISSING_S, 3 * packet_s):
         raise UnusableAudio(
             "understated",
@@ -271,7 +273,7 @@ def _check_edits(held_s: float, decoded_s: float, packet_s: float) -> None:
 
 
 def _check_payload(payload: int, used: int) -> None:
-    """Refuse an MP4 whose tables name only a part of the bytes that are there for sound."""
+    """Raise for an MP4 whose tables name only a part of the bytes of sound."""
     if payload - used > max(_UNUSED * payload, 4096):
         raise UnusableAudio(
             "understated",
@@ -280,7 +282,7 @@ def _check_payload(payload: int, used: int) -> None:
 
 
 def brief(err: BaseException) -> str:
-    """Return a line that says what a decoder's error is; its kind where it is not told by name."""
+    """Return one line about a decoder's error, with its type where the message does not name it."""
     text = " ".join(str(err).split())
     named = isinstance(err, RuntimeError | OSError | ValueError) and text
     return (text if named else f"{type(err).__name__}: {text}".rstrip(": "))[:160]

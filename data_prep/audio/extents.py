@@ -1,8 +1,8 @@
-"""What a container says of its sound, and what lies in the file.
+"""What a container states about its sound, compared with what lies in the file.
 
 A header may claim more than the file holds (it was cut), and less (a size of 32 bits wrapped, or a
-recorder died before it wrote the last one). Decoders adapt to either without a word, so the sizes
-are compared with the file here, both ways. Counts in compressed streams are in
+recorder died before it wrote the last one). Decoders accept both without an error, so the sizes are
+compared with the file here, in both directions. Counts in compressed streams are in
 `data_prep.audio.stream_counts`; what was decoded is compared with both in `decode`.
 """
 
@@ -16,7 +16,7 @@ from dawnchorus.data_prep.audio.stream_counts import behind_tags, flac_cut, ogg_
 
 
 def extent(path: Path) -> Extent:
-    """Look a container over. Never raises for what is in the file; a few reads, no decoding."""
+    """Inspect a container with a few reads, without decoding. No content of a file raises."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = behind_tags(file, size)

@@ -1,4 +1,4 @@
-"""How loud a recording is before, between and after the steps of its conversion, and what it lost.
+"""How loud a recording is before and after each step of its conversion, and how much it lost.
 
 A bat's call lies above what 16 kHz can hold, and channels of opposite phase cancel in their mean:
 what is left is labelled near-silence. So the power of the sound is measured in the file, after
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from dawnchorus.data_prep.dataset.options import BuildOptions
 
-NAMED_DB = 20.0  # what loses more is counted and named
-MOST_DB = 200.0  # stands for all of it
+NAMED_DB = 20.0  # recordings that lose more are counted and named
+MOST_DB = 200.0  # stands for a complete loss
 _RATES_HZ = (16000, 22050, 24000, 32000, 44100, 48000, 96000, 192000, 250000, 384000, 500000)
 _MOST_HZ = 655350  # FLAC's limit
 _CACHED = 1 << 14  # frames at a time
@@ -72,7 +72,7 @@ class Power:
 
     @property
     def mean(self) -> float:
-        """Of all samples: the constant offset."""
+        """Mean of all samples: the constant offset."""
         if not self.count:
             return 0.0
         return float((self._offset_C + self._sum_C / self.count).mean())
@@ -101,7 +101,7 @@ class Power:
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """What conversion made of the sound of a recording. Full scale is 0 dB."""
+    """The levels of a recording after its conversion. Full scale is 0 dB."""
 
     level_dbfs: float
     """Root mean square of the mono sound at its new rate, before any gain and any rounding."""
@@ -127,7 +127,7 @@ class Levels:
 
     @property
     def lost_db(self) -> float:
-        """What both steps lost."""
+        """The loss of both steps together."""
         return min(MOST_DB, self.mix_lost_db + self.resample_lost_db)
 
 
@@ -136,14 +136,14 @@ def _db(power: float) -> float:
 
 
 def _lost_db(before: float, after: float) -> float:
-    """Return the loss in dB: rounding of the last digits is none."""
+    """Return the loss in dB; 0 where it is only rounding."""
     if before <= 0:
         return 0.0
     return min(MOST_DB, max(0.0, _db(before) - _db(after)))
 
 
 def explain_loss(levels: Levels, rate_hz: int, options: BuildOptions) -> str:
-    """Say what was lost where, and which option would keep it."""
+    """Return a sentence on what was lost in which step, and on the option that would keep it."""
     parts = []
     if levels.mix_lost_db >= levels.resample_lost_db:
         first = options.channels == "first"
@@ -170,11 +170,11 @@ def _rate_for(middle_hz: float, rate_hz: int) -> int:
 
 
 def check_levels(levels: Levels, rate_hz: int, fine: bool, options: BuildOptions) -> None:
-    """Refuse what conversion destroyed, and what is too weak to be stored.
+    """Raise for sound that the conversion destroyed or that is too weak to be stored.
 
     Args:
         levels: of the recording.
-        rate_hz: the file's.
+        rate_hz: of the file.
         fine: whether the file has more than 16 bit, so that a gain brings out sound and not steps.
         options: of the dataset.
 

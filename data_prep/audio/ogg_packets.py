@@ -1,4 +1,4 @@
-"""How long the packets of an Ogg stream are, by the packets themselves: Vorbis and Opus.
+"""How long the packets of an Ogg stream (Vorbis or Opus) are, by the packets themselves.
 
 The last page of a stream says where it ends, and decoders stop there. Each packet tells its own
 length in its first byte, so all of them can be added up without decoding one.
@@ -72,7 +72,7 @@ def _opus_samples(packet: bytes) -> int:
 
 
 def _vorbis_samples(packets: Iterator[bytes], flags: list[int], sizes: tuple[int, int]) -> int:
-    """Add up what overlaps: a packet adds a quarter of its own block and one of that before it."""
+    """Add up the overlapping blocks: a packet adds a quarter of its block and of the last one."""
     mask = (1 << (len(flags) - 1).bit_length()) - 1
     total = before = 0
     for packet in packets:
@@ -88,8 +88,8 @@ def _vorbis_samples(packets: Iterator[bytes], flags: list[int], sizes: tuple[int
 def _mode_flags(setup: bytes) -> list[int]:
     """Return for each mode whether its blocks are long; [] where the header is none.
 
-    The modes stand at the end of the setup header, before a last bit that is set; what comes before
-    them need not be understood, since their number stands in front of them.
+    The modes stand at the end of the setup header, before a last bit that is set; the fields before
+    them need not be parsed, since the number of modes stands in front of them.
     """
     if setup[:7] != b"\x05vorbis":
         return []

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SPOOL_BYTES = 32 << 20  # in memory (17 min of 16 bit at 16 kHz); more goes to disk
-FULL_SCALE = 32768.0  # as libsndfile and every reader of int16 FLAC have it
+FULL_SCALE = 32768.0  # as libsndfile and all readers of int16 FLAC define it
 FAINT_STEPS = 2.0
 """Steps of 16 bit that a recording must reach for its digest to be that of its 16-bit samples."""
 
@@ -45,7 +45,7 @@ class Pcm:
         )
 
     def append(self, wav_T: NDArray[np.float32]) -> None:
-        """Append float samples, ±1 = full scale. What is beyond saturates, it never wraps."""
+        """Append float samples, ±1 = full scale. Larger values saturate; they never wrap."""
         scaled_T = wav_T * np.float32(FULL_SCALE)
         if not scaled_T.size:
             return
@@ -90,8 +90,8 @@ class Pcm:
     def sha1(self) -> str:
         """Digest of the samples: equal audio in another file or container has the same.
 
-        Of those that 16 bit hold; of the floats where all of them are within two steps of zero,
-        since nothing of such a sound may be left in 16 bit.
+        It is the digest of the 16-bit samples; of the floats where all of them are within two steps
+        of zero, since 16 bits may keep nothing of such a sound.
         """
         digest = self._float_sha1 if self.peak < FAINT_STEPS else self._sha1
         return digest.hexdigest()

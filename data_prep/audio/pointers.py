@@ -6,7 +6,7 @@ from pathlib import Path
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 _ANNEX = (b"/annex/objects/", b"../.git/annex/objects/", b".git/annex/objects/")
-_SIZE = 1024  # no pointer is longer
+_SIZE = 1024  # pointers are never longer
 
 
 def pointer_at(path: Path) -> str:
@@ -18,7 +18,7 @@ def pointer_at(path: Path) -> str:
 
 
 def pointer_in(start: bytes) -> str:
-    """Return what a file is that begins so, and what to do about it; '' where it is no pointer."""
+    """Return which pointer begins so and what to do about it; '' where it is not a pointer."""
     start = start[:_SIZE].removeprefix(b"\xef\xbb\xbf")
     if start.startswith(_LFS):
         return "a Git LFS pointer, not the file itself: run `git lfs pull` where it was cloned"

@@ -1,9 +1,9 @@
-"""Processes that decode, and a run that outlives what a decoder does to them.
+"""Processes that decode, and a run that survives their crashes.
 
 A damaged file can crash a decoder or keep it busy for ever (fuzzing found both in libsndfile 1.2.2
-and PyAV). One such file among a million must cost that file, not the run: each process notes what
-it has under its hands and has a limit of processor time for it; where it dies, another one takes
-its task up again, and goes without what killed two, or did not end.
+and PyAV). One such file among a million must cost that file, not the run: each process records the
+file that it decodes and has a limit of processor time for it. When it dies, another process repeats
+the task, without a file that killed two processes or that did not end.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from dawnchorus.trainer.runtime.allocation import keep_freed_memory
 In = TypeVar("In")
 Out = TypeVar("Out")
 POLL_S = 0.2
-DEATHS = 2  # of processes over one recording before it is left out: the first may be chance
+DEATHS = 2  # deaths over one recording before it is left out: the first may be chance
 START_S = 60.0  # processor time that any recording may take
 PER_S = 1 / 20  # Xeno-canto's MP3s take 1/740 of their duration (docs/benchmarks.md)
 MIN_BYTES_PER_S = 500.0  # of compressed sound: 4 kbit/s
 ASKED_TO_END = 128 + signal.SIGTERM
-ENDS_S = 5.0  # that a process has to tidy up and end
+ENDS_S = 5.0  # for a process to tidy up and end
 IN_THIS_PROCESS = False
 """Where one process is asked for, this one does the work: for a debugger, and for tests that
 replace parts of a decoder. What crashes a decoder then crashes everything."""
@@ -48,12 +48,12 @@ replace parts of a decoder. What crashes a decoder then crashes everything."""
 
 @dataclass
 class _Hands:
-    """What this process has under its hands (where it is one of a pool)."""
+    """What this process is decoding, where it is one of a pool."""
 
     note: int = -1
-    """Descriptor of the file that says it to the parent; -1: not a process of a pool."""
+    """Descriptor of the file that tells the parent; -1: not a process of a pool."""
     without: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """Reason and detail of what is not to be touched again."""
+    """Recordings that must not be decoded again, with reason and detail."""
 
 
 _hands = _Hands()
@@ -61,11 +61,12 @@ _hands = _Hands()
 
 @contextmanager
 def decoding(what: str, size: int, *, max_hours: float = 24.0) -> Iterator[None]:
-    """Say what is being decoded, and stop this process where that does not end.
+    """Record what is being decoded, and stop this process where it does not end.
 
     `what` names the recording among those of the task, `size` is that of its file in bytes. Raises
-    UnusableAudio with reason `crashes` or `hangs` where it has ended processes before, and with
-    `corrupt` whatever else is raised within it. Outside the processes of `each` that is all.
+    UnusableAudio with reason `crashes` or `hangs` where it has ended processes before, and
+    `corrupt` for any other exception within it. Outside the processes of `each` it only translates
+    exceptions.
     """
     if _hands.note < 0:
         with _faults():
@@ -86,9 +87,9 @@ def decoding(what: str, size: int, *, max_hours: float = 24.0) -> Iterator[None]
 
 @contextmanager
 def _faults() -> Iterator[None]:
-    """Turn whatever is raised over a recording into its rejection, but for what the disk refuses.
+    """Turn every exception over a recording into its rejection, except errors of the disk.
 
-    One recording of a million must not end the run, whatever it makes a decoder raise.
+    One recording of a million must not end the run, whatever a decoder raises.
     """
     try:
         yield
@@ -128,7 +129,7 @@ def each(
         say: is told when a process died.
         idle: is called at least every 0.2 s.
         setup: is called in every process before its first task.
-        setup_args: what with. A lock that processes share stays locked when one is killed.
+        setup_args: its arguments. A lock that processes share stays locked when one is killed.
 
     Raises:
         PrepError: processes cannot be started, or one task killed two of them outside `decoding`.
@@ -152,7 +153,7 @@ def _from_workers(
     say: Callable[[str], None],
     idle: Callable[[], None] | None,
 ) -> Generator[Out, None, None]:
-    """As `each`; `make` starts a process."""
+    """Work as `each` does; `make` starts a process."""
     waiting = map(_Task, items)
     again: list[_Task[In]] = []
     busy: dict[Future[Out], tuple[_Worker, _Task[In]]] = {}
@@ -239,14 +240,16 @@ class _Worker(AbstractContextManager["_Worker"]):
 
 @dataclass
 class _Task(Generic[In]):
-    """An item and what has ended processes at it."""
+    """An item, and what ended processes while they worked on it."""
 
     item: In
     deaths: Counter[str] = field(default_factory=Counter)
     without: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def after(self, dead: _Worker, log: Path | None) -> str:
-        """Learn from a process that died; return what to tell. PrepError where nothing helps."""
+        """Note why a process died and return a sentence about it. Raises PrepError where another
+        try cannot help.
+        """
         exitcode = dead.exitcode()
         see = f"; see {log}" if log else ""
         if exitcode == 0:
@@ -303,7 +306,7 @@ def start_worker(log: str = "") -> None:
         os.close(descriptor)
     faulthandler.enable()
     faulthandler.register(signal.SIGPROF, chain=True)
-    # Asked to end: an exception, so that half-written files go.
+    # When asked to end, raise an exception, so that half-written files are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(ASKED_TO_END))
     # The same few blocks again and again: given back each time, they cost a tenth in page faults.
     keep_freed_memory()

@@ -16,14 +16,15 @@ from dawnchorus.data_prep.errors import CannotRead
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_MARGIN_S = 0.05  # what the resampler needs on either side
+_MARGIN_S = 0.05  # that the resampler needs on either side
 
 
 def read_excerpt(path: Path, rate_hz: int, start: int, stop: int) -> NDArray[np.int16]:
     """Return samples [start, stop) of a file as mono int16 at `rate_hz`, fewer at its end.
 
-    They are those of `data_prep.audio.decode`, but for rounding and what a lossy codec needs to
-    settle. What libsndfile cannot seek in is decoded whole. Raises UnusableAudio, as `decode` does.
+    They are the samples that `audio.decode` gives, apart from rounding and the start-up of a lossy
+    codec. A file in which libsndfile cannot seek is decoded whole. Raises UnusableAudio, as
+    `decode` does.
     """
     try:
         with decoder_errors():

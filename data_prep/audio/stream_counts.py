@@ -1,8 +1,8 @@
 """How much sound compressed streams hold, by their own frames, packets and pages.
 
 A count in a header (FLAC's total samples, an MP3's Xing frames, the last position of an Ogg stream)
-is a claim. libsndfile reads as far as it says and no further, so the frames themselves are counted
-here: at the end of a FLAC, along an MP3, page by page in an Ogg file. Nothing is decoded.
+is a claim. libsndfile reads no further than it states, so the frames themselves are counted here:
+at the end of a FLAC, along an MP3, page by page in an Ogg file. Nothing is decoded.
 
 Sources: RFC 9639 §9 (FLAC frames), ISO 11172-3 §2.4.2 and 13818-3 (MPEG audio headers), RFC 3533
 §6 (Ogg pages), RFC 6716 §3.1 (Opus packets), Vorbis I §4.2.2.
@@ -45,12 +45,12 @@ def behind_tags(file: IO[bytes], size: int) -> int:
 
 @dataclass(slots=True)
 class Ogg:
-    """What the pages of an Ogg file say."""
+    """What the pages of an Ogg file tell."""
 
     links: list[int]
-    """Of each link (a stream from its first page to its last) the last sample position."""
+    """The last sample position of each link (a stream from its first page to its last)."""
     cut: str = ""
-    """How the pages show that the end is missing."""
+    """A sentence on how the pages show that the end is missing; '' where it is not."""
 
 
 def ogg_pages(path: Path) -> Ogg:
@@ -61,7 +61,7 @@ def ogg_pages(path: Path) -> Ogg:
     end, or where its last packet goes on to a page that is not there.
 
     Raises CannotRead for pages out of order: at some of them libsndfile 1.2.2 reads the same page
-    for ever (found by fuzzing), and what it can't be stopped from must not begin.
+    for ever (found by fuzzing), and it cannot be stopped, so it must not begin.
     """
     found = Ogg([])
     last: dict[bytes, int] = {}  # position by stream
@@ -270,7 +270,8 @@ def mp3_frames(path: Path) -> int:
             while at < end:
                 place = data[at + 1] << 8 | data[at + 2]
                 size = size_of[place] if data[at] == 0xFF else 0
-                # Found by chance in a picture or in damage, it has no frame of its kind behind it.
+                # A header found by chance, in a picture or in damage, is not followed by a frame of
+                # its kind.
                 if size and (sure or data[at + size : at + size + 2] == sync):
                     total += samples_of[place]
                     at, sure = at + size, True

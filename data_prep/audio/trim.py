@@ -3,9 +3,9 @@
 The rule, in full. The recording (mono, at the dataset's rate) is cut into frames of 0.1 s. The
 level of a frame is the standard deviation of its samples, so that a constant offset counts for
 nothing. A frame is silent when its level is `below_db` or more under that of the loudest frame. A
-run of silent frames is long when it lasts `silence_s` or more; of a long run, all is cut but a
-quarter of a second beside a sound. What is left are stretches of the recording, each with its own
-place in it; nothing is joined, so no clip holds a seam.
+run of silent frames is long when it lasts `silence_s` or more; a long run is cut, except a quarter
+of a second beside a sound. Stretches of the recording are left, each with its own place in it; they
+are not joined, so no clip contains a seam.
 
 The measure is relative, because gains differ by 60 dB between recorders, and it is the loudest
 frame's, because noise that is never far below the loudest sound should never be cut: a recording
@@ -29,7 +29,7 @@ _BLOCK_FRAMES = 600
 
 
 class Samples(Protocol):
-    """What is needed of a `data_prep.audio.pcm.Pcm`."""
+    """The part of `audio.pcm.Pcm` that is used here."""
 
     samples: int
     sample_rate_hz: int

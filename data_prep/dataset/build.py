@@ -1,9 +1,9 @@
-"""Recordings in, dataset out: check, plan, write shards in parallel, finish; or take up again.
+"""From recordings to a dataset: check, plan, write shards in parallel, finish; or continue.
 
 One run does it all (`build_dataset`), or several runs share the shards of one plan, on one machine
 or many that see one file system (`build_part`), and a last one writes the tables (`merge_parts`).
 The plan of such parts is made once (`make_plan`, or the first part): it holds all rows and the size
-of every file, so that a part reads neither the table nor looks at the files of the others.
+of every file, so that a part reads neither the table nor the files of other parts.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from dawnchorus.data_prep.table.recording import Recording
 from dawnchorus.trainer.files import write_whole
 from dawnchorus.trainer.progress import Progress
 
-FORMAT = 3  # of the work folder and what the fingerprint covers
-BESIDE = "beside"  # in the work folder: what is to lie beside the tables
-_NAMED = 20  # recordings left out that are named on the screen; the table names all
+FORMAT = 3  # of the work folder and of what the fingerprint covers
+BESIDE = "beside"  # in the work folder: files that will lie beside the tables
+_NAMED = 20  # rejected recordings that the screen names; the table names all
 # Bytes of stored audio a second, relative to int16 PCM; FLAC measured on bird recordings.
 _SIZE_RATIO = {"flac": 0.55, "wav": 1.0}
 
@@ -63,12 +63,11 @@ def build_dataset(
 ) -> dict[str, Any]:
     """Write the dataset `out` from `recordings` (paths relative to `root`); return its stats.
 
-    `recordings` are gone through a few times and never held: a list, or an object that reads them
-    anew each time (`prepare.StoredTable`). A finished dataset of the same recordings and
+    `recordings` are iterated a few times and never held in memory: a list, or an object that reads
+    them anew each time (`prepare.StoredTable`). A finished dataset of the same recordings and
     options is left as it is; an unfinished one is continued. `look_at` is the option that the
-    message on missing files asks about. Raises PrepError where `out` belongs
-    to something else, when more than `max_broken` of the recordings are unusable, or nothing
-    usable is left.
+    message on missing files asks about. Raises PrepError where `out` holds something else, when
+    more than `max_broken` of the recordings are unusable, or when nothing usable is left.
     """
     builder = _Builder(recordings, root, out, options, look_at)
     if builder.finished:
@@ -89,9 +88,9 @@ def build_part(
 ) -> int:
     """Write one part's shards of the dataset; return how many shards of all are still to write.
 
-    Any number of parts may run at once, start at the same second, be killed and run again. The
-    plan is the same for all: the first to have made it puts it in its place whole. `merge_parts`
-    finishes the dataset.
+    Any number of parts may run at once, start at the same second, be killed and run again. All use
+    one plan: the first part that has made it puts it in its place whole. `merge_parts` finishes the
+    dataset.
     """
     builder = _Builder(recordings, root, out, options, in_parts=True)
     if builder.finished:
@@ -113,8 +112,8 @@ def build_part(
 def make_plan(recordings: Iterable[Recording], root: Path, out: Path, options: BuildOptions) -> int:
     """Decide what goes into which shard, for the parts that follow; return how many shards.
 
-    One run reads the table and looks at every file. A plan of the same input that is there already
-    is kept; one that was killed leaves nothing. Raises PrepError as `build_part` does.
+    One run reads the table and looks at every file. An existing plan of the same input is kept; a
+    run that is killed leaves no plan. Raises PrepError as `build_part` does.
     """
     builder = _Builder(recordings, root, out, options, in_parts=True)
     if builder.finished:
@@ -162,7 +161,7 @@ def merge_parts(
 
 
 class _Builder:
-    """What runs over all recordings or a part have in common."""
+    """What a run over all recordings and a run over one part have in common."""
 
     def __init__(
         self,
@@ -181,7 +180,7 @@ class _Builder:
         self.progress = Progress()
         self.settings = _settings(options, out)
         identity = getattr(recordings, "identity", None)
-        # What says, without a look at any row or file, that a plan is the one for this request.
+        # This identifies the request without reading any row or file.
         self.request = identity and {**identity, "root": str(root.resolve())}
         self._scan: Scan | None = None
         self.finished = False
@@ -206,7 +205,7 @@ class _Builder:
         return disk_errors(self.out, make=True)
 
     def keep_companions(self) -> None:
-        """Keep what lies beside the table, for `_finish`: `merge` does not know the table."""
+        """Copy the files beside the table for `_finish`: `merge` does not know the table."""
         folder = self.out / WORK / BESIDE
         for path in getattr(self.recordings, "companions", ()):
             folder.mkdir(exist_ok=True)
@@ -233,7 +232,7 @@ class _Builder:
         return plan
 
     def _known_plan(self) -> Plan | None:
-        """Return the plan that is there, where nothing has to be read to know that it fits."""
+        """Return the existing plan where it is known to fit without reading anything."""
         folder = self.out / WORK / PLAN
         if self._scan is not None or not (folder / "plan.json").exists():
             return None
@@ -291,7 +290,7 @@ class _Builder:
         )
 
     def write(self, plan: Plan, shards: Sequence[ShardPlan]) -> None:
-        """Write those of the shards that are not there yet."""
+        """Write the shards that are missing."""
         share = 1.0 if self.options.allow_broken else self.options.max_broken
         gate = Gate(plan.folder, plan.recordings, share)
         work = self.out / WORK
@@ -316,7 +315,7 @@ class _Builder:
 
 
 def _finish(plan: Plan, out: Path, progress: Progress) -> dict[str, Any]:
-    """Name what was left out, and write the tables."""
+    """Report the rejected recordings, and write the tables."""
     rejected = [
         item
         for shard in plan.shards
@@ -338,14 +337,18 @@ def _finish(plan: Plan, out: Path, progress: Progress) -> dict[str, Any]:
 
 
 def _name_copies(stats: dict[str, Any], out: Path, progress: Progress) -> None:
-    """Say which recordings have the samples of another one with other labels or elsewhere."""
+    """Report recordings with the samples of another one that has other labels or lies in another
+    split.
+    """
     if stats["same_audio_other_labels"] or stats["same_audio_other_part"]:
         for line in same_audio(out / "recordings.parquet").lines():
             progress.say(f"same audio twice: {line}; see {out / SAME_AUDIO}")
 
 
 def _name_weaker(plan: Plan, out: Path, progress: Progress) -> None:
-    """Name what is kept and lost more than 20 dB on its way, and what would keep it."""
+    """Report recordings that are kept but lost more than 20 dB, and the option that would keep the
+    sound.
+    """
     weaker = [
         item
         for shard in plan.shards
@@ -363,10 +366,10 @@ def _name_weaker(plan: Plan, out: Path, progress: Progress) -> None:
 
 
 def _close(out: Path) -> None:
-    """End what makes a dataset: a run that is killed before leaves it to the next.
+    """Finish a dataset; if this run is killed before, the next one does it.
 
-    The tables came with a short card; the last one tells sources, taxa and the selection as well,
-    which stand in the tables that are now there.
+    The tables came with a short card; the final one also tells sources, taxa and the selection,
+    which it reads from the finished tables.
     """
     if (out / WORK).is_dir():
         with disk_errors(out):
@@ -375,7 +378,7 @@ def _close(out: Path) -> None:
 
 
 def _nothing_to_do(out: Path, progress: Progress) -> dict[str, Any]:
-    """End a finished dataset that a killed run may have left, and say so; return its stats."""
+    """Finish what a killed run may have left of a dataset, and report it; return its stats."""
     _close(out)
     stats: dict[str, Any] = json.loads((out / "stats.json").read_text())
     progress.say(f"{out} is finished: {_summary(stats)}. Nothing to do.")

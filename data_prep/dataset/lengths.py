@@ -1,4 +1,4 @@
-"""How long each recording is, about: to plan shards of one size before any is decoded."""
+"""Estimates of the length of each recording, to plan shards of equal size before any is decoded."""
 
 from __future__ import annotations
 
@@ -22,10 +22,8 @@ _UNKNOWN_BYTES_PER_S = 16000.0
 
 
 def lengths_s(scan: Scan, recordings: Iterable[Recording], root: Path) -> NDArray[np.float64]:
-    """Estimate the length of every recording: what the table says, or the headers.
-
-    Of many files only a random sample is opened; the others are taken to have their format's
-    seconds per byte.
+    """Estimate the length of every recording: from the table, or from the headers. Of many files
+    only a random sample is opened; the others get the seconds per byte of their format.
     """
     seconds_R = np.array(scan.seconds)
     size_R = np.maximum(np.frombuffer(scan.size, np.int64), 0)

@@ -1,4 +1,4 @@
-"""What of a plan is written, and by which parts the rest is still to be written."""
+"""Which shards of a plan are written, and which parts still have to write the others."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ _NAMED = 20
 
 
 def summary_of(plan: Plan, shard: ShardPlan, out: Path) -> ShardSummary | None:
-    """Return what was written of a shard; None where it, or its tar, is not there.
-
-    Neither is it where it was written for another plan.
+    """Return the summary of a written shard; None where the summary or the tar is missing, or where
+    it was written for another plan.
     """
     summary = read_summary(out / WORK / result_name(shard.path))
     if summary is not None and summary.plan not in ("", plan.fingerprint):
@@ -29,12 +28,12 @@ def summary_of(plan: Plan, shard: ShardPlan, out: Path) -> ShardSummary | None:
 
 
 def missing_shards(plan: Plan, out: Path) -> list[int]:
-    """Return the places of the shards that are still to write."""
+    """Return the numbers of the shards that are still to be written."""
     return [k for k, shard in enumerate(plan.shards) if summary_of(plan, shard, out) is None]
 
 
 def what_is_missing(plan: Plan, out: Path, missing: Sequence[int]) -> str:
-    """Say which shards are missing, and by which parts."""
+    """Return a message on the missing shards, and on the parts that have to write them."""
     counts = counts_of_parts(out)
     names = ", ".join(plan.shards[k].path for k in missing[:_NAMED])
     more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""

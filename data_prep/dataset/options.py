@@ -1,4 +1,4 @@
-"""Every option of the preparation, once: the Python call and the command line are made from this.
+"""All options of the preparation: the Python call and the command line are made from these classes.
 
 A column option exists for each field of `data_prep.archives.columns`.
 """
@@ -94,7 +94,7 @@ class FolderOptions:
     )
 
     def __post_init__(self) -> None:
-        """Raise PrepError for values that make no sense."""
+        """Raise PrepError that names every invalid value."""
         if self.make_folds < 0 or self.make_folds == 1:
             raise PrepError("make_folds must be 0 (none) or at least 2.")
 
@@ -179,7 +179,7 @@ class BuildOptions:
     )
 
     def __post_init__(self) -> None:
-        """Raise PrepError that names every value that makes no dataset."""
+        """Raise PrepError that names every invalid value."""
         for item in dataclasses.fields(self):  # 1 and 1.0 make the same dataset
             if isinstance(item.default, float):
                 object.__setattr__(self, item.name, float(getattr(self, item.name)))

@@ -1,4 +1,5 @@
-"""Which recording goes to which shard, in which order: decided before any work, and kept on disk.
+"""Which recording goes to which shard, in which order: decided before any shard is written, and
+kept on disk.
 
 The plan is a pure function of the recordings and the options. Shards can therefore be written by
 any number of processes, on any machines, in any order, by a run that was killed and started again,
@@ -42,7 +43,7 @@ _SHORTEST_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """One shard to write: its place in the dataset, and its stretch of the plan's members."""
+    """One shard to write: its path in the dataset, and its range of the plan's members."""
 
     split: str
     number: int
@@ -66,13 +67,14 @@ class Plan:
     recordings: int
     shards: tuple[ShardPlan, ...]
     request: Mapping[str, Any] | None = None
-    """What it was made for, as far as that can be compared without reading the table."""
+    """The request that it was made for, as far as it can be compared without reading the table."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """Of the files beside it: SHA-256, or the size of the rows (each has a checksum)."""
+    """SHA-256 of each file of the plan; for the rows their size, because each row has a checksum.
+    """
 
     @classmethod
     def read(cls, folder: Path) -> Plan:
-        """Read what `write_plan` wrote. Raises PrepError where it is not that any more."""
+        """Read what `write_plan` wrote. Raises PrepError where a file was changed."""
         try:
             state = json.loads((folder / "plan.json").read_text())
             shards = tuple(ShardPlan(*shard) for shard in state.pop("shards"))
@@ -108,7 +110,7 @@ def sizes_of(folder: Path) -> NDArray[np.int64] | None:
 
 
 def _sum(path: Path) -> str:
-    """SHA-256 of a small file; of the rows their size, which is all that costs nothing."""
+    """SHA-256 of a small file; for the rows only their size, which costs no reading."""
     if path.name == ROWS:
         return str(path.stat().st_size)
     with path.open("rb") as file:
@@ -231,7 +233,7 @@ def spread(
     """Return a random order in which the members of each group lie evenly apart.
 
     Member k of the n of a group falls at a random place in the k-th n-th of the order. A plain
-    shuffle leaves runs of one recordist; keeping groups together would leave nothing but runs.
+    shuffle leaves runs of one recordist; keeping groups together would leave only such runs.
     """
     _, first_G, group_N = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
     order_N = np.argsort(group_N, kind="stable")

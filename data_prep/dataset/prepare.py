@@ -26,13 +26,13 @@ class StoredTable:
 
     @property
     def companions(self) -> list[Path]:
-        """What `chorus prep select` found and wrote beside the table; report and card tell it."""
+        """The files that `chorus prep select` wrote beside the table; report and card read them."""
         folder = self.path.parent
         return [folder / name for name in COMPANIONS if (folder / name).is_file()]
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this table from another one or a later state, without reading its rows."""
+        """Identifies this state of the table without reading its rows."""
         stat = self.path.stat()
         with self.path.open("rb") as file:
             file.seek(max(0, stat.st_size - _FOOTER_BYTES))
@@ -88,9 +88,9 @@ def plan(
 def check_request(
     table: Path | str, audio: Path | str | None, options: dict[str, Any]
 ) -> tuple[StoredTable, Path, BuildOptions]:
-    """What `prepare_shards` is asked for: the recordings, where their audio is, how to build.
+    """The request of `prepare_shards`: the recordings, the folder of their audio, the options.
 
-    Raises PrepError where any of it is wrong.
+    Raises PrepError where a part of it is invalid.
     """
     unknown = sorted(set(options) - {item.name for item in dataclasses.fields(BuildOptions)})
     if unknown:

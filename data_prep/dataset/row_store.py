@@ -1,8 +1,8 @@
-"""The recordings of a dataset while it is made: looked over once, then kept on disk, a line each.
+"""The recordings of a dataset while it is made: scanned once, then kept on disk, a line each.
 
-No step of the preparation holds the recordings in memory. `scan` looks every one over and keeps
-a few numbers of each (about 50 bytes); `write_rows` puts them into the work folder, from where the
-processes that write shards read theirs by number.
+No step of the preparation holds the recordings in memory. `scan` checks each of them and keeps a
+few numbers (about 50 bytes); `write_rows` puts them into the work folder, where the processes that
+write shards read them by number.
 
 Shape legend: R recordings.
 """
@@ -52,25 +52,27 @@ _NAMED = 5
 
 
 def hash64(text: str) -> int:
-    """Return 64 bits that stand for a text: of 10 million texts, two agree once in 370,000 sets."""
+    """Return a 64-bit hash of a text: of 10 million texts, two agree in one of 370,000 cases."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 @dataclass
 class Scan:
-    """What is known of every recording before any is opened; one entry each, in table order."""
+    """What is known of the recordings before any is opened; one entry for each, in the table's
+    order.
+    """
 
     digest: str = ""
-    """Of all rows and file sizes, and of what `scan` was given to start with."""
+    """Digest of all rows and file sizes, and of the `start` of `scan`."""
     splits: list[str] = field(default_factory=list)
     """Names that `split` counts."""
     split: array[int] = field(default_factory=lambda: array("i"))
     group: array[int] = field(default_factory=lambda: array("Q"))
     """`hash64` of the group, as the table has it: private, it may tell a place."""
     key: array[int] = field(default_factory=lambda: array("Q"))
-    """`hash64` of the plain key, in small letters."""
+    """`hash64` of the plain key in lower case."""
     seconds: array[float] = field(default_factory=lambda: array("d"))
-    """As the table states them, or 0."""
+    """Seconds as the table states them, or 0."""
     size: array[int] = field(default_factory=lambda: array("q"))
     """Bytes of the file; -1 where there is none."""
     suffix: array[int] = field(default_factory=lambda: array("I"))
@@ -91,18 +93,18 @@ def scan(
     progress: Progress,
     places: str = EXACT,
 ) -> Scan:
-    """Check every recording and note what the plan needs. Nothing is written.
+    """Check every recording and keep the numbers that the plan needs. Nothing is written.
 
     Args:
         recordings: any number; only a thousand are in memory at a time.
-        root: what their paths are relative to.
-        start: what else the digest stands for (format, options).
-        progress: told every ten seconds how far it is.
-        places: how exactly the dataset tells places and times; the digest, which is published, is
-            of what it tells.
+        root: the folder that their paths are relative to.
+        start: other things that the digest covers (format, options).
+        progress: gets a line every ten seconds.
+        places: how exactly the dataset tells places and times; the digest, which is published,
+            covers them only as exactly.
 
     Raises:
-        PrepError: what `data_prep.table.recording.validate` objects to; a path may be empty here.
+        PrepError: `table.recording.validate` refuses a recording; a path may be empty here.
     """
     result = Scan()
     ids: array[int] = array("Q")
@@ -146,7 +148,7 @@ def _checked(
     """Yield the recordings in chunks that are valid in themselves."""
     spoken = time.monotonic()
     for chunk in _chunks(recordings):
-        # A table may list what has not been downloaded: a path is the one thing it can lack.
+        # A table may list recordings that are not downloaded yet: only the path may be missing.
         validate([r if r.path else dataclasses.replace(r, path="?") for r in chunk])
         ids.extend(hash64(recording.id) for recording in chunk)
         if time.monotonic() - spoken >= LINE_EVERY_S:
@@ -231,7 +233,8 @@ def shared_keys(result: Scan) -> NDArray[np.bool_]:
 
 
 def plain_key(recording: Recording) -> str:
-    """Return the archive's id, or the file's name where that is the id, as a key can hold it.
+    """Return the archive's id (for folders the file's name) with the characters that a key may
+    have.
 
     Letters, digits, '-' and '_' only: WebDataset takes the name up to its first dot as the key.
     """
@@ -243,7 +246,7 @@ def plain_key(recording: Recording) -> str:
 
 
 def key_stem(recording: Recording, shared: bool) -> str:
-    """Return the recording's key; where the plain one is shared, with a digest of the id."""
+    """Return the recording's key, with a digest of the id where several share the plain key."""
     stem = plain_key(recording)
     if shared:
         stem += f"-{hashlib.sha256(recording.id.encode()).hexdigest()[:10]}"
@@ -272,7 +275,7 @@ def write_rows(recordings: Iterable[Recording], folder: Path) -> None:
 class RowStore:
     """The recordings that `write_rows` wrote: by number, or one after the other.
 
-    Raises PrepError for a row that is not the one that was written.
+    Raises PrepError for a row that was changed since.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""Recordings of a dataset that have the very samples of another: which, and what is wrong with it.
+"""Recordings of a dataset with exactly the samples of another one, and whether that does harm.
 
-The same sound under other labels teaches two answers to one question; the same sound in two parts
-of a split is trained on and tested on. Copies that differ by a codec or a cut have other samples:
+The same sound under other labels teaches two answers to one question; the same sound in two splits
+is both trained on and tested on. Copies that differ by a codec or a cut have other samples:
 `chorus prep select` finds those by a fingerprint.
 
 Shape legend: R recordings of the table.
@@ -47,7 +47,7 @@ class SameAudio:
 
     @property
     def extra(self) -> int:
-        """Recordings that have the samples of an earlier one."""
+        """Number of recordings that have the samples of an earlier one."""
         return sum(len(copies) - 1 for copies in self.sets)
 
     @property
@@ -61,7 +61,7 @@ class SameAudio:
         return [copies for copies in self.sets if _divided(copies)]
 
     def lines(self) -> list[str]:
-        """One sentence for each of the two faults that occurs, with examples."""
+        """Return a sentence with examples for each of the two faults that occurs."""
         said = []
         for sets, where in (
             (self.other_labels, "under other labels"),
@@ -141,7 +141,7 @@ def _shown(copy: Copy) -> str:
 
 
 def same_audio_words(stats: Mapping[str, Any]) -> str:
-    """Return what a dataset's stats say about it: "2 (2 under other labels; see ...)"."""
+    """Return what a dataset's stats tell about copies: "2 (2 under other labels; see ...)"."""
     faults = (
         ("same_audio_other_labels", "under other labels"),
         ("same_audio_other_part", "in another split or fold"),

@@ -1,4 +1,4 @@
-"""What the shards' results say together: one pass over them, a few bytes kept per recording.
+"""Sums over the results of all shards, in one pass, with a few bytes per recording.
 
 Shape legend: R recordings of the table.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LicenceKey = tuple[str, str]  # licence URL, recordist
 _SHA1_BYTES = 20
-# What the decoder adds to a recording's row, and how it is kept here.
+# The columns that the decoder adds to a recording's row, and their types here.
 FACTS = {
     "sample_rate_hz": np.int32,
     "channels": np.int32,
@@ -47,7 +47,7 @@ class LedgerRow:
     """One person's recordings under one licence."""
 
     attribution: str | None
-    """The credit line of all; None when they have several."""
+    """The credit line that all share; None when they have several."""
     clips: int = 0
     samples: int = 0
 
@@ -58,7 +58,7 @@ class Gathered:
 
     kept_R: NDArray[np.bool_]
     codec_R: NDArray[np.int16]
-    """Place in `codecs`."""
+    """Position in `codecs`."""
     sha1_R: NDArray[np.uint8]
     """20 bytes each."""
     facts: dict[str, NDArray[Any]]
@@ -67,7 +67,7 @@ class Gathered:
     codecs: list[str] = field(default_factory=list)
     ledger: dict[LicenceKey, LedgerRow] = field(default_factory=dict)
     summaries: list[ShardSummary] = field(default_factory=list)
-    """Of every shard, without its rejects."""
+    """The summary of each shard, without its rejects."""
     split_clips: Counter[str] = field(default_factory=Counter)
     split_samples: Counter[str] = field(default_factory=Counter)
     clips_per_label: Counter[str] = field(default_factory=Counter)
@@ -138,7 +138,7 @@ def _add_to_ledger(ledger: dict[LicenceKey, LedgerRow], item: dict[str, Any], sa
 
 
 def licence_key(item: dict[str, Any]) -> LicenceKey:
-    """Return what a line of the ledger stands for."""
+    """Return the licence and recordist that a line of the ledger is for."""
     return item["licence_url"], item["recordist"]
 
 

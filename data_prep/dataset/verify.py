@@ -1,4 +1,4 @@
-"""The whole check of a dataset: every table against every other, every clip against its row.
+"""The complete check of a dataset: tables against each other, and every clip against its row.
 
 It checks the writer's promise (docs/data.md) without the trainer's reader: the tars are walked with
 the standard library's tarfile.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: the file, the clip's key where it is one clip, and what."""
+    """One problem: the file, the clip's key where it concerns one clip, and what is wrong."""
 
     where: str
     key: str
@@ -50,14 +50,14 @@ class Report:
     hours: float = 0.0
     shards: int = 0
     count: int = 0
-    """Of all problems; `problems` holds the first `limit`."""
+    """Number of all problems; `problems` holds the first `limit`."""
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What could not be checked, and why."""
+    """Things that could not be checked, with the reason."""
 
     def add(self, where: str, what: str, key: str = "") -> None:
-        """Count a problem and keep it while there is room."""
+        """Count a problem, and keep it while there are fewer than `limit`."""
         self.count += 1
         if len(self.problems) < self.limit:
             self.problems.append(Problem(where, key, what))
@@ -84,11 +84,11 @@ class Report:
 def verify_dataset(
     dataset: Path, *, quick: bool = False, jobs: int = 0, limit: int = 100
 ) -> Report:
-    """Check a finished dataset; everything is looked at, whatever is wrong.
+    """Check a finished dataset completely, whatever problems are found on the way.
 
     Args:
         dataset: its folder.
-        quick: leave out hashes, the clips' records and their decoding.
+        quick: skip hashes, the clips' records and their decoding.
         jobs: processes; 0: one per core.
         limit: how many problems to keep, of those that are counted.
 

@@ -25,12 +25,12 @@ _CLOSE_S = 1e-6
 
 
 class RecordingFacts(NamedTuple):
-    """What `recordings.parquet` says of a recording that its clips are checked against."""
+    """The values of a recording in `recordings.parquet` that its clips are checked against."""
 
     pcm_sha1: str
     clips: int
     whole: bool
-    """Whether its clips, joined, are the samples that `pcm_sha1` stands for."""
+    """Whether `pcm_sha1` is the digest of its clips, joined."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class ShardCheck:
     path: Path
     shard: str
     rows: list[dict[str, Any]]
-    """Of the index, in its order."""
+    """The shard's rows of the index, in its order."""
     recordings: Mapping[str, RecordingFacts]
     label_names: list[str]
     licences: Mapping[int, tuple[str, str]]
@@ -149,7 +149,7 @@ def _check_clips(
         if place + 1 < len(order) and order[place + 1]["recording_id"] == row["recording_id"]:
             continue
         facts = check.recordings.get(row["recording_id"])
-        # A recording's digest only says something new where all clips are sound in themselves.
+        # The digest of a recording is only checked where no clip has a problem of its own.
         told = facts is not None and facts.whole and good == count == facts.clips
         if facts and told and sha1.hexdigest() != facts.pcm_sha1:
             yield key, f"the samples of {row['recording_id']} are not those of its pcm_sha1"
@@ -165,7 +165,7 @@ def _decode(row: Mapping[str, Any], data: bytes) -> tuple[bytes, str]:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             found = (file.format.lower(), file.samplerate, file.channels, file.subtype)
             pcm_T = file.read(dtype="int16")
-    except Exception as err:  # whatever is raised, it is this clip's fault
+    except Exception as err:  # whatever is raised, this clip is the cause
         return b"", f"does not decode ({brief(err)})"
     wanted = (row["codec"], row["sample_rate_hz"], 1, "PCM_16")
     if found != wanted:

@@ -37,7 +37,7 @@ _NAMED = 3
 
 @dataclass
 class Expected:
-    """What the tables say, as far as it is needed for every clip."""
+    """The values in the tables that the check of every clip needs."""
 
     dataset: Path
     label_names: list[str]
@@ -62,7 +62,7 @@ class Expected:
         return str((self.stats.get("options") or {}).get("places") or "")
 
     def find(self, ids: list[str]) -> NDArray[np.int64]:
-        """Return the places of recordings, -1 for one that is not in the table."""
+        """Return the row numbers of recordings, -1 for one that is not in the table."""
         wanted = np.array([hash64(text) for text in ids], np.uint64)
         if not len(self.id_R):
             return np.full(len(ids), -1)
@@ -83,7 +83,7 @@ class Expected:
             yield shard, list(run)
 
     def recordings_of(self, rows: list[dict[str, Any]]) -> Mapping[str, RecordingFacts]:
-        """Return what the clips of some rows are checked against."""
+        """Return the values that the clips of some rows are checked against."""
         ids = list({row["recording_id"] for row in rows})
         return {
             text: RecordingFacts(
@@ -95,7 +95,7 @@ class Expected:
 
 
 def read_expected(dataset: Path, report: Report) -> Expected:
-    """Read the small files; report what does not fit in them alone."""
+    """Read the small files; report what is wrong within them."""
     import pyarrow.parquet as pq
 
     stats = json.loads((dataset / "stats.json").read_text())
@@ -177,7 +177,7 @@ def _recording_columns(dataset: Path, report: Report) -> dict[str, Any]:
 
 @dataclass
 class _Sums:
-    """What the index adds up to."""
+    """The sums over the index."""
 
     clips_L: NDArray[np.int64]
     samples_L: NDArray[np.int64]
@@ -191,7 +191,7 @@ class _Sums:
 
 
 def check_tables(dataset: Path, expected: Expected, report: Report) -> None:
-    """Go over the index once and compare what it adds up to with the other tables."""
+    """Go over the index once and compare its sums with the other tables."""
     sums = _Sums(
         np.zeros(len(expected.licences), np.int64),
         np.zeros(len(expected.licences), np.int64),
@@ -278,7 +278,7 @@ def _check_keys(expected: Expected, sums: _Sums, report: Report) -> None:
 
 
 def _check_recordings(expected: Expected, sums: _Sums, report: Report) -> None:
-    """Compare the clips of every recording with what its row says."""
+    """Compare the clips of every recording with its row."""
     import pyarrow.parquet as pq
 
     wrong = np.flatnonzero(sums.clips_R != expected.clips_R)
@@ -363,7 +363,9 @@ def _check_files(dataset: Path, expected: Expected, sums: _Sums, report: Report)
 
 
 def _warn_of_divided_groups(expected: Expected, report: Report) -> None:
-    """Warn of groups that lie in two splits or folds: a score there is none on unknown sources."""
+    """Warn of groups that lie in two splits or folds: a test there is not a test on unknown
+    sources.
+    """
     for name, part_R in (("split", expected.split_R), ("fold", expected.fold_R)):
         pairs = np.unique(np.stack([expected.group_R, part_R], axis=1), axis=0)
         groups, counts = np.unique(pairs[:, 0], return_counts=True)

@@ -1,4 +1,4 @@
-"""The folder that a dataset is made in: whose it is, who works in it now, what was left behind."""
+"""The folder in which a dataset is made: what it holds, who uses it, what runs left there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PART_LOCK = re.compile(r"part-(\d+)-of-(\d+)\.lock")
 
 @contextmanager
 def disk_errors(out: Path, *, make: bool = False) -> Iterator[None]:
-    """Turn what the disk refuses into a PrepError; with `make`, make the work folder first."""
+    """Turn errors of the disk into a PrepError; with `make`, create the work folder first."""
     try:
         if make:
             (out / WORK).mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def is_finished(out: Path, fingerprint: str, settings: dict[str, Any]) -> bool:
 
 
 def made_otherwise(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    """Say in what the options differ, or that the input does."""
+    """Return in which options the two differ, or that the input does."""
     changed = [
         f"{name} was {theirs.get(name)!r}, is {ours.get(name)!r}"
         for name in sorted(set(theirs) | set(ours))
@@ -64,16 +64,15 @@ def refuse_strangers(out: Path) -> None:
 
 @contextmanager
 def only_one(out: Path) -> Iterator[None]:
-    """Hold the folder; a second run on it is told so. The lock goes with the process."""
+    """Lock the folder; a second run on it gets a PrepError. The lock ends with the process."""
     with _held(out / WORK / "lock", fcntl.LOCK_EX, f"Another run is preparing {out} right now."):
         yield
 
 
 @contextmanager
 def sharing(out: Path, part: Part | None) -> Iterator[None]:
-    """Hold one part of the folder; other parts may work in it, a run over all may not.
-
-    None: no part, only the plan of all.
+    """Lock one part of the folder; other parts may use the folder, a run over all may not. None: no
+    part, only the plan.
     """
     whole = f"A run over all parts is preparing {out} right now."
     if part is None:
@@ -90,10 +89,9 @@ def sharing(out: Path, part: Part | None) -> Iterator[None]:
 
 @contextmanager
 def planning(out: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the plan: of parts that start at one time, one makes it and the others wait for it.
-
-    The lock goes with the process; where the file system has none, each makes the plan and the
-    first to be done wins.
+    """Lock the plan: of parts that start together, one makes it and the others wait. The lock ends
+    with the process; on a file system without locks each part makes the plan and the first to
+    finish wins.
     """
     with (out / WORK / "plan.lock").open("a+") as file:
         try:
@@ -108,7 +106,7 @@ def planning(out: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 @contextmanager
 def _held(path: Path, how: int, refusal: str) -> Iterator[None]:
-    with path.open("a+") as file:  # readable and writable: NFS wants both for one lock or another
+    with path.open("a+") as file:  # readable and writable, because NFS needs both for some locks
         try:
             fcntl.flock(file, how | fcntl.LOCK_NB)
         except BlockingIOError as err:
@@ -125,7 +123,7 @@ def counts_of_parts(out: Path) -> set[int]:
 
 
 def sweep(out: Path, shards: Sequence[str] | None = None) -> None:
-    """Remove what a killed run left half-written: of these shards, or of everything."""
+    """Remove the half-written files of a killed run: those of some shards, or all."""
     if shards is None:
         left = [*out.glob("*/.*.tmp"), *out.glob(".*.tmp"), *(out / WORK).glob(".*.tmp")]
         for path in (out / WORK).glob(".plan-*"):

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from dawnchorus.trainer.progress import Progress
 
 NAMED = 10
-"""Rejects that an error names."""
+"""Number of rejects that an error names."""
 NO_BREAKAGE = ("too_short",)
-"""Reasons that leave a recording out and do not say that anything is wrong with it."""
+"""Reasons for leaving out a recording that is not broken."""
 _counter: Any = None  # seconds of audio done, shared by the processes of a pool
 
 
@@ -67,13 +67,13 @@ def name_rejects(plan: Path, rejected: Iterable[Mapping[str, Any]]) -> str:
 
 
 def run_shards(tasks: Sequence[ShardTask], *, gate: Gate, jobs: int, progress: Progress) -> None:
-    """Write the shards; what is in them lies in the work folder.
+    """Write the shards; their results are kept in the work folder.
 
     Raises PrepError as soon as too many recordings are unusable.
     """
     if not tasks:
         return
-    # Without a lock, which a killed process would keep: at worst the bar misses a recording.
+    # No lock, because a killed process would keep it: at worst the bar misses a recording.
     counter = multiprocessing.get_context("spawn").RawValue("d", 0.0)
     done, log = 0, tasks[0].work / "decoder.log"
     with progress.hours(sum(task.shard.seconds for task in tasks) / 3600, "preparing") as bar:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardTask:
-    """All that a process needs to write one shard; the recordings it reads from the plan."""
+    """All that a process needs to write one shard; it reads the recordings from the plan."""
 
     out: Path
     root: Path
@@ -55,12 +55,12 @@ class ShardTask:
     shard: ShardPlan
     options: BuildOptions
     fingerprint: str = ""
-    """Of the plan: the result says to which one it belongs."""
+    """Fingerprint of the plan, which the result states."""
 
 
 @dataclass(slots=True)
 class ShardSummary:
-    """The first line of a shard's result: what a run must know that takes up the work."""
+    """The first line of a shard's result: what a run needs to continue the work."""
 
     shard: str
     sha256: str = ""
@@ -71,12 +71,12 @@ class ShardSummary:
     plan: str = ""
     """Fingerprint of the plan that it was written for."""
     weaker: list[dict[str, Any]] = field(default_factory=list)
-    """Those kept that lost more than 20 dB in conversion: `recording`, `detail`."""
+    """Kept recordings that lost more than 20 dB in conversion: `recording`, `detail`."""
 
 
 @dataclass(slots=True)
 class ShardResult:
-    """What a shard holds. `recording` numbers are places in the recording table.
+    """What a shard holds. `recording` numbers are row numbers of the recording table.
 
     `kept`: a dict per usable recording, with all that the index, the ledger and the stats need of
     it. `clips`: a dict per clip in the order of the tar.
@@ -110,7 +110,9 @@ def read_summary(path: Path) -> ShardSummary | None:
 
 
 class _Piece(NamedTuple):
-    """An encoded piece that lies in the spool, its record behind it, until its turn comes."""
+    """An encoded piece that waits in the spool, followed by its record, until it is written to the
+    tar.
+    """
 
     recording: int
     group: int
@@ -134,7 +136,7 @@ def piece_bounds(samples: int, max_samples: int) -> list[int]:
 
 
 def write_shard(task: ShardTask, advance: Callable[[float], None]) -> ShardSummary:
-    """Write one shard and the file that says what is in it; return the latter's first line.
+    """Write one shard and its result file; return the first line of that file.
 
     `advance` is called with the seconds of original audio after every recording. The tar is
     renamed into place when it is complete and on disk; the result file follows, so a shard
@@ -198,14 +200,14 @@ def _decode(recording: Recording, task: ShardTask) -> tuple[Pcm, Original]:
 
 
 def _check(pcm: Pcm, original: Original, options: BuildOptions) -> None:
-    """Refuse what this dataset is not to hold; set the gain of what it is."""
+    """Raise UnusableAudio for recordings that the dataset must not hold; set the others' gain."""
     if original.duration_s < options.min_s:
         text = f"{original.duration_s:.4f} s, less than --min-s {options.min_s:g}"
         raise UnusableAudio("too_short", text)
     check_levels(original.levels, original.sample_rate_hz, original.fine, options)
     if options.peak_dbfs is not None:
         gain = float(10 ** (options.peak_dbfs / 20) * FULL_SCALE / pcm.peak)
-        # As many digits as the table has of it: what it calls 0 dB are the samples as they were.
+        # As many digits as the table has: what it calls 0 dB are the unchanged samples.
         pcm.gain = gain if round(20 * float(np.log10(gain)), 3) else 1.0
 
 
@@ -215,7 +217,7 @@ def result_name(shard: str) -> str:
 
 
 def _kept(number: int, recording: Recording, original: Original, pcm: Pcm) -> dict[str, Any]:
-    """Return what the tables say of a recording, but for its pieces."""
+    """Return the values of a recording in the tables, without its pieces."""
     return {
         "recording": number,
         "id": recording.id,
@@ -258,7 +260,7 @@ def _encode(
     pieces = []
     for place, (start, stop) in enumerate(spans):
         pcm_T = pcm.read(start, stop)
-        # A stretch of digital silence (a paused recorder) has nothing of what the labels promise.
+        # A stretch of digital silence (a paused recorder) contains nothing that the labels name.
         if not pcm_T.any():
             continue
         data = encode(pcm_T, rate_hz, options.codec)
@@ -299,7 +301,7 @@ def encode(pcm_T: NDArray[np.int16], sample_rate_hz: int, codec: str) -> bytes:
 
 
 class _Hashed:
-    """A file that keeps the digest of what is written to it, front to back."""
+    """A file that computes the digest of its bytes while it is written from front to back."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -360,7 +362,7 @@ def _labelled_first(pieces: list[_Piece]) -> list[_Piece]:
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
-    """Append a member that says nothing of the machine or the time; return where its data is."""
+    """Append a member without traces of the machine or the time; return the offset of its data."""
     info = tarfile.TarInfo(name)
     info.size = len(data)
     info.mode = 0o644
@@ -369,7 +371,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
 
 
 def clip_record(recording: Recording, key: str) -> dict[str, Any]:
-    """Return what the JSON member of a clip says of its recording.
+    """Return the content of a clip's JSON member.
 
     Every value has one type throughout a dataset ("" where nothing is known, never null), because
     readers that build a table guess the types from the first few clips.

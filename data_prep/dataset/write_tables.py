@@ -168,7 +168,7 @@ def _write_recordings(
 def _split_rows(
     rows: RowStore, found: Gathered, kept: _Rows, rejected: _Rows, places: str
 ) -> Iterator[Recording]:
-    """Add every recording to one of the two tables; yield those that were kept."""
+    """Write every recording to one of the two tables; yield the kept ones."""
     rejects = found.rejected.to_reader(max_chunksize=RECORDING_ROWS)
     reasons = (row for batch in rejects for row in batch.to_pylist())
     for number, recording in enumerate(rows):
@@ -180,7 +180,7 @@ def _split_rows(
             rejected.add(reason | {"recording_id": recording.id, "path": path})
             continue
         facts = {name: column[number].item() for name, column in found.facts.items()}
-        # Kept in 32 bits, where 6 digits are all there were.
+        # It is stored with 32 bits, which hold 6 digits.
         facts["saturated"] = round(facts["saturated"], 6)
         facts["gain_db"] = round(facts["gain_db"], 3)
         for name in ("level_dbfs", "peak_dbfs", "mix_lost_db", "resample_lost_db"):
@@ -208,7 +208,7 @@ def _labels_json(labels: dict[str, tuple[str, str]], task: str | None) -> bytes:
 
 
 def _licences(found: Gathered, licence_ids: dict[LicenceKey, int], sample_rate_hz: int) -> pa.Table:
-    """Return the ledger: who recorded how much under which licence."""
+    """Return the licence ledger: who recorded how much under which licence."""
     import pyarrow as pa
 
     keys = list(licence_ids)
@@ -290,7 +290,7 @@ def _stats(
     labels: dict[str, tuple[str, str]],
     copies: SameAudio,
 ) -> dict[str, Any]:
-    """Count what there is. Nothing here depends on the machine or the time."""
+    """Return the stats. They do not depend on the machine or the time."""
     rate = settings["sample_rate_hz"]
     kept, facts = found.kept_R, found.facts
     per_label: Counter[str] = Counter(dict.fromkeys(labels, 0))

@@ -39,7 +39,7 @@ _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What is heard: a scientific name with its rank, or the name of a sound."""
+    """What is heard in a recording: a scientific name with its rank, or the name of a sound."""
 
     name: str
     rank: str = ""
@@ -50,7 +50,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """One recording of an archive. Text that is not known is the empty string.
+    """One recording of an archive. Unknown text is the empty string.
 
     `path` is where the audio lies, absolute or relative to the folder given to the builder; empty
     where it has not been downloaded from `url` (the audio file, where the archive names one).
@@ -85,7 +85,7 @@ class Recording:
     fold: str | None = None
 
     def __post_init__(self) -> None:
-        # Tables, tars and credits are passed on; whoever wrote a password there did not mean that.
+        # Tables, tars and credits are passed on, so passwords in addresses are removed.
         for name in ("url", "licence_url", "attribution"):
             text = getattr(self, name)
             if "@" in text and (safe := without_login(text)) != text:
@@ -197,7 +197,7 @@ def canonical_json(recordings: Iterable[Recording]) -> Iterable[bytes]:
 
 
 def validate(recordings: Sequence[Recording]) -> None:
-    """Check what every reader must guarantee.
+    """Check the guarantees that every reader has to give.
 
     Raises PrepError that names up to five of the offending recordings: empty or repeated ids,
     labels without a name, one name with two ranks, impossible coordinates, split names that
@@ -275,7 +275,7 @@ def label_ranks(recordings: Iterable[Recording]) -> dict[str, tuple[str, str]]:
 
 
 def _agree(first: str, second: str) -> str | None:
-    """Return the one that is known, or None where both are and they differ."""
+    """Return the known one of two values, or None where both are known and differ."""
     if first and second and first != second:
         return None
     return first or second

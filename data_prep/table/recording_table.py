@@ -33,8 +33,8 @@ _ROWS = 1 << 14  # rows kept before they are written: about 20 MB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
-    """A row of an archive that is no recording of ours. `reason` is a short code, `detail` says
-    the rest; `path` is the file or the address, where the row names one.
+    """A row of an archive that does not become a recording. `reason` is a short code, `detail`
+    explains it; `path` is the file or the address, where the row names one.
     """
 
     recording_id: str
@@ -45,13 +45,13 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a table holds."""
+    """The counts of a table."""
 
     recordings: int
     hours: float
-    """Of the recordings whose duration the archive states."""
+    """Hours of the recordings whose duration the archive states."""
     rejected: dict[str, int]
-    """By reason."""
+    """Number of rejected rows by reason."""
 
     @property
     def text(self) -> str:
@@ -69,8 +69,8 @@ def write_table(
 
     Of several recordings with one id the first stands, the others are rejected as
     `repeated_id`. `made_by` (what the table was made of: command, options, versions) goes into the
-    summary. A table that is there is replaced, at the end and whole. Raises PrepError when the
-    rows hold no recording or the disk refuses; whatever ends it, no half-written file stays.
+    summary. An existing table is replaced at the end, as a whole. Raises PrepError when the rows
+    hold no recording or the disk refuses; whatever ends it, no half-written file stays.
     """
     seen: set[int] = set()
     reasons: Counter[str] = Counter()
@@ -147,7 +147,7 @@ class _Rows:
 
 
 def table_path(path: Path) -> Path:
-    """Return the table that `path` means: itself, or `recordings.parquet` in that folder.
+    """Return the table at `path`: the file itself, or `recordings.parquet` in that folder.
 
     Raises PrepError where there is none.
     """

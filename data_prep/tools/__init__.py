@@ -1,1 +1,1 @@
-"""What the steps share: progress, files, recipes that come with the package."""
+"""What several steps use: a client for archives' APIs, and tables for spreadsheet programs."""

@@ -1,6 +1,6 @@
-"""CSV that spreadsheet programs show and do not run.
+"""CSV whose cells spreadsheet programs show and never run.
 
-A cell of a stranger's that begins with `=` is a formula to them: it can fetch an address with the
+A cell of unknown origin that begins with `=` is a formula to them: it can fetch an address with the
 rest of the row in it, or start a program. A quote before it makes it text.
 """
 
@@ -14,7 +14,9 @@ _RUNS = tuple("=+-@\t\r\n＝＋－＠")
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as CSV, a line feed after each; texts that would be run get a quote before them."""
+    """Return rows as CSV with a line feed after each; a text that would be run gets a quote before
+    it.
+    """
     text = io.StringIO()
     cells = ([_one_kind_of_line(shown(cell)) for cell in row] for row in rows)
     csv.writer(text, lineterminator="\n").writerows(cells)
@@ -22,14 +24,14 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
 
 
 def shown(cell: object) -> object:
-    """A cell for a CSV file: as it is, or with a quote before it where it would be run."""
+    """Return a cell for a CSV file: unchanged, or with a quote before it where it would be run."""
     if not isinstance(cell, str) or not cell.lstrip(" ").startswith(_RUNS) or _is_number(cell):
         return cell
     return f"'{cell}"
 
 
 def meant(text: str) -> str:
-    """What a cell said before `shown`."""
+    """Return the text of a cell before `shown` added a quote."""
     quoted = text.startswith("'") and text[1:].lstrip(" ").startswith(_RUNS)
     return text[1:] if quoted else text
 
