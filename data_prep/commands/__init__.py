@@ -1,1 +1,1 @@
-"""The commands of `chorus prep` and `chorus data`, one module per step of the way."""
+"""The commands of `chorus prep` and `chorus data`, one module for each step."""

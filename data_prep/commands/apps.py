@@ -47,7 +47,7 @@ def _data() -> None:
 
 @contextmanager
 def friendly_errors(stopped: str = "stopped; the same command continues") -> Iterator[None]:
-    """Turn what the user can mend into one line and exit code 2, Ctrl-C into 130."""
+    """Turn errors that the user can mend into one line and their exit code, Ctrl-C into 130."""
     from dawnchorus.trainer.errors import ChorusError
 
     try:

@@ -51,7 +51,7 @@ def report(
         ),
     ] = False,
 ) -> None:
-    """Write a self-contained page: what is in it, from where, under what licences.
+    """Write a self-contained page about a dataset or table: contents, origins, licences.
 
     Hours and species by source, taxon, licence, country and year; a map; lengths and rates; the
     long tail; what was left out and why; a few clips to listen to. One HTML file that needs no
@@ -98,7 +98,7 @@ def credits(
 
 @data_app.command("card")
 def card(dataset: Dataset, selection: Selection = None) -> None:
-    """Write a dataset's card (README.md) anew, with what a selection beside it tells."""
+    """Write a dataset's card (README.md) anew, also from the files of a selection beside it."""
     with friendly_errors():
         from dawnchorus.data_prep.report.card import write_card
 

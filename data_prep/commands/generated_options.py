@@ -1,4 +1,4 @@
-"""Command-line options that are made from the option classes, so that no list is kept twice."""
+"""Command-line options made from the option classes, so that every option is described once."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def with_options(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command one option per field of the option classes and, if asked, per column.
 
-    `archives.columns` and `dataset.options` stay the only lists of them; the command receives
-    all in its `**options`.
+    `archives.columns` and `dataset.options` are the only lists of options; the command receives the
+    values in its `**options`.
     """
     added = [
         _parameter(field.parameter, str | None, None, COLUMNS, field.option_help, "COLUMN")

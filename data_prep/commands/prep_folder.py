@@ -41,7 +41,7 @@ def folder(
 
 
 def _report(table: FolderTable) -> None:
-    """Show what was taken for what before anything starts."""
+    """Show which column fills which field, before anything starts."""
     recordings = table.recordings
     labels = {label.name for recording in recordings for label in recording.labels}
     typer.echo(f"{table.metadata}: {len(recordings)} recordings, {len(labels)} labels", err=True)

@@ -108,7 +108,7 @@ def inaturalist(
 def _sources(
     sources: list[Path], query: list[str], out: Path, options: ApiOptions, progress: Progress
 ) -> list[tuple[str, Path]]:
-    """Return (kind, path) of everything to read, after the API was asked where it is to be."""
+    """Return (kind, path) of everything to read, after asking the API where that is wanted."""
     from dawnchorus.data_prep.archives.inaturalist_api import parse_query, walk
     from dawnchorus.data_prep.archives.inaturalist_sources import classify
     from dawnchorus.data_prep.errors import PrepError

@@ -127,7 +127,7 @@ def _submit(
     options: dict[str, Any],
     dry_run: bool,
 ) -> None:
-    """Look at everything that would only end the tasks, then submit."""
+    """Check everything that would otherwise fail in the tasks, then submit."""
     from dawnchorus.data_prep.dataset.prepare import check_request
     from dawnchorus.slurm.errors import SubmitError
     from dawnchorus.slurm.prep import changed, prep_profile, submit_parts

@@ -58,7 +58,7 @@ def xeno_canto(
     with friendly_errors():
         if not sources and not query:
             raise PrepError("Give a SOURCE to read or a --query to ask (or both).")
-        # The queries first: what they bring is read like any other saved answer.
+        # The queries come first: their answers are read like any other saved answer.
         pages = _fetched(query or [], out, api)
         rows = read_sources(
             [*(sources or []), *pages], scratch=out, audio=_files(audio, xeno_canto_key), say=_say
@@ -157,7 +157,7 @@ def _say_licences(count: int) -> None:
 
 
 def _files(folder: Path | None, keys: Keys) -> FileIndex | None:
-    """Return the index of a folder of audio; say what is in it."""
+    """Return the index of a folder of audio, and print what is in it."""
     if folder is None:
         return None
     from dawnchorus.data_prep.archives.file_index import FileIndex

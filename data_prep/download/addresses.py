@@ -1,4 +1,4 @@
-"""Addresses: which may be asked, what may be shown of them, and the file names made from ids."""
+"""Addresses: which may be asked, how they are shown without secrets, file names made from ids."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _SECRET = re.compile(
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]")
 _ORIGIN = re.compile(r"[^/?#]*//[^/?#]*")
 _PORTS = {"http": 80, "https": 443}
-# An id like this is its own file name: equal on file systems that ignore case, no dots, and no
-# end that looks like the digest that all other names carry, so two ids never share a name.
+# Such an id is used as the file name: it is equal on file systems that ignore case, has no dots,
+# and does not end like the digest that all other names have, so two ids never share a name.
 _PLAIN = re.compile(r"[a-z0-9]+:[a-z0-9][a-z0-9_-]{0,99}")
 _DIGEST = re.compile(r".*-[0-9a-f]{16}")
 
 
 class BadAddress(ValueError):
-    """An address that is not asked; the message says why."""
+    """An address that must not be asked; the message says why."""
 
 
 def redact(text: str) -> str:
@@ -48,7 +48,7 @@ def host_of(url: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _host_of_origin(url: str) -> str:
-    """As `host_of`, of "scheme://authority": a million addresses have few of them."""
+    """Return `host_of` of "scheme://authority", cached: a million addresses have few of these."""
     try:
         parts = urlsplit(url)
         port, name = parts.port, parts.hostname
@@ -74,8 +74,8 @@ def ending_of(url: str) -> str:
 def follow(url: str, location: str) -> str:
     """Return the address that a redirect from `url` leads to.
 
-    Raises BadAddress where it must not be followed: from https to http, to other schemes. Whether
-    it leads into a private network is asked of every address (`private_name`, `private_address`).
+    Raises BadAddress for redirects from https to http and to other schemes. Whether it leads into a
+    private network is asked of every address (`private_name`, `private_address`).
     """
     target = urljoin(url, location.strip())
     host_of(target)
@@ -85,10 +85,9 @@ def follow(url: str, location: str) -> str:
 
 
 def private_name(url: str) -> bool:
-    """Whether the host of `url` is named as one of this machine or its network.
-
-    By the text alone, in every way that the C library reads a number as an address ("127.1",
-    "2130706433", "0x7f000001"); what a name resolves to is seen when connected.
+    """Return whether the host of `url` is by its name one of this machine or its network. Only the
+    text counts, with every spelling of a number that the C library reads as an address ("127.1",
+    "2130706433", "0x7f000001"); the address of a name is checked when it is connected.
     """
     name = (urlsplit(url).hostname or "").rstrip(".")
     if name == "localhost" or name.endswith((".localhost", ".local", ".internal")):
@@ -100,7 +99,7 @@ def private_name(url: str) -> bool:
 
 
 def private_address(address: str) -> bool:
-    """Whether an IP address is not one of the open network; False for what is no IP address."""
+    """Return whether an IP address is not a public one; False for any other text."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Which recordings are asked for: licences first, then the amounts. Nothing here asks anybody."""
+"""Which recordings are downloaded: licences first, then amounts. Nothing here sends a request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STATED = LicenceChoice(allow=frozenset(WORDS["stated"]))
 
 
 class Row(Protocol):
-    """What is read of a recording to decide; a `Recording` has it all."""
+    """The fields of a `Recording` that decide."""
 
     @property
     def path(self) -> str: ...  # noqa: D102
@@ -50,18 +50,18 @@ def licence_words(text: str, option: str) -> frozenset[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The user's choice of recordings. Others are not asked for."""
+    """The user's choice of recordings; others are not downloaded."""
 
     licences: LicenceChoice = _STATED
     unstated: bool = False
-    """Whether recordings that state no licence are wanted where `licences` takes them."""
+    """Whether recordings without a stated licence are wanted where `licences` takes them."""
     limit: int | None = None
     max_hours: float | None = None
     unknown_duration_s: float = 40.0
 
     @property
     def made_of(self) -> dict[str, Any]:
-        """For the summary, and to recognise a plan that was made before."""
+        """Describe the choice, for the summary and to recognise an earlier plan."""
         return {
             "licences": sorted(self.licences.allow or ()),
             "deny": sorted(self.licences.deny),
@@ -74,10 +74,8 @@ class Choice:
 
 @dataclass
 class Chooser:
-    """Takes the recordings of a table in their order and says which are asked for.
-
-    The same table and choice give the same answers, so it is run again where they are needed
-    again instead of keeping a million of them.
+    """Decides which recordings of a table, taken in their order, are downloaded. The same table and
+    choice give the same answers, so they are computed again instead of keeping a million of them.
     """
 
     choice: Choice
@@ -86,7 +84,7 @@ class Chooser:
     full: bool = field(default=False, init=False)
 
     def reason(self, row: Row) -> tuple[str, str]:
-        """Return why the recording is not asked for, as (code, detail); ("", "") where it is.
+        """Return why the recording is not downloaded, as (code, detail); ("", "") where it is.
 
         ("here", "") is a recording whose file is on this machine already.
         """
@@ -108,7 +106,7 @@ class Chooser:
 
     def _amount(self, duration_s: float) -> tuple[str, str]:
         limit, hours = self.choice.limit, self.choice.max_hours
-        # Once full, a shorter recording further down does not slip in: the first ones are meant.
+        # When the limit is reached, no later recording is taken, even a shorter one.
         self.full = (
             self.full
             or (limit is not None and self.taken >= limit)
@@ -130,12 +128,14 @@ def make_choice(
     max_hours: float | None = None,
     unknown_duration_s: float = 40.0,
 ) -> Choice:
-    """Return the choice of the command line's options. Raises PrepError when it leaves nothing."""
+    """Return the choice of the command line's options. Raises PrepError when it excludes
+    everything.
+    """
     named = licence_words("stated" if licences is None else licences, "--licences")
     denied = licence_words(deny, "--deny") if deny is not None else frozenset[str]()
     denied |= {word for given in no for word in licence_words(given, f"--no-{given}")}
     allowed = frozenset(kind for word in named for kind in WORDS[word])
-    # Terms keep their own words: they are denied wherever they are, also in other licences.
+    # Terms (nc, nd, sa) are denied in every licence that has them.
     refused = frozenset(
         kind for word in denied for kind in (*WORDS[word], *{word} & {"nc", "nd", "sa"})
     )

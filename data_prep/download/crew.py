@@ -1,4 +1,4 @@
-"""All files of a plan: workers per host, retries, the breaker, stops, the ledger's commits."""
+"""Downloads all files of a plan: workers per host, retries, the breaker, stops, commits."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Job:
 
 
 class Feed:
-    """The queue of one host: what is due for another try first, then the ledger's next ones.
+    """The queue of one host: recordings that are due for another try, then the ledger's next ones.
 
-    Waiting for another try happens here and not in a worker, which goes on with others meanwhile;
-    that is why no retry library is used: they sleep in the place that holds the host's turn.
+    A recording waits here for its next try, not in a worker, which continues with others. Retry
+    libraries sleep in the worker, which would block the host's turn.
     """
 
     def __init__(self, ledger: Ledger, host: str) -> None:
@@ -50,11 +50,11 @@ class Feed:
         self._lock = asyncio.Lock()
 
     def again(self, job: Job, wait_s: float) -> None:
-        """Take back a job that is to be tried after a while."""
+        """Take back a job, to be tried again after a while."""
         heapq.heappush(self._again, (time.monotonic() + wait_s, next(self._count), job))
 
     async def next(self, over: Callable[[], bool]) -> Job | None:
-        """Return the next job when it is due, None when there is none left or it is `over`."""
+        """Return the next job when it is due; None when none is left or `over` is true."""
         while not over():
             now = time.monotonic()
             if self._again and self._again[0][0] <= now:
@@ -87,8 +87,8 @@ class Tally:
 class Crew:
     """Fetches everything that the ledger's plan holds into `folder`.
 
-    `max_bytes` ends the run when as much lies there. `unsure`: the run before was killed, so a
-    file may be in its place without an entry.
+    The run ends when `max_bytes` lie there. `unsure`: the run before was killed, so a file may be
+    there without an entry in the ledger.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Crew:
         self._held: dict[str, list[tuple[Feed, Job, Failure]]] = defaultdict(list)
 
     async def run(self) -> signal.Signals | None:
-        """Fetch all there is; return the signal that ended it early, if one did.
+        """Fetch everything; return the signal that ended it early, if there was one.
 
         Raises OSError when the disk is full. Whatever ends it, the ledger knows what is done.
         """
@@ -171,7 +171,7 @@ class Crew:
             except HostGivenUp as err:
                 if gate.given_up:
                     return
-                # It sends us on to another host, which was given up.
+                # It redirects to another host, which was given up.
                 failure = Failure("host_given_up", str(err), passing=True)
                 failure.gate, failure.trouble, failure.began_s = gate, True, time.monotonic()
                 self._failed(feed, job, failure)
@@ -190,15 +190,15 @@ class Crew:
         self._settle(feed)
 
     def _settle(self, feed: Feed) -> None:
-        """The host works: what was held back is the files' own trouble."""
+        """Record the failures that were held back as the files' own, because the host works."""
         for _, job, failure in self._held.pop(feed.host, ()):
             self._record(feed, job.item, failure)
 
     def _failed(self, feed: Feed, job: Job, failure: Failure) -> None:
         """Try it again later, or record it; a failure that may be the host's is held back.
 
-        Held until the host works again (then it was the file's) or the breaker trips (then the
-        file had nothing to do with it and is tried again after the pause).
+        It is held until the host works again (then the file was the cause) or the breaker trips
+        (then it was the host, and the file is tried again after the pause).
         """
         job = Job(failure.item or job.item, job.tries + 1)
         gate = failure.gate
@@ -234,7 +234,9 @@ class Crew:
         self.tally.by_host[feed.host] += 1
 
     def _release_held(self) -> None:
-        """At the end: record what is held, but for hosts that were given up (asked next run)."""
+        """Record what is held at the end, except for hosts that were given up: the next run asks
+        them.
+        """
         for host, held in self._held.items():
             if not self.gates.of(host).given_up:
                 for feed, job, failure in held:
@@ -242,7 +244,7 @@ class Crew:
         self._held.clear()
 
     async def _tick(self, bar: Bar, waiting: dict[str, int]) -> None:
-        """Commit, show where it is, watch the disk. Ends only with an error."""
+        """Commit, show progress and watch the disk, until an error or a cancellation."""
         keep_free = self.recipe.files.keep_free_gb * GB
         while True:
             await asyncio.sleep(_TICK_S)
@@ -307,7 +309,7 @@ def _signals(stop: asyncio.Future[signal.Signals]) -> Iterator[None]:
             stop.set_result(kind)
 
     for kind in kinds:
-        # Only the main thread of a program may; a caller's thread goes without.
+        # Only the main thread may set handlers; other threads run without.
         with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
             loop.add_signal_handler(kind, end, kind)
     try:

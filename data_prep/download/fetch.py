@@ -25,17 +25,16 @@ from dawnchorus.data_prep.download.sniff import not_audio
 from dawnchorus.data_prep.tools.polite_http import PASSING, retry_after_s
 
 _REDIRECTS = {301, 302, 303, 307, 308}
-# Statuses that say something about us or the host, not about the file.
+# Statuses that concern us or the host, not the file.
 _HOST_SAYS = PASSING | {401, 403, 407, 418}
 _JUDGED_BYTES = 1024
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)")
 
 
 class Failure(Exception):
-    """A file that was not fetched. `again`: within this run; `passing`: a later run may try.
-
-    `gate` is the host that was asked last, at `began_s`, and `trouble` whether it may be the
-    host's and not this file's; `item` is the recording with how far it is.
+    """A file that was not fetched. `again`: try again within this run; `passing`: a later run may
+    try. `gate` is the host that was asked last, at `began_s`; `trouble` says whether the host may
+    be the cause; `item` is the recording with the bytes that are kept.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ def make_client(recipe: DownloadRecipe) -> httpx.AsyncClient:
         headers={
             "User-Agent": recipe.user_agent,
             "Accept": "audio/*, application/octet-stream;q=0.9, */*;q=0.5",
-            # Lengths and ranges then count the bytes of the file itself.
+            # With this, lengths and ranges count the bytes of the file itself.
             "Accept-Encoding": "identity",
         },
         verify=_tls(),
@@ -82,14 +81,14 @@ def make_client(recipe: DownloadRecipe) -> httpx.AsyncClient:
 
 @dataclass
 class _Attempt:
-    """One try: the part on disk, and what tells its version of the file from another."""
+    """One try: the part on disk, and the validator of the version that it belongs to."""
 
     item: Item
     part: Part
     validator: str = ""
 
     def keep(self) -> Item:
-        """Secure what can be continued; return the recording with how far it is."""
+        """Secure what can be continued; return the recording with the bytes that are kept."""
         if self.validator and self.part.size:
             self.part.flush(secure=True)
             return replace(self.item, validator=self.validator, part_bytes=self.part.secured)
@@ -97,7 +96,7 @@ class _Attempt:
         return replace(self.item, validator="", part_bytes=0)
 
     def restart(self) -> None:
-        """What was there is of no use any more."""
+        """Discard the part."""
         self.part.reset()
         self.validator = ""
 
@@ -122,9 +121,9 @@ class Fetcher:
     async def fetch(self, item: Item) -> Finished:
         """Return the file in its place.
 
-        Raises Failure (its `item` says how far it is); HostGivenUp; OSError of the disk, which
-        takes the part along. A cancelled fetch leaves what can be continued; a file that is
-        whole already is finished all the same.
+        Raises Failure (its `item` has the bytes that are kept), HostGivenUp, or OSError of the disk
+        (the part is then removed). A cancelled fetch leaves what can be continued; a file that has
+        arrived completely is finished all the same.
         """
         part = Part(self.folder, item.id, item.part_bytes if item.validator else 0)
         attempt = _Attempt(item, part, item.validator if part.size else "")
@@ -165,7 +164,7 @@ class Fetcher:
                 raise Failure("redirect_loop", f"more than {len(seen) - 1} redirects, to {url}")
 
     async def _ask(self, attempt: _Attempt, url: str, gate: Gate) -> Finished | str:
-        """Return the file, or where the answer redirects to."""
+        """Return the file, or the address that the answer redirects to."""
         headers = {}
         if attempt.part.size:
             headers = {"Range": f"bytes={attempt.part.size}-", "If-Range": attempt.validator}
@@ -194,7 +193,9 @@ class Fetcher:
         return await self._finish(attempt, response, total, gate.limits)
 
     def _where(self, response: httpx.Response, attempt: _Attempt) -> int | None:
-        """Set the part to where the body continues; return the size of the whole file if said."""
+        """Set the part to the position where the body begins; return the size of the whole file if
+        stated.
+        """
         headers, part = response.headers, attempt.part
         encoded = headers.get("content-encoding", "identity").lower() != "identity"
         if response.status_code == 200:
@@ -206,7 +207,7 @@ class Fetcher:
             said = headers.get("content-range", "")
             found = _CONTENT_RANGE.fullmatch(said)
             now = validator_of(headers)
-            # Kinds of validators differ when a server leaves one out; equal kinds must be equal.
+            # A server may leave a kind of validator out; two of the same kind must be equal.
             other = now and now[:1] == attempt.validator[:1] and now != attempt.validator
             if encoded or other or not found or int(found[1]) != part.size or not part.size:
                 have = part.size
@@ -218,7 +219,7 @@ class Fetcher:
         return total
 
     async def _body(self, response: httpx.Response, attempt: _Attempt, gate: Gate) -> None:
-        """Take the body into the part."""
+        """Write the body to the part."""
         part, slow = attempt.part, self.recipe.timeout
         largest = self.recipe.files.max_mb * 1e6
         step = self.recipe.files.checkpoint_mb * 1e6
@@ -260,7 +261,7 @@ class Fetcher:
             try:
                 return await asyncio.shield(work)
             except asyncio.CancelledError:
-                # All bytes are here: what is nearly done is done.
+                # All bytes have arrived, so the file is finished.
                 return await work
         except Unusable as err:
             attempt.restart()  # all of it came and it is not right: nothing to continue
@@ -269,7 +270,7 @@ class Fetcher:
 
 @asynccontextmanager
 async def _named(gate: Gate, began_s: float) -> AsyncIterator[None]:
-    """Note at a failure whose it may be."""
+    """Note at a failure which host was asked, and whether the host may be the cause."""
     try:
         yield
     except Failure as err:
@@ -285,7 +286,7 @@ _HOST_TROUBLE = {"timeout", "no_connection", "connection_lost", "not_audio", "em
 
 @asynccontextmanager
 async def _as_failure() -> AsyncIterator[None]:
-    """Say what went wrong on the wire in our words."""
+    """Turn errors of the connection into a Failure."""
     try:
         yield
     except Unusable as err:
@@ -317,7 +318,7 @@ async def in_thread(work: Callable[[], None]) -> None:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         if err := task.exception():
-            raise err from None  # the disk's word weighs more than that we are stopping
+            raise err from None  # an error of the disk is more important than the cancellation
         raise
 
 
@@ -343,7 +344,7 @@ def validator_of(headers: Mapping[str, str]) -> str:
 
 
 def refusal(response: httpx.Response) -> Failure:
-    """Return the failure that an answer without the file is."""
+    """Return the failure for an answer without the file."""
     status = response.status_code
     detail = response.reason_phrase or "no reason given"
     wait_s = retry_after_s(response.headers.get("retry-after", "")) if status in PASSING else None

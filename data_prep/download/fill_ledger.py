@@ -1,4 +1,4 @@
-"""From the table to the ledger, and what it will take; streamed, whatever the table's size."""
+"""From the table to the ledger, with estimates of size and time; streamed, whatever its size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ROWS = 1 << 14
 
 
 class PlanRow(NamedTuple):
-    """What the plan needs of a recording."""
+    """The fields of a recording that the plan needs."""
 
     id: str
     url: str
@@ -52,7 +52,7 @@ def plan_rows(table: Path) -> Iterator[PlanRow]:
 
 
 def plan_key(table: Path, choice: Choice) -> str:
-    """Return what tells this table and choice from others without reading the table."""
+    """Return what identifies this table and choice, without reading the table."""
     path = table_path(table)
     stat = path.stat()
     with path.open("rb") as file:
@@ -62,9 +62,8 @@ def plan_key(table: Path, choice: Choice) -> str:
 
 
 def fill(ledger: Ledger, table: Path, choice: Choice, *, say: Callable[[str], None]) -> None:
-    """Make the ledger's plan that of this table and choice, unless it is already.
-
-    A plan that was interrupted is not taken for one: it counts when all of it is there.
+    """Put this table and choice into the ledger as its plan, unless they are it already. A plan
+    counts only when it is complete, so an interrupted one is made again.
     """
     key = plan_key(table, choice)
     if ledger.fact("plan_key") == key:
@@ -88,7 +87,7 @@ def fill(ledger: Ledger, table: Path, choice: Choice, *, say: Callable[[str], No
 
 @dataclass
 class HostEstimate:
-    """What one host will be asked for."""
+    """The estimate for one host."""
 
     files: int = 0
     size_bytes: float = 0.0
@@ -97,7 +96,7 @@ class HostEstimate:
     """Recordings whose duration the table does not state."""
 
     def days(self, host: str, recipe: DownloadRecipe) -> float:
-        """Return how long it takes at the polite rate, a line and a server that keep up."""
+        """Return the time at the polite rate, if the line and the server are fast enough."""
         _, limits = recipe.limits(host)
         seconds = [self.size_bytes / (recipe.estimate.megabytes_per_s * 1e6)]
         if limits.requests_per_s:
@@ -110,7 +109,7 @@ class HostEstimate:
 
 @dataclass
 class Estimate:
-    """What a download will ask for."""
+    """The estimate for a download."""
 
     hosts: dict[str, HostEstimate] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -163,7 +162,7 @@ def estimate(
 
 
 def gb(size_bytes: float) -> str:
-    """Return a size to print."""
+    """Return a size in GB as text."""
     if size_bytes < 0.995 * GB:
         return f"{size_bytes / 1e6:,.1f} MB"
     return f"{size_bytes / GB:,.1f} GB"
@@ -174,7 +173,7 @@ def table_rows(
 ) -> Iterator[Recording | Rejected]:
     """Yield the recordings that lie in `out`, with their path, and why the others do not.
 
-    `left(host)` says why what is still to be fetched from a host was not.
+    `left(host)` says why the remaining files of a host were not fetched.
     """
     chooser = Chooser(choice)
     recordings = read_recordings(table)

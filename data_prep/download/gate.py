@@ -1,8 +1,8 @@
-"""When a host may be asked: one at a time in its pace, within its volume, and not while it fails.
+"""When a host may be asked: at its pace, within its volume, and not while it fails.
 
 Hosts that the recipe names together share one gate. The pace is kept by hand: rate limiters from
 the registry let a burst through or count from the planned time of a request, so that a busy moment
-brings two of them close together; here the gap counts from the last request that really left.
+brings two of them close together; here the gap counts from the last request that was really sent.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 
 from dawnchorus.data_prep.download.download_recipe import Breaker, DownloadRecipe, HostLimits
 
-# A waiting worker looks up this often: whether the host was given up meanwhile.
+# How often a waiting worker checks whether the host was given up.
 _LOOK_S = 1.0
 
 
 class HostGivenUp(Exception):
-    """A host that is not asked any more in this run; the message says why."""
+    """A host that is not asked again in this run; the message says why."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Volume:
         return minute
 
     def wait_s(self, now_s: float) -> float:
-        """Return how long until the next request is within every limit."""
+        """Return the seconds until the next request is within every limit."""
         longest = max((seconds for seconds, _ in self.windows), default=0.0)
         while self.minutes and self.minutes[0][0] * 60 + 60 + longest <= now_s:
             self.minutes.popleft()
@@ -85,7 +85,7 @@ class Gate:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[float]:
-        """Wait for a turn, hold a place during it; gives the time (monotonic) it began.
+        """Wait for a turn, and hold it; yields the time (monotonic) at which it began.
 
         Raises HostGivenUp.
         """
@@ -134,13 +134,13 @@ class Gate:
             self._say(f"{self.name}: left alone until the next run: {why}")
 
     def works(self) -> None:
-        """The host answered sensibly: what went before does not count."""
+        """Forget earlier failures, because the host answered properly."""
         self._in_a_row = self._pauses = 0
 
     def troubled(self, began_s: float, why: str) -> bool:
         """Count a failure that may be the host's; return whether it made the breaker trip."""
         if began_s < self._paused_until_s or self.given_up:
-            return False  # was under way when the pause began
+            return False  # this request was sent before the pause began
         self._in_a_row += 1
         if self._in_a_row < self.breaker.failures_in_a_row:
             return False

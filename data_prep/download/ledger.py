@@ -1,4 +1,4 @@
-"""The ledger: what is wanted, what is on disk, what failed and why, how much each host gave.
+"""The ledger: which files are wanted, which are on disk, which failed and why, and bytes per host.
 
 SQLite, because the questions are a database's ("the next ones for this host", "this id") and its
 write-ahead log survives a kill and a power cut at any moment; a log of JSON lines would have to be
@@ -125,7 +125,7 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Everything in it, or nothing. Raises OSError when the disk is full."""
+        """Run a transaction: all of it or nothing. Raises OSError when the disk is full."""
         with self._lock:
             try:
                 self._db.execute("BEGIN")
@@ -163,7 +163,9 @@ class Ledger:
         return int(self.fact("plan", "0"))
 
     def add(self, plan: int, wanted: Iterable[tuple[str, str, str]]) -> None:
-        """Put (id, host, url) into a plan. What is done stays done; a new address is tried anew."""
+        """Put (id, host, url) into a plan. Finished recordings stay finished; a new address is
+        tried anew.
+        """
         rows = list(wanted)
         with self.transaction() as db:
             names = {host for _, host, _ in rows}
@@ -182,7 +184,7 @@ class Ledger:
             )
 
     def try_again(self, *, also_for_good: bool) -> None:
-        """Put what failed back into the queue: what may pass, or all of it."""
+        """Put failed recordings back into the queue: those that may succeed later, or all."""
         last = FAILED_FOR_GOOD if also_for_good else FAILED
         with self.transaction() as db:
             db.execute(

@@ -1,8 +1,8 @@
 """The file that grows: `parts/<name>.part` until it is whole, then renamed into its place.
 
-Nothing half lies under a final name: the bytes are secured (fsync) before the rename. What is
-kept of a part for later is only what is known to be secured, so neither a kill nor a power cut
-can leave a hole in a file that is continued.
+No incomplete file has a final name: the bytes are secured (fsync) before the rename. Only bytes
+that are known to be secured are kept for later, so neither a kill nor a power cut leaves a hole in
+a file that is continued.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BUFFER_BYTES = 1 << 18
 
 
 class Unusable(Exception):
-    """What was fetched is not kept. `reason` is a short code, `again`: another try may help."""
+    """The fetched file cannot be used. `reason` is a short code; `again`: another try may help."""
 
     def __init__(self, reason: str, detail: str, *, again: bool) -> None:
         super().__init__(detail)
@@ -43,7 +43,9 @@ class Finished:
 
 
 class Part:
-    """A file that is being fetched. Blocking; `full` says when it is worth a thread to `flush`."""
+    """A file that is being fetched. Its methods block; `full` says when `flush` should run in a
+    thread.
+    """
 
     def __init__(self, folder: Path, recording_id: str, known_bytes: int = 0) -> None:
         self.folder, self.recording_id = folder, recording_id
@@ -62,7 +64,7 @@ class Part:
 
     @property
     def size(self) -> int:
-        """Bytes so far."""
+        """Bytes that have arrived so far."""
         return self._on_disk + len(self._buffer)
 
     @property
@@ -94,7 +96,7 @@ class Part:
             self.secured = self._on_disk
 
     def reset(self) -> None:
-        """Begin anew: what was there is of no use."""
+        """Discard the bytes and begin anew."""
         self._buffer = bytearray()
         self._on_disk = self.secured = 0
         if self._file is not None:
@@ -102,7 +104,7 @@ class Part:
             self._file.seek(0)
 
     def close(self, *, remove: bool) -> None:
-        """Let go of the file; `remove` it, or leave it to be continued."""
+        """Close the file; `remove` it, or leave it to be continued."""
         self._buffer = bytearray()
         if self._file is not None:
             self._file.close()
@@ -127,7 +129,7 @@ class Part:
             raise Unusable("not_audio", other, again=False)
         cut = extent(self.path).cut
         if cut:
-            # With the right number of bytes it lies cut on the server: no use in another try.
+            # If its size is the stated one, the file is truncated on the server: no other try.
             raise Unusable("truncated", cut, again=total is None)
         digests = _digests(self.path, {"sha256", *checksums})
         for name, digest in checksums.items():
@@ -196,7 +198,7 @@ def checksums_of(headers: Mapping[str, str], *, etag_is_md5: bool) -> dict[str, 
 
 
 def _take(said: dict[str, bytes], name: str, text: str, size: int) -> None:
-    """Keep a base64 digest of the right size; what else stands there is not a digest."""
+    """Keep a base64 digest of the right size; anything else is not a digest."""
     try:
         digest = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

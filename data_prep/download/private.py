@@ -1,8 +1,8 @@
-"""Strangers' tables and servers do not make us ask the machines of our own network.
+"""Tables and servers of unknown origin must not make us ask machines of our own network.
 
-A table names addresses, and a server may redirect to others. Names are no help in telling where
-they lead: they may resolve to anything, and to something else the next time. So the address that
-a connection has really reached is looked at, before anything is sent over it.
+A table names addresses, and a server may redirect to others. A name does not tell where it leads:
+it may resolve to any address, and to another one the next time. So the address that a connection
+has really reached is checked before anything is sent.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ Trace = Callable[[str, dict[str, Any]], Awaitable[None]]
 
 
 class PrivateNetwork(Exception):
-    """An address of this machine or its network that nobody has allowed; says which."""
+    """An address of this machine or its network that the recipe does not allow; the message names
+    it.
+    """
 
 
 def refuse_private(url: str, recipe: DownloadRecipe) -> dict[str, Trace]:
-    """Return what a request for `url` is sent with so that it cannot reach a private network.
+    """Return request extensions for `url` that stop it from reaching a private network.
 
     Hosts that the recipe names in `private_hosts` are asked wherever they are. Through a proxy the
     connection is the proxy's, and only the name in the address can be looked at.

@@ -26,7 +26,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def dry_run(table: Path, out: Path, recipe: DownloadRecipe, choice: Choice) -> str:
-    """Return what a download would ask for, in words. Nobody is asked and nothing is written."""
+    """Return a description of the download. No request is sent and nothing is written."""
     ledger = Ledger(out) if (out / FILE).is_file() else None
     try:
         return estimate_text(estimate(table, choice, recipe, ledger), recipe)
@@ -49,8 +49,8 @@ def download(
 ) -> signal.Signals | None:
     """Fetch the chosen recordings of a table into `out`, then write `out`/recordings.parquet.
 
-    Returns the signal that ended it early (then no table is written), else None. `show` is told
-    the result, `progress` the rest. Raises PrepError: no contact, another download at work in
+    Returns the signal that ended it early (then no table is written), else None. `show` gets the
+    result, `progress` everything else. Raises PrepError: no contact, another download at work in
     `out`, a full disk, an unreadable table.
     """
     progress = progress or Progress()
@@ -68,7 +68,7 @@ def download(
         crew = Crew(out, ledger, recipe, progress, max_bytes=limit, unsure=unsure)
         ended = None if table_only else _fetch(crew, ledger, out, progress)
         ledger.commit()
-        # Only now nothing can lie on disk that the ledger does not know.
+        # From here on the ledger knows every file on disk.
         ledger.set_fact("ended_in_order", "no" if table_only and unsure else "yes")
         if ended is not None:
             return ended
@@ -93,7 +93,7 @@ def _check(table: Path, out: Path, recipe: DownloadRecipe, *, table_only: bool) 
 
 
 class _open:
-    """The ledger of `out`, with a full disk told as such."""
+    """Open the ledger of `out`; a full disk becomes a PrepError."""
 
     def __init__(self, out: Path) -> None:
         self.out = out

@@ -1,4 +1,5 @@
-"""Is it audio? Decided by the bytes: servers answer 200 with pages, and call audio text/html.
+"""Whether a file is audio, judged by its bytes: servers send pages with status 200, and audio as
+text/html.
 
 Sources of the signatures: RIFF/RF64 (EBU Tech 3306), FLAC (RFC 9639 §8.1), Ogg (RFC 3533 §6), MP4
 (ISO 14496-12 §4.3), AIFF, CAF, Sun/NeXT .snd, ID3v2 §3.1, WavPack, Monkey's Audio, ASF, AMR
@@ -65,7 +66,7 @@ def not_audio(head: bytes) -> str:
 
 
 def _text(head: bytes) -> str:
-    """Return what text it is, or '' for what has bytes that no text has."""
+    """Return which kind of text it is, or '' where it has bytes that no text has."""
     if b"\0" in head[:512] and head[:2] not in (b"\xff\xfe", b"\xfe\xff"):
         return ""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:200].lower()
@@ -104,7 +105,7 @@ def _container(head: bytes) -> str:
 def audio_ending(path: Path) -> tuple[str, str]:
     """Return (file name ending, '') of an audio file, or ('', what it is instead).
 
-    What has no signature (MP3 and AAC without a tag) must open as audio.
+    A file without a signature (MP3 and AAC without a tag) must open as audio.
     """
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)

@@ -1,4 +1,4 @@
-"""What is printed before and after: per host, what it takes, what came, what failed and why."""
+"""The summaries before and after a download: per host the estimate, the result, the failures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HOSTS = 40  # shown; a table of links to everywhere has thousands
 
 
 def estimate_text(found: Estimate, recipe: DownloadRecipe) -> str:
-    """Return what a download would ask of whom, and how long it takes at the polite rate."""
+    """Return the estimate for each host, and the time at the polite rate."""
     rows = []
     hosts = sorted(found.hosts.items(), key=lambda pair: -pair[1].files)
     for host, part in hosts[:_HOSTS]:
@@ -43,7 +43,7 @@ def estimate_text(found: Estimate, recipe: DownloadRecipe) -> str:
 
 
 def outcome_text(ledger: Ledger, left: Callable[[str], str]) -> str:
-    """Return what the ledger's plan has come to, by host and reason."""
+    """Return the state of the ledger's plan, by host and reason."""
     sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
     why: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for host, state, reason, count, size in ledger.outcome():

@@ -37,8 +37,8 @@ def card(
 ) -> str:
     """Return the card's text from the dataset's stats and its licence ledger.
 
-    `facts` (`data_prep.report.gather.gather`) adds what only the recordings tell: sources, taxa,
-    countries, ranks, and how they were selected.
+    `facts` (`data_prep.report.gather.gather`) adds facts that only the recordings contain: sources,
+    taxa, countries, ranks, and how they were selected.
     """
     parts = [_front_matter(stats, licences), f"# {stats['name']}\n", _summary(stats)]
     if facts is not None:
@@ -88,7 +88,7 @@ def _front_matter(stats: Mapping[str, Any], licences: Sequence[Mapping[str, Any]
     lines = ["---", f"pretty_name: {json.dumps(stats['name'], ensure_ascii=False)}"]
     lines.append(f"license: {licence}")
     if licence == "other":
-        # A link would have to be a LICENSE file or an address; the table below is neither.
+        # The field must link to a LICENSE file or an address; the table below is neither.
         lines.append("license_name: several-see-licences")
     lines += ["task_categories:", "- audio-classification"]
     lines += ["tags:", "- bioacoustics", "- audio", "- webdataset"]

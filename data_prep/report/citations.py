@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A source as a bibliography has it."""
+    """The entry of a source in a bibliography."""
 
     title: str
     author: str
@@ -121,5 +121,5 @@ def bibtex(source: str) -> str:
 
 
 def source_name(source: str) -> str:
-    """The archive's own name."""
+    """Return the archive's own name."""
     return SOURCES.get(source, source or "not stated")

@@ -34,7 +34,7 @@ _PAGES = {
 
 
 def strictest(licence_urls: Iterable[str]) -> str:
-    """Return what a mixture of known licences is as strict as: "CC BY-NC-SA", "CC0" ...
+    """Return the licence that is as strict as a mixture of known licences: "CC BY-NC-SA", "CC0" ...
 
     Where share-alike and no-derivatives meet, both are named: no one licence says so. Licences
     that are not known are left aside; "" where none is known.
@@ -55,8 +55,8 @@ def strictest(licence_urls: Iterable[str]) -> str:
 def permissions(amounts: Mapping[str, float], unit: str = "h") -> list[str]:
     """Return sentences on what a mixture as a whole permits, the strictest part deciding.
 
-    `amounts` are hours (or recordings, as `unit` says) by licence URL. It is a reading of the
-    licences' names, no advice of a lawyer.
+    `amounts` are hours (or recordings, as `unit` says) by licence URL. It follows from the names of
+    the licences; it is not legal advice.
     """
     total = sum(amounts.values())
     by_url = {url: (read_licence(url), n) for url, n in amounts.items()}
@@ -217,7 +217,7 @@ def _grouped(frame: pl.DataFrame, asks: bool) -> Iterator[_Person]:
 
 
 def _clean(text: str) -> str:
-    """One line, whatever an archive holds."""
+    """Return a text as one line, whatever the archive contains."""
     return " ".join(_CONTROL.sub(" ", text).split())
 
 
@@ -234,7 +234,7 @@ def licence_name(licence_url: str) -> str:
 
 
 def _is_free(licence: Licence) -> bool:
-    """Whether not even credit is asked for."""
+    """Return whether the licence does not even ask for credit."""
     return licence.creative_commons and not licence.terms
 
 

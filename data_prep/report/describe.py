@@ -1,4 +1,4 @@
-"""What a dataset holds, from its own tables: for a person (`show`) or a program (a dict)."""
+"""The contents of a dataset by its own tables: for a person (`show`) or a program (a dict)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GB = 1e9
 
 
 def describe_dataset(dataset: Path) -> dict[str, Any]:
-    """Return what `stats.json` says, the licences by URL and where the sound comes from.
+    """Return the content of `stats.json`, the licences by URL and the sources of the sound.
 
     The keys of `stats.json` (docs/data.md), and:
         licences: `[{licence_url, clips, hours, recordists}, ...]`, most hours first.
@@ -78,7 +78,7 @@ def describe_dataset(dataset: Path) -> dict[str, Any]:
 
 
 def refuse_unfinished(dataset: Path) -> None:
-    """Raise PrepError that says how far a dataset is, where it is not finished."""
+    """Raise PrepError, with the state of the dataset, where it is not finished."""
     if (dataset / "index.parquet").is_file():
         return
     work = dataset / WORK

@@ -1,1 +1,1 @@
-"""Selection: what of the recording tables becomes the dataset, and which part each goes to."""
+"""Selection: which recordings of the tables become the dataset, and in which part each lies."""

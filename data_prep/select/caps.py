@@ -1,6 +1,5 @@
-"""Limits on amounts: per person, per class, per table. A hash of the id decides who stays.
-
-So a table that grows changes what stays only where a limit binds.
+"""Limits on amounts: per person, per class, per table. A hash of the id decides which recordings
+stay, so new rows in a table change the choice only where a limit applies.
 """
 
 from __future__ import annotations

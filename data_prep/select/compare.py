@@ -1,4 +1,4 @@
-"""Do two recordings hold the same sound? Decided on the waveforms.
+"""Whether two recordings hold the same sound, decided on the waveforms.
 
 Codecs that follow the waveform (those that archives use do) keep it: copies of one recording
 correlate at 0.6 to 1 in the bands that carry the sound, two recordings of the same animal, machine
@@ -50,7 +50,7 @@ class Match:
 
     @property
     def same(self) -> bool:
-        """The two are one sound, over `overlap_s` at least."""
+        """Whether the two are the same sound, at least over `overlap_s`."""
         return self.shared > 0 and self.score >= self.needed
 
 

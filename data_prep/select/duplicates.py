@@ -1,4 +1,4 @@
-"""Recordings of the same sound: which are, which one stays."""
+"""Recordings of the same sound: finding them, and deciding which one stays."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Sets:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What decides which of several recordings stays."""
+    """The properties that decide which of several recordings stays."""
 
     n: int
     id: str

@@ -1,4 +1,5 @@
-"""What evaluation keeps for itself: its sets as ids, samples and sounds, and its species.
+"""What must not be trained on: the evaluation sets as ids, samples and sounds, and held-out
+species.
 
 A set is a recording table, a dataset of shards, or a folder of audio files.
 """
@@ -36,7 +37,7 @@ class Sound:
 
 @dataclass
 class Known:
-    """All that is known of the evaluation sets: what is on the left belongs to (set, id)."""
+    """Everything known about the evaluation sets; each key leads to (set, id)."""
 
     keys: dict[str, tuple[str, str]]
     events: dict[str, tuple[str, str]]

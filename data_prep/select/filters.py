@@ -1,4 +1,4 @@
-"""What a recording must be by its row alone, and what each choice of licences costs."""
+"""The filters that need only a recording's row, and the cost of each choice of licences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def apply_filters(rows: Rows, filters: Filters, tables: Sequence[Path]) -> None:
-    """Drop what the recipe does not want. `tables` in the order of the rows."""
+    """Drop the rows that the recipe does not want. `tables` in the order of the rows."""
     import polars as pl
 
     wanted = licence_wanted(rows.left()["licence_url"], filters.licences)
@@ -43,7 +43,9 @@ def apply_filters(rows: Rows, filters: Filters, tables: Sequence[Path]) -> None:
 
 
 def filter_duration(rows: Rows, limits: Duration, *, unknown_may_change: bool) -> None:
-    """Drop what is too short or too long; unknown lengths only when nothing will tell them."""
+    """Drop recordings that are too short or too long; unknown lengths only when the audio is not
+    read.
+    """
     import polars as pl
 
     known = pl.col("duration_s") > 0

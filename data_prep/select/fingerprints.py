@@ -126,15 +126,15 @@ def _levels(read: Callable[[int, int], NDArray[np.int16]], samples: int) -> NDAr
 def _describe(window_KF: NDArray[np.float32], weight_K: NDArray[np.float32]) -> NDArray[np.float32]:
     """Modulation magnitudes and mean spectrum of one window, not yet projected.
 
-    Frames of weight 0 count as the mean: that a recording begins is nothing that tells it from
-    others, and would be the strongest modulation of all.
+    Frames of weight 0 count as the mean: the beginning of a recording does not distinguish it from
+    others, but would be the strongest modulation of all.
     """
     mean_F = weight_K @ window_KF / weight_K.sum()
     level = float(mean_F.mean())
     swing_KF = (window_KF - mean_F) * (weight_K[:, None] / level)
     spectrum_MF = np.sqrt(np.abs(np.fft.rfft(swing_KF, axis=0)[1 : MODULATIONS + 1]))
-    # What all sounds share (slow modulations are strong) and what a band or a rate has in general
-    # says little; what is left is this sound's own pattern.
+    # What all sounds share (strong slow modulations) and the mean of each band and rate is removed;
+    # the pattern of this sound remains.
     spectrum_MF = (
         spectrum_MF
         - spectrum_MF.mean(0, keepdims=True)

@@ -1,7 +1,7 @@
 """One recording under several names: archive numbers that the same sound has elsewhere.
 
 Xeno-canto's recordings are in GBIF, BirdSet, BirdCLEF and BEANS, iNaturalist's in GBIF. All of them
-leave the number somewhere: in the address, the file's name, the credit.
+keep the number somewhere: in the address, the file's name, or the credit.
 """
 
 from __future__ import annotations

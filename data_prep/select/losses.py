@@ -1,4 +1,4 @@
-"""Why nothing is left of a selection: what took recordings out, by which key of the recipe."""
+"""Why a selection is empty: which keys of the recipe removed how many recordings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from dawnchorus.data_prep.select.selection_recipe import SelectRecipe
     from dawnchorus.data_prep.select.selection_rows import Rows
 
-# Reason -> the keys that decide about it.
+# The keys that decide about each reason.
 _KEYS: dict[str, tuple[str, ...]] = {
     "licence": ("filters.licences.allow", "filters.licences.deny"),
     "source": ("filters.sources", "filters.not_sources"),

@@ -99,7 +99,7 @@ def candidates(
 def _asking(
     vectors: Vectors, kind_R: NDArray[np.int8] | None, silent: int | None
 ) -> NDArray[np.int64]:
-    """Return the vectors that look for neighbours."""
+    """Return the vectors whose neighbours are searched."""
     if kind_R is None or silent is None:
         return np.arange(len(vectors.owner_V))
     return np.flatnonzero(kind_R[vectors.owner_V] != silent)
@@ -174,7 +174,7 @@ def _best_pairs(
 def _search(
     vector_VD: NDArray[np.float16], asks_V: NDArray[np.int64], jobs: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
-    """Yield (queries [B], neighbours [B, K], cosines [B, K]) of all that ask, batch by batch."""
+    """Yield (queries [B], neighbours [B, K], cosines [B, K]) of all queries, batch by batch."""
     import faiss
 
     index: Any

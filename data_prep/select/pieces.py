@@ -1,4 +1,4 @@
-"""Results of long work on disk, piece by piece.
+"""Results of long work, kept on disk in pieces.
 
 A folder of small parquet files, each written whole: what was finished when the work was stopped is
 there when the same command runs again.
@@ -58,14 +58,14 @@ class Parts:
                 ) from err
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Keep a row; write what has gathered every 20 s."""
+        """Keep a row; write the collected rows every 20 s."""
         self.rows.append(row)
         late = time.monotonic() - self.flushed > FLUSH_S
         if late or len(self.rows) >= FLUSH_ROWS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what has gathered."""
+        """Write the collected rows."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -81,4 +81,4 @@ class Parts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.flush()  # also after Ctrl-C: what is done is done
+        self.flush()  # also after Ctrl-C: finished results are kept

@@ -39,7 +39,7 @@ OWN, HELD, DISTINCT = 0, 1, 2
 
 @dataclass
 class Findings:
-    """What the steps found, beside the rows that they took out."""
+    """What the steps found, besides the rows that they removed."""
 
     leaks: list[Leak] = field(default_factory=list)
     dropped: dict[int, Link] = field(default_factory=dict)
@@ -77,7 +77,7 @@ def select(recipe: SelectRecipe, out: Path, progress: Progress) -> Result:
         )
     left = rows.left()
     placed = place_all(left, found.links, recipe.split)
-    # Of all rows, and only now: lengths that the tables lack are known where sound was read.
+    # Only now, for all rows: reading the audio has given the lengths that tables lack.
     costs = licence_costs(rows.frame, recipe.filters.licences)
     return write_all(
         out, recipe, rows, placed, leaks=found.leaks, dropped=found.dropped, links=found.links,
@@ -165,7 +165,7 @@ def _settle(
     ids = dict(rows.frame.filter(rows.frame["n"].is_in(touched)).select("n", "id").iter_rows())
     for n, link in gone.items():
         rows.drop([n], f"duplicate_{link.kind}", f"of {ids[link.a]}")
-    # What only shares a part stays, together with what it shares it with.
+    # Recordings that share only a part stay, and are kept in one group.
     found.links += [link for link in links if link.a not in gone and link.b not in gone]
 
 
@@ -180,7 +180,7 @@ def _hear(
     out: Path,
     progress: Progress,
 ) -> None:
-    """Read the audio; drop what is broken, what evaluation has, what is there twice."""
+    """Read the audio; drop broken recordings, those of evaluation sets, and duplicates."""
     left = rows.left()
     numbers = left["n"].to_list()
     audios = [
@@ -238,7 +238,7 @@ def _drop_broken(
 def _take_durations(
     rows: Rows, numbers: Sequence[int], heard_s: NDArray[np.float64], progress: Progress
 ) -> None:
-    """Take the lengths from the audio: amounts in hours are amounts of sound."""
+    """Take the lengths from the audio, so that amounts in hours are amounts of sound."""
     import numpy as np
     import polars as pl
 
@@ -257,7 +257,7 @@ def _take_durations(
 
 
 def _searched(sha1s: Sequence[str], own: int, alive: Sequence[bool]) -> NDArray[np.bool_]:
-    """Return whose vectors are searched: not of rows that are out, one of equal samples."""
+    """Return the rows whose vectors are searched: those still in, one for equal samples."""
     import numpy as np
 
     seen: set[tuple[bool, str]] = set()

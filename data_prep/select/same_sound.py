@@ -66,7 +66,7 @@ def find_same(
 def _unproposed(
     same: Sequence[tuple[int, int, Match]], durations_s: NDArray[np.float64]
 ) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (a, b, place in a, place in b) of all pairs that hang together through others.
+    """Yield (a, b, place in a, place in b) of all pairs that are connected through others.
 
     Places in steps of two seconds, in the middle of what the two have in common by the lags.
     """
@@ -83,7 +83,7 @@ def _unproposed(
 
 
 def _clusters(same: Sequence[tuple[int, int, Match]]) -> Iterator[Mapping[int, float]]:
-    """Yield {recording: when it begins, in the time of one of them} of all that hang together."""
+    """Yield {recording: when it begins, in the time of one of them} of all connected recordings."""
     beside: dict[int, list[tuple[int, float]]] = defaultdict(list)
     for a, b, match in same:
         beside[a].append((b, match.lag_s))

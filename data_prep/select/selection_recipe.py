@@ -136,7 +136,7 @@ class Duration(_Part):
 
 
 class Filters(_Part):
-    """What a recording must be. Empty lists ask for nothing."""
+    """Conditions on a recording. Empty lists set none."""
 
     licences: Licences = Field(default_factory=Licences, description="licences of the audio")
     quality: Quality = Field(default_factory=Quality, description="the archive's own rating")
@@ -218,7 +218,7 @@ class Evaluation(_Part):
 
 
 class Held(_Part):
-    """What evaluation keeps for itself."""
+    """What must not be trained on."""
 
     sets: Annotated[dict[str, Evaluation], BeforeValidator(_without_nulls)] = Field(
         default_factory=dict, description="by name"
@@ -230,7 +230,9 @@ class Held(_Part):
 
 
 class Split(_Part):
-    """Who goes where. A hash of the group decides, so data added later moves nothing."""
+    """Which recording goes into which part. A hash of the group decides, so data added later moves
+    nothing.
+    """
 
     parts: dict[str, float] = Field(
         default_factory=lambda: {"train": 1.0},
@@ -275,7 +277,7 @@ class Split(_Part):
 
 
 class Run(_Part):
-    """How it is done; no influence on the result."""
+    """How the work is done, without influence on the result."""
 
     jobs: int = Field(0, ge=0, description="processes; 0: one per core")
     cache: Path | None = Field(None, description="folder of fingerprints; default: OUT/cache")

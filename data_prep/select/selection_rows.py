@@ -30,7 +30,7 @@ _ABOVE = frozenset(("kingdom", "phylum", "class", "order", "family", "genus"))
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step left. `hours` counts recordings whose length is known."""
+    """What one step left over. `hours` counts recordings whose length is known."""
 
     name: str
     recordings: int
@@ -57,7 +57,9 @@ class Rows:
         return self.frame.filter(pl.Series(self.reason_R == ""))
 
     def drop(self, numbers: Sequence[int] | pl.Series, reason: str, detail: object = "") -> None:
-        """Take rows out; what was out before keeps its first reason. `detail`: one text or many."""
+        """Remove rows; a row that was removed before keeps its first reason. `detail`: one text or
+        many.
+        """
         details = [detail] * len(numbers) if isinstance(detail, str) else list(detail)  # type: ignore[call-overload]
         for n, text in zip(numbers, details, strict=True):
             if not self.reason_R[n]:

@@ -42,7 +42,7 @@ WHOLE_S = 20.0  # recordings up to here are compared as a whole
 AROUND_S = 8.0  # of longer ones: this much before and after the places that are alike
 # First this much: the windows that are alike are 4 s long, and lie within 1 s of each other.
 GLANCE_S = 3.0
-GLANCE_SCORE = 0.2  # copies reach 0.6 there, strangers seldom so much
+GLANCE_SCORE = 0.2  # copies reach 0.6 there, other pairs seldom this
 _FILES, _PAIRS = 8, 32  # per task of a process
 
 
@@ -58,11 +58,13 @@ class Audio:
 
     @property
     def name(self) -> str:
-        """What to call it."""
+        """Its name in messages."""
         return f"{self.path}, byte {self.offset}" if self.size else self.path
 
     def key(self) -> bytes:
-        """Return what changes when the file does: name, place, size and time. b"" where none is."""
+        """Return a digest that changes with the file (name, offset, size, time); b"" where there is
+        no file.
+        """
         try:
             stat = Path(self.path).stat()
         except OSError:
@@ -91,7 +93,7 @@ class Audio:
 
 @dataclass(frozen=True, slots=True)
 class Prints:
-    """What was found out about R recordings. `reason_R` is "" where the sound could be read.
+    """The fingerprints of R recordings. `reason_R` is "" where the sound could be read.
 
     The vectors stay on disk until they are asked for: at a million recordings they are gigabytes.
     """

@@ -1,4 +1,5 @@
-"""Who goes to which part: decided by a hash of the group, never by a shuffle or a count.
+"""Which recording goes into which part: decided by a hash of the group, never by a shuffle or a
+count.
 
 A group's place depends on its name and the salt alone. Data added later moves nothing, with one
 exception that cannot be avoided: a sound that turns up in two groups joins them, and one of the
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a recording goes."""
+    """The part of a recording."""
 
     split: str
     fold: str | None
@@ -134,7 +135,7 @@ def _previous(path: Path | None) -> dict[str, tuple[str, str | None]]:
 
 
 def describe(left: pl.DataFrame, placed: Mapping[int, Place]) -> dict[str, object]:
-    """Return how even the parts are: counts of each, and the classes that one of them lacks."""
+    """Return how balanced the parts are: counts of each, and classes that a part lacks."""
     parts: dict[str, dict[str, float]] = defaultdict(lambda: {"recordings": 0, "hours": 0.0})
     classes: dict[str, Counter[str]] = defaultdict(Counter)
     groups: dict[str, set[str]] = defaultdict(set)

@@ -1,4 +1,4 @@
-"""What stands above the labels of a selection: the `taxa.parquet` of its tables, joined."""
+"""The higher taxa of a selection's labels: the `taxa.parquet` of its tables, joined."""
 
 from __future__ import annotations
 

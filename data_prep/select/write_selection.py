@@ -1,4 +1,4 @@
-"""What a selection leaves on disk, and what it says on the screen."""
+"""The files of a selection, and its summary on the screen."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _stream(
     labels: set[str] | None,
     used: Mapping[str, Counter[str]],
 ) -> Iterator[Recording | Rejected]:
-    """Read the tables again and yield every row as what became of it; count labels in `used`."""
+    """Read the tables again and yield every row with its outcome; count labels in `used`."""
     audio, seconds = rows.frame["audio"], rows.frame["duration_s"]
     n = 0
     for table in tables:

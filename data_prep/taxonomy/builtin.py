@@ -1,7 +1,8 @@
-"""The table that comes with the program, so that names resolve without any file, and the user's.
+"""The table of names that is part of the package, and the user's own table.
 
-`builtin.csv` (dawnchorus-builtin-1) holds a few hundred species that the tests and the first steps
-meet, common higher taxa, and genus moves. It is no taxonomy to publish with: give one for that.
+`builtin.csv` (dawnchorus-builtin-1) lets names resolve without any file. It holds a few hundred
+species that tests and first steps need, common higher taxa, and genus moves. For a publication,
+give a real taxonomy.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def builtin_source() -> Source:
 def read_overrides(path: Path) -> dict[str, str]:
     """Read the user's own table with the columns `name` and `use`: {name as given: name}.
 
-    Raises PrepError for a file that is none, an empty cell, or one name with two meanings.
+    Raises PrepError for a file that is not a table, an empty cell, or one name with two meanings.
     """
     found: dict[str, str] = {}
     problems = []

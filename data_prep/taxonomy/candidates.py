@@ -1,7 +1,7 @@
 """What an unknown name may have meant: the nearest names of the taxonomies, with scores.
 
-Every unknown name against seven million others would take hours. Compared are names that share the
-first three letters or the whole epithet (a slip of the pen in both at once is rare): one pass over
+Every unknown name against seven million others would take hours. So only names that share the first
+three letters or the whole epithet are compared (a typing error in both is rare), in one pass over
 each file, in blocks.
 """
 

@@ -25,7 +25,7 @@ _GENDER = re.compile(r"(?:us|um|is|os|on|er|ra|rum|ii|i|a|e)$")
 
 @dataclass(frozen=True, slots=True)
 class CodeChange:
-    """What became of a code between two years."""
+    """The change of a code between two years."""
 
     code: str
     first: str
@@ -33,7 +33,7 @@ class CodeChange:
     second: str
     kind: str
     new_code: str = ""
-    """Of the same name, where the code changed."""
+    """The code of the same name, where the code changed."""
 
 
 def code_in_year(
@@ -56,8 +56,8 @@ def code_in_year(
 def moved_within(target: Taxonomy, source: Taxonomy, taxon: Taxon) -> Taxon | None:
     """Return the taxon of the same code in another year, where only the genus has changed.
 
-    None where the name changed otherwise: then the species may have been divided or joined, which
-    is not for a program to decide.
+    None where the name changed otherwise: then the species may have been divided or joined, which a
+    program cannot decide.
     """
     if target.kind != "ebird" or source.kind != "ebird":
         return None
@@ -68,7 +68,7 @@ def moved_within(target: Taxonomy, source: Taxonomy, taxon: Taxon) -> Taxon | No
 
 
 def same_epithets(first: str, second: str) -> bool:
-    """Say whether two names differ in the genus only, but for the ending that its gender asks."""
+    """Return whether two names differ only in the genus and the ending that it demands."""
     left, right = first.split()[1:], second.split()[1:]
     return bool(left) and [_stem(word) for word in left] == [_stem(word) for word in right]
 

@@ -1,4 +1,4 @@
-"""What `chorus prep labels` is told."""
+"""The options of `chorus prep labels`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dawnchorus.data_prep.taxonomy.shapes import RANK_COLUMNS
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """What `relabel` is to do; the fields are the options of the command."""
+    """The options of `relabel`; its fields are the options of the command."""
 
     taxonomies: Sequence[str] = ()
     overrides: Path | None = None

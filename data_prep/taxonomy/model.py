@@ -59,14 +59,14 @@ class Taxon:
 
 
 def same_group(first: str, second: str) -> bool:
-    """Say whether two names of higher taxa mean one; an unknown one ("") never disagrees."""
+    """Return whether two names of higher taxa mean the same; unknown ('') agrees with all."""
     first, second = first.casefold(), second.casefold()
     return not first or not second or _SAME.get(first, first) == _SAME.get(second, second)
 
 
 @dataclass
 class Taxonomy:
-    """What was kept of one taxonomy."""
+    """The part of one taxonomy that was kept."""
 
     label: str
     id_key: str = ""
@@ -97,7 +97,9 @@ class Taxonomy:
         return [taxon for taxon in found if not taxon.doubtful] or found
 
     def qualifier(self, taxon: Taxon) -> str:
-        """Return what tells a homonym from its namesakes: "Aves"; "" for a name of its own."""
+        """Return what distinguishes a homonym from others of its name: "Aves"; "" for a unique
+        name.
+        """
         others = [
             other
             for other in self.named(taxon.name)
@@ -168,7 +170,7 @@ def _joined(parts: Sequence[pl.DataFrame], columns: Sequence[str] = COLUMNS) -> 
 def _with_related(source: Source, rows: pl.DataFrame, parents: _Parents) -> pl.DataFrame:
     """Add the taxa of synonyms, the species of subspecies, and the taxa above all of them.
 
-    A pass over the file each for what the pass before made known: usually one, at most three.
+    Each pass over the file adds what the pass before has made known: usually one, at most three.
     """
     import polars as pl
 
@@ -200,7 +202,7 @@ def _related(kind: str, rows: pl.DataFrame, parents: _Parents) -> tuple[set[str]
 
 
 class _Parents:
-    """The ladder of parents, of files that do not repeat it in every row."""
+    """The chains of parents, for files that do not repeat them in every row."""
 
     def __init__(self, frame: pl.DataFrame) -> None:
         self.frame = frame

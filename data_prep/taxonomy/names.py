@@ -1,9 +1,9 @@
 """A label's text -> a canonical scientific name: "Parus major Linnaeus, 1758" -> "Parus major".
 
 The reading of authors, years, ranks and hybrids is GBIF's own name parser (`gbif-name-parser`, the
-Rust core that GBIF's and Catalogue of Life's indexes are built with). What it does not know are the
-habits of sound archives: "Empidonax traillii/alnorum", "[coronata Group]", "(Domestic type)",
-"Corvus ssp.", and our own qualified homonyms, "Prunella (Aves)". They are dealt with before.
+Rust core that GBIF's and Catalogue of Life's indexes are built with). It does not know the habits
+of sound archives: "Empidonax traillii/alnorum", "[coronata Group]", "(Domestic type)", "Corvus
+ssp.", and our own qualified homonyms, "Prunella (Aves)". These are handled here before it is asked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from dawnchorus.data_prep.table.recording import tidy_name
 
-# Why a name says less than its words: what is certain is only the genus.
+# Reasons why only the genus of a name is certain.
 CERTAIN = ""
 HYBRID = "hybrid"
 SEVERAL = "several species"
@@ -43,11 +43,11 @@ _HYBRID = re.compile(r"\s[×xX]\s")
 
 @dataclass(frozen=True, slots=True)
 class ScientificName:
-    """What a label's text says.
+    """A label's text, parsed.
 
     `canonical` has no author, no year, no marks: one to three words, the first with a capital. It
-    is empty where the text is no scientific name. `doubt` (one of the constants above) says why it
-    is less than the text's words: then it is the genus. `qualifier` is the group of a homonym:
+    is empty where the text is not a scientific name. `doubt` (one of the constants above) says why
+    it is less than the text's words: then it is the genus. `qualifier` is the group of a homonym:
     "Aves" of "Prunella (Aves)".
     """
 
@@ -76,7 +76,7 @@ NO_NAME = ScientificName("")
 
 
 def parse_name(text: str) -> ScientificName:
-    """Read a label's text. Never raises; what is no name has an empty canonical one.
+    """Parse a label's text. It never raises; a text that is not a name has an empty canonical name.
 
     The canonical name of a canonical name is itself.
     """

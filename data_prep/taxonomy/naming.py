@@ -1,4 +1,4 @@
-"""Every distinct label of the tables -> the labels it becomes."""
+"""From every distinct label of the tables to the labels that it becomes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ A_SOUND = "sound"
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What became of one distinct label: its name in the label space, and those added to it."""
+    """The result for one distinct label: its name in the label space, and the added names."""
 
     given: Given
     how: str
@@ -125,7 +125,7 @@ class Naming:
         return Named(given, A_SOUND, name, "", tuple(more))
 
     def _unresolved(self, given: Given, outcome: Resolved, kept: bool) -> Named:
-        """Keep a name as it is; its taxonomy only where an earlier run has resolved it."""
+        """Keep a name unchanged; its taxonomy is kept only where an earlier run has resolved it."""
         known = kept and given.taxonomy and outcome.how in ("unknown", "no file", "no name")
         rank = given.rank
         if not known and given.rank in ("", "species", "subspecies"):

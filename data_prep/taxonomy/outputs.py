@@ -1,4 +1,4 @@
-"""What `chorus prep labels` writes beside the table, and what it says."""
+"""The files that `chorus prep labels` writes beside the table, and its summary."""
 
 from __future__ import annotations
 

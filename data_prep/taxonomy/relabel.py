@@ -155,7 +155,7 @@ def _text(
 
 
 def _audio_roots(paths: Sequence[Path], given: Sequence[Path]) -> list[Path | None]:
-    """Return what the relative paths of each table become relative to; None: they stay.
+    """Return the folder that each table's relative paths start from; None: they are kept.
 
     Relative paths of several tables would mean several folders: they become absolute, from the
     folder of their table or the one given with --audio.
@@ -218,7 +218,7 @@ def _count(sources: list[str], labels: pa.Array, found: Collected, again: bool) 
 
 
 def _made_by_this(path: Path) -> bool:
-    """Say whether a table went through this step before."""
+    """Return whether a table went through this step before."""
     try:
         summary = json.loads((path.parent / SUMMARY).read_text())
         return bool(summary["made_by"]["command"] == COMMAND)
@@ -283,7 +283,9 @@ def _rows(
 def _new_labels(
     recording: Recording, ready: dict[Given, dict[str, tuple[Label, ...]]]
 ) -> tuple[Label, ...]:
-    """Return the labels of a recording, each name once: what is in front is not behind as well."""
+    """Return the labels of a recording, each name once: a label in the foreground is not repeated
+    in the background.
+    """
     chosen: dict[str, Label] = {}
     for role in (FOREGROUND, BACKGROUND):
         for label in recording.labels:
@@ -295,7 +297,7 @@ def _new_labels(
 
 
 def _rejected_before(path: Path) -> Iterator[Rejected]:
-    """Yield what the step before left out, so that it is not lost on the way."""
+    """Yield the rows that the previous step rejected, so that they are not lost."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

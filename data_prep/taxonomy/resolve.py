@@ -3,7 +3,7 @@
 The order: the user's own table; the exact canonical name in the taxonomies, in the order given;
 an accepted name through a synonym; below species, the species; what is not certain ("sp.", "cf.",
 hybrids), the genus. A name with several meanings is told apart by what the label says of its
-kingdom ... family; where that does not decide, nothing is guessed.
+kingdom ... family; where that does not decide, the name stays unresolved.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ from dawnchorus.data_prep.taxonomy.names import ScientificName, parse_name
 from dawnchorus.data_prep.taxonomy.shapes import RANK_COLUMNS
 
 _SPECIFIC = ("species", "subspecies", "variety", "form", "genus")
-_HARD = ("kingdom", "phylum", "class")  # where a label and a taxon disagree, it is another taxon
+_HARD = (
+    "kingdom",
+    "phylum",
+    "class",
+)  # a label that disagrees here is another taxon
 _CODE = re.compile(r"[a-z][a-z0-9-]{2,11}")
 _NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Given:
-    """A label as it came: what it is resolved by. `ids` are those of the label."""
+    """A label as the archive gives it, with the fields by which it is resolved."""
 
     name: str
     rank: str = ""
@@ -40,7 +44,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The outcome. `taxon` is None where there is none; `how` says the way or the reason.
+    """The result. `taxon` is None where there is none; `how` is the way or the reason.
 
     Ways: "exact", "synonym", "override", "ebird code", "inat id", "species of subspecies",
     "higher rank". Reasons: "unknown", "ambiguous", "no name", "no file", "no year",
@@ -58,8 +62,8 @@ class Resolver:
     """Looks names up in taxonomies, the first of which comes first.
 
     overrides: name as given -> name to use. keep_subspecies: do not go from subspecies to species.
-    higher_rank: a species that no taxonomy knows becomes its genus. kingdom: what to assume of a
-    label that says nothing of its kingdom ("" nothing).
+    higher_rank: a species that no taxonomy knows becomes its genus. kingdom: the kingdom assumed
+    for a label that states none ("": no assumption).
     """
 
     taxonomies: Sequence[Taxonomy]
@@ -83,7 +87,7 @@ class Resolver:
         return self._by_name(given)
 
     def _by_code(self, given: Given) -> Resolved:
-        """An eBird code means what it meant in its year, nothing else."""
+        """Resolve an eBird code, which has its meaning only in its year."""
         found, why = code_in_year(self.taxonomies, given.taxonomy, given.name)
         if found is None:
             return Resolved(None, why[0], why[1])

@@ -1,6 +1,6 @@
 """AudioSet's side of the label space: sounds, the sounds above them, and bridges from taxa.
 
-A sound and a taxon are never one label: AudioSet's "Crow" is what people hear as a crow, not a
+A sound and a taxon are never the same label: AudioSet's "Crow" is what people hear as a crow, not a
 species. A bridge goes one way only, from a taxon to a sound that it always makes: every bird's
 recording is also a "Bird"; no "Bird" is also a species.
 """
@@ -40,7 +40,7 @@ def sounds_above(mid: str, ontology: Ontology) -> list[Sound]:
 
 
 def is_sound(given: Given) -> bool:
-    """Say whether a label is a sound and no taxon."""
+    """Return whether a label is a sound and not a taxon."""
     return given.rank == SOUND or bool(mid_of(given))
 
 
@@ -50,7 +50,7 @@ def mid_of(given: Given) -> str:
 
 
 class Bridges:
-    """Taxon -> the sound that every recording of it is, by the nearest taxon that has one."""
+    """The sounds that every recording of a taxon has, by the nearest taxon with a bridge."""
 
     def __init__(self, path: Path = BRIDGES) -> None:
         with path.open(encoding="utf-8", newline="") as file:

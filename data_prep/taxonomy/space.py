@@ -16,7 +16,7 @@ from dawnchorus.data_prep.taxonomy.sounds import SOUND
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that labels name. `lineage` holds (rank, name) of the taxa above it."""
+    """One taxon or sound that labels name. `lineage` holds (rank, name) of the taxa above it."""
 
     name: str
     rank: str
@@ -31,7 +31,7 @@ class Entry:
 
     @property
     def qualifiers(self) -> list[str]:
-        """What may be added to the name to tell it from another thing, the best first."""
+        """The qualifiers that may distinguish it from another entry of its name, the best first."""
         above = dict(self.lineage)
         known = [above.get(rank, "") for rank in ("class", "order", "family", "phylum", "kingdom")]
         return [text for text in (*known, self.rank, self.taxonomy) if text and text != self.name]
@@ -43,13 +43,11 @@ class LabelSpace:
 
     entries: dict[str, Entry] = field(default_factory=dict)
     qualified: list[str] = field(default_factory=list)
-    """Names that were qualified because another thing had them."""
+    """Names that got a qualifier because another entry had them."""
 
     def add(self, entry: Entry) -> str:
-        """Take up an entry; return the name it has here.
-
-        What is the same thing joins the one that is there (and completes its ids); another thing
-        of the same name is qualified.
+        """Add an entry; return its name here. An entry of the same thing is merged with the
+        existing one and completes its ids; another thing of the same name gets a qualifier.
         """
         for name in (entry.name, *(f"{entry.name} ({text})" for text in entry.qualifiers)):
             known = self.entries.get(name)
@@ -75,7 +73,7 @@ class LabelSpace:
 
 
 def one_thing(first: Entry, second: Entry) -> bool:
-    """Say whether two entries of one name can be one thing: nothing that is known disagrees."""
+    """Return whether two entries of one name can be the same thing: no known field disagrees."""
     if (first.rank == SOUND) != (second.rank == SOUND):
         return not first.rank or not second.rank
     if first.rank == SOUND:
@@ -90,7 +88,7 @@ def one_thing(first: Entry, second: Entry) -> bool:
 
 
 def same_id(first: Entry, second: Entry, key: str) -> bool:
-    """Say whether an id agrees or is not known of both."""
+    """Return whether an id agrees, or is not known for both."""
     left, right = dict(first.ids).get(key), dict(second.ids).get(key)
     return left is None or right is None or left == right
 

@@ -1,11 +1,11 @@
 """Taxonomy files -> one shape, streamed: GBIF backbone, Catalogue of Life, eBird, iNaturalist.
 
-What a file is, its heading decides, whatever its name: `Taxon.tsv` of the GBIF backbone or of
+The heading decides the kind of a file, whatever its name is: `Taxon.tsv` of the GBIF backbone or of
 Catalogue of Life (headings plain or with `dwc:`), `NameUsage.tsv` of a ColDP archive (`col:`),
 eBird's taxonomy of any year, iNaturalist's `taxa.csv.gz`, or a plain table with `name` and `rank`.
 Each may lie in a zip (nothing is unpacked to disk) or be gzipped.
 
-Memory stays below one block of text and what the caller keeps of it.
+Memory holds one block of text and what the caller keeps of it.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Source:
     headings: tuple[str, ...] = ()
     dialect: Dialect = field(default_factory=Dialect)
     bad_rows: list[int] = field(default_factory=lambda: [0])
-    """How many rows had too few or too many fields and were passed over (one number)."""
+    """How many rows had too few or too many fields and were skipped (one number)."""
 
     @property
     def id_key(self) -> str:
@@ -136,7 +136,7 @@ def plain_heading(heading: str) -> str:
 def find_source(text: str) -> Source:
     """Recognise a taxonomy file. `text` is its path, or `LABEL=path` to state name and version.
 
-    Raises PrepError when it is not there or is none of the known kinds, with its heading.
+    Raises PrepError, with the heading, when the file is missing or of an unknown kind.
     """
     label, _, rest = text.partition("=")
     stated = bool(rest) and not Path(text).exists() and "/" not in label
@@ -213,7 +213,7 @@ def _recognise(path: Path, member: str, head: bytes, label: str) -> Source | Non
 
 
 def _numeric_keys(rows: str, headings: tuple[str, ...]) -> bool:
-    """Say whether the taxon ids are numbers (GBIF's backbone) and not Catalogue of Life's."""
+    """Return whether taxon ids are numbers (GBIF's backbone), not those of Catalogue of Life."""
     place = [plain_heading(name) for name in headings].index("taxonid")
     cells = [line.split("\t")[place] for line in rows.splitlines()[:50] if line.count("\t") > place]
     return bool(cells) and all(cell.isascii() and cell.isdigit() for cell in cells)
