@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import ENCODERS, tiny_encoder
 
 from dawnchorus.trainer.runtime.checkpoint import load
 
@@ -23,8 +24,6 @@ import warm  # noqa: E402
 
 DRIVER = warm.DRIVER
 TINY = [
-    "encoder=beats_tiny", "encoder.layers=2", "encoder.dim=32", "encoder.ffn_dim=64",
-    "encoder.heads=2", "encoder.patch_dim=16", "encoder.conv_pos=16", "encoder.conv_pos_groups=4",
     "data.window_s=2.0", "train.accelerator=cpu", "train.precision=fp32", "train.compile=false",
     "log.wandb=disabled", "train.log_every=1", "optim.warmup_steps=0",
 ]  # fmt: skip
@@ -121,7 +120,10 @@ def run_warm(
 
 @pytest.fixture
 def chorus_train(tmp_path: Path, tone_dataset: Path):
-    """Run `chorus train` in processes of its own: chorus_train(name, *overrides, **driver)."""
+    """Run `chorus train` in processes of its own: chorus_train(name, *overrides, **driver).
+
+    `encoder`: a row of `tiny.ENCODERS`, for a recipe that is not shipped.
+    """
 
     def run(
         name: str,
@@ -133,16 +135,19 @@ def chorus_train(tmp_path: Path, tone_dataset: Path):
         data: Path = tone_dataset,
         timeout_s: float = 400,
         cold: bool = False,
+        encoder: str | None = None,
     ) -> Outcome:
         ledger = tmp_path / f"{name}.ledger"
         environment = os.environ | {
             "DRIVER_LEDGER": str(ledger), "DRIVER_HURT": json.dumps(hurt), "OMP_NUM_THREADS": "1",
-            "DRIVER_NAN": json.dumps(nan), "DRIVER_SLOW_S": str(slow_s), "PYTHONPATH": str(REPO),
+            "DRIVER_NAN": json.dumps(nan), "DRIVER_SLOW_S": str(slow_s),
+            "PYTHONPATH": f"{REPO}:{REPO / 'tests'}",
         }  # fmt: skip
         for variable in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "NODE_RANK"):
             environment.pop(variable, None)
+        small = tiny_encoder(recipe) if encoder is None else ENCODERS[encoder]
         argv = [
-            "train", recipe, *TINY, f"data.train.main.path={data}",
+            "train", recipe, *small, *TINY, f"data.train.main.path={data}",
             f"runs={tmp_path / 'runs'}", f"name={name}", *overrides,
         ]  # fmt: skip
         if cold:

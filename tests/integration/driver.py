@@ -6,6 +6,7 @@ Environment:
                     "where": "validation", "checkpoint" (as it begins) or "half a checkpoint" (it is
                     half on the disk) in the place of "micro_step"
     DRIVER_NAN      JSON {"steps": [2], "rank": 0}: that rank's loss is NaN in those steps
+    DRIVER_NEWCOMERS  if set, the toy encoder and objective of tests/contract are known
     DRIVER_SLOW_S   seconds that rank 1 sleeps in every micro-step
     DRIVER_HELD     file prefix; each rank writes how many bytes of weights, gradients, optimiser
                     state and moving average it holds after a step
@@ -28,6 +29,11 @@ from dawnchorus.trainer.cli import main  # noqa: E402
 from dawnchorus.trainer.module import TrainingModule  # noqa: E402
 from dawnchorus.trainer.runtime.checkpoint import AtomicCheckpointIO  # noqa: E402
 from dawnchorus.trainer.validation import Validation  # noqa: E402
+
+if os.environ.get("DRIVER_NEWCOMERS"):
+    from contract.newcomers import register
+
+    register()
 
 _hurt = json.loads(os.environ.get("DRIVER_HURT", "null"))
 _nan = json.loads(os.environ.get("DRIVER_NAN", "null"))

@@ -17,7 +17,6 @@ It appears whole or not at all: written beside its place, read back, then rename
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +34,7 @@ from dawnchorus.trainer.hub.importing import build, whole_section
 from dawnchorus.trainer.hub.place import MODELING, check_place, discard, put_in_place
 from dawnchorus.trainer.hub.provenance import to_json
 from dawnchorus.trainer.hub.reading import Which, load_yaml, read_weights
-from dawnchorus.trainer.hub.shipping import parts_py, shipped_files
+from dawnchorus.trainer.hub.shipping import parts_py, ship, shipped_files
 from dawnchorus.trainer.model import BioEncoder
 from dawnchorus.trainer.public import places_in, public_recipe
 
@@ -138,7 +137,7 @@ def write_repo(folder: Path, model: BioEncoder, facts: CardFacts) -> None:
     _write_json(folder / "label_map.json", {name: i for i, name in enumerate(labels)})
     modeling = Path(__file__).with_name(f"{MODELING}.py")
     for source in (modeling, *shipped_files(model)):
-        shutil.copyfile(source, folder / source.name)
+        ship(source, folder)
     (folder / "parts.py").write_text(parts_py(model), encoding="utf-8")
     (folder / "recipe.yaml").write_text(
         plain_yaml.dump(public_recipe(facts.recipe)), encoding="utf-8"

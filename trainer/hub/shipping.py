@@ -1,14 +1,16 @@
 """The code that an exported model carries: its encoder's and its front end's files, as they are.
 
 An encoder imports torch, timm, torchaudio and the like, and files beside it by `from .name import`;
-those are followed, so that whatever the encoder needs of ours lies in the repository. `parts.py`
-there says under fixed names which encoder and front end it is.
+those are followed, so that whatever the encoder needs of ours lies in the repository. One that
+lives outside of this package imports ours by their whole names, and gets relative imports there.
+`parts.py` in the repository says under fixed names which encoder and front end it is.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,9 @@ from dawnchorus.trainer import pooling
 
 if TYPE_CHECKING:
     from dawnchorus.trainer.model import BioEncoder
+
+
+_OURS = tuple(Path(__file__).parents[1] / part for part in ("encoders", "frontends"))
 
 
 def shipped_files(model: BioEncoder) -> list[Path]:
@@ -27,18 +32,37 @@ def shipped_files(model: BioEncoder) -> list[Path]:
         path = waiting.pop()
         if path.name not in found:
             found[path.name] = path
-            waiting += [path.with_name(f"{name}.py") for name in _beside(path)]
+            waiting += _beside(path)
     return sorted(found.values(), key=lambda path: path.name)
 
 
-def _beside(path: Path) -> list[str]:
-    """Names of the modules that a file imports from its own folder."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return [
-        node.module
-        for node in ast.walk(tree)
+def ship(source: Path, folder: Path) -> None:
+    """Copy a file of `shipped_files` into a repository, where all lie side by side."""
+    text = source.read_text(encoding="utf-8")
+    (folder / source.name).write_text(
+        _import(source).sub(r"from .\g<name> import", text), encoding="utf-8"
+    )
+
+
+def _import(path: Path) -> re.Pattern[str]:
+    """Imports, by whole names, of files of ours or of the file's own package."""
+    return re.compile(
+        rf"^from (?:dawnchorus\.trainer\.(?:encoders|frontends)|{path.parent.name})"
+        r"\.(?P<name>\w+) import", re.MULTILINE
+    )  # fmt: skip
+
+
+def _beside(path: Path) -> list[Path]:
+    """Files that a file imports, of ours and from its own folder."""
+    text = path.read_text(encoding="utf-8")
+    near = [
+        path.with_name(f"{node.module}.py")
+        for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
     ]
+    names = {match["name"] for match in _import(path).finditer(text)}
+    far = [place / f"{name}.py" for name in names for place in (path.parent, *_OURS)]
+    return [*near, *(file for file in far if file.is_file())]
 
 
 def parts_py(model: BioEncoder) -> str:

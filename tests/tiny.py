@@ -1,0 +1,41 @@
+"""Every encoder and every objective as small as tests want them: one row each.
+
+A new encoder or objective gets its row here, and with it the contract tests (`tests/contract`), two
+steps of each of its recipes, and the reference losses.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+ENCODERS: dict[str, list[str]] = {
+    "beats": [
+        "encoder=beats_tiny", "encoder.layers=2", "encoder.dim=32", "encoder.ffn_dim=64",
+        "encoder.heads=2", "encoder.patch_dim=16", "encoder.conv_pos=16",
+        "encoder.conv_pos_groups=4",
+    ],
+    "toy": ["encoder=toy"],
+}  # fmt: skip
+"""Registered name -> overrides of any recipe with that encoder."""
+
+OBJECTIVES: dict[str, list[str]] = {
+    "masked_tokens": [
+        "objective=masked_tokens", "objective.predictor_layers=1", "objective.min_perplexity=1",
+    ],
+    "multilabel": ["objective=multilabel"],
+    "level": ["objective=level"],
+}  # fmt: skip
+"""Registered name -> overrides of any recipe with that objective."""
+
+
+@cache
+def encoder_of(recipe: str) -> str:
+    """The registered name of a shipped recipe's encoder."""
+    from dawnchorus.trainer.compose import compose
+
+    return str(compose(recipe)["encoder"]["name"])
+
+
+def tiny_encoder(recipe: str) -> list[str]:
+    """Overrides that make a shipped recipe's encoder tiny."""
+    return ENCODERS[encoder_of(recipe)]
