@@ -1,4 +1,4 @@
-"""`chorus submit`, `chorus runs`, `chorus cancel`. Heavy modules are imported in the commands."""
+"""`chorus submit`, `chorus runs` and `chorus cancel`; each imports what it needs when called."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import typer
 RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
 
 runs_app = typer.Typer(
-    help="Runs: which there are, where they stand, why one failed.", invoke_without_command=True
+    help="Your runs: which there are, how far they are, why one failed.",
+    invoke_without_command=True,
 )
 
 
@@ -19,8 +20,8 @@ def submit(
         list[str],
         typer.Argument(
             metavar="RECIPE cluster=PROFILE [KEY=VALUE]...",
-            help="A recipe as for `chorus train`, the cluster profile (a file of recipes/cluster, "
-            "or a path), overrides of both: [cyan]cluster.time=4:00:00 optim.lr=1e-4[/].",
+            help="A recipe as for `chorus train`, a cluster profile (a name of recipes/cluster, or "
+            "a path), and overrides of both: [cyan]cluster.time=4:00:00 optim.lr=1e-4[/].",
         ),
     ],
     chain: Annotated[
@@ -40,16 +41,20 @@ def submit(
         ),
     ] = "",
     at_once: Annotated[
-        int | None, typer.Option(min=1, help="Most runs of a sweep at a time.")
+        int | None, typer.Option(min=1, help="How many runs of a sweep may run at a time.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check, estimate, print the script; submit nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check everything, print the estimate and the scripts, submit nothing.",
+        ),
     ] = False,
 ) -> None:
     """Submit training to SLURM: a job that survives pre-emption, time limits and dead nodes.
 
-    Checks the recipe and that data and checkpoints are there, fixes recipe and code in the run
-    folder, writes a job script that you can read (and submit with plain sbatch), and submits it.
+    It checks the recipe and whether data and checkpoints are there, copies recipe and code into the
+    run folder, writes a job script that you can read (and hand to sbatch yourself), and submits it.
 
     Examples:
       chorus submit ssl_beats_base cluster=small data.train.main.path=/data/xc
@@ -68,7 +73,7 @@ def submit(
     from dawnchorus.slurm.sweep import submit_sweep
 
     if chain and sweep:
-        raise SubmitError("--chain and --sweep do not go together: sweep one stage by itself")
+        raise SubmitError("--chain and --sweep do not go together: sweep a single recipe")
     if chain:
         done = submit_chain(words, dry_run=dry_run)
     elif sweep:

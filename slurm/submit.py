@@ -1,4 +1,4 @@
-"""`chorus submit`: check, fix everything in the run folder, write the script, hand it to SLURM."""
+"""`chorus submit`: check, copy recipe and code into the run folder, write the script, submit it."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def fix_in_folder(recipe: Recipe, *, code: bool = True) -> None:
     """Write the resolved recipe and the code into the run folder.
 
     Raises:
-        SubmitError: a job works there. RecipeError: the folder holds another recipe's run.
+        SubmitError: a job is at work there. RecipeError: the folder holds another recipe's run.
     """
     from dawnchorus.trainer.runtime.folder import check_folder
 

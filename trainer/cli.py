@@ -94,12 +94,13 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="data=DATASET [KEY=VALUE]...",
-            help="The dataset to evaluate on, and any key of recipes/evaluate/*.yaml, e.g. "
-            "[cyan]layer=all probe.seeds=5[/].",
+            help="The dataset to evaluate on, and any key that `chorus recipe show "
+            "evaluate/default` prints, e.g. [cyan]layer=all probe.seeds=5[/].",
         ),
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="Which file of recipes/evaluate to start from.")
+        str,
+        typer.Option(help="A recipe of recipes/evaluate to start from, or the path of your own."),
     ] = "default",
     out: Annotated[
         Path | None,

@@ -1,4 +1,4 @@
-"""Composing a recipe of any kind: YAML files by Hydra, then overrides; then it is validated."""
+"""Recipes of any kind: Hydra composes the files, overrides are applied, the result is checked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 
 def recipes_folder() -> Path:
-    """Where the shipped recipes are: in the checkout, or inside the installed package."""
+    """The folder of the shipped recipes, in the checkout or in the installed package."""
     here = Path(__file__).resolve().parent
     folder = here.parent / "recipes"
     if (folder / "encoder").is_dir():
@@ -33,10 +33,10 @@ def recipes_folder() -> Path:
 
 
 def recipe_file(recipe: str, kind: Kind = TRAIN) -> Path:
-    """The file of a shipped recipe's name or of a path to a YAML file; never another one.
+    """The file that a name of a shipped recipe, or the path of a YAML file, stands for.
 
     Raises:
-        RecipeError: there is none.
+        RecipeError: there is no such recipe.
     """
     path = Path(recipe)
     if path.suffix in _ENDINGS:
@@ -129,7 +129,7 @@ def compose(
         if written is not None:
             written |= texts
     for key in _too_large(tree):
-        collect(_refuse, f"{key}: a whole number of a recipe is at most 2^53 either way")
+        collect(_refuse, f"{key}: a whole number in a recipe must be between -2^53 and 2^53")
     composed: dict[str, Any] = tree
     return composed
 
@@ -158,7 +158,7 @@ def _refuse(message: str) -> None:
 
 
 def _too_large(tree: Any, where: tuple[str, ...] = ()) -> Iterator[str]:
-    """Keys of the whole numbers that neither JSON, a tensor nor a seed holds exactly."""
+    """Keys of whole numbers that are too large for JSON, a tensor or a seed to hold exactly."""
     inner = (
         tree.items()
         if isinstance(tree, dict)
@@ -173,7 +173,7 @@ def _too_large(tree: Any, where: tuple[str, ...] = ()) -> Iterator[str]:
 
 
 class _Collected:
-    """Calls things; where `problems` is a list, a RecipeError goes there instead of up."""
+    """Calls functions. Where `problems` is a list, a RecipeError is added to it, not raised."""
 
     def __init__(self, problems: list[str] | None) -> None:
         self.problems = problems
@@ -189,7 +189,7 @@ class _Collected:
 
 
 def _with_choices(kind: Kind, file: Path, choices: Sequence[str], collect: _Collected) -> Any:
-    """The composed files; a choice that does not exist is noted and left out."""
+    """The composed files. A choice that does not exist is reported and left out."""
     try:
         return _by_hydra(kind, file, choices)
     except RecipeError:
@@ -201,7 +201,7 @@ def _with_choices(kind: Kind, file: Path, choices: Sequence[str], collect: _Coll
 
 
 def _is_group(path: tuple[str, ...], folders: Sequence[Path], schema: Any) -> bool:
-    """Whether a key names a group of recipe files: a folder, and no field that holds one value."""
+    """Whether a key names a group of recipe files: a folder, for a field that has keys itself."""
     group = path[0].partition("@")[0]
     if len(path) > 1 or not any((folder / group).is_dir() for folder in folders):
         return False
@@ -210,7 +210,7 @@ def _is_group(path: tuple[str, ...], folders: Sequence[Path], schema: Any) -> bo
 
 
 def _choice(word: str, value: str | None) -> str:
-    """A choice of a group for Hydra, quoted so that its lexer takes every character."""
+    """A choice of a group, quoted so that Hydra's lexer accepts every character."""
     key = word.partition("=")[0]
     if not re.fullmatch(r"[+~]*[\w/-]+(@[\w.:-]+)?", key, re.ASCII):
         raise RecipeError(f"{word}: {key!r} cannot name a group of recipe files")
@@ -272,7 +272,7 @@ def _by_hydra(kind: Kind, file: Path, choices: Sequence[str]) -> Any:
 
 
 def _stringed(tree: Any) -> Any:
-    """The same, every key a text (a dataset may be called 1)."""
+    """The same with every key as text: a dataset may be called 1."""
     if isinstance(tree, dict):
         return {str(key): _stringed(value) for key, value in tree.items()}
     return [_stringed(value) for value in tree] if isinstance(tree, list) else tree

@@ -1,10 +1,10 @@
 """`key.key=value` on a command line: what the value means follows from the field that it sets.
 
-Where a recipe wants text (a path, a name, one of several words), the value is the text as it
-stands, whatever characters it has; only quotes around the whole of it are taken off, and `null`
-is nothing where the field may be empty. Where it wants a list of texts, `[a, b]` is that list.
-Everywhere else the value is read as YAML: numbers (also 1e-4), true, false, null, [lists] and
-{mappings}; what is none of these is text.
+Where a field holds text (a path, a name, one of several words), the value is the text as it stands,
+whatever characters it has. Only quotes around the whole of it are removed, and `null` means "no
+value" where the field may be empty. Where a field holds a list of texts, `[a, b]` is that list.
+Everywhere else the value is read as YAML: numbers (1e-4 too), true, false, null, [lists] and
+{mappings}. What is none of these is text.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _DOUBLE = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 @dataclass(frozen=True)
 class Override:
-    """One word of a command line, cut at its first `=`."""
+    """One word of a command line, split at its first `=`."""
 
     word: str
     path: tuple[str, ...]
     value: str | None
-    """As it stands; None for `~key`, which takes the key away."""
+    """The text after the `=`; None for `~key`, which removes the key."""
 
 
 def read_override(word: str) -> Override:
-    """Cut `a.b=value` or `~a.b`; a `+` or `++` before the key is allowed and means nothing.
+    """Split `a.b=value` or `~a.b`. A `+` or `++` before the key is allowed and changes nothing.
 
     Raises:
-        RecipeError: it is neither.
+        RecipeError: the word is neither.
     """
     key, equals, value = word.partition("=")
     removed = key.startswith("~")
@@ -50,15 +50,15 @@ def read_override(word: str) -> Override:
 
 
 def apply(tree: dict[str, Any], override: Override, schema: Any = None) -> None:
-    """Set or take away one key of plain nested dicts, in place.
+    """Set or remove one key of plain nested dicts, in place.
 
     Args:
-        tree: what the override is laid over.
-        override: which key, and the value.
-        schema: the dataclass or pydantic model that describes `tree`; None: values are YAML.
+        tree: the dicts.
+        override: the key and its value.
+        schema: the dataclass or pydantic model that describes `tree`. None: values are YAML.
 
     Raises:
-        RecipeError: the value cannot be read, or there is nothing to set it in.
+        RecipeError: the value cannot be read, or the place for the key does not exist.
     """
     *above, last = override.path
     place: Any = tree
@@ -72,7 +72,7 @@ def apply(tree: dict[str, Any], override: Override, schema: Any = None) -> None:
             raise RecipeError(f"{override.word}: {what}")
     if override.value is None:
         if last not in place:
-            raise RecipeError(f"{override.word}: there is nothing to take away")
+            raise RecipeError(f"{override.word}: there is no such key to remove")
         del place[last]
         return
     kinds = annotations_at(schema, override.path) if schema is not None else []
@@ -80,15 +80,16 @@ def apply(tree: dict[str, Any], override: Override, schema: Any = None) -> None:
 
 
 def read_value(text: str, kinds: Sequence[Any], word: str) -> Any:
-    """The value that `text` means where a field of one of `kinds` is set.
+    """The value that `text` means for a field that is annotated with one of `kinds`.
 
     Args:
-        text: what stands behind the `=`.
-        kinds: annotations of the field; none where it is not known.
+        text: what follows the `=`.
+        kinds: the annotations of the field; empty for an unknown field.
         word: the whole override, for the message.
 
     Raises:
-        RecipeError: it begins like a list or mapping and is none, or refers to other keys.
+        RecipeError: the text begins like a list or a mapping and is not one, or it holds a
+            reference.
     """
     import yaml
 
@@ -96,8 +97,8 @@ def read_value(text: str, kinds: Sequence[Any], word: str) -> Any:
 
     if "${" in text:
         raise RecipeError(
-            f"{word}: ${{ is a reference, and those stand in recipe files only; let the shell put "
-            "in what is meant, or write the key in a recipe file of your own"
+            f"{word}: ${{ begins a reference, which only recipe files may hold. Let the shell "
+            "fill in the value, or write the key in a recipe file of your own"
         )
     flat = [kind for annotation in kinds for kind in alternatives(annotation)]
     empty = type(None) in flat
@@ -114,14 +115,14 @@ def read_value(text: str, kinds: Sequence[Any], word: str) -> Any:
         except yaml.YAMLError as error:
             raise RecipeError(
                 f"{word}: the value begins like a list or a mapping and cannot be read as one "
-                f"({' '.join(str(error).split())}); put quotes around a text: key='\"{plain}\"'"
+                f"({' '.join(str(error).split())}). Put quotes around a text: key='\"{plain}\"'"
             ) from None
     found = plain_yaml.scalar(plain)
     return text if isinstance(found, str) else found
 
 
 def _unquoted(text: str) -> str | None:
-    """The text within quotes that stand around all of it; None where there are none."""
+    """The text without the quotes around the whole of it; None if there are none."""
     import yaml
 
     if _SINGLE.fullmatch(text):
@@ -134,7 +135,7 @@ def _unquoted(text: str) -> str | None:
     return None
 
 
-# --------------------------------------------------------------------------- what a field wants
+# --------------------------------------------------------------------------- what a field holds
 
 
 def alternatives(annotation: Any) -> list[Any]:
@@ -159,14 +160,14 @@ def fields_of(kind: Any) -> dict[str, Any]:
 
 
 def annotations_at(root: Any, path: Sequence[Any]) -> list[Any]:
-    """Annotations that a schema has at a path; several below a union, none where it has no key."""
+    """Annotations that a schema has at a path: several below a union, none for an unknown key."""
     return walk(root, path)[0]
 
 
 def walk(root: Any, path: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """(annotations at a path, the path as a person writes it).
+    """Return (the annotations at a path, the path as a person writes it).
 
-    pydantic puts the tag or the name of a union's member into its paths: it is left out.
+    pydantic puts the tag or the name of a union's member into its paths. It is left out here.
     """
     current, written = [root], []
     for step in path:
@@ -194,7 +195,7 @@ def _below(kind: Any, step: Any) -> list[Any]:
 
 
 def _inside(kind: Any) -> list[Any]:
-    """Annotations of the elements of a list or the values of a mapping; itself for the rest."""
+    """The annotations of a list's elements or a mapping's values; of anything else itself."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (list, tuple, set, frozenset):
         inner = [argument for argument in arguments if argument is not Ellipsis]

@@ -1,4 +1,4 @@
-"""What `chorus evaluate` measures and how: frozen dataclasses, one per part."""
+"""What `chorus evaluate` measures, and how: one frozen dataclass per part."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class ProbeConfig:
     """A linear classifier on frozen embeddings.
 
     The optimiser's defaults are those of the AVEX repository (`configs/evaluation_configs`):
-    AdamW, lr 1e-3, weight decay 0.01, batch 32, 900 epochs, constant rate, the epoch that is best
-    on the validation part. Digests of the paper (arXiv 2508.11845, appendix B.6) quote lr 1e-4
-    and weight decay 0.1 instead; the full text could not be compared, so both are named here and
-    the repository's are used, because its code made the published tables. Features are
-    standardised by default; the paper's probe (`recipes/evaluate/paper.yaml`) does without.
+    AdamW, lr 1e-3, weight decay 0.01, batch 32, 900 epochs, a constant rate, and the epoch that is
+    best on the validation part. Digests of the paper (arXiv 2508.11845, appendix B.6) quote lr 1e-4
+    and weight decay 0.1. The full text could not be compared, so both are named here; the
+    repository's are the defaults, because its code made the published tables. Features are
+    standardised by default, which the paper's probe (`recipes/evaluate/paper.yaml`) does not do.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
@@ -55,9 +55,9 @@ class ProbeConfig:
     variance, which matters on small data. The log-mel baseline is always standardised: its
     features have units, an encoder's do not."""
     seeds: Annotated[int, Range(ge=3)] = 3
-    """How many times to fit it, with seeds 0, 1, ...; a seed decides the initial weights and the
-    order of the clips. The paper ran one; the mean and the standard deviation over at least 3 are
-    reported here."""
+    """How many times the probe is fitted, with seeds 0, 1, ... A seed decides the initial weights
+    and the order of the clips. Reported are the mean and the standard deviation over at least 3;
+    the paper ran one."""
     layer_mix: bool = True
     """With `layer: all`, also fit a probe on a softmax-weighted mean of all layers whose weights
     are learned with it (arXiv 2605.10494)."""
@@ -79,12 +79,12 @@ class RetrievalConfig:
     enabled: bool = True
     """Whether to measure it."""
     exclude_same_group: bool = True
-    """Also report the figures with all clips of the query's own group (same recording, same
-    recordist and site) taken out of its gallery: finding them says little about the label. The
-    paper leaves them in; both are reported, the paper's under the plain names."""
+    """Also report the figures without the clips of the query's own group (the same recording, or
+    the same recordist and site) in its gallery: finding those says little about the label. The
+    paper leaves them in. Both are reported, the paper's under the plain names."""
     across: bool = False
-    """Also rank the clips of the training part (with a carved validation part) for each tested
-    clip: retrieval from one set to the other, such as from one year to the next."""
+    """Also rank the clips of the training part (and of a validation part that was cut from it) for
+    each tested clip: retrieval from one set to another, such as from one year to the next."""
     bootstrap: Whole = 200
     """Resamples of whole groups of queries for the 95 % interval; 0 turns it off."""
     chunk_queries: Count = 256
