@@ -85,7 +85,7 @@ def test_the_field_is_found_below_unions_and_mappings() -> None:
     [
         ("optim.lr", "overrides are key=value"), ("=3", "overrides are key=value"),
         ("a..b=3", "overrides are key=value"), ("optim.betas=[1, 2", "begins like a list"),
-        ("init_from=${oc.env:HOME}", "Let the shell fill in"), ("~data.gone", "no such key to remove"),
+        ("init_from=${oc.env:HOME}", "Let the shell fill in"), ("~data.gone", "no such key"),
         ("seed.x=1", "seed has no keys below it"),
     ],
 )  # fmt: skip
