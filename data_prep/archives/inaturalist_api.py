@@ -83,7 +83,7 @@ def parse_query(pairs: list[str]) -> dict[str, str]:
         if not equals or not name or not value:
             problems.append(f"{pair!r} is no name=value")
         elif name in _OURS:
-            problems.append(f"{name!r} is set by the walk through the pages")
+            problems.append(f"{name!r} is set by this command for every page")
         elif name in query:
             problems.append(f"{name!r} is given twice; join its values with commas")
         else:

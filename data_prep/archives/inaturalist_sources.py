@@ -41,7 +41,7 @@ def classify(source: Path) -> list[tuple[str, Path]]:
             and (kind := _kind_of_json(path))
         ]
         if not found:
-            raise PrepError(f"{source} holds nothing of iNaturalist: {HINT}.")
+            raise PrepError(f"{source} holds none of iNaturalist's formats: {HINT}.")
         return found
     if not source.is_file():
         raise PrepError(f"There is nothing at {source}.")
@@ -50,7 +50,7 @@ def classify(source: Path) -> list[tuple[str, Path]]:
             return [("dwca", source)]
     kind = _kind_of_json(source)
     if not kind:
-        raise PrepError(f"{source} is nothing of iNaturalist: {HINT}.")
+        raise PrepError(f"{source} is not in a format of iNaturalist: {HINT}.")
     return [(kind, source)]
 
 

@@ -107,7 +107,7 @@ class LabelReader:
             return []
         shown = ", ".join(f"{text!r} {count}" for text, count in self.nothing.most_common(5))
         return [
-            f"label cells that say nothing and give no label: {shown} (where it is a name, write "
+            f"label cells without a label: {shown} (where it is a name, write "
             "it with its rank, such as sound:NA)"
         ]
 

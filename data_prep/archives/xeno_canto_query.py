@@ -30,7 +30,7 @@ def check_queries(queries: Sequence[str]) -> None:
     problems = [f"{query!r}: {problem}" for query in queries for problem in _problems(query)]
     if problems:
         raise PrepError(
-            "Xeno-canto would not understand this as it is meant.\n  "
+            "Xeno-canto would misunderstand these queries.\n  "
             + "\n  ".join(problems)
             + "\n  tags: "
             + " ".join(sorted(TAGS))

@@ -277,7 +277,7 @@ def _check_payload(payload: int, used: int) -> None:
     if payload - used > max(_UNUSED * payload, 4096):
         raise UnusableAudio(
             "understated",
-            f"its tables name {used:,} of {payload:,} bytes of sound: the rest is not known to it",
+            f"its tables name {used:,} of {payload:,} bytes of sound: they do not name the rest",
         )
 
 

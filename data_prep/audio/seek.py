@@ -41,7 +41,7 @@ def _sought(path: Path, rate_hz: int, start: int, stop: int) -> NDArray[np.int16
 
     with path.open("rb") as opened, soundfile.SoundFile(opened.fileno(), closefd=False) as file:
         if not file.seekable() or (file.format == "MP3" and not counts_frames(path)):
-            raise CannotRead("libsndfile does not know where a moment lies")
+            raise CannotRead("libsndfile cannot seek to a time in this file")
         common = math.gcd(file.samplerate, rate_hz)
         # Frame `down * m` of the file and sample `up * m` of the result are one moment.
         up, down = rate_hz // common, file.samplerate // common

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from dawnchorus.data_prep.table.recording import Recording
+    from dawnchorus.data_prep.table.recording_table import Rejected
 
 prep_app = typer.Typer(
     name="prep",
@@ -58,3 +62,32 @@ def friendly_errors(stopped: str = "stopped; the same command continues") -> Ite
     except KeyboardInterrupt as err:
         typer.echo(stopped, err=True)
         raise typer.Exit(130) from err
+
+
+def save_table(
+    rows: Iterable[Recording | Rejected],
+    out: Path,
+    made_by: dict[str, Any],
+    notes: Callable[[], Sequence[str]] = list,
+) -> None:
+    """Write what a reader yields as a recording table, and print its notes, summary and path.
+
+    Args:
+        rows: of one reader.
+        out: the table's folder.
+        made_by: the command and its options, for `summary.json`.
+        notes: called when all rows are read; returns what a person should know.
+
+    Raises:
+        PrepError: as `write_table` and the reader raise it.
+    """
+    from dawnchorus.data_prep.archives.times import NOT_SUPPORTED, REASON
+    from dawnchorus.data_prep.table.recording_table import RECORDINGS, write_table
+
+    summary = write_table(rows, out, made_by=made_by)
+    for note in notes():
+        typer.echo(f"note: {note}", err=True)
+    if timed := summary.rejected.get(REASON, 0):
+        typer.echo(f"note: {timed:,} rows are left out ({REASON}). {NOT_SUPPORTED}.", err=True)
+    typer.echo(summary.text)
+    typer.echo(out / RECORDINGS)

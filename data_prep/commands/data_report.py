@@ -19,8 +19,8 @@ Selection = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Folder of `chorus prep select`: its duplicates, leakage and selection.json are "
-        "told too. Not needed where they lie beside the table.",
+        help="Folder of `chorus prep select`: the page tells its duplicates, leakage and "
+        "selection.json too. Not needed where they lie beside the table.",
     ),
 ]
 
@@ -79,7 +79,7 @@ def credits(
         ),
     ] = "text",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write here, not on the screen.")
+        Path | None, typer.Option(metavar="FILE", help="File to write; default: the screen.")
     ] = None,
 ) -> None:
     """Print whom to credit: by licence and recordist, with counts and links, and the archives."""

@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from dawnchorus.data_prep.commands.apps import ARCHIVES, TableOut, friendly_errors, prep_app
+from dawnchorus.data_prep.commands.apps import (
+    ARCHIVES,
+    TableOut,
+    friendly_errors,
+    prep_app,
+    save_table,
+)
 
 
 @prep_app.command("audioset", rich_help_panel=ARCHIVES)
@@ -30,7 +36,10 @@ def audioset(
         Path | None, typer.Option(metavar="CSV", help="class_labels_indices.csv: the 527 names.")
     ] = None,
     ontology: Annotated[
-        Path | None, typer.Option(metavar="JSON", help="ontology.json: names, and what lies below.")
+        Path | None,
+        typer.Option(
+            metavar="JSON", help="ontology.json: names, and the classes below each class."
+        ),
     ] = None,
     strong: Annotated[
         list[Path] | None,
@@ -70,7 +79,6 @@ def audioset(
     """
     with friendly_errors():
         from dawnchorus.data_prep.archives.audioset import AudioSet, AudioSetOptions
-        from dawnchorus.data_prep.table.recording_table import RECORDINGS, write_table
 
         options = AudioSetOptions(
             segments=segments or (),
@@ -91,8 +99,4 @@ def audioset(
             "ignore_times": options.ignore_times,
             "only_below": list(options.only_below),
         }
-        summary = write_table(archive.rows(), out, made_by=made_by)
-    for note in archive.notes():
-        typer.echo(f"note: {note}", err=True)
-    typer.echo(summary.text)
-    typer.echo(out / RECORDINGS)
+        save_table(archive.rows(), out, made_by, archive.notes)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from dawnchorus.data_prep.commands.apps import ARCHIVES, TableOut, friendly_errors, prep_app
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from dawnchorus.data_prep.table.recording import Recording
-    from dawnchorus.data_prep.table.recording_table import Rejected
+from dawnchorus.data_prep.commands.apps import (
+    ARCHIVES,
+    TableOut,
+    friendly_errors,
+    prep_app,
+    save_table,
+)
 
 Audio = Annotated[
     Path | None,
@@ -44,7 +44,8 @@ def watkins(
     from dawnchorus.data_prep.archives.watkins import TERMS, read_watkins
 
     with friendly_errors():
-        _write(read_watkins(source, audio, out), out, "watkins", source, [TERMS])
+        made_by = {"command": "watkins", "source": str(source), "notes": [TERMS]}
+        save_table(read_watkins(source, audio, out), out, made_by, lambda: [TERMS])
 
 
 @prep_app.command("birdset", rich_help_panel=ARCHIVES)
@@ -80,20 +81,6 @@ def birdset(
 
     with friendly_errors():
         rows = read_birdset(source, audio, out, year=ebird_year, config=config)
-        _write(rows, out, "birdset", source, [f"codes of eBird {ebird_year}"])
-
-
-def _write(
-    rows: Iterator[Recording | Rejected], out: Path, command: str, source: Path, notes: list[str]
-) -> None:
-    from dawnchorus.data_prep.archives.times import NOT_SUPPORTED, REASON
-    from dawnchorus.data_prep.table.recording_table import RECORDINGS, write_table
-
-    made_by = {"command": command, "source": str(source), "notes": notes}
-    summary = write_table(rows, out, made_by=made_by)
-    for note in notes:
-        typer.echo(f"note: {note}", err=True)
-    if timed := summary.rejected.get(REASON, 0):
-        typer.echo(f"note: {timed:,} rows are left out ({REASON}). {NOT_SUPPORTED}.", err=True)
-    typer.echo(summary.text)
-    typer.echo(out / RECORDINGS)
+        notes = [f"codes of eBird {ebird_year}"]
+        made_by = {"command": "birdset", "source": str(source), "notes": notes}
+        save_table(rows, out, made_by, lambda: notes)

@@ -10,7 +10,7 @@ import typer
 
 from dawnchorus.data_prep.commands.apps import STEPS, friendly_errors, prep_app
 
-WHICH = "Which recordings (decided before anybody is asked)"
+WHICH = "Which recordings (decided before any request)"
 _LICENCES = (
     "cc0, pd, by, by-sa, by-nd, by-nc, by-nc-sa, by-nc-nd, other, unknown, all-rights-reserved; "
     "for several: cc, sa, nc, nd, none (unknown, all-rights-reserved), stated, all"
@@ -33,7 +33,8 @@ def download(
         str | None,
         typer.Option(
             envvar="CHORUS_CONTACT",
-            help="Where the servers' people reach you (e-mail or page); sent with each request.",
+            help="E-mail address or page where the people of a server reach you; sent with each "
+            "request.",
         ),
     ] = None,
     licences: Annotated[
@@ -61,24 +62,38 @@ def download(
     ] = False,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="The first N that may be taken.", rich_help_panel=WHICH),
+        typer.Option(
+            min=1,
+            help="Take only the first N of the recordings that the other options allow.",
+            rich_help_panel=WHICH,
+        ),
     ] = None,
     max_hours: Annotated[
         float | None,
-        typer.Option(min=0.0, help="The first ones up to this long.", rich_help_panel=WHICH),
+        typer.Option(
+            min=0.0,
+            help="Take the first recordings up to this total length.",
+            rich_help_panel=WHICH,
+        ),
     ] = None,
     max_gb: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Stop when so much lies in DIR.", rich_help_panel=WHICH),
+        typer.Option(min=0.0, help="Stop when DIR holds this much.", rich_help_panel=WHICH),
     ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Also try what failed for good (404, not audio).")
+        bool,
+        typer.Option(
+            "--retry-failed", help="Also retry files that failed for good (404, not audio)."
+        ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say how much and how long, per host; ask nobody.")
+        bool, typer.Option("--dry-run", help="Print size and time per host, without any request.")
     ] = False,
     table_only: Annotated[
-        bool, typer.Option("--table-only", help="Write the table of what is on disk; ask nobody.")
+        bool,
+        typer.Option(
+            "--table-only", help="Write the table of the files on disk, without any request."
+        ),
     ] = False,
 ) -> None:
     """Download the recordings of a table, politely, and write the table of what is on disk.

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dawnchorus.data_prep.commands.apps import ARCHIVES, TableOut, friendly_errors, prep_app
+from dawnchorus.data_prep.commands.apps import (
+    ARCHIVES,
+    TableOut,
+    friendly_errors,
+    prep_app,
+    save_table,
+)
 
 if TYPE_CHECKING:
     from dawnchorus.data_prep.archives.inaturalist_api import ApiOptions
@@ -76,7 +82,6 @@ def inaturalist(
     Example: chorus prep inaturalist --query taxon_id=20979 --out tables/frogs
     """
     from dawnchorus.data_prep.archives.inaturalist_api import LICENCES, ApiOptions
-    from dawnchorus.data_prep.table.recording_table import RECORDINGS, write_table
     from dawnchorus.trainer.progress import Progress
 
     with friendly_errors():
@@ -89,20 +94,14 @@ def inaturalist(
             pause_s=pause_s,
         )
         found = _sources(sources or [], query or [], out, options, progress)
-        summary = write_table(
-            _rows(found, audio, out, progress),
-            out,
-            made_by={
-                "command": "inaturalist",
-                "sources": [str(source) for source in sources or []],
-                "query": query or [],
-                "notes": _notes(found),
-            },
-        )
-        for note in _notes(found):
-            typer.echo(f"note: {note}", err=True)
-        typer.echo(summary.text)
-        typer.echo(out / RECORDINGS)
+        notes = _notes(found)
+        made_by = {
+            "command": "inaturalist",
+            "sources": [str(source) for source in sources or []],
+            "query": query or [],
+            "notes": notes,
+        }
+        save_table(_rows(found, audio, out, progress), out, made_by, lambda: notes)
 
 
 def _sources(

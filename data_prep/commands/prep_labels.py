@@ -29,12 +29,16 @@ def labels(
     ] = None,
     overrides: Annotated[
         Path | None,
-        typer.Option(metavar="CSV", help="Names to use instead: columns name, use. They go first."),
+        typer.Option(
+            metavar="CSV",
+            help="Your own table of names (columns name, use); it is used before all taxonomies.",
+        ),
     ] = None,
     ancestors: Annotated[
         str,
         typer.Option(
-            metavar="RANKS", help="Taxa above as labels of their own: genus,family,order,class."
+            metavar="RANKS",
+            help="Add higher taxa as labels of their own: genus,family,order,class.",
         ),
     ] = "",
     ontology: Annotated[

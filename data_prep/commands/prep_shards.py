@@ -49,8 +49,8 @@ def shards(
         bool,
         typer.Option(
             "--plan",
-            help="Only look over the table and the files and decide what goes into which shard: "
-            "parts that follow start at once.",
+            help="Only make the plan: read the table and the files' sizes and decide what goes "
+            "into which shard, so that the parts that follow start at once.",
         ),
     ] = False,
     slurm: Annotated[
@@ -64,13 +64,13 @@ def shards(
         ),
     ] = None,
     parts: Annotated[
-        int, typer.Option(help="Tasks of the array.", min=1, rich_help_panel=CLUSTER)
+        int, typer.Option(help="Number of tasks of the array.", min=1, rich_help_panel=CLUSTER)
     ] = 16,
     cluster: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
-            help="Of the profile, for this job: [cyan]--cluster partition=cpu --cluster "
+            help="Override the profile for this job: [cyan]--cluster partition=cpu --cluster "
             "time=4:00:00[/]. GPUs and memory of the profile are those of training and are not "
             "asked for; cpus_per_task is how many processes a task has.",
             rich_help_panel=CLUSTER,
@@ -79,7 +79,7 @@ def shards(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Print the job scripts, submit nothing.", rich_help_panel=CLUSTER
+            "--dry-run", help="Print the job scripts and submit nothing.", rich_help_panel=CLUSTER
         ),
     ] = False,
     **options: Any,
@@ -171,7 +171,7 @@ def verify(
         bool,
         typer.Option("--quick", help="Tables and tar headers only: no hash, nothing decoded."),
     ] = False,
-    jobs: Annotated[int, typer.Option(help="Processes; 0: one per CPU core.", min=0)] = 0,
+    jobs: Annotated[int, typer.Option(help="Number of processes; 0: one per CPU core.", min=0)] = 0,
     limit: Annotated[int, typer.Option(help="Problems to print at most.", min=1)] = 100,
 ) -> None:
     """Check a dataset against itself: every clip, every table, every hash.

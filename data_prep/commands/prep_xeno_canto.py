@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dawnchorus.data_prep.commands.apps import ARCHIVES, TableOut, friendly_errors, prep_app
+from dawnchorus.data_prep.commands.apps import (
+    ARCHIVES,
+    TableOut,
+    friendly_errors,
+    prep_app,
+    save_table,
+)
 
 if TYPE_CHECKING:
     from dawnchorus.data_prep.archives.file_index import FileIndex, Keys
@@ -53,7 +59,6 @@ def xeno_canto(
     from dawnchorus.data_prep.archives.file_index import xeno_canto_key
     from dawnchorus.data_prep.archives.xeno_canto_sources import read_sources
     from dawnchorus.data_prep.errors import PrepError
-    from dawnchorus.data_prep.table.recording_table import write_table
 
     with friendly_errors():
         if not sources and not query:
@@ -68,7 +73,7 @@ def xeno_canto(
             "sources": [str(source) for source in sources or []],
             "queries": list(query or []),
         }
-        typer.echo(_finished(write_table(rows, out, made_by=made_by).text, out))
+        save_table(rows, out, made_by)
 
 
 def _fetched(queries: list[str], out: Path, api: str) -> list[Path]:
@@ -104,15 +109,12 @@ def gbif(
     """
     from dawnchorus.data_prep.archives.file_index import any_key
     from dawnchorus.data_prep.archives.gbif import Asked, read_gbif
-    from dawnchorus.data_prep.table.recording_table import write_table
 
     with friendly_errors():
         asked = Asked(audio=_files(audio, any_key), say=_say)
         rows = read_gbif(source, scratch=out, asked=asked)
         made_by = {"command": "gbif", "sources": [str(source)]}
-        summary = write_table(rows, out, made_by=made_by)
-        _say_licences(asked.notes["no_licence"])
-        typer.echo(_finished(summary.text, out))
+        save_table(rows, out, made_by, lambda: _notes(asked.notes["no_licence"]))
 
 
 @prep_app.command("animal-sound-archive", rich_help_panel=ARCHIVES)
@@ -135,7 +137,6 @@ def animal_sound_archive(
     from dawnchorus.data_prep.archives.animal_sound_archive import read_animal_sound_archive
     from dawnchorus.data_prep.archives.file_index import asa_key
     from dawnchorus.data_prep.archives.gbif import Asked
-    from dawnchorus.data_prep.table.recording_table import write_table
 
     with friendly_errors():
         # A folder with a table usually holds the files too.
@@ -143,17 +144,16 @@ def animal_sound_archive(
         asked = Asked(audio=_files(audio or beside, asa_key), say=_say)
         rows = read_animal_sound_archive(source, scratch=out, asked=asked)
         made_by = {"command": "animal-sound-archive", "sources": [str(source)]}
-        summary = write_table(rows, out, made_by=made_by)
-        _say_licences(asked.notes["no_licence"])
-        typer.echo(_finished(summary.text, out))
+        save_table(rows, out, made_by, lambda: _notes(asked.notes["no_licence"]))
 
 
-def _say_licences(count: int) -> None:
-    if count:
-        typer.echo(
-            f"{count:,} recordings of the Animal Sound Archive state no licence: taken as "
-            "CC BY-NC-SA 4.0, which most of it has"
-        )
+def _notes(count: int) -> list[str]:
+    if not count:
+        return []
+    return [
+        f"{count:,} recordings of the Animal Sound Archive state no licence: taken as "
+        "CC BY-NC-SA 4.0, which most of it has"
+    ]
 
 
 def _files(folder: Path | None, keys: Keys) -> FileIndex | None:
@@ -171,7 +171,3 @@ def _files(folder: Path | None, keys: Keys) -> FileIndex | None:
 
 def _say(text: str) -> None:
     typer.echo(text, err=True)
-
-
-def _finished(text: str, out: Path) -> str:
-    return f"{text}\n{out / 'recordings.parquet'}"

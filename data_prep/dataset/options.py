@@ -51,7 +51,8 @@ class FolderOptions:
     label_separator: str | None = _option(
         None,
         LABELS,
-        "Between several labels in one cell; '' takes every cell as one label. Lists as Python, "
+        "Separator of several labels in one cell; '' takes every cell as one label. Lists as "
+        "Python, "
         "NumPy or JSON write them (\"['a', 'b']\") are understood as well. Default: ';', and where "
         "labels look like several with another separator, it asks.",
     )
@@ -108,11 +109,13 @@ class BuildOptions:
         LABELS,
         "What the labels are for, as `chorus evaluate` scores them: single (one per clip), multi "
         "(any number), detection (clips without a label are negatives). Default: not declared; "
-        "told from the labels then.",
+        "then the labels decide.",
     )
     name: str = _option("", AUDIO, "Name of the dataset in its card. Default: DATASET's name.")
     codec: str = _option(
-        "flac", AUDIO, "Of the stored clips: flac, or wav (twice the size, faster to decode)."
+        "flac",
+        AUDIO,
+        "Format of the stored clips: flac, or wav (twice the size, faster to decode).",
     )
     sample_rate_hz: int = _option(16000, AUDIO, "Sample rate of the stored clips.")
     max_piece_s: float = _option(
@@ -121,7 +124,7 @@ class BuildOptions:
     channels: str = _option(
         "mean",
         AUDIO,
-        "What becomes of several channels: their mean, or the first one (for channels of opposite "
+        "How several channels become one: their mean, or the first one (for channels of opposite "
         "phase, whose mean is silence).",
     )
     min_s: float = _option(
@@ -130,8 +133,8 @@ class BuildOptions:
         "Recordings shorter than this many seconds are left out; they do not count as broken.",
     )
     max_hours: float = _option(24.0, AUDIO, "Recordings longer than this are left out.")
-    shard_size_mb: float = _option(256.0, AUDIO, "About the largest size of a tar.")
-    seed: int = _option(0, AUDIO, "Of the order of the clips.")
+    shard_size_mb: float = _option(256.0, AUDIO, "Approximate size of the largest tar.")
+    seed: int = _option(0, AUDIO, "Seed of the order of the clips.")
     places: str = _option(
         COARSE,
         LABELS,
@@ -142,8 +145,8 @@ class BuildOptions:
     trim_silence_s: float = _option(
         0.0,
         AUDIO,
-        "Cut out silences that last this many seconds or more (but a quarter of a second beside a "
-        "sound); 0 cuts nothing.",
+        "Cut out silences that last this many seconds or more (except a quarter of a second "
+        "beside a sound); 0 cuts nothing.",
     )
     trim_below_db: float = _option(
         60.0,
@@ -168,7 +171,7 @@ class BuildOptions:
         "Leave out recordings whose peak is lower than this (16 bit end at -90). With --peak-dbfs "
         "only those that have no more than 16 bit themselves.",
     )
-    jobs: int = _option(0, RUNNING, "Processes; 0: one per CPU core.")
+    jobs: int = _option(0, RUNNING, "Number of processes; 0: one per CPU core.")
     max_broken: float = _option(
         0.01, RUNNING, "Stop when more than this share of the recordings is unusable."
     )
@@ -208,7 +211,7 @@ class BuildOptions:
         }
         broken = [rule for rule, kept in rules.items() if not kept]
         if broken:
-            raise PrepError("These options make no dataset: " + "; ".join(broken) + ".")
+            raise PrepError("These options are not valid: " + "; ".join(broken) + ".")
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def _checked(
         ids.extend(hash64(recording.id) for recording in chunk)
         if time.monotonic() - spoken >= LINE_EVERY_S:
             spoken = time.monotonic()
-            progress.say(f"looked over {len(ids):,} recordings")
+            progress.say(f"read {len(ids):,} recordings")
         yield chunk
     if not ids:
         validate([])

@@ -114,7 +114,7 @@ class Gate:
     def _tell(self, volume_s: float) -> None:
         if volume_s and self.waiting_for != "volume":
             until = time.strftime("%a %H:%M", time.localtime(time.time() + volume_s))
-            self._say(f"{self.name}: the volume that is polite is used up; goes on {until}")
+            self._say(f"{self.name}: the polite volume is used up; it continues {until}")
             self.waiting_for = "volume"
         elif not volume_s:
             self.waiting_for = "pause"

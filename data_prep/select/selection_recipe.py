@@ -157,7 +157,10 @@ class Filters(_Part):
         description="a foreground label is one of these names or belongs to one (genus by name; "
         "family, order, class, phylum, kingdom where the labels' ids state them)",
     )
-    not_taxa: list[str] = Field(default_factory=list, description="no foreground label does")
+    not_taxa: list[str] = Field(
+        default_factory=list,
+        description="no foreground label is one of these names or belongs to one",
+    )
     labelled: bool = Field(True, description="leave out recordings without a foreground label")
 
 
@@ -194,10 +197,11 @@ class Duplicates(_Part):
     )
     prefer: tuple[Literal["licence", "quality", "duration"], ...] = Field(
         ("licence", "quality", "duration"),
-        description="which one stays: freest licence, best rating, longest; then the least id",
+        description="which one stays: the freest licence, the best rating, the longest, the least "
+        "id",
     )
     min_part: float = Field(
-        0.5, gt=0, le=1, description="of the one that goes: so much of it must be in the other"
+        0.5, gt=0, le=1, description="share of the dropped recording that must be in the other one"
     )
 
 
@@ -282,7 +286,7 @@ class Run(_Part):
     jobs: int = Field(0, ge=0, description="processes; 0: one per core")
     cache: Path | None = Field(None, description="folder of fingerprints; default: OUT/cache")
     max_fingerprint_s: float = Field(
-        600.0, ge=10, description="fingerprint so much of a recording's beginning"
+        600.0, ge=10, description="fingerprint only this much of a recording's beginning"
     )
 
 
@@ -292,14 +296,16 @@ class SelectRecipe(_Part, Recorded):
     tables: Annotated[dict[str, TableChoice], BeforeValidator(_without_nulls)] = Field(
         min_length=1, description="by a name of your choice"
     )
-    filters: Filters = Field(default_factory=Filters, description="what a recording must be")
+    filters: Filters = Field(default_factory=Filters, description="conditions on a recording")
     caps: Caps = Field(default_factory=Caps, description="limits on amounts")
     duplicates: Duplicates = Field(
         default_factory=Duplicates, description="several recordings of the same sound"
     )
-    evaluation: Held = Field(default_factory=Held, description="what evaluation keeps for itself")
+    evaluation: Held = Field(default_factory=Held, description="what must not be trained on")
     split: Split = Field(default_factory=Split, description="who goes where")
-    run: Run = Field(default_factory=Run, description="how it is done; no influence on the result")
+    run: Run = Field(
+        default_factory=Run, description="how the work is done, without influence on the result"
+    )
 
     @model_validator(mode="after")
     def _shares(self) -> SelectRecipe:

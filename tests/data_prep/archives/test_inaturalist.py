@@ -201,11 +201,11 @@ def test_sounds_on_disk_are_found_by_their_number(tmp_path: Path) -> None:
         ("cut.json", b'{"results": [{"id": 1, "sounds": [', "no JSON"),
         ("deep.json", b'{"results": ' + b"[" * 200_000, "deep"),
         ("latin.json", b'{"results": [{"id": 1, "name": "\xff"}]}', "no JSON"),
-        ("other.json", b'{"hello": 1}', "nothing of iNaturalist"),
+        ("other.json", b'{"hello": 1}', "of iNaturalist"),
         ("cut.json.gz", gzip.compress(b'{"results": [' + b" " * 100_000, mtime=0)[:60], "whole"),
         ("cut.zip", b"PK\x03\x04nothing", "zip"),
-        ("zeros.json", bytes(1000), "nothing of iNaturalist"),
-        ("empty.json", b"", "nothing of iNaturalist"),
+        ("zeros.json", bytes(1000), "of iNaturalist"),
+        ("empty.json", b"", "of iNaturalist"),
     ],
 )
 def test_a_broken_file_is_an_error_and_leaves_no_table(
