@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from dawnchorus.trainer.encoders.ranges import Positive, Share, check_ranges
+from dawnchorus.trainer.encoders.ranges import Positive, Range, Share, check_ranges
+
+Decibels = Annotated[float, Range(ge=-100, le=100)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +21,7 @@ class AugmentConfig:
 
     noise_prob: Share = 0.5
     """Share of clips that get noise from the `data.noise` datasets."""
-    snr_db: tuple[float, float] = (-10.0, 20.0)
+    snr_db: tuple[Decibels, Decibels] = (-10.0, 20.0)
     """Signal-to-noise ratio in dB, uniform between these. The paper says [-10, 20], all published
     configs [-5, 20]."""
     mixup_prob: Share = 0.5
@@ -33,5 +35,5 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         low, high = self.snr_db
-        if not -100.0 <= low <= high <= 100.0:
-            raise ValueError(f"snr_db is [{low}, {high}]; it must ascend, within -100 and 100 dB")
+        if low > high:
+            raise ValueError(f"snr_db is [{low}, {high}]; the first must not be above the second")

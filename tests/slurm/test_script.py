@@ -287,6 +287,27 @@ def test_mistakes_of_a_chain_are_told(
         submit_chain(words, dry_run=True)
 
 
+def test_a_chain_of_which_a_step_is_refused_leaves_nothing_in_the_queue(
+    tone_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an sbatch that takes two jobs and refuses the third, as at a limit of the cluster's."""
+    sbatch, scancel = tmp_path / "sbatch", tmp_path / "scancel"
+    sbatch.write_text(
+        f"#!/bin/sh\ncd {tmp_path}\necho x >> taken\nN=$(wc -l < taken)\n"
+        "if [ $N -gt 2 ]; then echo QOSMaxSubmitJobPerUserLimit >&2; exit 1; fi\necho 10$N\n"
+    )
+    scancel.write_text(f"#!/bin/sh\necho $1 >> {tmp_path}/cancelled\n")
+    for program in (sbatch, scancel):
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    words = ["pretrain=ssl_beats_tiny", "posttrain=sl_beats_tiny", f"evaluate={tone_dataset}",
+             "cluster=test", f"data.train.main.path={tone_dataset}",
+             f"runs={tmp_path}/runs"]  # fmt: skip
+    with pytest.raises(SubmitError, match="QOSMaxSubmitJobPerUserLimit"):
+        submit_chain(words)
+    assert (tmp_path / "cancelled").read_text().split() == ["101", "102"]
+
+
 # --------------------------------------------------------------------------- after srun
 
 
