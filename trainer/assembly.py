@@ -99,6 +99,10 @@ def assemble(
         from dawnchorus.trainer.hub.importing import initialise_from
 
         initialise_from(model.encoder, recipe.init_from)
+    elif which := getattr(recipe.encoder, "pretrained", None):
+        from dawnchorus.trainer.hub.importing import initialise_pretrained
+
+        initialise_pretrained(model.encoder, which)
     context = Context(
         labels=labels, presence=presence, load_encoder=_load_encoder, load_part=_load_part
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dawnchorus.trainer.pooling import STATISTICS, Pooling, pool
@@ -84,14 +85,18 @@ class BioEncoder(nn.Module):
         """The valid tokens of one layer ([B, K D]) or of all layers ([B, L, K D]), pooled.
 
         Layer 0 is the input of the first block, layer i the output of block i, -1 the last.
-        `pooling` decides K: see `trainer.pooling.pool`.
+        `pooling` decides K: see `trainer.pooling.pool`. Where layers differ in width, all of them
+        are as wide as the widest, the narrower ones with zeros behind their own numbers, which no
+        probe and no distance sees.
         """
         if layer == -1:
             out = self(wav_BT, length_B)
             return pool(out.tokens_BND, out.valid_BN, pooling)
         out = self(wav_BT, length_B, layers=True)
         if layer == "all":
-            return torch.stack([pool(t, out.valid_BN, pooling) for t in out.layers], dim=1)
+            pooled = [pool(t, out.valid_BN, pooling) for t in out.layers]
+            widest = max(layer_BE.shape[1] for layer_BE in pooled)
+            return torch.stack([F.pad(p, (0, widest - p.shape[1])) for p in pooled], dim=1)
         return pool(out.layers[layer], out.valid_BN, pooling)
 
     def logits(self, wav_BT: Tensor, length_B: Tensor | None = None) -> Tensor:

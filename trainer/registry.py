@@ -84,7 +84,13 @@ class Registry(Generic[Config, Thing]):
 
 ENCODERS: Registry[EncoderConfig, Encoder] = Registry(
     "encoder",
-    {"beats": (".encoders.beats_config:BeatsConfig", ".encoders.beats:Beats")},
+    {
+        "beats": (".encoders.beats_config:BeatsConfig", ".encoders.beats:Beats"),
+        "efficientnet": (
+            ".encoders.efficientnet_config:EfficientNetConfig",
+            ".encoders.efficientnet:EfficientNet",
+        ),
+    },
 )
 
 OBJECTIVES: Registry[ObjectiveConfig, Objective] = Registry(
@@ -104,6 +110,7 @@ OBJECTIVES: Registry[ObjectiveConfig, Objective] = Registry(
 FRONTENDS = {
     "beats": ".frontends.kaldi:BeatsLogMel",
     "eat": ".frontends.kaldi:EatLogMel",
+    "minmax_mel": ".frontends.minmax_mel:MinMaxMel",
     "waveform": ".frontends.waveform:Waveform",
 }
 """Name, as an encoder's config has it in `frontend` -> class."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dawnchorus.trainer.encoders.base import Encoder
 from dawnchorus.trainer.errors import CheckpointError
+from dawnchorus.trainer.hub import adapters
 from dawnchorus.trainer.hub.reading import OURS, Kind, Weights, Which, read_weights, some
 from dawnchorus.trainer.model import BioEncoder
 from dawnchorus.trainer.pooling import Pooling, pooling_of
@@ -130,6 +131,17 @@ def initialise_from(
     }
     load_strictly(encoder, inner, str(weights.file))
     return weights
+
+
+def initialise_pretrained(encoder: Encoder, which: str) -> None:
+    """Start an encoder from weights that are fetched by their name (`encoder.pretrained`).
+
+    Raises:
+        CheckpointError: there are none for its numbers, or they cannot be fetched.
+    """
+    fetch = adapters.of_encoder(encoder.config.name, "pretrained")
+    assert fetch is not None
+    load_strictly(encoder, fetch(encoder.config, which), f"encoder.pretrained={which}")
 
 
 def check_same(here: Mapping[str, Any], there: Mapping[str, Any], where: str) -> None:

@@ -6,6 +6,7 @@ A module is called as the encoder and may have any of these; what it lacks, that
     from_avex(where, spec, state) -> Foreign | None    avex's safetensors with its `model_spec`
     avex_support(encoder, head=, pooling=) -> str      "full", "embeddings" (no classifier), "no"
     write_avex(folder, state, facts)                   avex's own files, into an export
+    pretrained(config, which) -> dict                  weights that are fetched by their name
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-FAMILIES = ("beats",)
+FAMILIES = ("beats", "efficientnet")
 
 
 @dataclass
