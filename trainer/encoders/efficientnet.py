@@ -3,8 +3,9 @@
 Paper: Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (arXiv
 1905.11946). Needs torch and timm; its config and `base.py` lie beside it: it is shipped inside
 exported models. State-dict names are timm's with `stages` for `blocks`; the last convolution,
-`conv_head` and `bn2` there, is the last of the stages here. The log-mel is one channel: a network of three that got it three times
-(torchvision's, AVEX's) is the same function with the sum of its first weights.
+`conv_head` and `bn2` there, is the last of the stages here. The log-mel is one channel: a network
+of three that gets it three times (torchvision's, AVEX's) is the same function with the sum of its
+first weights.
 
 **Padding.** A convolution pads with zeros at a clip's end, wherever that is in the batch: behind
 it every feature map is 0, and the squeeze and, in training, the batch statistics are taken over the
@@ -222,7 +223,7 @@ class EfficientNet(Encoder):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Convolutions N(0, 2 / (kernel x outputs of a group)), norms 1 and 0 (the released code)."""
+        """Convolutions N(0, 2 / (kernel x outputs of a group)), norms 1 and 0 (released code)."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups

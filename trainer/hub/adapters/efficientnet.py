@@ -49,7 +49,7 @@ _FIRST_PARTS = {
     "0.0": "conv_dw", "0.1": "bn1", "1.fc1": "se.conv_reduce", "1.fc2": "se.conv_expand",
     "2.0": "conv_pw", "2.1": "bn2",
 }  # fmt: skip
-_TORCHVISION = re.compile(r"features\.(\d+)\.(\d+)\.block\.(\d\.(?:\d|fc\d))\.(\w+)$")
+_TORCHVISION = re.compile(r"features\.(\d+)\.(\d+)\.block\.(\d\.\w+)$")
 _ENDS = {
     "features.0.0": "conv_stem", "features.0.1": "bn1",
     "features.8.0": "stages.7.conv_head", "features.8.1": "stages.7.bn2",
@@ -171,14 +171,14 @@ def state_from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ours = {}
     for name, tensor in state.items():
         owner, _, leaf = name.rpartition(".")
-        if match := _TORCHVISION.match(name):
-            stage, block, part, leaf = match.groups()
-            parts = _FIRST_PARTS if stage == "1" else _PARTS
-            mine = f"encoder.stages.{int(stage) - 1}.{block}.{parts.get(part, part)}.{leaf}"
+        mine = name.replace("classifier.1.", "head.")
+        if match := _TORCHVISION.match(owner):
+            stage, block, number = match.groups()
+            part = (_FIRST_PARTS if stage == "1" else _PARTS).get(number)
+            if part is not None:
+                mine = f"encoder.stages.{int(stage) - 1}.{block}.{part}.{leaf}"
         elif owner in _ENDS:
             mine = f"encoder.{_ENDS[owner]}.{leaf}"
-        else:
-            mine = name.replace("classifier.1.", "head.")
         ours[mine] = tensor
     return _ours(ours)
 
@@ -207,7 +207,9 @@ def _ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _depth(state: Mapping[str, Tensor], where: str) -> float:
     """B0's or B1's depth, by the number of blocks in each stage."""
-    there = {m.groups() for name in state if (m := re.match(r"encoder\.stages\.(\d)\.(\d+)\.", name))}
+    there = {
+        m.groups() for name in state if (m := re.match(r"encoder\.stages\.(\d)\.(\d+)\.", name))
+    }
     counts = [sum(stage == str(i) for stage, _ in there) for i in range(7)]
     for depth in DEPTHS.values():
         if counts == [stage.blocks for stage in EfficientNetConfig(depth=depth).stages]:
