@@ -11,9 +11,17 @@ from torch import Tensor
 from torchaudio.compliance import kaldi
 
 from dawnchorus.trainer import pooling
-from dawnchorus.trainer.encoders import base, base_config, beats, beats_config, ranges
+from dawnchorus.trainer.encoders import (
+    base,
+    base_config,
+    beats,
+    beats_config,
+    efficientnet,
+    efficientnet_config,
+    ranges,
+)
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig
-from dawnchorus.trainer.frontends import frontend, waveform
+from dawnchorus.trainer.frontends import frontend, minmax_mel, waveform
 from dawnchorus.trainer.frontends import kaldi as kaldi_module
 from dawnchorus.trainer.frontends.kaldi import FLOOR, BeatsLogMel, EatLogMel, LogMel, mel_filters
 from dawnchorus.trainer.registry import build_frontend
@@ -25,6 +33,9 @@ SHIPPED = [
     waveform,
     beats,
     beats_config,
+    efficientnet,
+    efficientnet_config,
+    minmax_mel,
     base,
     base_config,
     ranges,
@@ -195,7 +206,7 @@ def test_other_input_is_refused(wav: Tensor) -> None:
 
 
 @pytest.mark.parametrize("module", SHIPPED)
-def test_shipped_files_import_torch_the_standard_library_and_each_other(module: object) -> None:
+def test_shipped_files_import_torch_torchaudio_timm_and_each_other(module: object) -> None:
     import sys
 
     tree = ast.parse(Path(str(module.__file__)).read_text())  # type: ignore[attr-defined]
@@ -206,6 +217,6 @@ def test_shipped_files_import_torch_the_standard_library_and_each_other(module: 
         if isinstance(node, ast.Import)
         for alias in node.names
     } | {str(node.module).split(".")[0] for node in imports if not node.level}
-    assert names <= {"torch"} | set(sys.stdlib_module_names)
+    assert names <= {"torch", "torchaudio", "timm"} | set(sys.stdlib_module_names)
     shipped = {Path(str(module.__file__)).stem for module in SHIPPED}  # type: ignore[attr-defined]
     assert {node.module for node in imports if node.level} <= shipped
