@@ -3,8 +3,8 @@
 avex 1.4.0, `AudioProcessor`: a centred spectrum (reflected at the ends) of Hann windows, its power,
 HTK mel filters from 0 Hz to half the sampling rate, log(x + 1e-6), then (x - min) / (max - min)
 over the clip. A clip's minimum and maximum are those of its own frames, so padding changes nothing;
-avex takes them over its padding too. Self-contained (torch, torchaudio and `frontend.py` beside
-it): it is shipped inside exported models.
+avex takes them over its padding too. Self-contained (torch and `frontend.py` beside it): it is
+shipped inside exported models.
 
 Shape legend: B clips, T samples or frames, W samples of a window, S spectrum bins, F mel bins.
 """
@@ -17,7 +17,6 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchaudio.functional import melscale_fbanks
 
 from .frontend import Frontend, checked, eager_cpu
 
@@ -25,6 +24,16 @@ FLOOR = 1e-6
 """Added to the power before the logarithm."""
 FLAT = 1e-8
 """Added to the range, so that a clip without any difference is 0."""
+
+
+def mel_filters(bins: int, n_fft: int, sample_rate_hz: int) -> Tensor:
+    """HTK's triangular filters of height 1, [n_fft / 2 + 1, bins], as torchaudio's `MelScale`."""
+    mel = torch.linspace(0, 2595.0 * math.log10(1.0 + sample_rate_hz / 2 / 700.0), bins + 2)
+    edge_hz = 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+    frequency_S1 = torch.linspace(0, sample_rate_hz // 2, n_fft // 2 + 1)[:, None]
+    rise_SF = (frequency_S1 - edge_hz[:-2]) / (edge_hz[1:-1] - edge_hz[:-2])
+    fall_SF = (edge_hz[2:] - frequency_S1) / (edge_hz[2:] - edge_hz[1:-1])
+    return torch.minimum(rise_SF, fall_SF).clamp(min=0.0)
 
 
 def band_centres(bins: int, sample_rate_hz: int) -> tuple[float, ...]:
@@ -68,12 +77,9 @@ class MinMaxMel(Frontend):
         self.band_hz = band_centres(mel_bins, sample_rate_hz)
         self.least = n_fft // 2 + 1
         """Samples that a reflection needs: shorter clips are padded to it with zeros."""
-        mel_SF = melscale_fbanks(
-            n_fft // 2 + 1, 0.0, sample_rate_hz / 2, mel_bins, sample_rate_hz, None, "htk"
-        )
         # Persistent: what a checkpoint does not hold, transformers may leave uninitialised.
         self.register_buffer("window_W", torch.hann_window(n_fft))
-        self.register_buffer("mel_SF", mel_SF)
+        self.register_buffer("mel_SF", mel_filters(mel_bins, n_fft, sample_rate_hz))
 
     @classmethod
     def from_config(cls, config: Any) -> Self:
