@@ -90,6 +90,7 @@ ENCODERS: Registry[EncoderConfig, Encoder] = Registry(
             ".encoders.efficientnet_config:EfficientNetConfig",
             ".encoders.efficientnet:EfficientNet",
         ),
+        "hubert": (".encoders.hubert_config:HubertConfig", ".encoders.hubert:Hubert"),
     },
 )
 

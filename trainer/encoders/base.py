@@ -189,6 +189,46 @@ class Maskable(Protocol):
         ...
 
 
+@runtime_checkable
+class Coverable(Protocol):
+    """An encoder that can hide some of a clip's tokens behind a learned vector (HuBERT).
+
+    Its config says `coverable`.
+    """
+
+    def encode_covered(
+        self, x: Tensor, steps_B: Tensor, cover_BN: Tensor, cover_D: Tensor
+    ) -> tuple[EncoderOutput, Tensor]:
+        """Encode a batch some of whose tokens are hidden before they are told their places.
+
+        Args:
+            x: what the front end made.
+            steps_B: steps of each clip that stand for sound.
+            cover_BN: which tokens are hidden, bool.
+            cover_D: what stands in their place.
+
+        Returns:
+            The answer, and [B] the mean square of what stood for the clip's tokens before they were
+            projected, of which a loss may want little.
+        """
+        ...
+
+
+class Skipped(torch.autograd.Function):
+    """Identity that gives a skipped layer's parameters zero gradients, as DDP wants."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+        """`x` as it is."""
+        ctx.save_for_backward(*parameters)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """The gradient as it is, and zeros."""
+        return grads[0], *(torch.zeros_like(p) for p in ctx.saved_tensors)
+
+
 def attend(
     q_BHLC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, mask: Tensor | None, dropout: float = 0.0
 ) -> Tensor:

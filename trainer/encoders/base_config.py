@@ -26,6 +26,8 @@ class EncoderConfig:
     """The encoder's name as people write it."""
     maskable: ClassVar[bool] = False
     """Whether it can encode the visible tokens of a clip alone (`base.Maskable`)."""
+    coverable: ClassVar[bool] = False
+    """Whether it can hide tokens behind a learned vector (`base.Coverable`)."""
     frontend_fields: ClassVar[tuple[str, ...]] = ("frontend", "sample_rate_hz")
     """Fields that are numbers of the front end."""
     training_only: ClassVar[frozenset[str]] = frozenset()

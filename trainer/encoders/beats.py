@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
-from .base import Encoder, EncoderOutput, Grid, Stack, attend
+from .base import Encoder, EncoderOutput, Grid, Skipped, Stack, attend
 from .beats_config import BeatsConfig
 
 Result = TypeVar("Result")
@@ -269,19 +269,6 @@ class Block(nn.Module):
         return _call(self.final_layer_norm, y)
 
 
-class _Skipped(torch.autograd.Function):
-    """Identity that gives a skipped layer's parameters zero gradients, as DDP wants."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.save_for_backward(*parameters)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        return grads[0], *(torch.zeros_like(p) for p in ctx.saved_tensors)
-
-
 class BeatsLayers(Stack):
     """A stack of blocks that share one relative-position table, held by the first.
 
@@ -414,7 +401,7 @@ class BeatsLayers(Stack):
             collect.append(x_BLD)
         for block, skip in zip(self._blocks(), skipped, strict=True):
             if skip:
-                x_BLD = _Skipped.apply(x_BLD, *block.parameters())  # type: ignore[no-untyped-call]
+                x_BLD = Skipped.apply(x_BLD, *block.parameters())  # type: ignore[no-untyped-call]
             elif self.grad_checkpoint and self.training:
                 x_BLD = checkpoint(block, x_BLD, position, key_mask, use_reentrant=False)
             else:

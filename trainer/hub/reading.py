@@ -30,7 +30,7 @@ Which = Literal["auto", "best", "last"]
 KNOWN = (
     "a run folder, a checkpoint of a run (.ckpt), an exported folder, an avex .safetensors with "
     "train_config.yaml beside it, or one of these: a Microsoft BEATs .pt, a torchvision or timm "
-    "EfficientNet-B0 or B1 .pth"
+    "EfficientNet-B0 or B1 .pth, an AVES or BirdAVES .pt"
 )
 
 

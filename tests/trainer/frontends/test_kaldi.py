@@ -18,6 +18,8 @@ from dawnchorus.trainer.encoders import (
     beats_config,
     efficientnet,
     efficientnet_config,
+    hubert,
+    hubert_config,
     ranges,
 )
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig
@@ -35,6 +37,8 @@ SHIPPED = [
     beats_config,
     efficientnet,
     efficientnet_config,
+    hubert,
+    hubert_config,
     minmax_mel,
     base,
     base_config,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-FAMILIES = ("beats", "efficientnet")
+FAMILIES = ("beats", "efficientnet", "hubert")
 
 
 @dataclass
