@@ -14,6 +14,15 @@ ENCODERS: dict[str, list[str]] = {
         "encoder.heads=2", "encoder.patch_dim=16", "encoder.conv_pos=16",
         "encoder.conv_pos_groups=4",
     ],
+    "efficientnet": [
+        "encoder=efficientnet_tiny", "encoder.depth=0.25", "encoder.dim=48",
+        "encoder.pretrained=null",
+    ],
+    "hubert": [
+        "encoder=hubert_tiny", "encoder.layers=2", "encoder.dim=32", "encoder.ffn_dim=64",
+        "encoder.heads=2", "encoder.conv_dim=16", "encoder.conv_pos=16",
+        "encoder.conv_pos_groups=4",
+    ],
     "toy": ["encoder=toy"],
 }  # fmt: skip
 """Registered name -> overrides of any recipe with that encoder."""

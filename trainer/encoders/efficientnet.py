@@ -1,8 +1,8 @@
 """EfficientNet: inverted residual blocks with squeeze-and-excitation, over a log-mel.
 
 Paper: Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (arXiv
-1905.11946). Needs torch and timm; its config and `base.py` lie beside it: it is shipped inside
-exported models. State-dict names are timm's with `stages` for `blocks`; the last convolution,
+1905.11946). Needs torch alone; its config and `base.py` lie beside it: it is shipped inside
+exported models. (timm's blocks know nothing of padding.) State-dict names are timm's with `stages` for `blocks`; the last convolution,
 `conv_head` and `bn2` there, is the last of the stages here. The log-mel is one channel: a network
 of three that gets it three times (torchvision's, AVEX's) is the same function with the sum of its
 first weights.
@@ -24,7 +24,6 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
@@ -141,7 +140,7 @@ class Block(nn.Module):
         self.expands = stage.expansion > 1
         self.residual = stride == 1 and before == stage.channels
         self.se = SqueezeExcite(wide, squeezed(before))
-        self.drop_path = DropPath(drop_path) if drop_path and self.residual else nn.Identity()
+        self.drop_path = drop_path
         depthwise = _conv(wide, wide, stage.kernel, stride, groups=wide)
         # timm's names, which count from the first convolution that there is.
         if self.expands:
@@ -167,7 +166,13 @@ class Block(nn.Module):
             y_BCFT = self.bn3(self.conv_pwl(y_BCFT), own_B11T)
         else:
             y_BCFT = self.bn2(self.conv_pw(y_BCFT), own_B11T)
-        return self.drop_path(y_BCFT) + x_BCFT if self.residual else y_BCFT
+        if not self.residual:
+            return y_BCFT
+        if self.training and self.drop_path:
+            # Stochastic depth (Huang et al. 2016), clip by clip; drawn as dropout is.
+            kept_B111 = torch.rand(len(y_BCFT), 1, 1, 1, device=y_BCFT.device) >= self.drop_path
+            y_BCFT = y_BCFT * kept_B111 / (1 - self.drop_path)
+        return y_BCFT + x_BCFT
 
 
 def _after(own_B: Tensor | None, stride: int) -> Tensor | None:

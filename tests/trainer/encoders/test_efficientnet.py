@@ -177,7 +177,7 @@ def test_deeper_stages_learn_faster() -> None:
     assert {rate[id(p)] for p in (encoder.conv_stem.weight, encoder.bn1.weight)} == {0.5**8}
 
 
-def test_bfloat16_and_a_compiled_stage() -> None:
+def test_a_model_in_bfloat16() -> None:
     encoder = tiny().eval()
     x_BTF, steps_B = torch.rand(2, 64, 128), torch.tensor([64, 40])
     with torch.no_grad():
@@ -185,5 +185,3 @@ def test_bfloat16_and_a_compiled_stage() -> None:
         half = copy.deepcopy(encoder).bfloat16()(x_BTF.bfloat16(), steps_B).tokens_BND
         assert half.dtype == torch.bfloat16
         close(half.float()[out.valid_BN], out.tokens_BND[out.valid_BN], 0.1)
-        encoder.stages[2].compile(backend="aot_eager", fullgraph=True)
-        close(encoder(x_BTF, steps_B).tokens_BND, out.tokens_BND)
