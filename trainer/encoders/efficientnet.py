@@ -2,10 +2,10 @@
 
 Paper: Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (arXiv
 1905.11946). Needs torch alone; its config and `base.py` lie beside it: it is shipped inside
-exported models. (timm's blocks know nothing of padding.) State-dict names are timm's with `stages` for `blocks`; the last convolution,
-`conv_head` and `bn2` there, is the last of the stages here. The log-mel is one channel: a network
-of three that gets it three times (torchvision's, AVEX's) is the same function with the sum of its
-first weights.
+exported models. (timm's blocks know nothing of padding.) State-dict names are timm's with `stages`
+for `blocks`; the last convolution, `conv_head` and `bn2` there, is the last of the stages here. The
+log-mel is one channel: a network of three that gets it three times (torchvision's, AVEX's) is the
+same function with the sum of its first weights.
 
 **Padding.** A convolution pads with zeros at a clip's end, wherever that is in the batch: behind
 it every feature map is 0, and the squeeze and, in training, the batch statistics are taken over the
