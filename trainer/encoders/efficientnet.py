@@ -57,7 +57,7 @@ class Norm(nn.BatchNorm2d):
 
     def _load_from_state_dict(self, *args: object) -> None:
         # torch's own would add the count of updates to a file that lacks it.
-        nn.Module._load_from_state_dict(self, *args)  # type: ignore[arg-type]
+        nn.Module._load_from_state_dict(self, *args)
 
     def forward(self, x_BCFT: Tensor, own_B11T: Tensor | None = None) -> Tensor:
         """The normalised map. `own_B11T`: a clip's own columns (None: all)."""
@@ -155,7 +155,7 @@ class Block(nn.Module):
 
     def forward(self, x_BCFT: Tensor, own_B: Tensor | None) -> Tensor:
         """The next map, 0 outside a clip's own columns (`own_B`: how many come in)."""
-        y_BCFT = x_BCFT
+        y_BCFT: Tensor = x_BCFT
         if self.expands:
             y_BCFT = self.bn1(self.conv_pw(y_BCFT), _own(own_B, y_BCFT))
         y_BCFT = self.conv_dw(y_BCFT)
@@ -166,13 +166,11 @@ class Block(nn.Module):
             y_BCFT = self.bn3(self.conv_pwl(y_BCFT), own_B11T)
         else:
             y_BCFT = self.bn2(self.conv_pw(y_BCFT), own_B11T)
-        if not self.residual:
-            return y_BCFT
-        if self.training and self.drop_path:
+        if self.residual and self.training and self.drop_path:
             # Stochastic depth (Huang et al. 2016), clip by clip; drawn as dropout is.
             kept_B111 = torch.rand(len(y_BCFT), 1, 1, 1, device=y_BCFT.device) >= self.drop_path
             y_BCFT = y_BCFT * kept_B111 / (1 - self.drop_path)
-        return y_BCFT + x_BCFT
+        return cast("Tensor", y_BCFT + x_BCFT if self.residual else y_BCFT)
 
 
 def _after(own_B: Tensor | None, stride: int) -> Tensor | None:

@@ -201,7 +201,7 @@ class Hubert(Encoder):
             x_BCT = F.gelu(x_BCT)
         if self.config.stem_gradient != 1 and torch.is_grad_enabled():
             x_BCT = _Scaled.apply(x_BCT, self.config.stem_gradient)  # type: ignore[no-untyped-call]
-        return x_BCT.mT
+        return cast("Tensor", x_BCT.mT)
 
     def _project(self, stem_BNC: Tensor, own_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
         token_BND = self.encoder.feature_projection(stem_BNC)
