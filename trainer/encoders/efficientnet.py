@@ -170,7 +170,7 @@ class Block(nn.Module):
             # Stochastic depth (Huang et al. 2016), clip by clip; drawn as dropout is.
             kept_B111 = torch.rand(len(y_BCFT), 1, 1, 1, device=y_BCFT.device) >= self.drop_path
             y_BCFT = y_BCFT * kept_B111 / (1 - self.drop_path)
-        return cast("Tensor", y_BCFT + x_BCFT if self.residual else y_BCFT)
+        return y_BCFT + x_BCFT if self.residual else y_BCFT
 
 
 def _after(own_B: Tensor | None, stride: int) -> Tensor | None:

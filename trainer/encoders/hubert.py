@@ -157,7 +157,8 @@ class Hubert(Encoder):
     def valid(self, steps_B: Tensor, grid: Grid) -> Tensor:
         """Tokens whose receptive field lies within the clip; see `Encoder.valid`."""
         token_N = torch.arange(grid.tokens, device=steps_B.device)
-        return token_N < tokens_of(steps_B)[:, None]
+        valid_BN: Tensor = token_N < tokens_of(steps_B)[:, None]
+        return valid_BN
 
     def forward(
         self, x: Tensor, steps_B: Tensor | None = None, *, layers: bool = False
@@ -201,7 +202,7 @@ class Hubert(Encoder):
             x_BCT = F.gelu(x_BCT)
         if self.config.stem_gradient != 1 and torch.is_grad_enabled():
             x_BCT = _Scaled.apply(x_BCT, self.config.stem_gradient)  # type: ignore[no-untyped-call]
-        return cast("Tensor", x_BCT.mT)
+        return x_BCT.mT
 
     def _project(self, stem_BNC: Tensor, own_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
         token_BND = self.encoder.feature_projection(stem_BNC)
