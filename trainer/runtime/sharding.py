@@ -15,6 +15,7 @@ import torch.distributed as dist
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch.distributed.fsdp import (
+    FSDPModule,
     MixedPrecisionPolicy,
     fully_shard,
     register_fsdp_forward_method,
@@ -59,6 +60,12 @@ def shard_module(module: TrainingModule, mesh: DeviceMesh) -> None:
     for block in _once(part.blocks() for part in stacks):
         fully_shard(block, mesh=mesh, reshard_after_forward=True, mp_policy=inner)
     fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=whole)
+    if mesh.device_type == "cpu":
+        # Asked for an average, gloo of torch 2.8 gives the sum. So it is asked for the sum, and
+        # torch divides.
+        for part in module.modules():
+            if isinstance(part, FSDPModule):
+                part.set_force_sum_reduction_for_comms(True)
     for method in ("run_objective", "look"):
         register_fsdp_forward_method(module, method)
 
