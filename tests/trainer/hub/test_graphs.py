@@ -20,6 +20,11 @@ transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed (extra: export)"
 )
 
+# torch 2.8 cannot prove what a length of its own does to the grid of patches (docs/install.md).
+pytestmark = pytest.mark.skipif(
+    torch.__version__.startswith("2.8."), reason="graphs of any length need torch 2.9"
+)
+
 # Shorter than a window of 25 ms, than 16 frames (2800 samples), than two columns (5360); longer.
 SAMPLES = (300, 1000, 2799, 5000, 16000, 70001)
 
