@@ -88,7 +88,8 @@ def load(
         composed.setdefault("name", Path(recipe).stem)
     for key in kind.on_the_command_line if placeholders else ():
         composed.setdefault(key, key.upper())
-    loaded = validated(kind.schema(), composed, kind.title(recipe), problems)
+    origin = f"the {kind.noun} {kind.title(recipe)!r}"
+    loaded = validated(kind.schema(), composed, origin, problems)
     return loaded.remember(written) if isinstance(loaded, Recorded) else loaded
 
 

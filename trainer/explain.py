@@ -45,7 +45,7 @@ def validated(
     Args:
         schema: the dataclass or pydantic model.
         composed: the recipe as nested dicts.
-        origin: names the recipe in the message.
+        origin: what the values are, for the message: `the training recipe 'mine.yaml'`.
         problems: what was found before.
 
     Raises:
@@ -74,7 +74,7 @@ def validated(
             break
     if model is None or found:
         count = len(found)
-        head = f"{count} problem{'s' if count > 1 else ''} in recipe {origin!r}:"
+        head = f"{count} problem{'s' if count > 1 else ''} in {origin}:"
         raise RecipeError("\n".join([head, *(f"  {line}" for line in found)]))
     return model
 

@@ -45,7 +45,9 @@ def test_a_file_of_one_s_own_says_what_differs(
     for key in keys:
         found = found[key]
     assert found == value
-    with pytest.raises(RecipeError, match="lrr: there is no such key"):
+    with pytest.raises(
+        RecipeError, match=rf"1 problem in the {kind.noun} .*\n  lrr: there is no such"
+    ):
         load(kind, str(file), ["lrr=1"])
     file.write_text(f"defaults: [{file.stem}]\n")
     with pytest.raises(RecipeError, match="starts from itself"):
