@@ -45,10 +45,9 @@ def test_a_file_of_one_s_own_says_what_differs(
     for key in keys:
         found = found[key]
     assert found == value
-    with pytest.raises(
-        RecipeError, match=rf"1 problem in the {kind.noun} .*\n  lrr: there is no such"
-    ):
+    with pytest.raises(RecipeError, match="lrr: there is no such key") as told:
         load(kind, str(file), ["lrr=1"])
+    assert f"in the {kind.noun} {str(file)!r}" in str(told.value)
     file.write_text(f"defaults: [{file.stem}]\n")
     with pytest.raises(RecipeError, match="starts from itself"):
         load(kind, str(file))
