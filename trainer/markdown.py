@@ -1,4 +1,4 @@
-"""Text of strangers inside Markdown: it shows what they wrote and does nothing.
+"""Text of unknown origin inside Markdown: it shows what was written and does nothing.
 
 Names of recordists, licences, sources and datasets come from archives where anybody writes them.
 Cards are read on web pages, which would load an image, follow a link or hide a line for them.

@@ -78,7 +78,7 @@ class MediaStore:
         self._base.executemany("INSERT OR IGNORE INTO met VALUES (?)", ((i,) for i in found))
         return found
 
-    def lonely(self) -> Iterator[tuple[str, Row]]:
+    def unmatched(self) -> Iterator[tuple[str, Row]]:
         """Yield (id, row) of the media rows whose core row nobody asked for, in file order."""
         unmet = "core NOT IN (SELECT core FROM met)"
         query = f"SELECT core, row FROM media WHERE {unmet} ORDER BY rowid"

@@ -89,7 +89,7 @@ class Archive:
                 found = store.find({row["id"] for row in batch if not isinstance(row, BadRow)})
                 for row in batch:
                     yield row if isinstance(row, BadRow) else Joined(row, found.get(row["id"], []))
-            for _, row in store.lonely():
+            for _, row in store.unmatched():
                 yield Joined(None, [row])
 
 

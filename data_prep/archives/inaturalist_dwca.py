@@ -130,7 +130,7 @@ def _join(
                         yield _recording(row, sound, local)
         observations.note(len(hits))
         yield from observations.take_bad()
-    for number, sound in store.lonely():
+    for number, sound in store.unmatched():
         yield Rejected(
             recording_id=f"inat:{sound_number(sound['identifier'])}",
             reason="no_observation",

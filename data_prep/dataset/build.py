@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dawnchorus.data_prep.dataset.lengths import lengths_s
-from dawnchorus.data_prep.dataset.missing_shards import missing_shards, summary_of, what_is_missing
+from dawnchorus.data_prep.dataset.missing_shards import missing_message, missing_shards, summary_of
 from dawnchorus.data_prep.dataset.options import FREE_OPTIONS, BuildOptions, Part
 from dawnchorus.data_prep.dataset.places import companion, published
 from dawnchorus.data_prep.dataset.plan import PLAN, Plan, ShardPlan, plan_shards, write_plan
@@ -27,17 +27,17 @@ from dawnchorus.data_prep.dataset.same_audio import TABLE as SAME_AUDIO
 from dawnchorus.data_prep.dataset.same_audio import same_audio
 from dawnchorus.data_prep.dataset.work_folder import (
     WORK,
+    difference,
     disk_errors,
     is_finished,
     leave,
-    made_otherwise,
-    only_one,
-    planning,
-    refuse_strangers,
-    sharing,
+    lock_folder,
+    lock_part,
+    lock_plan,
+    refuse_foreign_files,
     sweep,
 )
-from dawnchorus.data_prep.dataset.write_all import NO_BREAKAGE, Gate, run_shards
+from dawnchorus.data_prep.dataset.write_all import NOT_BROKEN, Gate, run_shards
 from dawnchorus.data_prep.dataset.write_shard import ShardSummary, ShardTask, result_name
 from dawnchorus.data_prep.dataset.write_tables import write_tables
 from dawnchorus.data_prep.errors import PrepError
@@ -72,7 +72,7 @@ def build_dataset(
     builder = _Builder(recordings, root, out, options, look_at)
     if builder.finished:
         return builder.stats()
-    with builder.work(), only_one(out):
+    with builder.work(), lock_folder(out):
         builder.keep_companions()
         plan = builder.plan()
         sweep(out)
@@ -96,7 +96,7 @@ def build_part(
     if builder.finished:
         builder.stats()
         return 0
-    with builder.work(), sharing(out, part):
+    with builder.work(), lock_part(out, part):
         builder.keep_companions()
         plan = builder.plan()
         mine = plan.shards[part.number - 1 :: part.count]
@@ -118,7 +118,7 @@ def make_plan(recordings: Iterable[Recording], root: Path, out: Path, options: B
     builder = _Builder(recordings, root, out, options, in_parts=True)
     if builder.finished:
         return int(builder.stats()["shards"])
-    with builder.work(), sharing(out, None):
+    with builder.work(), lock_part(out, None):
         builder.keep_companions()
         plan = builder.plan()
     hours = sum(shard.seconds for shard in plan.shards) / 3600
@@ -144,11 +144,11 @@ def merge_parts(
             f"There is nothing to merge in {out}: no part has started. `chorus prep shards TABLE "
             f"--out {out} --part 1/4` writes the first of four."
         )
-    with disk_errors(out), only_one(out):
+    with disk_errors(out), lock_folder(out):
         plan = Plan.read(out / WORK / PLAN)
         missing = missing_shards(plan, out)
         if missing:
-            raise PrepError(what_is_missing(plan, out, missing))
+            raise PrepError(missing_message(plan, out, missing))
         sweep(out)
         gate = Gate(plan.folder, plan.recordings, 1.0 if allow_broken else max_broken)
         for shard in plan.shards:
@@ -187,7 +187,7 @@ class _Builder:
         if not in_parts or (out / "index.parquet").exists():
             self.finished = is_finished(out, self.scan().digest, self.settings)
         if not self.finished:
-            refuse_strangers(out)
+            refuse_foreign_files(out)
 
     def scan(self) -> Scan:
         """Read every row and look at every file, once."""
@@ -217,7 +217,7 @@ class _Builder:
         if plan is not None:
             return plan
         folder = self.out / WORK / PLAN
-        with planning(self.out, self.progress.say):
+        with lock_plan(self.out, self.progress.say):
             plan = self._known_plan()  # another part has made it meanwhile
             if plan is not None:
                 return plan
@@ -227,7 +227,7 @@ class _Builder:
         self._scan = Scan(digest=digest)  # its columns are in the plan now
         plan = Plan.read(folder)
         if plan.fingerprint != digest:
-            changed = made_otherwise(plan.options, self.settings)
+            changed = difference(plan.options, self.settings)
             raise PrepError(f"{self.out} holds an unfinished dataset {changed}")
         return plan
 
@@ -238,7 +238,7 @@ class _Builder:
             return None
         plan = Plan.read(folder)
         if plan.options != self.settings:
-            changed = made_otherwise(plan.options, self.settings)
+            changed = difference(plan.options, self.settings)
             raise PrepError(f"{self.out} holds an unfinished dataset {changed}")
         return plan if self.request and plan.request == self.request else None
 
@@ -386,7 +386,7 @@ def _nothing_to_do(out: Path, progress: Progress) -> dict[str, Any]:
 
 
 def _summary(stats: dict[str, Any]) -> str:
-    short = sum(stats["rejected_reasons"].get(reason, 0) for reason in NO_BREAKAGE)
+    short = sum(stats["rejected_reasons"].get(reason, 0) for reason in NOT_BROKEN)
     brief = f" ({short} of them too short)" if short else ""
     rejected = f", {stats['rejected']} left out{brief}" if stats["rejected"] else ""
     trimmed = stats.get("trimmed_hours", 0)

@@ -32,7 +32,7 @@ def missing_shards(plan: Plan, out: Path) -> list[int]:
     return [k for k, shard in enumerate(plan.shards) if summary_of(plan, shard, out) is None]
 
 
-def what_is_missing(plan: Plan, out: Path, missing: Sequence[int]) -> str:
+def missing_message(plan: Plan, out: Path, missing: Sequence[int]) -> str:
     """Return a message on the missing shards, and on the parts that have to write them."""
     counts = counts_of_parts(out)
     names = ", ".join(plan.shards[k].path for k in missing[:_NAMED])

@@ -40,10 +40,10 @@ def is_finished(out: Path, fingerprint: str, settings: dict[str, Any]) -> bool:
         raise PrepError(f"{out} holds a dataset that this program did not write.") from err
     if known == fingerprint:
         return True
-    raise PrepError(f"{out} holds a finished dataset {made_otherwise(theirs, settings)}")
+    raise PrepError(f"{out} holds a finished dataset {difference(theirs, settings)}")
 
 
-def made_otherwise(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+def difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     """Return in which options the two differ, or that the input does."""
     changed = [
         f"{name} was {theirs.get(name)!r}, is {ours.get(name)!r}"
@@ -54,7 +54,7 @@ def made_otherwise(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     return f"made otherwise: {what}. Choose another --out, or delete the folder to make it anew."
 
 
-def refuse_strangers(out: Path) -> None:
+def refuse_foreign_files(out: Path) -> None:
     """Refuse to write into a folder that holds anything this program did not put there."""
     if out.exists() and not out.is_dir():
         raise PrepError(f"{out} is a file; --out must be a folder.")
@@ -63,14 +63,14 @@ def refuse_strangers(out: Path) -> None:
 
 
 @contextmanager
-def only_one(out: Path) -> Iterator[None]:
+def lock_folder(out: Path) -> Iterator[None]:
     """Lock the folder; a second run on it gets a PrepError. The lock ends with the process."""
     with _held(out / WORK / "lock", fcntl.LOCK_EX, f"Another run is preparing {out} right now."):
         yield
 
 
 @contextmanager
-def sharing(out: Path, part: Part | None) -> Iterator[None]:
+def lock_part(out: Path, part: Part | None) -> Iterator[None]:
     """Lock one part of the folder; other parts may use the folder, a run over all may not. None: no
     part, only the plan.
     """
@@ -88,7 +88,7 @@ def sharing(out: Path, part: Part | None) -> Iterator[None]:
 
 
 @contextmanager
-def planning(out: Path, say: Callable[[str], None]) -> Iterator[None]:
+def lock_plan(out: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Lock the plan: of parts that start together, one makes it and the others wait. The lock ends
     with the process; on a file system without locks each part makes the plan and the first to
     finish wins.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NAMED = 10
 """Number of rejects that an error names."""
-NO_BREAKAGE = ("too_short",)
+NOT_BROKEN = ("too_short",)
 """Reasons for leaving out a recording that is not broken."""
 _counter: Any = None  # seconds of audio done, shared by the processes of a pool
 
@@ -34,8 +34,8 @@ class Gate:
         self._first: list[dict[str, Any]] = []
 
     def count(self, summary: ShardSummary) -> None:
-        """Count a shard's rejects, those of `NO_BREAKAGE` apart."""
-        broken = [row for row in summary.rejected if row["reason"] not in NO_BREAKAGE]
+        """Count a shard's rejects, those of `NOT_BROKEN` apart."""
+        broken = [row for row in summary.rejected if row["reason"] not in NOT_BROKEN]
         self.rejected += len(broken)
         self._first += broken[: NAMED - len(self._first)]
 

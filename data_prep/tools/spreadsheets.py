@@ -18,20 +18,20 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
     it.
     """
     text = io.StringIO()
-    cells = ([_one_kind_of_line(shown(cell)) for cell in row] for row in rows)
+    cells = ([_one_kind_of_line(escaped(cell)) for cell in row] for row in rows)
     csv.writer(text, lineterminator="\n").writerows(cells)
     return text.getvalue()
 
 
-def shown(cell: object) -> object:
+def escaped(cell: object) -> object:
     """Return a cell for a CSV file: unchanged, or with a quote before it where it would be run."""
     if not isinstance(cell, str) or not cell.lstrip(" ").startswith(_RUNS) or _is_number(cell):
         return cell
     return f"'{cell}"
 
 
-def meant(text: str) -> str:
-    """Return the text of a cell before `shown` added a quote."""
+def unescaped(text: str) -> str:
+    """Return the text of a cell before `escaped` added a quote."""
     quoted = text.startswith("'") and text[1:].lstrip(" ").startswith(_RUNS)
     return text[1:] if quoted else text
 

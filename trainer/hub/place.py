@@ -52,14 +52,14 @@ def check_place(out: Path, *, overwrite: bool) -> None:
             f"{out} is not an export of this project, so --overwrite does not replace it (it holds "
             f"{_some(sorted(path.name for path in out.iterdir()))}). Give another folder"
         )
-    if found := strangers(out):
+    if found := foreign_files(out):
         raise CheckpointError(
             f"{out} is an export and holds other things too: {_some(found)}. --overwrite would "
             "delete them: move them away, or give another folder"
         )
 
 
-def strangers(folder: Path) -> list[str]:
+def foreign_files(folder: Path) -> list[str]:
     """Names in an export's folder that are not an export's: other files, folders and links."""
     ours = _names(folder)
     return [

@@ -58,14 +58,14 @@ def meet(facts: Mapping[str, object], folder: Path) -> list[str]:
 
 def _same_facts(everybody: list[dict[str, Any]]) -> None:
     first = everybody[0]["facts"]
-    strangers = [
+    mismatches = [
         f"rank {rank} on {other['host']} has {name} {other['facts'].get(name)!r}, "
         f"rank 0 has {value!r}"
         for rank, other in enumerate(everybody)
         for name, value in first.items()
         if other["facts"].get(name) != value
     ]
-    _part_if(strangers)
+    _raise_if(mismatches)
 
 
 def _same_secret(folder: Path) -> None:
@@ -79,13 +79,13 @@ def _same_secret(folder: Path) -> None:
             _leave_secret(path)
         challenge = str(_told_by_all(challenge)[0])
         if not re.fullmatch(r"[0-9a-f]{32}", challenge):
-            _part_if(["rank 0 told no number"])
+            _raise_if(["rank 0 told no number"])
         path = folder / f"{SECRET}-{challenge}"
         secret = _read_secret(path)
         shown = _told_by_all(_proof(secret, challenge, rank))
         if not secret:
-            _part_if([f"rank {rank} cannot read {path}, which rank 0 writes for it"])
-        _part_if(
+            _raise_if([f"rank {rank} cannot read {path}, which rank 0 writes for it"])
+        _raise_if(
             [
                 f"rank {other} has not read the secret in the run folder {folder}"
                 for other, proof in enumerate(shown)
@@ -137,7 +137,7 @@ def _told_by_all(value: object) -> list[Any]:
     dist.all_gather_into_tensor(sizes, torch.tensor([len(text)], device=device))
     most = int(sizes.max())
     if not 0 < most <= _MOST_BYTES:
-        _part_if([f"a rank wants to tell {most} bytes"])
+        _raise_if([f"a rank wants to tell {most} bytes"])
     mine = torch.zeros(most, dtype=torch.uint8, device=device)
     mine[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
     told = torch.zeros(len(sizes) * most, dtype=torch.uint8, device=device)
@@ -149,14 +149,14 @@ def _told_by_all(value: object) -> list[Any]:
         try:
             answers.append(json.loads(bytes(row[:size].tolist())))
         except ValueError:
-            _part_if([f"rank {rank} told something that is not JSON"])
+            _raise_if([f"rank {rank} told something that is not JSON"])
     return answers
 
 
-def _part_if(strangers: list[str]) -> None:
-    if strangers:
+def _raise_if(mismatches: list[str]) -> None:
+    if mismatches:
         raise RankMismatch(
-            "the processes that met do not belong together: " + "; ".join(strangers[:8]) + ". "
+            "the processes that met do not belong together: " + "; ".join(mismatches[:8]) + ". "
             "Start it again; if it happens again, look for another run with the same MASTER_PORT, "
             "or for a file system that shows different files on different nodes"
         )

@@ -11,7 +11,7 @@ import pytest
 
 from dawnchorus.trainer.errors import CheckpointError
 from dawnchorus.trainer.hub import exporting
-from dawnchorus.trainer.hub.place import strangers
+from dawnchorus.trainer.hub.place import foreign_files
 from dawnchorus.trainer.model import BioEncoder
 
 MakeRun = Callable[..., BioEncoder]
@@ -93,4 +93,4 @@ def test_an_export_holds_nothing_that_it_would_not_know_again(
     tmp_path: Path, make_run: MakeRun
 ) -> None:
     make_run(tmp_path / "run")
-    assert strangers(exporting.export(tmp_path / "run", tmp_path / "out")) == []
+    assert foreign_files(exporting.export(tmp_path / "run", tmp_path / "out")) == []
