@@ -77,9 +77,8 @@ def decode(
     as floats until they are read, so that a gain comes before the rounding. `part_s`: decode only
     between these seconds of the file; the rest is not checked.
 
-    Raises `UnusableAudio` with reason `missing`, `unreadable`, `pointer`, `not_audio`, `corrupt`,
-    `truncated`, `understated`, `empty`, `too_long`, `non_finite`, `silent`, `out_of_range` or
-    `unsupported`.
+    Raises UnusableAudio: `missing`, `unreadable`, `pointer`, `not_audio`, `corrupt`, `truncated`,
+    `understated`, `empty`, `too_long`, `non_finite`, `silent`, `out_of_range` or `unsupported`.
     """
     try:
         size = path.stat().st_size

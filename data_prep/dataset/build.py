@@ -88,9 +88,8 @@ def build_part(
 ) -> int:
     """Write one part's shards of the dataset; return how many shards of all are still to write.
 
-    Any number of parts may run at once, start at the same second, be killed and run again. All use
-    one plan: the first part that has made it puts it in its place whole. `merge_parts` finishes the
-    dataset.
+    Any number of parts may run at once, start at the same second, be killed and run again. They use
+    one plan, of the part that is first to have made it. `merge_parts` finishes the dataset.
     """
     builder = _Builder(recordings, root, out, options, in_parts=True)
     if builder.finished:
@@ -337,18 +336,14 @@ def _finish(plan: Plan, out: Path, progress: Progress) -> dict[str, Any]:
 
 
 def _name_copies(stats: dict[str, Any], out: Path, progress: Progress) -> None:
-    """Report recordings with the samples of another one that has other labels or lies in another
-    split.
-    """
+    """Report recordings with the samples of one that has other labels or lies in another split."""
     if stats["same_audio_other_labels"] or stats["same_audio_other_part"]:
         for line in same_audio(out / "recordings.parquet").lines():
             progress.say(f"same audio twice: {line}; see {out / SAME_AUDIO}")
 
 
 def _name_weaker(plan: Plan, out: Path, progress: Progress) -> None:
-    """Report recordings that are kept but lost more than 20 dB, and the option that would keep the
-    sound.
-    """
+    """Report recordings that are kept but lost more than 20 dB, and the option that helps."""
     weaker = [
         item
         for shard in plan.shards
@@ -366,10 +361,9 @@ def _name_weaker(plan: Plan, out: Path, progress: Progress) -> None:
 
 
 def _close(out: Path) -> None:
-    """Finish a dataset; if this run is killed before, the next one does it.
+    """Finish a dataset, or what a killed run has left of one.
 
-    The tables came with a short card; the final one also tells sources, taxa and the selection,
-    which it reads from the finished tables.
+    The card that is written with the tables is short; the final one reads the finished tables.
     """
     if (out / WORK).is_dir():
         with disk_errors(out):

@@ -104,6 +104,22 @@ def shown_path(recording: Recording, places: str) -> str:
     return plain.name if plain.is_absolute() else path
 
 
+def finer_rows(table: Path, places: str) -> tuple[int, str]:
+    """Return how many rows of a recording table are more exact than the card, and the first."""
+    import pyarrow.parquet as pq
+
+    count, example = 0, ""
+    if places in (COARSE, NONE):
+        columns = ["id", "lat", "lon", "datetime", "group_id"]
+        with pq.ParquetFile(table) as file:
+            for batch in file.iter_batches(1 << 14, columns=columns):
+                for row in batch.to_pylist():
+                    if found := finer_than(row, places):
+                        count += 1
+                        example = example or f"{row['id']}: {found}"
+    return count, example
+
+
 def finer_than(row: Mapping[str, Any], places: str) -> str:
     """What a row or a clip's record says more exactly than its card does; empty where nothing.
 

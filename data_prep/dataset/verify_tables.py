@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dawnchorus.data_prep.dataset.places import COARSE, NONE, finer_than
+from dawnchorus.data_prep.dataset.places import finer_rows
 from dawnchorus.data_prep.dataset.row_store import hash64
 from dawnchorus.data_prep.dataset.same_audio import same_audio
 from dawnchorus.data_prep.dataset.verify_shard import RecordingFacts
@@ -363,9 +363,7 @@ def _check_files(dataset: Path, expected: Expected, sums: _Sums, report: Report)
 
 
 def _warn_of_divided_groups(expected: Expected, report: Report) -> None:
-    """Warn of groups that lie in two splits or folds: a test there is not a test on unknown
-    sources.
-    """
+    """Warn of groups in two splits or folds: a test there is not one on unknown sources."""
     for name, part_R in (("split", expected.split_R), ("fold", expected.fold_R)):
         pairs = np.unique(np.stack([expected.group_R, part_R], axis=1), axis=0)
         groups, counts = np.unique(pairs[:, 0], return_counts=True)
@@ -380,18 +378,7 @@ def _warn_of_divided_groups(expected: Expected, report: Report) -> None:
 
 def _check_places(dataset: Path, expected: Expected, report: Report) -> None:
     """Report recordings of which the table tells more than the card says."""
-    import pyarrow.parquet as pq
-
-    if expected.places not in (COARSE, NONE):
-        return
-    finer, example = 0, ""
-    columns = ["id", "lat", "lon", "datetime", "group_id"]
-    with pq.ParquetFile(dataset / "recordings.parquet") as file:
-        for batch in file.iter_batches(_BATCH, columns=columns):
-            for row in batch.to_pylist():
-                if found := finer_than(row, expected.places):
-                    finer += 1
-                    example = example or f"{row['id']}: {found}"
+    finer, example = finer_rows(dataset / "recordings.parquet", expected.places)
     if finer:
         report.add(
             "recordings.parquet",

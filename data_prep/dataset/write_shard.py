@@ -110,9 +110,7 @@ def read_summary(path: Path) -> ShardSummary | None:
 
 
 class _Piece(NamedTuple):
-    """An encoded piece that waits in the spool, followed by its record, until it is written to the
-    tar.
-    """
+    """An encoded piece that waits in the spool, with its record behind it, to go into the tar."""
 
     recording: int
     group: int
