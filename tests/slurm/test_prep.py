@@ -69,7 +69,7 @@ def test_the_scripts_are_bash_with_a_part_for_each_task(table: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--slurm", "huge"], "shipped are large, small, test"),
+        (["--slurm", "huge"], "Shipped are large, small, test"),
         (["--slurm", "small", "--part", "1/2"], "every task has its own"),
         (["--slurm", "small", "--cluster", "tim=1"], "did you mean 'time'"),
         (["--slurm", "small", "--codec", "mp3"], "codec must be one of"),
