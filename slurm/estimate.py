@@ -9,7 +9,6 @@ top.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,14 +124,11 @@ def _same(a: Any, b: Any, keys: tuple[str, ...]) -> bool:
 
 
 def _rate(metrics: Path) -> tuple[float, int] | None:
+    from dawnchorus.trainer.metrics_log import standing_lines
+
     rate, ranks = None, 1
-    with metrics.open(encoding="utf-8", errors="replace") as file:
-        for text in file:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            ranks = line.get("ranks", ranks)
-            if line.get("kind") == "train" and line.get("clips_per_s"):
-                rate = float(line["clips_per_s"])
+    for line in standing_lines(metrics):
+        ranks = line.get("ranks", ranks)
+        if line.get("kind") == "train" and line.get("clips_per_s"):
+            rate = float(line["clips_per_s"])
     return (rate, ranks) if rate else None

@@ -68,11 +68,11 @@ def find_run(name: str, runs: Path) -> Path:
 
 def state_of(folder: Path, known: dict[str, str] | None = None) -> RunState:
     """Where a run stands."""
+    from dawnchorus.trainer.metrics_log import standing_lines
     from dawnchorus.trainer.runtime.attempts import read_attempts
     from dawnchorus.trainer.runtime.failures import first_failure
-    from dawnchorus.trainer.runtime.logging import read_metrics
 
-    lines = read_metrics(folder / "metrics.jsonl")
+    lines = standing_lines(folder / "metrics.jsonl")
     train = [line for line in lines if line["kind"] == "train"]
     valid = [line for line in lines if line["kind"] == "valid"]
     events = [line["event"] for line in lines if line["kind"] == "event"]
@@ -176,9 +176,9 @@ def table(states: Sequence[RunState]) -> str:
 
 def details(folder: Path) -> list[str]:
     """Everything a person asks first about one run."""
+    from dawnchorus.trainer.metrics_log import standing_lines
     from dawnchorus.trainer.runtime.attempts import read_attempts
     from dawnchorus.trainer.runtime.failures import first_failure
-    from dawnchorus.trainer.runtime.logging import read_metrics
 
     state = state_of(folder)
     record = read_record(folder)
@@ -203,7 +203,7 @@ def details(folder: Path) -> list[str]:
             f"{a['first_step']}" for a in attempts[-6:]
         )  # fmt: skip
         lines.append(f"sessions  {len(attempts)}: {starts}")
-    events = [x for x in read_metrics(folder / "metrics.jsonl") if x["kind"] == "event"]
+    events = [x for x in standing_lines(folder / "metrics.jsonl") if x["kind"] == "event"]
     lines += [f"event     step {x['step']}: {x['event']}: {x['message']}" for x in events[-5:]]
     note = first_failure(folder)
     if note and state.state in ("failed", "hung"):

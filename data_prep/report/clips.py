@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,8 @@ import numpy as np
 from dawnchorus.data_prep.report.credits import recording_link
 from dawnchorus.data_prep.table.recording import BACKGROUND
 from dawnchorus.trainer.licences import read_licence
+from dawnchorus.trainer.page.pictures import PIXELS, data_url, sound_picture
+from dawnchorus.trainer.panels import spectrogram
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,13 +23,12 @@ if TYPE_CHECKING:
 CLIP_S = 8.0
 MOST_BYTES = 3_000_000  # of sound and pictures on one page, before base64 adds a third
 _CANDIDATES = 48  # of each source, of which the page takes a few
-_ROWS = 1 << 15
 _TABLE_RATE_HZ = 24_000
 _MP3_RATES_HZ = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 _LONGEST_S, _LARGEST = 900.0, 60_000_000  # what is decoded whole for eight seconds of it
 _COLUMNS = ("id", "source", "source_id", "path", "url", "licence_url", "attribution", "recordist",
             "labels", "duration_s")  # fmt: skip
-_PICTURE = (640, 160)
+_HEIGHT = 160
 _KEPT_BACK = frozenset(
     {"inatsounds"}
 )  # its terms forbid passing recordings on, whatever a licence says
@@ -106,54 +106,36 @@ def clips(
 def _candidates(table: Path, private: bool) -> list[dict[str, Any]]:
     """Some recordings of every source, drawn by a hash of the id: the same ones every time."""
     import polars as pl
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    kept: pl.DataFrame | None = None
-    with pq.ParquetFile(table) as file:
-        columns = [n for n in _COLUMNS if n in file.schema_arrow.names]
-        if not {"id", "source", "licence_url", "labels"} <= set(columns):
-            return []
-        keys = [n for n in columns if n != "labels"]
-        for batch in file.iter_batches(_ROWS, columns=columns):
-            part = pa.Table.from_batches([batch])
-            frame = pl.from_arrow(part.select(keys))
-            assert isinstance(frame, pl.DataFrame)
-            frame = frame.with_row_index("row").with_columns(draw=pl.col("id").hash(seed=7))
-            if not private:
-                urls = frame.get_column("licence_url").unique().to_list()
-                allowed = [url for url in urls if url and _may_be_shown(url)]
-                frame = frame.filter(
-                    pl.col("licence_url").is_in(allowed) & ~pl.col("source").is_in(list(_KEPT_BACK))
-                )
-            frame = frame.sort("draw").group_by("source").head(_CANDIDATES)
-            if frame.height:
-                rows = frame.get_column("row").to_list()
-                labels = [_front(v) for v in part["labels"].take(pa.array(rows)).to_pylist()]
-                frame = frame.with_columns(
-                    title=pl.Series([n for n, _ in labels], dtype=pl.String),
-                    rank=pl.Series([r for _, r in labels], dtype=pl.String),
-                )
-                if private:  # one's own recordings may have no labels yet
-                    unnamed = pl.col("title") == ""
-                    frame = frame.with_columns(title=pl.when(unnamed).then("id").otherwise("title"))
-                frame = frame.filter(pl.col("title") != "")
-                kept = frame if kept is None else pl.concat([kept, frame])
-                kept = kept.sort("draw").group_by("source").head(_CANDIDATES)
-    return [] if kept is None else kept.sort("source", "draw").to_dicts()
+    frame = pl.scan_parquet(table).with_row_index("row")
+    there = frame.collect_schema().names()
+    if not {"id", "source", "licence_url", "labels"} <= set(there):
+        return []
+    lean = frame.select("row", "source", "licence_url", draw=pl.col("id").hash(seed=7))
+    if not private:
+        urls = lean.select(pl.col("licence_url").unique()).collect().to_series().to_list()
+        allowed = [url for url in urls if url and _may_be_shown(url)]
+        lean = lean.filter(pl.col("licence_url").is_in(allowed))
+        lean = lean.filter(~pl.col("source").is_in(list(_KEPT_BACK)))
+        # One's own recordings may have no labels yet; others would have no title.
+        named = frame.filter(pl.col("labels").list.len() > 0).select("row")
+        lean = lean.join(named, on="row", how="semi")
+    chosen = lean.select("row", "source", "draw").collect(engine="streaming")
+    chosen = chosen.sort("draw").group_by("source", maintain_order=True).head(_CANDIDATES)
+    columns = ["row", *(n for n in _COLUMNS if n in there)]
+    wanted = frame.select(columns).filter(pl.col("row").is_in(chosen.get_column("row").implode()))
+    drawn = wanted.join(chosen.lazy().select("row", "draw"), on="row").sort("source", "draw")
+    rows = drawn.collect(engine="streaming").to_dicts()
+    for row in rows:
+        front = [v for v in row.pop("labels") or () if v.get("role") != BACKGROUND]
+        named_so = front[0] if front else {"name": row["id"] if private else ""}
+        row["title"], row["rank"] = str(named_so.get("name") or ""), str(named_so.get("rank") or "")
+    return [row for row in rows if row["title"]]
 
 
 def _may_be_shown(licence_url: str) -> bool:
     licence = read_licence(licence_url)
     return licence.creative_commons and not licence.nd
-
-
-def _front(labels: Sequence[dict[str, Any]] | None) -> tuple[str, str]:
-    """(name, rank) of the first label in the foreground."""
-    front = [label for label in labels or () if label.get("role") != BACKGROUND]
-    if not front:
-        return "", ""
-    return str(front[0].get("name") or ""), str(front[0].get("rank") or "")
 
 
 def _varied(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -181,18 +163,11 @@ def _varied(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def _members(index: Path, ids: set[str]) -> dict[str, dict[str, Any]]:
     """The first clip of each of the recordings in the index."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
+    import polars as pl
 
-    wanted = pa.array(sorted(ids))
-    found: dict[str, dict[str, Any]] = {}
-    with pq.ParquetFile(index) as file:
-        columns = ["recording_id", "shard", "offset", "size"]
-        for batch in file.iter_batches(1 << 17, columns=columns):
-            for row in batch.filter(pc.is_in(batch["recording_id"], wanted)).to_pylist():
-                found.setdefault(row["recording_id"], row)
-    return found
+    frame = pl.scan_parquet(index).select("recording_id", "shard", "offset", "size")
+    rows = frame.filter(pl.col("recording_id").is_in(sorted(ids))).collect().to_dicts()
+    return {row["recording_id"]: row for row in reversed(rows)}
 
 
 def _from_shard(folder: Path, member: dict[str, Any]) -> tuple[NDArray[np.float32], int]:
@@ -233,6 +208,8 @@ def _clip(row: dict[str, Any], wav_T: NDArray[np.float32], rate_hz: int) -> Clip
     ramp_T = np.linspace(0, 1, fade, dtype=np.float32)
     wav_T[:fade] *= ramp_T
     wav_T[len(wav_T) - fade :] *= ramp_T[::-1]
+    bands = tuple(np.linspace(0, rate_hz / 2, _HEIGHT + 1)[1:].tolist())
+    sound = spectrogram(wav_T, rate_hz, hop_s=len(wav_T) / rate_hz / PIXELS, band_hz=bands)
     credit = str(row.get("attribution") or row.get("recordist") or row["id"])
     return Clip(
         title=str(row["title"]),
@@ -245,8 +222,8 @@ def _clip(row: dict[str, Any], wav_T: NDArray[np.float32], rate_hz: int) -> Clip
         licence_url=str(row["licence_url"] or ""),
         seconds=len(wav_T) / rate_hz,
         top_khz=rate_hz / 2000,
-        audio=_data_url("audio/mpeg", _mp3(wav_T, rate_hz)),
-        picture=_data_url("image/webp", _spectrogram(wav_T, rate_hz)),
+        audio=data_url("audio/mpeg", _mp3(wav_T, rate_hz)),
+        picture=sound_picture(sound.level_XF, _HEIGHT),
     )
 
 
@@ -268,39 +245,7 @@ def _mp3(wav_T: NDArray[np.float32], rate_hz: int) -> bytes:
 
     buffer = io.BytesIO()
     soundfile.write(
-        buffer,
-        wav_T,
-        rate_hz,
-        format="MP3",
-        subtype="MPEG_LAYER_III",
-        bitrate_mode="VARIABLE",
-        compression_level=0.45,
-    )
+        buffer, wav_T, rate_hz, format="MP3", subtype="MPEG_LAYER_III",
+        bitrate_mode="VARIABLE", compression_level=0.45,
+    )  # fmt: skip
     return buffer.getvalue()
-
-
-def _spectrogram(wav_T: NDArray[np.float32], rate_hz: int) -> bytes:
-    """WebP, time to the right, 0 Hz to half the rate upwards, the loudest 60 dB at most."""
-    import matplotlib as mpl
-    from PIL import Image
-
-    width, height = _PICTURE
-    size = 512
-    if len(wav_T) < size:
-        wav_T = np.pad(wav_T, (0, size - len(wav_T)))
-    starts = np.linspace(0, len(wav_T) - size, width).astype(int)
-    frames_XT = wav_T[starts[:, None] + np.arange(size)] * np.hanning(size).astype(np.float32)
-    power_XF = np.square(np.abs(np.fft.rfft(frames_XT, axis=1)))[:, 1:]
-    level_XF = 10 * np.log10(power_XF + 1e-12)
-    high = float(np.percentile(level_XF, 99.95))
-    low = max(high - 60.0, min(float(np.percentile(level_XF, 25)), high - 30.0))
-    shade_XF = np.clip((level_XF - low) / (high - low), 0, 1)
-    pixels = (mpl.colormaps["magma"](shade_XF.T[::-1])[..., :3] * 255).astype(np.uint8)
-    picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="WEBP", quality=62, method=6)
-    return buffer.getvalue()
-
-
-def _data_url(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from dawnchorus.data_prep.errors import PrepError
 
 _EXAMPLES = 3
 _SHOWN = 12
-_ROWS = 1 << 16
 SELECTION = "selection.json"
 
 # What a reason means, in the words of a person who does not know the code.
@@ -85,81 +84,65 @@ def read_findings(folder: Path, selection: Path | None = None) -> Findings:
     that are missing count as unknown. Raises PrepError where a file is damaged, or `selection`
     is no such folder.
     """
-    places = [folder] if selection is None else [selection, folder]
     if selection is not None and not selection.is_dir():
         raise PrepError(f"There is no folder {selection}; --selection takes that of `prep select`.")
+    places = [place for place in (selection, folder) if place is not None]
+
+    def first(name: str) -> Path | None:
+        return next((place / name for place in places if (place / name).is_file()), None)
+
     found = Findings(rejected=_rejected(folder / "rejected.parquet"))
-    for place in places:
-        duplicates, leakage = place / "duplicates.parquet", place / "leakage.parquet"
-        if found.duplicates is None and duplicates.is_file():
-            found.duplicates = Counter()
-            for row in _rows(duplicates, ("kept_id", "dropped_id", "kind", "score")):
-                found.duplicates[row["kind"] or "not stated"] += 1
-                if len(found.duplicate_examples) < _SHOWN:
-                    found.duplicate_examples.append(
-                        (row["kept_id"], row["dropped_id"], row["kind"], _score(row["score"]))
-                    )
-        if found.leakage is None and leakage.is_file():
-            _read_leakage(leakage, found)
-        if not found.selection and (place / SELECTION).is_file():
-            found.selection = _selection(place / SELECTION)
+    if path := first("duplicates.parquet"):
+        rows = _rows(path, "kept_id", "dropped_id", "kind", "score")
+        found.duplicates = Counter(kind or "not stated" for _, _, kind, _ in rows)
+        found.duplicate_examples = [(*row[:3], _score(row[3])) for row in rows[:_SHOWN]]
+    if path := first("leakage.parquet"):
+        finds = []
+        for name, rule, where in _rows(path, "recording_id", "rule", "evaluation_set"):
+            held = "held-out species" if rule == "held_out_species" else "not stated"
+            finds.append((name, where or held, rule or "not stated"))
+        found.leakage = Counter((where, rule) for _, where, rule in finds)
+        found.leaked = len({name for name, _, _ in finds} - {""}) or len(finds)
+        found.leakage_examples = finds[:_SHOWN]
+    if path := first(SELECTION):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as err:
+            raise PrepError(
+                f"{path} cannot be read: {err}. Run `chorus prep select` again."
+            ) from err
+        found.selection = content if isinstance(content, dict) else {"selection": content}
     return found
-
-
-def _read_leakage(path: Path, found: Findings) -> None:
-    found.leakage = Counter()
-    ids: set[str] = set()
-    for row in _rows(path, ("recording_id", "rule", "evaluation_set")):
-        rule = row["rule"] or "not stated"
-        held = "held-out species" if rule == "held_out_species" else "not stated"
-        name = row["evaluation_set"] or held
-        found.leakage[name, rule] += 1
-        ids.add(row["recording_id"])
-        if len(found.leakage_examples) < _SHOWN:
-            found.leakage_examples.append((row["recording_id"], name, rule))
-    found.leaked = len(ids - {""}) or found.leakage.total()
-
-
-def _selection(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as err:
-        raise PrepError(f"{path} cannot be read: {err}. Run `chorus prep select` again.") from err
-    return content if isinstance(content, dict) else {"selection": content}
 
 
 def _rejected(path: Path) -> list[Reason]:
     if not path.is_file():
         return []
-    counts: Counter[str] = Counter()
     examples: dict[str, list[tuple[str, str]]] = {}
-    for row in _rows(path, ("recording_id", "path", "reason", "detail")):
-        reason = row["reason"] or "not stated"
-        counts[reason] += 1
-        some = examples.setdefault(reason, [])
-        if len(some) < _EXAMPLES:
-            some.append((row["recording_id"] or row["path"], row["detail"][:200]))
-    order = sorted(counts, key=lambda name: (-counts[name], name))
-    return [Reason(n, counts[n], REASONS.get(n, ""), tuple(examples[n])) for n in order]
+    for name, place, reason, detail in _rows(path, "recording_id", "path", "reason", "detail"):
+        examples.setdefault(reason or "not stated", []).append((name or place, detail[:200]))
+    order = sorted(examples, key=lambda reason: (-len(examples[reason]), reason))
+    return [
+        Reason(n, len(examples[n]), REASONS.get(n, ""), tuple(examples[n][:_EXAMPLES]))
+        for n in order
+    ]
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """Yield the rows of a parquet file with every one of `columns` as text, "" where it is not."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _rows(path: Path, *columns: str) -> list[tuple[str, ...]]:
+    """Return the rows of a parquet file with every one of `columns` as text, "" where it is not."""
+    import polars as pl
 
     try:
-        with pq.ParquetFile(path) as file:
-            there = [name for name in columns if name in file.schema_arrow.names]
-            if not there:
-                for _ in range(file.metadata.num_rows):
-                    yield dict.fromkeys(columns, "")
-                return
-            for batch in file.iter_batches(_ROWS, columns=there):
-                for row in batch.to_pylist():
-                    yield {n: "" if row.get(n) is None else str(row[n]) for n in columns}
-    except (pa.ArrowInvalid, OSError) as err:
-        raise PrepError(f"{path} cannot be read: {err}. Make it again.") from err
+        frame = pl.scan_parquet(path)
+        there = frame.collect_schema().names()
+        # A literal for a column that is missing: the row index keeps the number of rows.
+        wanted = [pl.col(n) if n in there else pl.lit(None).alias(n) for n in columns]
+        frame = frame.with_row_index("row number").select("row number", *wanted)
+        text = pl.col(columns).cast(pl.String).fill_null("")
+        return list(frame.select(text).collect().iter_rows())
+    except (pl.exceptions.PolarsError, OSError) as err:
+        said = str(err).partition("\n")[0]
+        raise PrepError(f"{path} cannot be read: {said}. Make it again.") from err
 
 
 def _score(text: str) -> str:

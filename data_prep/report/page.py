@@ -1,28 +1,45 @@
-"""Put the page together and write it."""
+"""The page about a dataset or a recording table: what it shows, in which order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from dawnchorus.data_prep.dataset.same_audio import same_audio_words
-from dawnchorus.data_prep.report import svg
 from dawnchorus.data_prep.report.citations import source_name
-from dawnchorus.data_prep.report.clips import clips
+from dawnchorus.data_prep.report.clips import Clip, clips
 from dawnchorus.data_prep.report.credits import licence_name, permissions, strictest
-from dawnchorus.data_prep.report.findings import flat, grids
-from dawnchorus.data_prep.report.gather import DURATIONS_S, RECORDINGS, Facts, gather
-from dawnchorus.data_prep.report.tally import NOT_STATED
+from dawnchorus.data_prep.report.findings import Findings, flat, grids
+from dawnchorus.data_prep.report.gather import DURATIONS_S, RECORDINGS, Facts, Share, gather
 from dawnchorus.data_prep.report.writing import write_lines
 from dawnchorus.trainer.licences import read_licence
-from dawnchorus.trainer.page import render_page
+from dawnchorus.trainer.page import (
+    Number,
+    Row,
+    Section,
+    bar,
+    card,
+    details,
+    figure,
+    figures,
+    grid,
+    items,
+    link,
+    note,
+    page,
+    section,
+    table,
+    tag,
+    taxon,
+)
+from dawnchorus.trainer.page.charts import columns, map_legend, tail, world
 
-_LATIN = ("species", "subspecies", "genus", "form", "variety")
 _BANDS = (1000, 100, 10, 2, 1)
 _MOST_YEARS = 60
+_SHOWN = 12
 
 
 def write_report(
@@ -50,69 +67,42 @@ def write_report(
     Raises:
         PrepError: there is no such table, it is damaged, or `out` cannot be written.
     """
-    page = render(path, selection=selection, audio=audio, count=count, private=private)
-    target = out / "report.html" if out.is_dir() else out
-    write_lines(target, [page.rstrip()])
-    return target
-
-
-def render(
-    path: Path,
-    *,
-    selection: Path | None = None,
-    audio: Path | None = None,
-    count: int = 8,
-    private: bool = False,
-) -> str:
-    """Return the page as text; arguments as of `write_report`."""
     facts = gather(path, selection)
     problems: list[str] = []
-    table = path / RECORDINGS if path.is_dir() else path
-    index = facts.folder / "index.parquet" if facts.finished else None
     found = clips(
-        table,
-        index=index,
+        path / RECORDINGS if path.is_dir() else path,
+        index=facts.folder / "index.parquet" if facts.finished else None,
         audio_root=audio or facts.folder,
         count=count,
         problems=problems,
         private=private,
     )
-    tables, settings = grids(facts.findings.selection)
-    shown = {
-        "facts": facts,
-        "found": facts.findings,
-        "verdict": verdict(facts),
-        "tiles": tiles(facts),
-        "measure": "hours" if facts.hours else "recordings",
-        "permissions": _permissions(facts),
-        "drawings": drawings(facts),
-        "durations": list(zip(_duration_names(), facts.durations, strict=True)),
-        "years": [(year, n) for year, n, _ in facts.years],
-        "bands": bands([label.recordings for label in facts.labels]),
-        "clips": found,
-        "private": private and bool(found),
-        "problems": problems,
-        "options": facts.stats.get("options") or {},
-        "same_audio": facts.stats.get("same_audio_recordings") and same_audio_words(facts.stats),
-        "levels": svg.map_levels(),
-        "grids": tables,
-        "selection": flat(settings),
-    }
-    filters: dict[str, Callable[..., Any]] = {
-        "hours": hours,
-        "count": count_text,
-        "source": source_name,
-        "licence": licence_name,
-        "latin": lambda rank: rank in _LATIN,
-    }
-    return render_page("dawnchorus.data_prep.report", shown, filters)
+    html = page(
+        "dataset" if facts.finished else "recording table",
+        facts.name,
+        verdict(facts),
+        _sources(facts),
+        _listen(found, private) if found else None,
+        *[note(problem) for problem in problems],
+        _taxa(facts),
+        _classes(facts),
+        _licences(facts),
+        _where(facts),
+        _sound(facts),
+        _left_out(facts),
+        _made(facts),
+        top=figures(tiles(facts), css="tiles"),
+    )
+    target = out / "report.html" if out.is_dir() else out
+    write_lines(target, [html.rstrip()])
+    return target
 
 
 # --------------------------------------------------------------------------- words and numbers
 
 
 def hours(value: float) -> str:
-    """1,234 / 56.7 / 1.23 / 0.004, with the unit."""
+    """Write 1,234 h, 56.7 h, 1.23 h, or 0.24 min."""
     if value >= 1000:
         return f"{value:,.0f} h"
     if value >= 10:
@@ -120,21 +110,14 @@ def hours(value: float) -> str:
     return f"{value:.2f} h" if value >= 0.1 or not value else f"{60 * value:.2g} min"
 
 
-def count_text(value: int) -> str:
-    """With thousands set apart."""
-    return f"{value:,}"
-
-
 def verdict(facts: Facts) -> str:
-    """What it is, in a sentence or two."""
+    """Say what it is, in a sentence or two."""
     what = f"{facts.recordings:,} recordings"
     if facts.recordists:
         what += f" by {facts.recordists:,} recordists"
     if facts.hours:
         what += f", {hours(facts.hours).replace(' h', ' hours')}"
-    kinds = []
-    if facts.species:
-        kinds.append(f"{facts.species:,} species")
+    kinds = [f"{facts.species:,} species"] if facts.species else []
     others = sum(label.rank not in ("species", "subspecies") for label in facts.labels)
     if others:
         kinds.append(f"{others:,} other labels" if kinds else f"{others:,} labels")
@@ -146,31 +129,21 @@ def verdict(facts: Facts) -> str:
 
 def tiles(facts: Facts) -> list[tuple[str, str]]:
     """The figures at the top."""
-    rows = [("recordings", f"{facts.recordings:,}")]
-    if facts.clips:
-        rows.append(("clips", f"{facts.clips:,}"))
-    rows.append(("sound", hours(facts.hours) if facts.hours else NOT_STATED))
-    if facts.species:
-        rows.append(("species", f"{facts.species:,}"))
-    rows.append(("labels", f"{len(facts.labels):,}"))
-    rows.append(("recordists", f"{facts.recordists:,}"))
-    known = sum(bool(share.name) for share in facts.countries)
-    if known:
-        rows.append(("countries", f"{known:,}"))
     named = [share.name for share in facts.licences]
     unclear = not all(read_licence(url).creative_commons for url in named)
-    rule = strictest(named) or "no licence known"
     # A licence's name is not broken at its hyphens.
-    rule = rule.replace("-", "\N{NON-BREAKING HYPHEN}")
-    rows.append(("as strict as, in part unclear" if unclear else "as strict as", rule))
-    return rows
-
-
-def _permissions(facts: Facts) -> list[str]:
-    """By recordings where no length is known."""
-    if facts.hours:
-        return permissions({share.name: share.hours for share in facts.licences})
-    return permissions({s.name: s.recordings for s in facts.licences}, "recordings")
+    rule = (strictest(named) or "no licence known").replace("-", "\N{NON-BREAKING HYPHEN}")
+    rows = [
+        ("recordings", f"{facts.recordings:,}"),
+        ("clips", f"{facts.clips:,}" if facts.clips else ""),
+        ("sound", hours(facts.hours) if facts.hours else "not stated"),
+        ("species", f"{facts.species:,}" if facts.species else ""),
+        ("labels", f"{len(facts.labels):,}"),
+        ("recordists", f"{facts.recordists:,}"),
+        ("countries", f"{n:,}" if (n := sum(bool(s.name) for s in facts.countries)) else ""),
+        ("as strict as, in part unclear" if unclear else "as strict as", rule),
+    ]
+    return [row for row in rows if row[1]]
 
 
 def bands(counts: Sequence[int]) -> list[tuple[str, int, int]]:
@@ -189,54 +162,321 @@ def bands(counts: Sequence[int]) -> list[tuple[str, int, int]]:
     return rows
 
 
-# --------------------------------------------------------------------------- drawings
+# --------------------------------------------------------------------------- tables of shares
 
 
-def drawings(facts: Facts) -> dict[str, Markup]:
-    """The SVGs by name; empty where there is nothing to draw."""
-    found = dict.fromkeys(("durations", "rates", "years", "tail", "map"), Markup(""))
-    if any(facts.durations):
-        found["durations"] = svg.columns(
-            facts.durations,
-            _duration_names(),
-            unit="recordings",
-            label="Histogram of the recordings' lengths; the table below has the numbers",
-        )
-    if facts.rates:
-        found["rates"] = svg.columns(
-            [n for _, n in facts.rates],
-            [f"{rate / 1000:.3g}" for rate, _ in facts.rates],
-            unit="recordings by kHz",
-            label="Histogram of the original sample rates; the table below has the numbers",
-        )
-    years = {year: n for year, n, _ in facts.years}
+def _shares(
+    facts: Facts, title: str, rows: Sequence[Share], name: Callable[[str], Any] = str, *,
+    people: bool = True, all_rows: Sequence[Share] = (), parts: int = 0,
+) -> Markup:  # fmt: skip
+    """A table of shares with bars; the longest bar is that of `all_rows`. `parts`: at most so many
+    parts of each share follow it.
+    """
+    measure = "hours" if facts.hours else "recordings"
+    most = max((getattr(share, measure) for share in all_rows or rows), default=0) or 1
+
+    def row(share: Share, css: str = "") -> Row:
+        said = name(share.name) if share.name else tag("span", "not stated", css="none")
+        length = hours(share.hours) if share.hours else None
+        numbers = [share.recordings, length, share.species or None, share.recordists or None]
+        first = [said, bar(100 * getattr(share, measure) / most)]
+        return Row(css, [first, *numbers[: 4 if people else 3]])
+
+    shown = []
+    for share in rows:
+        shown += [row(share), *(row(part, "child") for part in share.parts[:parts])]
+        if parts and len(share.parts) > parts:
+            shown.append(Row("child", [f"{len(share.parts) - parts} more orders, see below"]))
+    head = ("Recordings", "Hours", "Species", *(["Recordists"] if people else []))
+    return table([title, *map(Number, head)], shown, css="people" if people else "")
+
+
+def _counts(name: str, count: str, rows: Iterable[tuple[Any, int]]) -> Markup:
+    said = [(n if isinstance(n, int) else n.replace("_", " "), c) for n, c in rows]
+    return table([name, Number(count)], said)
+
+
+def _more(
+    title: str, of: str, drawing: Markup, name: str, rows: Iterable[tuple[Any, int]]
+) -> Markup:
+    """A drawing with its numbers."""
+    return figure(title, drawing, details("Numbers", _counts(name, "Recordings", rows)), of=of)
+
+
+# --------------------------------------------------------------------------- sections
+
+
+def _sources(facts: Facts) -> Section:
+    told = f"Bars: {'hours' if facts.hours else 'recordings'}. "
+    told += (
+        "Hours are those stored: stretches of digital silence are not."
+        if facts.finished
+        else "Hours are those that the archives state."
+    )
+    if facts.unknown_length:
+        stored = "stored" if facts.finished else "stated"
+        told += f" The length of {facts.unknown_length:,} recordings is not {stored}."
+    splits = card(_shares(facts, "Split", facts.splits)) if len(facts.splits) > 1 else None
+    shares = card(_shares(facts, "Source", facts.sources, source_name))
+    return section("sources", "Sources", shares, splits, note(told))
+
+
+def _listen(found: Sequence[Clip], private: bool) -> Section:
+    warning = note(
+        tag("strong", "For private use: do not publish this page."),
+        " It holds sound whatever its licence.",
+    )
+    among = (
+        "all recordings" if private else "recordings whose licence lets a changed copy be passed on"
+    )
+    how = (
+        f"The clips are chosen by chance among {among}, from different sources, classes and "
+        "recordists. They are cut to the liveliest seconds, brought to one level and compressed for "
+        "this page; each excerpt stays under the licence named beside it."
+    )
+    cards = grid([_clip(clip) for clip in found], css="grid sounds")
+    return section("listen", "Listen", warning if private else None, cards, note(how))
+
+
+def _clip(clip: Clip) -> Markup:
+    described = (
+        f"Spectrogram of {clip.title}: {clip.seconds:.1f} seconds, 0 to {clip.top_khz:g} kilohertz"
+    )
+    picture = tag(
+        "span",
+        tag("img", alt=described, src=clip.picture),
+        tag("span", f"{clip.top_khz:g} kHz", css="khz"),
+        tag("span", f"{clip.seconds:.1f} s", css="s"),
+        css="sound",
+    )
+    named = f"{clip.title}, {clip.credit}"
+    player = tag("audio", controls=True, preload="metadata", src=clip.audio, aria_label=named)
+    licence = link(licence_name(clip.licence_url), clip.licence_url, "noreferrer license")
+    credit = tag("p", link(clip.credit, clip.link), " · ", licence, css="credit")
+    return figure(
+        taxon(clip.title, clip.rank),
+        picture,
+        player,
+        credit,
+        of=source_name(clip.source),
+        css="clip",
+    )
+
+
+def _taxa(facts: Facts) -> Section:
+    everything = None
+    if any(len(share.parts) > 4 for share in facts.classes):
+        rows = [
+            (o.name, s.name, o.recordings, hours(o.hours) if o.hours else None, o.species or None)
+            for s in facts.classes
+            for o in s.parts
+        ]
+        head = ["Order", "Class", *map(Number, ("Recordings", "Hours", "Species"))]
+        everything = details("All orders", card(table(head, rows)))
+    told = "By the labels in the foreground. A recording with labels of two classes counts in both."
+    if facts.background[0]:
+        labels, mentions = facts.background
+        told += f" In the background {mentions:,} more mentions of {labels:,} labels."
+    shares = _shares(facts, "Class", facts.classes, people=False, parts=4)
+    return section("taxa", "Taxa", card(shares), everything, note(told))
+
+
+def _classes(facts: Facts) -> Section:
+    labels = facts.labels
+    if not labels:
+        nothing = note("No recording has a label in the foreground.", css="none")
+        return section("classes", "Classes", nothing, of="0")
+    counts = [label.recordings for label in labels]
+    described = (
+        f"Recordings of each of {len(labels):,} classes, the most frequent first, both axes "
+        "logarithmic; the table beside it has the numbers"
+    )
+    drawn = figure("The long tail", tail(counts, unit="recordings", label=described))
+    head = ["Recordings of a class", Number("Classes"), Number("Recordings")]
+
+    def named(title: str, some: Sequence[Any]) -> Markup:
+        rows = [(taxon(label.name, label.rank), label.recordings) for label in some]
+        return card(table(["Label", Number("Recordings")], rows), title=title)
+
+    rarest = labels[_SHOWN:][-_SHOWN:][::-1]
+    return section(
+        "classes",
+        "Classes",
+        grid(drawn if len(labels) > 1 else None, card(table(head, bands(counts))), css="two"),
+        grid(
+            named("Most frequent", labels[:_SHOWN]),
+            named("Rarest", rarest) if rarest else None,
+            css="two",
+        ),
+        of=f"{len(labels):,}",
+    )
+
+
+def _licences(facts: Facts) -> Section:
+    # By recordings where no length is known.
+    named = (
+        permissions({s.name: s.hours for s in facts.licences})
+        if facts.hours
+        else permissions({s.name: s.recordings for s in facts.licences}, "recordings")
+    )
+    first, *others = [tag("b", named[0]), *named[1:]]
+    told = (
+        "This is read from the licences' names and is no advice of a lawyer. `chorus data credits` "
+        "lists the credits of every recordist."
+    )
+
+    def name(url: str) -> Markup:
+        return link(licence_name(url), url, "noreferrer license")
+
+    shares = _shares(facts, "Licence of the sound", facts.licences, name)
+    return section(
+        "licences", "Licences", card(first, items(others, "told")), card(shares), note(told)
+    )
+
+
+def _where(facts: Facts) -> Section:
+    where = note("No recording has coordinates.", css="none")
+    if facts.places:
+        described = f"Map of the world with the places of {facts.placed:,} recordings"
+        told = f"{facts.placed:,} of {facts.recordings:,} recordings have coordinates."
+        legend = map_legend(f"recordings within {2}°:")
+        where = tag("figure", world(facts.places, label=described), legend, note(told), css="card")
+    some, rest = facts.countries[:_SHOWN], facts.countries[_SHOWN:300]
+
+    def shares(rows: Sequence[Share]) -> Markup:
+        return _shares(facts, "Country", rows, people=False, all_rows=facts.countries)
+
+    more = details(f"{len(rest)} more", shares(rest)) if rest else None
+    years, drawn = dict(facts.years), None
     if years:
         last = max(years)
         shown = range(max(min(years), last - _MOST_YEARS + 1), last + 1)
-        found["years"] = svg.columns(
-            [years.get(year, 0) for year in shown],
-            [str(year) for year in shown],
+        drawn = columns(
+            [years.get(year, 0) for year in shown], [str(year) for year in shown],
             unit="recordings by year",
             label=f"Recordings by year, {shown[0]} to {last}; the table below has the numbers",
-        )
-    if len(facts.labels) > 1:
-        found["tail"] = svg.tail(
-            [label.recordings for label in facts.labels],
-            label=f"Recordings of each of {len(facts.labels):,} classes, the most frequent first, "
-            "both axes logarithmic; the table beside it has the numbers",
-        )
-    if facts.places:
-        found["map"] = svg.world(
-            facts.places,
-            label=f"Map of the world with the places of {facts.placed:,} recordings",
-        )
-    return found
+        )  # fmt: skip
+    numbers = details("Numbers", _counts("Year", "Recordings", facts.years)) if years else None
+    undated = note(f"{facts.no_year:,} recordings have no date.")
+    by_year = figure("Year of recording", drawn, numbers, undated)
+    return section(
+        "where", "Where and when", where, grid(card(shares(some), more), by_year, css="two")
+    )
 
 
-def _duration_names() -> list[str]:
+def _sound(facts: Facts) -> Section:
     def name(seconds: int) -> str:
-        return f"{seconds}" if seconds < 60 else f"{seconds // 60}m"
+        return f"{seconds}+" if seconds < 60 else f"{seconds // 60}m+"
 
-    names = [f"<{DURATIONS_S[0]}"]
-    names += [f"{name(a)}+" for a in DURATIONS_S]
-    return names
+    parts = []
+    if any(facts.durations):
+        names = [f"<{DURATIONS_S[0]}", *map(name, DURATIONS_S)]
+        described = "Histogram of the recordings' lengths; the table below has the numbers"
+        drawn = columns(facts.durations, names, unit="recordings", label=described)
+        pairs = zip(names, facts.durations, strict=True)
+        parts.append(_more("Length of the recordings", "seconds, minutes", drawn, "From", pairs))
+    if facts.rates:
+        described = "Histogram of the original sample rates; the table below has the numbers"
+        drawn = columns(
+            [n for _, n in facts.rates], [f"{rate / 1000:.3g}" for rate, _ in facts.rates],
+            unit="recordings by kHz", label=described,
+        )  # fmt: skip
+        parts.append(_more("Sample rate", "kHz", drawn, "Hz", facts.rates))
+    kinds = (("Codec", facts.codecs), ("Channels", facts.channels))
+    formats = [_counts(name, "Recordings", rows) for name, rows in kinds if rows]
+    if formats:
+        parts.append(card(formats, title="Format"))
+    unknown = (
+        note(
+            "Rates and formats are known once the files were read (chorus prep shards).", css="none"
+        )
+        if not facts.rates and not facts.codecs
+        else None
+    )
+    return section(
+        "sound", "Sound", grid(parts, css="three"), unknown, of="as the archives have it"
+    )
+
+
+def _left_out(facts: Facts) -> Section:
+    found = facts.findings
+    rows = [
+        (
+            [r.name.replace("_", " "), [tag("br"), tag("span", r.meaning, css="none")] if r.meaning else None],
+            r.count,
+            items([f"{id}: {detail}" if detail else id for id, detail in r.examples], "plain facts"),
+        )
+        for r in found.rejected
+    ]  # fmt: skip
+    nothing = note("No recording was rejected.", css="none")
+    rejected = table(["Reason", Number("Recordings"), "Some of them"], rows) if rows else nothing
+    return section(
+        "left-out",
+        "Left out, and what was looked for",
+        card(rejected, title="Rejected"),
+        grid(
+            card(_duplicates(facts), title="Duplicates"),
+            card(_overlap(found), title="Overlap with evaluation sets"),
+            css="two",
+        ),
+        nav="Left out",
+    )
+
+
+def _looked_for(file: str, counts: Any) -> Markup | None:
+    """What there is to say where nothing was found: that is not the same as not looked for."""
+    if counts is None:
+        return note(f"There is no {file}: nobody looked (chorus prep select does).", css="none")
+    return None if counts.total() else note("Looked for; none was found.", css="good")
+
+
+def _duplicates(facts: Facts) -> list[Markup | None]:
+    found, counts = facts.findings, facts.findings.duplicates
+    told = [_looked_for("duplicates.parquet", counts)]
+    if counts:
+        head = ["Kept", "Dropped", "Kind", Number("Score")]
+        some = details("Some of them", table(head, found.duplicate_examples))
+        told = [_counts("Kind", "Dropped", counts.most_common()), some]
+    if facts.stats.get("same_audio_recordings") and (same := same_audio_words(facts.stats)):
+        told.append(
+            note(f"Recordings in the shards that have the very samples of another: {same}.")
+        )
+    return told
+
+
+def _overlap(found: Findings) -> list[Markup | None]:
+    counts = found.leakage
+    if counts is not None and not found.compared:
+        said = "The selection was given no evaluation set to compare with."
+        return [note(said, css="none")]
+    if not counts:
+        return [_looked_for("leakage.parquet", counts)]
+    head = ["Recording", "Evaluation set", "Found by"]
+    rows = [(name, rule, n) for (name, rule), n in counts.most_common()]
+    return [
+        table(["Evaluation set", "Found by", Number("Found")], rows),
+        note(f"{found.leaked:,} recordings were removed; one may be found in several ways."),
+        details("Some of them", table(head, found.leakage_examples)),
+    ]
+
+
+def _made(facts: Facts) -> Section | None:
+    tables, rest = grids(facts.findings.selection)
+    settings, options = flat(rest), facts.stats.get("options") or {}
+    if not tables and not settings and not options:
+        return None
+    parts = []
+    for found in tables:
+        head = [found.columns[0], *map(Number, found.columns[1:])]
+        parts.append(
+            card(table(head, found.rows[:100], caption=found.title.capitalize(), css="words"))
+        )
+    if settings:
+        shown = details(
+            f"{len(settings)} settings", table([], settings[:200]), opened=len(settings) <= _SHOWN
+        )
+        parts.append(card(shown, title="Recipe of the selection"))
+    if options:
+        rows = [(n.replace("_", " "), None if v is None else str(v)) for n, v in options.items()]
+        parts.append(card(table([], rows), title="Shards"))
+    return section("made", "How it was made", parts)

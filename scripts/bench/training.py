@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dawnchorus.trainer.runtime.logging import read_metrics
+from dawnchorus.trainer.metrics_log import standing_lines
 from scripts.bench import Report, figure, print_table
 from scripts.bench.beats import CLASSES, GPU_CLIPS, GPU_TARGETS, matrix_rate, report_speed
 from scripts.bench.data import WINDOW_S, bird_sound, write_dataset
@@ -99,7 +99,7 @@ def train(folder: Path, dataset: Path, kind: str, size: Scale, *, compiled: bool
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{name} ended with {done.returncode}:\n{done.stderr[-3000:]}")
-    lines = read_metrics(folder / name / "metrics.jsonl")
+    lines = standing_lines(folder / name / "metrics.jsonl")
     return [line for line in lines if line["kind"] == "train"][size.skip :]
 
 

@@ -6,42 +6,27 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.evaluation.results import (
+    BASELINES,
+    MEASURES,
+    METRIC_NAMES,
+    POOLING_NAMES,
+    figures_of,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-METRIC_NAMES = {"accuracy": "accuracy", "map": "macro mAP"}
-POOLING_NAMES = {
-    "mean": "mean",
-    "mean_std": "mean and standard deviation",
-    "mean_std_max": "mean, standard deviation and maximum",
-}
-BASELINES = ("log-mel", "random-init")
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _mean_std(figure: Mapping[str, Any] | None) -> str:
-    if not figure or figure.get("mean") is None:
-        return "–"
-    return f"{figure['mean']:.3f} ± {figure['std']:.3f}"
-
 
 def _cells(row: Mapping[str, Any], across: bool = False) -> list[str]:
-    retrieval = row.get("retrieval") or {}
-    clustering = row.get("clustering") or {}
-    return [
-        _mean_std(row.get("probe")),
-        _number(retrieval.get("roc_auc")),
-        _number((retrieval.get("same_group_excluded") or {}).get("roc_auc")),
-        _number(retrieval.get("p_at_1")),
-        *[_number((retrieval.get("across") or {}).get("roc_auc"))] * across,
-        _mean_std(clustering.get("nmi")),
-        _number((clustering.get("ari") or {}).get("mean")),
-    ]
+    figures = figures_of(row)
+    keys = ["probe", "roc_auc", "roc_auc_groups", "p_at_1", *["roc_auc_across"] * across, "nmi"]
+    cells = [figures[key].text if key in figures else "–" for key in [*keys, "ari"]]
+    for key in ("probe", "nmi"):
+        if key in figures:
+            cells[keys.index(key)] += f" ± {figures[key].std or 0.0:.3f}"
+    return cells
 
 
 def _is_across(result: Mapping[str, Any]) -> bool:
@@ -128,7 +113,7 @@ def result_table(result: Mapping[str, Any]) -> Table:
         rows.append([f"  layer {layer['layer']}", *_cells(layer, across)])
     for name, mix in (result.get("layer_mix") or {}).items():
         title = "  learned mix" if name == "model" else "  mix, random"
-        rows.append([title, _mean_std(mix), *["–"] * (5 + across)])
+        rows.append([title, f"{mix['mean']:.3f} ± {mix['std']:.3f}", *["–"] * (5 + across)])
     return _table(result["dataset"], ["", *_columns(result)], rows)
 
 
@@ -154,15 +139,8 @@ def log_mel_ahead(baseline: Mapping[str, float], models: Sequence[Mapping[str, f
 
 def _measures(row: Mapping[str, Any], metric: str) -> dict[str, float]:
     """A row's figures by name, without those that were not measured."""
-    retrieval = row.get("retrieval") or {}
-    found = {
-        f"probe {METRIC_NAMES[metric]}": (row.get("probe") or {}).get("mean"),
-        "retrieval ROC-AUC": retrieval.get("roc_auc"),
-        "retrieval in other groups": (retrieval.get("same_group_excluded") or {}).get("roc_auc"),
-        "retrieval across sets": (retrieval.get("across") or {}).get("roc_auc"),
-        "clustering NMI": ((row.get("clustering") or {}).get("nmi") or {}).get("mean"),
-    }
-    return {name: value for name, value in found.items() if value is not None}
+    named = {m.key: m.said(metric) for m in MEASURES if m.key not in ("p_at_1", "ari")}
+    return {named[key]: f.mean for key, f in figures_of(row).items() if key in named}
 
 
 def where_log_mel_wins(results: Mapping[str, Mapping[str, Any]]) -> str:

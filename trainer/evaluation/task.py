@@ -12,15 +12,12 @@ from dawnchorus.trainer.errors import DataError
 from dawnchorus.trainer.evaluation.clips import Clips, open_clips
 from dawnchorus.trainer.evaluation.config import EvaluateConfig
 from dawnchorus.trainer.evaluation.embed import weights_digest
+from dawnchorus.trainer.evaluation.results import FORMAT
 from dawnchorus.trainer.evaluation.splits import Protocol, settle_classes, some
 from dawnchorus.trainer.runtime.environment import describe_environment
 
 if TYPE_CHECKING:
     from dawnchorus.trainer.hub.importing import LoadedModel
-
-FORMAT = 2
-"""Of the JSON. 1: the log-mel baseline alone had mean and standard deviation, whatever `pooling`
-said, and clips without a label were left out unless one had two."""
 
 
 @dataclass(frozen=True)

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dawnchorus.trainer.evaluation.tables import POOLING_NAMES
-from dawnchorus.trainer.hub.reading import load_json
+from dawnchorus.trainer.errors import CheckpointError, DataError
+from dawnchorus.trainer.evaluation.results import BASELINES, MEASURES, Figure, Result, ResultRow
 
-BASELINES = ("log-mel", "random-init")
-# Where a figure is in a row, what people call it, its metric id on the Hub.
-_FIGURES = (
-    (("retrieval", "roc_auc"), "Retrieval ROC-AUC", "roc_auc"),
-    (
-        ("retrieval", "same_group_excluded", "roc_auc"),
-        "Retrieval ROC-AUC, other recordings only",
-        "roc_auc",
-    ),
-    (("clustering", "nmi"), "Clustering NMI", "nmi"),
-    (("clustering", "ari"), "Clustering ARI", "ari"),
-)
 _PROBE = {"accuracy": ("accuracy", "accuracy"), "map": ("macro mAP", "mean_average_precision")}
+_GROUPS = "Retrieval ROC-AUC, other recordings only"
+# Retrieval from another set and P@1 stand in the result alone.
+_SHOWN = {m.key: m for m in MEASURES if m.key not in ("roc_auc_across", "p_at_1")}
 
 
 @dataclass(frozen=True)
@@ -44,11 +32,11 @@ class Measurement:
     @property
     def text(self) -> str:
         """Value and spread with three decimals."""
-        return _text(self.value) + (f" ± {self.spread:.3f}" if self.spread is not None else "")
+        return f"{self.value:.3f}" + (f" ± {self.spread:.3f}" if self.spread is not None else "")
 
     def baseline(self, name: str) -> str:
         """A baseline with three decimals, or a dash."""
-        return _text(self.baselines[name]) if name in self.baselines else "–"
+        return f"{self.baselines[name]:.3f}" if name in self.baselines else "–"
 
 
 @dataclass(frozen=True)
@@ -82,77 +70,53 @@ def read_evaluations(
     found: dict[str, Evaluation] = {}
     others = []
     for path in sorted((run / "evaluation").glob("*.json")):
-        content = load_json(path)
-        model = content.get("model")
-        model = model if isinstance(model, Mapping) else {}
-        if (model.get("digest") or digest, model.get("step", step)) != (digest, step):
-            others.append(f"{path} measured other weights (step {model.get('step')})")
+        try:
+            result = Result.read(path)
+        except DataError as error:
+            raise CheckpointError(f"{path.parent}/{error}") from None
+        measured_step = step if result.step is None else result.step
+        if (result.digest or digest, measured_step) != (digest, step):
+            others.append(f"{path} measured other weights (step {result.step})")
             continue
-        evaluation = _evaluation(path, content)
-        if evaluation.measurements:
-            found.setdefault(evaluation.dataset, evaluation)
+        if measurements := _measurements(result):
+            evaluation = Evaluation(
+                result.dataset, measurements, pooling=result.pooling, warnings=result.warnings
+            )
+            found.setdefault(result.dataset, evaluation)
     return list(found.values()), others
 
 
-def _evaluation(path: Path, content: Mapping[str, Any]) -> Evaluation:
-    dataset = str(content.get("dataset") or path.stem)
-    metric = str(content.get("metric") or "accuracy")
-    rows = [row for row in content.get("rows") or () if isinstance(row, Mapping)]
-    figures = [(str(row.get("name") or "model"), _row(row, metric)) for row in rows]
-    baselines = {name: row for name, row in figures if name in BASELINES}
-    own = [(name, row) for name, row in figures if name not in BASELINES]
-    found: list[Measurement] = []
-    for name, row in own:
-        prefix = "" if len(own) == 1 else f"{name}: "
-        found += [
-            Measurement(
-                dataset=dataset,
-                what=prefix + what,
-                metric=metric_id,
-                value=value,
-                spread=spread,
-                baselines={
-                    base: table[what, metric_id][0]
-                    for base, table in baselines.items()
-                    if (what, metric_id) in table
-                },
-            )
-            for (what, metric_id), (value, spread) in row.items()
-        ]
-    protocol = content.get("protocol")
-    pooling = protocol.get("pooling") if isinstance(protocol, Mapping) else None
-    return Evaluation(
-        dataset=dataset,
-        measurements=tuple(found),
-        pooling=POOLING_NAMES.get(str(pooling), ""),
-        warnings=tuple(map(str, content.get("warnings") or ())),
+def _measurements(result: Result) -> tuple[Measurement, ...]:
+    """One per figure of each row that is no baseline, with the baselines' figures beside it."""
+    baselines = {row.name: _figures(row) for row in result.rows if row.name in BASELINES}
+    own = [row for row in result.rows if row.name not in BASELINES]
+    return tuple(
+        Measurement(
+            dataset=result.dataset,
+            what=("" if len(own) == 1 else f"{row.name}: ") + what,
+            metric=metric,
+            value=figure.mean,
+            spread=figure.std,
+            baselines={
+                name: figures[what, metric].mean
+                for name, figures in baselines.items()
+                if (what, metric) in figures
+            },
+        )
+        for row in own
+        for (what, metric), figure in _figures(row).items()
     )
 
 
-def _row(row: Mapping[str, Any], metric: str) -> dict[tuple[str, str], tuple[float, float | None]]:
-    """(what, metric) -> (value, spread) of one row."""
-    figures: dict[tuple[str, str], tuple[float, float | None]] = {}
-    probe = row.get("probe")
-    if isinstance(probe, Mapping) and (figure := _figure(probe)) is not None:
-        name = str(probe.get("metric", metric))
-        title, metric_id = _PROBE.get(name.lower(), (name, name))
-        figures[f"Linear probe, {title}", metric_id] = figure
-    for keys, title, metric_id in _FIGURES:
-        part: Any = row
-        for key in keys:
-            part = part.get(key) if isinstance(part, Mapping) else None
-        if (figure := _figure(part)) is not None:
-            figures[title, metric_id] = figure
-    return figures
-
-
-def _figure(raw: Any) -> tuple[float, float | None] | None:
-    """A bare number, or {"mean", "std"}."""
-    value, spread = (raw.get("mean"), raw.get("std")) if isinstance(raw, Mapping) else (raw, None)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value), float(spread) if isinstance(spread, int | float) else None
-
-
-def _text(value: float) -> str:
-    return f"{value:.3f}"
+def _figures(row: ResultRow) -> dict[tuple[str, str], Figure]:
+    """(what people call it, id on the Hub) -> figure."""
+    found = {}
+    for key, measure in _SHOWN.items():
+        if key not in row.figures:
+            continue
+        what, metric = measure.title, measure.metric
+        if key == "probe":
+            said, metric = _PROBE.get(row.metric, (row.metric, row.metric))
+            what = f"{measure.title}, {said}"
+        found[_GROUPS if key == "roc_auc_groups" else what, metric] = row.figures[key]
+    return found

@@ -1,4 +1,4 @@
-"""`report.html`: one self-contained page about one or several runs, made from their files alone."""
+"""`report.html`: one self-contained page about one or several runs, from their files alone."""
 
 from dawnchorus.trainer.report.page import write_report
 

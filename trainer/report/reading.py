@@ -2,43 +2,24 @@
 
 Nothing here raises for a bad file: each fault becomes one sentence in `problems`, which the page
 prints. Only a run folder that does not exist at all is an error.
-
-Shape legend: K examples, T frames, F mel bins, N tokens (n = columns * t + f, BEATs' grid).
 """
 
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.evaluation.results import Result
+from dawnchorus.trainer.metrics_log import Log, read_log
+from dawnchorus.trainer.panels import EXAMPLES, Example, TokenPanel, load_examples
 from dawnchorus.trainer.registry import needs_labels
-from dawnchorus.trainer.report.log import Log, read_log
 
 FOLDER = "folder"
 """Added to a dataset's statistics: where they were read."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One clip that was looked at when training ended."""
-
-    key: str
-    source: str
-    labels: list[str]
-    predictions: list[tuple[str, float]]
-    mel_TF: NDArray[np.float32]
-    mask_N: NDArray[np.bool_] | None = None
-    code_N: NDArray[np.int64] | None = None
-    predicted_N: NDArray[np.int64] | None = None
 
 
 @dataclass
@@ -54,7 +35,7 @@ class Run:
     ranks: dict[str, str] = field(default_factory=dict)
     """Label name -> taxonomic rank, where labels.json tells it."""
     examples: list[Example] = field(default_factory=list)
-    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    evaluations: dict[str, Result] = field(default_factory=dict)
     """File name without suffix -> what `chorus evaluate` wrote."""
     problems: list[str] = field(default_factory=list)
 
@@ -67,9 +48,9 @@ class Run:
     def stage(self) -> str:
         """`pre-training`, `post-training`, `training from scratch` or `training`."""
         objective = str(self.get("objective", "name") or "")
-        has_codes = any(e.code_N is not None for e in self.examples)
+        tokens = any(isinstance(p, TokenPanel) for e in self.examples for p in e.panels)
         without_labels = bool(objective) and not needs_labels(objective)
-        if without_labels or "masked_accuracy" in self.log.train or has_codes:
+        if without_labels or "masked_accuracy" in self.log.train or tokens:
             return "pre-training"
         if objective:
             return "post-training" if self.recipe.get("init_from") else "training from scratch"
@@ -85,17 +66,11 @@ class Run:
         }.get(self.stage, "trained")
 
     def get(self, *path: str) -> Any:
-        """A value of the recipe by its path, or None."""
+        """Return a value of the recipe by its path, or None."""
         value: Any = self.recipe
         for key in path:
             value = value.get(key) if isinstance(value, Mapping) else None
         return value
-
-    def number(self, *path: str, default: float) -> float:
-        """A number of the recipe by its path."""
-        value = self.get(*path)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return float(value) if is_number else default
 
 
 def read_run(folder: Path) -> Run:
@@ -120,13 +95,20 @@ def read_run(folder: Path) -> Run:
     except OSError as error:
         run.problems.append(f"metrics.jsonl could not be read ({error})")
     run.problems += run.log.problems
-    _read_examples(run)
+    try:
+        run.examples = load_examples(folder)
+    except FileNotFoundError:
+        run.problems.append(f"{EXAMPLES} is missing: training writes it when it ends")
+    except DataError as error:
+        run.problems.append(str(error))
     if run.stage != "pre-training" or (folder / "labels.json").exists():
         run.ranks = _ranks(folder / "labels.json", run.problems)
     for path in sorted((folder / "evaluation").glob("*.json")):
-        if table := _json_object(path, run.problems, "evaluation/"):
-            run.evaluations[path.stem] = table
-    if not run.evaluations:
+        try:
+            run.evaluations[path.stem] = Result.read(path)
+        except DataError as error:
+            run.problems.append(f"evaluation/{error}")
+    if not any(result.rows for result in run.evaluations.values()):
         run.problems.append(f"no evaluation yet: `chorus evaluate {folder}` makes one")
     return run
 
@@ -168,8 +150,8 @@ def _read_recipe(run: Run) -> None:
         run.problems.append("recipe.yaml holds no mapping: the stage is guessed from the log")
 
 
-def _json_object(path: Path, problems: list[str], prefix: str = "") -> dict[str, Any]:
-    name = f"{prefix}{path.name}" if path.name != "stats.json" else str(path)
+def _json_object(path: Path, problems: list[str]) -> dict[str, Any]:
+    name = path.name if path.name != "stats.json" else str(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
     except FileNotFoundError:
@@ -190,68 +172,6 @@ def _ranks(path: Path, problems: list[str]) -> dict[str, str]:
     return {
         str(r["name"]): str(r.get("rank", "")) for r in rows if isinstance(r, dict) and "name" in r
     }
-
-
-def _read_examples(run: Run) -> None:
-    path = run.folder / "examples.npz"
-    if not path.exists():
-        run.problems.append("examples.npz is missing: training writes it when it ends")
-        return
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        mel_KTF, frames_K = arrays["mel_KTF"], arrays["frames_K"]
-        if mel_KTF.ndim != 3 or frames_K.shape != mel_KTF.shape[:1]:
-            raise ValueError(f"mel_KTF has shape {mel_KTF.shape}, frames_K {frames_K.shape}")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        run.problems.append(f"examples.npz could not be read ({_short(error)})")
-        return
-    records = _example_records(run, len(mel_KTF))
-    for k, record in enumerate(records):
-        frames = int(np.clip(frames_K[k], 0, mel_KTF.shape[1]))
-        if frames == 0:
-            continue
-        mel_TF = np.nan_to_num(mel_KTF[k, :frames].astype(np.float32))
-        tokens = {
-            name: arrays[f"{name}_KN"][k]
-            for name in ("mask", "code", "predicted")
-            if arrays.get(f"{name}_KN", np.empty(0)).ndim == 2 and k < len(arrays[f"{name}_KN"])
-        }
-        run.examples.append(_example(record, mel_TF, tokens))
-
-
-def _example_records(run: Run, count: int) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = []
-    path = run.folder / "examples.json"
-    try:
-        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-        records = (
-            [r if isinstance(r, dict) else {} for r in value] if isinstance(value, list) else []
-        )
-    except (OSError, ValueError, RecursionError) as error:
-        run.problems.append(f"examples.json could not be read ({_short(error)})")
-    return (records + [{}] * count)[:count]
-
-
-def _example(
-    record: dict[str, Any], mel_TF: NDArray[np.float32], tokens: dict[str, NDArray[Any]]
-) -> Example:
-    labels = record.get("labels")
-    predictions = []
-    raw = record.get("predictions")
-    for pair in raw if isinstance(raw, list) else []:
-        if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], int | float):
-            predictions.append((str(pair[0]), float(pair[1])))
-    return Example(
-        key=str(record.get("key", "")),
-        source=str(record.get("source", "")),
-        labels=[str(name) for name in labels] if isinstance(labels, list) else [],
-        predictions=predictions,
-        mel_TF=mel_TF,
-        mask_N=tokens["mask"].astype(bool) if "mask" in tokens else None,
-        code_N=tokens["code"].astype(np.int64) if "code" in tokens else None,
-        predicted_N=tokens["predicted"].astype(np.int64) if "predicted" in tokens else None,
-    )
 
 
 def _short(error: BaseException) -> str:

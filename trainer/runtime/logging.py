@@ -1,8 +1,6 @@
 """`metrics.jsonl` is the truth; Weights & Biases, TensorBoard and the progress bar show the same.
 
-Each line is one flat JSON object: `kind` ("train", "valid" or "event"), `step` (optimiser steps
-done), `samples_seen` (clips consumed by all ranks), `wall_s` (seconds of training up to here, all
-sessions of the run together), then the figures.
+`trainer.metrics_log` describes its lines and reads them.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from typing import Any, Literal, Protocol
 
 from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.files import write_whole
+from dawnchorus.trainer.metrics_log import read_lines
 from dawnchorus.trainer.progress import Bar
 
 Mode = Literal["disabled", "offline", "online"]
@@ -82,44 +81,26 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines that stand: superseded ones and a torn last line are left out."""
-    lines = []
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(line, dict) and not line.get("superseded"):
-                lines.append(line)
-    return lines
-
-
 def _mark_superseded(path: Path, resume_step: int) -> tuple[list[dict[str, Any]], int]:
-    """Rewrite the file with the lines after `resume_step` marked.
+    """Rewrite the file with the lines after `resume_step` marked, without unreadable ones.
 
     Returns:
         The lines that stand, and the last step of those that were marked now (0: none).
     """
     if not path.is_file():
         return [], 0
-    kept, texts, changed, last_step = [], [], False, 0
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            changed = True  # a line torn by a kill
+    lines, changed, last_step = [], False, 0
+    for _, line in read_lines(path):
+        if line is None:
+            changed = True  # it was torn by a kill
             continue
-        if line.get("step", 0) > resume_step and not line.get("superseded"):
+        if line["step"] > resume_step and not line.get("superseded"):
             line["superseded"] = changed = True
             last_step = max(last_step, line["step"])
-        texts.append(json.dumps(line, ensure_ascii=False))
-        if not line.get("superseded"):
-            kept.append(line)
+        lines.append(line)
     if changed:
-        write_whole(path, "".join(f"{x}\n" for x in texts))
-    return kept, last_step
+        write_whole(path, "".join(f"{json.dumps(x, ensure_ascii=False)}\n" for x in lines))
+    return [line for line in lines if not line.get("superseded")], last_step
 
 
 class WandbSink:

@@ -11,6 +11,15 @@ import numpy as np
 import pytest
 import yaml
 
+from dawnchorus.trainer.panels import (
+    Example,
+    Panel,
+    ScoresPanel,
+    TokenPanel,
+    save_examples,
+    spectrogram,
+)
+
 SPECIES = [
     "Parus major", "Turdus merula", "Erithacus rubecula", "Strix aluco", "Luscinia megarhynchos",
     "Sylvia atricapilla", "Phylloscopus collybita", "Troglodytes troglodytes", "Cuculus canorus",
@@ -101,52 +110,42 @@ def valid_lines(
     return lines
 
 
-def birdsong(rng: np.random.Generator, frames: int) -> np.ndarray[Any, Any]:
-    """A normalised log-mel with a few whistles and trills over a sloping background."""
-    f = np.arange(128)
-    mel = -0.9 - 0.006 * f[None] + 0.18 * rng.standard_normal((frames, 128))
+def birdsong(rng: np.random.Generator, seconds: float) -> np.ndarray[Any, Any]:
+    """A waveform of 16 kHz with a few whistles and trills over noise."""
+    wav = 0.003 * rng.standard_normal(int(16_000 * seconds))
     start = 0
-    while start < frames - 60:
-        length, centre = int(rng.integers(30, 110)), rng.uniform(45, 105)
-        t = np.arange(min(length, frames - start))
-        wobble = rng.uniform(2, 14) * np.sin(2 * np.pi * t / rng.uniform(8, 90) + rng.uniform(0, 6))
-        for harmonic, level in ((1.0, 1.9), (1.28, 0.8)):
-            ridge = (centre + wobble) * harmonic
-            mel[start + t] += level * np.exp(-0.5 * ((f[None] - ridge[:, None]) / 2.2) ** 2)
-        start += length + int(rng.integers(10, 120))
-    return mel.astype(np.float32)
+    while start < len(wav) - 8000:
+        t = np.arange(int(rng.integers(4000, 16_000)))
+        sweep = rng.uniform(1500, 5500) + rng.uniform(100, 900) * np.sin(
+            2 * np.pi * t / rng.uniform(1000, 9000)
+        )
+        call = 0.2 * np.hanning(len(t)) * np.sin(2 * np.pi * np.cumsum(sweep) / 16_000)
+        part = wav[start : start + len(t)]
+        part += call[: len(part)]
+        start += len(t) + int(rng.integers(1000, 16_000))
+    return (32_767 * wav).astype(np.int16)
 
 
 def write_examples(folder: Path, rng: np.random.Generator, stage: str, count: int) -> None:
-    frames_K = rng.choice([998, 998, 998, 612], count)
-    mel_KTF = np.zeros((count, 998, 128), np.float32)
-    for k, frames in enumerate(frames_K):
-        mel_KTF[k, :frames] = birdsong(rng, int(frames))
-    arrays: dict[str, Any] = {"mel_KTF": mel_KTF, "frames_K": frames_K.astype(np.int64)}
-    if stage == "pre":
-        patches = mel_KTF[:, :992].reshape(count, 62, 16, 8, 16).mean((2, 4)).reshape(count, 496)
-        code = (np.digitize(patches, np.linspace(-1.6, 0.6, 40)) * 23 + 7) % 1024
-        guess = np.where(rng.random(code.shape) < 0.31, code, rng.integers(0, 1024, code.shape))
-        arrays |= {"mask_KN": rng.random(code.shape) < 0.75, "code_KN": code, "predicted_KN": guess}
-    np.savez(folder / "examples.npz", **arrays)
-    records = []
+    examples = []
     for k in range(count):
+        sound = spectrogram(birdsong(rng, 10.0 if k % 4 < 3 else 6.2), 16_000)
         true = SPECIES[k % len(SPECIES)]
-        scores = np.sort(rng.random(5) * 0.7)[::-1]
-        names = [true, *[s for s in SPECIES if s != true]][:5]
-        if k % 3 == 2:
-            names[0], names[1] = names[1], names[0]
-        records.append(
-            {
-                "source": "xc_birds",
-                "key": f"xc-{254462 + k}-p0{k}",
-                "labels": [true],
-                "predictions": []
-                if stage == "pre"
-                else [[n, float(s)] for n, s in zip(names, scores, strict=True)],
-            }
-        )
-    (folder / "examples.json").write_text(json.dumps(records))
+        if stage == "pre":
+            n = len(sound.level_XF) // 16 * 8
+            patches = sound.level_XF[: 2 * n].astype(float).reshape(-1, 16, 8, 16).mean((1, 3))
+            code = (np.digitize(patches.ravel(), np.linspace(-90, -30, 40)) * 23 + 7) % 1024
+            guess = np.where(rng.random(n) < 0.31, code, rng.integers(0, 1024, n))
+            panel: Panel = TokenPanel(0.16, 8, rng.random(n) < 0.75, code, guess)
+        else:
+            names = [true, *[s for s in SPECIES if s != true]][:5]
+            if k % 3 == 2:
+                names[0], names[1] = names[1], names[0]
+            scores = np.sort(rng.random(5) * 0.7)[::-1].tolist()
+            panel = ScoresPanel(tuple(zip(names, scores, strict=True)))
+        key = f"xc-{254462 + k}-p0{k}"
+        examples.append(Example("xc_birds", key, (true,), sound, (panel,)))
+    save_examples(folder, examples)
 
 
 def write_evaluation(folder: Path, model: float, dataset: str = "esc10") -> None:

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dawnchorus.trainer.report.comparison import Figure, tables, verdict
-from dawnchorus.trainer.report.log import Log, Series
+from dawnchorus.trainer.evaluation.results import Figure, Result
+from dawnchorus.trainer.metrics_log import Log, Series
+from dawnchorus.trainer.report.comparison import tables, verdict
+from dawnchorus.trainer.report.page import render
 from dawnchorus.trainer.report.reading import Run
 
 
@@ -15,18 +17,19 @@ def row(name: str, probe: Any, metric: str = "accuracy", **more: Any) -> dict[st
     return {"name": name, "probe": {"metric": metric, "mean": probe, "std": 0.01}, **more}
 
 
-def run(objective: str, *rows: Any, init_from: str | None = None, dataset: str = "esc10") -> Run:
-    content = {"dataset": dataset, "clips": 400, "rows": list(rows)}
+def run(objective: str, *rows: Any, init_from: str | None = None, **more: Any) -> Run:
+    content = {"dataset": "esc10", "clips": 400, "rows": list(rows)} | more
     recipe = {"name": objective, "objective": {"name": objective}, "init_from": init_from}
-    return Run(Path("x"), recipe=recipe, evaluations={dataset: content} if rows else {})
+    found = {"esc10": Result.of(content)} if rows else {}
+    return Run(Path("x"), recipe=recipe, evaluations=found)
 
 
 def test_what_was_measured_differently_does_not_share_a_table() -> None:
-    pre, post = run("masked_tokens", row("model", 0.7)), run("multilabel", row("model", 0.8))
-    for r, tested in ((pre, 400), (post, 80)):
-        r.evaluations["esc10"] |= {
-            "groups": 1, "folds": ["0", "1"], "protocol": {"kind": "folds", "tested_clips": tested},
-        }  # fmt: skip
+    pre, post = (
+        run(objective, row("model", score), groups=1, folds=["0", "1"],
+            protocol={"kind": "folds", "tested_clips": tested})
+        for objective, score, tested in (("masked_tokens", 0.7, 400), ("multilabel", 0.8, 80))
+    )  # fmt: skip
     found = tables([pre, post])
     assert [t.facts for t in found] == [
         "400 clips, 1 group, 2 folds", "400 clips, 1 group, 2 folds, 80 clips tested",
@@ -35,9 +38,8 @@ def test_what_was_measured_differently_does_not_share_a_table() -> None:
 
 
 def test_warnings_and_layers_are_kept() -> None:
-    one = run("multilabel", row("model", 0.8))
     layer = row("model layer 3", 0.6, layer=3)
-    one.evaluations["esc10"] |= {"warnings": ["the labels were seen"], "layers": [layer, None]}
+    one = run("multilabel", row("model", 0.8), warnings=["the labels were seen"], layers=[layer])
     (table,) = tables([one])
     assert table.warnings == [("multilabel", "the labels were seen")]
     assert [(r.title, r.figures["probe"].mean) for r in table.layers] == [("layer 3", 0.6)]
@@ -84,32 +86,25 @@ def test_equal_as_printed_is_equally_best() -> None:
     assert all(r.best == {"probe"} for r in table.rows)
 
 
-def test_figures_in_all_shapes_are_read() -> None:
-    raw = row("model", 0.5, "map", retrieval={"roc_auc": 0.8, "roc_auc_ci95": [0.7, 0.9]},
+def test_figures_have_their_spread_and_their_whisker() -> None:
+    raw = row("model", 0.99, "map", retrieval={"roc_auc": 0.8, "roc_auc_ci95": [0.7, 0.9]},
               clustering={"nmi": {"mean": 0.4, "std": 0.1}, "ari": None})  # fmt: skip
-    (table,) = tables([run("multilabel", raw)])
+    one = run("multilabel", raw)
+    (table,) = tables([one])
     figures = table.rows[0].figures
-    assert figures["roc_auc"].interval == (0.7, 0.9)
-    assert figures["roc_auc"].whisker == pytest.approx((70, 20))
+    assert figures["roc_auc"] == Figure(0.8, None, (0.7, 0.9))
     assert figures["nmi"] == Figure(0.4, 0.1)
-    assert table.metric == "mAP"
-    bare = {"name": "model", "probe": 0.3, "retrieval": {"roc_auc": None}, "nmi": 0.2}
-    (table,) = tables([run("multilabel", bare)])
-    assert {k: f.mean for k, f in table.rows[0].figures.items()} == {"probe": 0.3, "nmi": 0.2}
+    assert table.metric == "macro mAP"
+    page = render([one])
+    assert "left:70.0%;width:20.0%" in page  # the interval
+    assert "left:98.0%;width:2.0%" in page  # 0.99 ± 0.01, cut off at 1
 
 
 @pytest.mark.parametrize(
-    "rows",
-    [[None], ["x"], [{}], [{"name": "model", "probe": "good"}],
-     [{"name": "model", "probe": {"mean": float("nan")}}], [{"probe": {"mean": True}}]],
-)  # fmt: skip
+    "rows", [[{}], [{"name": "model", "probe": {"mean": float("nan")}}], [{"retrieval": None}]]
+)
 def test_rows_without_figures_are_left_out(rows: list[Any]) -> None:
     assert tables([run("multilabel", *rows)]) == []
-
-
-def test_a_whisker_stays_inside_the_bar() -> None:
-    assert Figure(0.99, 0.05).whisker == pytest.approx((94, 6))
-    assert Figure(0.5).whisker is None
 
 
 @pytest.mark.parametrize(
@@ -126,12 +121,14 @@ def test_the_verdict_is_honest(model: float, text: str) -> None:
 
 
 def test_the_verdict_tells_when_the_labels_had_been_seen() -> None:
-    one = run("multilabel", row("log-mel", 0.64), row("model", 0.99))
-    one.evaluations["esc10"] |= {"exposure": {"labelled": 80, "tested_recordings": 80}}
-    said = verdict([one], tables([one]))
-    assert said.endswith("the labels of 80 of the 80 tested recordings: this measures memory too.")
-    one.evaluations["esc10"] |= {"exposure": {"labelled": 0, "tested_recordings": 80}}
-    assert "memory" not in verdict([one], tables([one]))
+    def said(labelled: int) -> str:
+        exposure = {"labelled": labelled, "tested_recordings": 80}
+        one = run("multilabel", row("log-mel", 0.64), row("model", 0.99), exposure=exposure)
+        return verdict([one], tables([one]))
+
+    told = "the labels of 80 of the 80 tested recordings: this measures memory too."
+    assert said(80).endswith(told)
+    assert "memory" not in said(0)
 
 
 def test_the_verdict_tells_when_training_was_for_nothing() -> None:
@@ -162,13 +159,13 @@ def test_one_group_has_no_interval_and_says_so() -> None:
     (table,) = tables([run("multilabel", row("log-mel", 0.5, retrieval=many),
                            row("model", 0.8, retrieval=single))])  # fmt: skip
     base, model = (r.figures["roc_auc"] for r in table.rows)
-    assert (base.spread, base.whisker) == ("0.700–0.900", pytest.approx((70, 20)))
-    assert (model.spread, model.whisker) == ("one group: no interval", None)
+    assert (base.spread, base.interval) == ("0.700–0.900", (0.7, 0.9))
+    assert (model.spread, model.interval) == ("one group: no interval", None)
 
 
 def test_the_step_that_was_evaluated_is_named() -> None:
-    one = run("multilabel", row("log-mel", 0.5), row("model (best)", 0.8))
-    one.evaluations["esc10"] |= {"model": {"step": 1240}}
+    rows = row("log-mel", 0.5), row("model (best)", 0.8)
+    one = run("multilabel", *rows, model={"step": 1240})
     (table,) = tables([one])
     assert [r.detail for r in table.rows] == ["", "multilabel, best, step 1,240"]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from dawnchorus.trainer.metrics_log import standing_lines
 from dawnchorus.trainer.runtime.logging import (
     MetricsFile,
     ProgressSink,
     TensorBoardSink,
-    read_metrics,
 )
 
 
@@ -31,14 +31,14 @@ def test_lines_after_the_resume_step_are_marked_and_torn_lines_dropped(tmp_path:
     assert [(x["step"], x.get("superseded", False)) for x in raw] == [
         (1, False), (2, False), (3, True), (4, True), (3, False),
     ]  # fmt: skip
-    assert [x["step"] for x in read_metrics(path)] == [1, 2, 3]
+    assert [x["step"] for x in standing_lines(path)] == [1, 2, 3]
 
 
 def test_numbers_that_json_does_not_know_become_null(tmp_path: Path) -> None:
     metrics = MetricsFile(tmp_path / "metrics.jsonl")
     metrics.write("train", 1, 8, loss=math.nan, grad_norm=math.inf, lr=1e-4)
     metrics.close()
-    (line,) = read_metrics(tmp_path / "metrics.jsonl")
+    (line,) = standing_lines(tmp_path / "metrics.jsonl")
     assert line["loss"] is None and line["grad_norm"] is None and line["lr"] == 1e-4
 
 

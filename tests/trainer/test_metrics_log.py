@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dawnchorus.trainer.report.log import read_log
+from dawnchorus.trainer.metrics_log import read_log
 
 
 def write(path: Path, *rows: dict[str, Any] | str) -> Path:

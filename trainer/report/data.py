@@ -7,22 +7,17 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
 from dawnchorus.trainer.licences import read_licence
-from dawnchorus.trainer.report.curves import tick
+from dawnchorus.trainer.page import bars, card, grid, note, tag, taxon
+from dawnchorus.trainer.page.charts import tail
 from dawnchorus.trainer.report.reading import FOLDER, Run
-from dawnchorus.trainer.report.svg import GRID, SERIES, draw
 from dawnchorus.trainer.runtime.recorded_paths import recorded_path
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 _FEW_CLASSES = 40
-_LATIN_RANKS = frozenset({"species", "subspecies", "genus"})
 
 
 @dataclass
@@ -44,39 +39,15 @@ class LicenceShare:
 
     name: str
     link: str
-    """The licence's address where it is a web address, else empty."""
     clips: int
     hours: float
     percent: float
 
 
-@dataclass(frozen=True)
-class ClassCount:
-    """A class and its clips."""
-
-    name: str
-    clips: int
-    percent: float
-    latin: bool
-
-
-@dataclass
-class Histogram:
-    """Clips per class of one dataset, most frequent first."""
-
-    dataset: str
-    classes: list[ClassCount]
-    facts: str
-    svg: Markup | None = None
-    """The whole tail as a curve, where there are too many classes for a list."""
-    rare: list[ClassCount] = field(default_factory=list)
-    left_out: int = 0
-
-
 def sources(
     runs: Sequence[Run], stats: Sequence[Mapping[str, Any]], problems: list[str] | None = None
 ) -> list[Source]:
-    """All datasets that data.json of any run names, once each, then those that none names.
+    """List all datasets that data.json of any run names, once each, then those that none names.
 
     Two runs may use different parts of one dataset. Its clips and hours are those of the whole, as
     the licences are; what a run took of it stands beside the run's name. A dataset that
@@ -131,22 +102,22 @@ def _whole(name: str, raw: Mapping[str, Any], stats: Mapping[str, Any]) -> Sourc
 
 
 def licence_shares(runs: Sequence[Run]) -> list[LicenceShare]:
-    """Hours per licence over all distinct sources, largest first."""
+    """Share out the hours of all distinct sources by licence, largest first."""
     clips: dict[str, int] = defaultdict(int)
     hours: dict[str, float] = defaultdict(float)
     links: dict[str, str] = {}
-    seen: set[tuple[str, str]] = set()
-    for run in runs:
-        for raw in _rows(run.data.get("sources")):
-            key = (str(raw.get("name", "")), str(raw.get("path", "")))
-            if key in seen:
-                continue
-            seen.add(key)
-            for row in _rows(raw.get("licences")):
-                licence = read_licence(str(row.get("licence_url") or "")).name or "not stated"
-                clips[licence] += _count(row.get("clips")) or 0
-                hours[licence] += _amount(row.get("hours")) or 0.0
-                links.setdefault(licence, _web_address(str(row.get("licence_url") or "")))
+    ledgers = {
+        (str(raw.get("name", "")), str(raw.get("path", ""))): _rows(raw.get("licences"))
+        for run in reversed(runs)
+        for raw in reversed(_rows(run.data.get("sources")))
+    }
+    for ledger in reversed(ledgers.values()):
+        for row in ledger:
+            url = str(row.get("licence_url") or "")
+            licence = read_licence(url).name or "not stated"
+            clips[licence] += _count(row.get("clips")) or 0
+            hours[licence] += _amount(row.get("hours")) or 0.0
+            links.setdefault(licence, url)
     # Sources that count clips only are still shared out.
     measure: Mapping[str, float] = hours if sum(hours.values()) > 0 else clips
     total = sum(measure.values()) or 1.0
@@ -154,73 +125,45 @@ def licence_shares(runs: Sequence[Run]) -> list[LicenceShare]:
     return [LicenceShare(n, links[n], clips[n], hours[n], 100 * measure[n] / total) for n in order]
 
 
-def histogram(stats: Mapping[str, Any], ranks: Mapping[str, str]) -> Histogram | None:
-    """Clips per class of a dataset's stats.json, or None where it has none."""
+def clips_per_class(stats: Mapping[str, Any], ranks: Mapping[str, str]) -> Markup | None:
+    """Draw the clips per class of a dataset's stats.json; None where it has none.
+
+    Few classes are a list of bars; many are the long tail with a list at both ends.
+    """
     raw = stats.get("clips_per_label")
-    if not isinstance(raw, Mapping):
-        return None
-    counts = {str(n): c for n, v in raw.items() if (c := _count(v)) is not None}
+    counted = raw.items() if isinstance(raw, Mapping) else ()
+    counts = {str(n): c for n, v in counted if (c := _count(v)) is not None}
     if not counts:
         return None
     order = sorted(counts, key=lambda n: (-counts[n], n))
-    value = np.array([counts[n] for n in order])
-    spread = value.max() / max(int(value.min()), 1)
-    few = len(order) <= _FEW_CLASSES
-    log_scale = spread > 50
-    classes = [
-        ClassCount(n, counts[n], _bar(counts[n], int(value.max()), few and log_scale),
-                   ranks.get(n, "") in _LATIN_RANKS) for n in order
-    ]  # fmt: skip
+    value = [counts[n] for n in order]
+    few, spread = len(order) <= _FEW_CLASSES, value[0] / max(value[-1], 1)
+    log_scale = few and spread > 50
+    middle = (value[(len(value) - 1) // 2] + value[len(value) // 2]) // 2
     facts = (
-        f"{len(order):,} classes; median {int(np.median(value)):,} clips, "
-        f"most {value.max():,}, fewest {value.min():,}"
+        f"{len(order):,} classes; median {middle:,} clips, most {value[0]:,}, fewest {value[-1]:,}"
     )
-    thin = int((value < 10).sum())
-    facts += f"; {thin:,} with fewer than 10" if thin else ""
+    if thin := sum(count < 10 for count in value):
+        facts += f"; {thin:,} with fewer than 10"
+    facts += "; bars on a logarithmic scale" if log_scale else ""
+
+    def rows(names: Sequence[str]) -> Markup:
+        size = math.log1p if log_scale else float
+        share = 100 / (size(value[0]) or 1.0)
+        return bars(
+            (taxon(n, ranks.get(n)), share * size(counts[n]), f"{counts[n]:,}") for n in names
+        )
+
+    name = str(stats.get("name", ""))
+    head = note(facts, css="facts")
     if few:
-        facts += "; bars on a logarithmic scale" if log_scale else ""
-        return Histogram(str(stats.get("name", "")), classes, facts)
-    svg = _tail(value, spread > 20, str(stats.get("name", "")))
-    head, rare = classes[:12], classes[-12:]
-    return Histogram(str(stats.get("name", "")), head, facts, svg, rare, len(order) - 24)
-
-
-def _tail(value: np.ndarray[Any, Any], log_scale: bool, name: str) -> Markup:
-    """Clips over rank of the class, most frequent first."""
-    rank = np.arange(1, value.size + 1)
-
-    def paint(figure: Figure) -> None:
-        from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-        axes = figure.add_axes((0.08, 0.17, 0.9, 0.73))
-        index = np.unique(np.linspace(0, value.size - 1, 600).astype(int))
-        floor = 0.8 if log_scale else 0.0
-        axes.fill_between(rank[index], np.maximum(value[index], floor), floor, step="mid",
-                          color=SERIES[0], alpha=0.35, lw=0)  # fmt: skip
-        axes.plot(rank[index], np.maximum(value[index], floor), color=SERIES[0], lw=1.4,
-                  drawstyle="steps-mid")  # fmt: skip
-        if log_scale:
-            axes.set_yscale("log")
-        axes.set_ylim(bottom=floor)
-        axes.set_xlim(0.5, value.size + 0.5)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: tick(v, float(value.max()))))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: ""))
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: tick(v, value.size)))
-        axes.grid(axis="y", color=GRID)
-        axes.set_xlabel("classes, most frequent first", loc="right", labelpad=3)
-        unit = "clips (logarithmic)" if log_scale else "clips"
-        axes.text(0, 1.03, unit, transform=axes.transAxes, ha="left", va="bottom")
-
-    return draw(560, 220, paint, label=f"Clips per class of {name}")
-
-
-def _bar(clips: int, most: int, log_scale: bool) -> float:
-    if most <= 0:
-        return 0.0
-    if log_scale:
-        return 100 * math.log1p(clips) / math.log1p(most)
-    return 100 * clips / most
+        return card(head, rows(order), title="Clips per class", of=name, css="wide")
+    drawn = tail(value, unit="clips", label=f"Clips per class of {name}, both axes logarithmic")
+    ends = grid(
+        tag("div", tag("h4", "Most frequent"), rows(order[:12])),
+        tag("div", tag("h4", "Rarest"), rows(order[-12:])),
+    )
+    return card(head, drawn, ends, title="Clips per class", of=name, css="chart")
 
 
 def _rows(value: object) -> list[Mapping[str, Any]]:
@@ -236,10 +179,3 @@ def _amount(value: object) -> float | None:
 def _count(value: object) -> int | None:
     number = _amount(value)
     return None if number is None else int(number)
-
-
-def _web_address(url: str) -> str:
-    """Only what leads to a web page: a link must never run a script."""
-    if url.startswith("//"):
-        url = f"https:{url}"
-    return url if url.startswith(("https://", "http://")) else ""

@@ -1,0 +1,255 @@
+"""What `chorus evaluate` wrote, as a type with one reader: for the report, the card, the tables.
+
+The form of the file is described in docs/evaluation.md. What is absent was not measured; what is
+there and of another type than it should be makes the file unreadable, and the message says where.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dawnchorus.trainer.errors import DataError
+
+FORMAT = 2
+"""Of the JSON. 1: the log-mel baseline alone had mean and standard deviation, whatever `pooling`
+said, and clips without a label were left out unless one had two."""
+BASELINES = ("log-mel", "random-init")
+METRIC_NAMES = {"accuracy": "accuracy", "map": "macro mAP"}
+POOLING_NAMES = {
+    "mean": "mean",
+    "mean_std": "mean and standard deviation",
+    "mean_std_max": "mean, standard deviation and maximum",
+}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One thing that is measured: where a row has it, and what people call it."""
+
+    key: str
+    title: str
+    place: tuple[str, ...]
+    """Path to its object in a row; the last word is the figure's own name there."""
+    metric: str = ""
+    """Its id on the Hub; the probe's is that of its metric."""
+    chance: float | None = None
+    note: str = ""
+
+    def said(self, metric: str) -> str:
+        """Its name in a sentence; `metric` is what the probe measured."""
+        if self.key == "probe":
+            return f"probe {METRIC_NAMES.get(metric, metric or 'score')}"
+        return self.title[:1].lower() + self.title[1:]
+
+
+MEASURES = (
+    Measure("probe", "Linear probe", ("probe", "mean"),
+            note="a linear classifier on frozen embeddings"),
+    Measure("roc_auc", "Retrieval ROC-AUC", ("retrieval", "roc_auc"), "roc_auc", 0.5,
+            "each clip queries all others by cosine similarity; chance is 0.5"),
+    Measure("roc_auc_groups", "Retrieval, other groups",
+            ("retrieval", "same_group_excluded", "roc_auc"), "roc_auc", 0.5,
+            "the same without clips of the query's own recording or site"),
+    Measure("roc_auc_across", "Retrieval across sets", ("retrieval", "across", "roc_auc"),
+            "roc_auc", 0.5, "tested clips query the training part"),
+    Measure("p_at_1", "Retrieval P@1", ("retrieval", "p_at_1"), "precision_at_1"),
+    Measure("nmi", "Clustering NMI", ("clustering", "nmi", "mean"), "nmi",
+            note="K-means clusters against labels, normalised mutual information"),
+    Measure("ari", "Clustering ARI", ("clustering", "ari", "mean"), "ari"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured value, 0 to 1, with its spread over seeds or folds where it has one."""
+
+    mean: float
+    std: float | None = None
+    interval: tuple[float, float] | None = None
+    """95 % confidence interval."""
+    note: str = ""
+    """Why there is no interval."""
+
+    @property
+    def text(self) -> str:
+        """Three decimals, as the tables of the field have them."""
+        return f"{self.mean:.3f}"
+
+    @property
+    def spread(self) -> str:
+        """How sure it is, or nothing."""
+        if self.interval is not None:
+            return f"{self.interval[0]:.3f}–{self.interval[1]:.3f}"
+        spread = f"± {self.std:.3f}" if self.std is not None else ""
+        return "; ".join(text for text in (spread, self.note) if text)
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One thing that was measured: a baseline, the model, or one of its layers."""
+
+    name: str
+    layer: str | int | None
+    metric: str
+    """What the probe measured: `accuracy`, `map`."""
+    figures: dict[str, Figure]
+    """By the key of the measure; what was not measured is not there."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """An evaluation of one model on one dataset."""
+
+    dataset: str
+    metric: str
+    rows: tuple[ResultRow, ...]
+    layers: tuple[ResultRow, ...] = ()
+    counts: dict[str, int] = field(default_factory=dict)
+    """Clips, classes, groups, folds, seeds, tested_clips, as far as they are told."""
+    pooling: str = ""
+    """What an embedding is of a clip's tokens over time, in words."""
+    comparable: str = ""
+    """Results with the same text here measured the same clips in the same way."""
+    digest: str | None = None
+    """Of the weights that were measured."""
+    step: int | None = None
+    seen: tuple[int, int] = (0, 0)
+    """(tested recordings whose labels the model was trained with, tested recordings)."""
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        """Read a result file.
+
+        Raises:
+            DataError: it cannot be read, or is no evaluation result.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            said = " ".join(str(error).split())[:160] or type(error).__name__
+            raise DataError(f"{path.name} could not be read ({said})") from error
+        try:
+            return cls.of(content)
+        except DataError as error:
+            raise DataError(
+                f"{path.name} could not be read: it is no evaluation result ({error}); evaluate again"
+            ) from error
+
+    @classmethod
+    def of(cls, content: object) -> Result:
+        """Read a result from JSON. Raises DataError, which names the part that is wrong."""
+        whole = _mapping(content, "the file")
+        if int(_number(whole.get("format", FORMAT), "format") or 0) > FORMAT:
+            raise DataError(f"its format is {whole['format']}, this version reads {FORMAT}")
+        metric = _text(whole, "metric")
+        protocol = _mapping(whole.get("protocol") or {}, "protocol")
+        data = _mapping(whole.get("data") or {}, "data")
+        model = _mapping(whole.get("model") or {}, "model")
+        seen = _mapping(whole.get("exposure") or {}, "exposure")
+        counted = {
+            word: whole.get(word) for word in ("clips", "classes", "groups", "folds", "seeds")
+        }
+        counted["tested_clips"] = protocol.get("tested_clips")
+        parts = [whole.get("format"), metric, whole.get("clips"), protocol, data.get("digest")]
+        step = _number(model.get("step"), "model.step")
+        return cls(
+            dataset=_text(whole, "dataset", needed=True),
+            metric=metric,
+            rows=_rows(whole, "rows", metric),
+            layers=_rows(whole, "layers", metric),
+            counts={
+                word: int(count)
+                for word, raw in counted.items()
+                if (count := len(raw) if isinstance(raw, list) else _number(raw, word))
+            },
+            pooling=POOLING_NAMES.get(_text(protocol, "pooling"), ""),
+            comparable=json.dumps(parts, sort_keys=True, default=str),
+            digest=_text(model, "digest") or None,
+            step=None if step is None else int(step),
+            seen=(
+                int(_number(seen.get("labelled"), "exposure.labelled") or 0),
+                int(_number(seen.get("tested_recordings"), "exposure.tested_recordings") or 0),
+            ),
+            warnings=tuple(str(text) for text in _list(whole, "warnings")),
+        )
+
+
+def figures_of(row: Mapping[str, Any], where: str = "row") -> dict[str, Figure]:
+    """Return the figures of a row of a result. Raises DataError where one is of another type."""
+    found = {m.key: _figure(row, m, where) for m in MEASURES}
+    return {key: figure for key, figure in found.items() if figure is not None}
+
+
+def _rows(whole: Mapping[str, Any], key: str, metric: str) -> tuple[ResultRow, ...]:
+    """The rows that have a figure."""
+    found = []
+    for i, raw in enumerate(_list(whole, key)):
+        row = _mapping(raw, f"{key}[{i}]")
+        if figures := figures_of(row, f"{key}[{i}]"):
+            probe = row.get("probe") or {}
+            name = _text(row, "name").strip() or "model"
+            own = _text(probe, "metric") or metric or "accuracy"
+            found.append(ResultRow(name, row.get("layer"), own.lower(), figures))
+    return tuple(found)
+
+
+def _figure(row: Mapping[str, Any], measure: Measure, where: str) -> Figure | None:
+    section: Mapping[str, Any] = row
+    *path, key = measure.place
+    for word in path:
+        where = f"{where}.{word}"
+        section = _mapping(section.get(word) or {}, where)
+    mean = _number(section.get(key), f"{where}.{key}")
+    if mean is None:
+        return None
+    spread = _number(section.get("std"), f"{where}.std") if key == "mean" else None
+    ends = [_number(v, f"{where}.{key}_ci95") for v in _list(section, f"{key}_ci95")]
+    pair = None
+    if len(ends) == 2 and ends[0] is not None and ends[1] is not None:
+        pair = (ends[0], ends[1])
+    if section.get("groups") == 1:
+        # Drawing one group again and again shows no spread, which says nothing of other groups.
+        return Figure(mean, spread, None, "one group: no interval")
+    return Figure(mean, spread, pair)
+
+
+def _mapping(value: object, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise DataError(f"{where} is {_short(value)}, not an object")
+    return value
+
+
+def _list(whole: Mapping[str, Any], key: str) -> Sequence[Any]:
+    value = whole.get(key)
+    if value is not None and not isinstance(value, list | tuple):
+        raise DataError(f"{key} is {_short(value)}, not a list")
+    return value or ()
+
+
+def _number(value: object, where: str) -> float | None:
+    """A finite number, or None where there is none; NaN counts as none."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"{where} is {_short(value)}, not a number")
+    return float(value) if math.isfinite(value) else None
+
+
+def _text(whole: Mapping[str, Any], key: str, *, needed: bool = False) -> str:
+    value = whole.get(key)
+    if value is None and not needed:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(f"{key} is {_short(value)}, not a text")
+    return value
+
+
+def _short(value: object) -> str:
+    said = "missing" if value is None else json.dumps(value, default=str)
+    return said if len(said) <= 40 else f"{said[:37]}..."

@@ -1,0 +1,325 @@
+"""The charts of all pages, as inline SVG: curves, columns, the long tail, the map of the world.
+
+Colours are the page's CSS variables, so one drawing serves the light, the dark and the printed
+page, and text is text. Measured against libraries in docs/decisions/008.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup, escape
+from numpy.typing import NDArray
+
+from dawnchorus.trainer.page import readable, tag
+
+Values = NDArray[np.float64]
+WIDTH, HEIGHT = 350.0, 216.0
+_LEVELS = (1, 3, 10, 100, 1000)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What an axis spans."""
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+    """Its ticks are whole numbers."""
+
+    def place(self, value: Any) -> Values:
+        """Where values lie: 0 at `low`, 1 at `high`; what a logarithm does not know is NaN."""
+        at = np.asarray(value, np.float64)
+        low, high = self.low, self.high
+        if self.log:
+            at = np.log10(np.where(at > 0, at, np.nan))
+            low, high = math.log10(low), math.log10(high)
+        return np.asarray((at - low) / (high - low))
+
+    def ticks(self, most: int) -> list[float]:
+        """Round numbers inside, at most about `most` of them."""
+        if self.log:
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            wide = math.log10(self.high / self.low) >= 2
+            found = [d * 10.0**k for k in powers for d in ((1,) if wide else (1, 2, 5))]
+        else:
+            rough = (self.high - self.low) / most
+            power = 10.0 ** math.floor(math.log10(rough))
+            step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= rough * (1 - 1e-9))
+            step = max(round(step), 1) if self.whole else step
+            found = [i * step for i in range(math.ceil(self.low / step), int(self.high / step) + 2)]
+        margin = 1e-9 * abs(self.high)
+        return [t for t in found if self.low - margin <= t <= self.high + margin]
+
+
+class Plot:
+    """A drawing with two axes; one unit of it is a CSS pixel at natural size."""
+
+    def __init__(
+        self, x: Axis, y: Axis, *, size: tuple[float, float] = (WIDTH, HEIGHT), top: float = 20.0
+    ) -> None:
+        self.x, self.y = x, y
+        self.width, self.height = size
+        self.left, self.right = 40.0, self.width - 8.0
+        self.top, self.bottom = top, self.height - 36.0
+        self.inside: list[str] = []
+        """What is cut off at the axes' edges."""
+        self.around: list[str] = []
+
+    def at(self, x: Any, y: Any) -> tuple[Values, Values]:
+        """Pixels of points."""
+        across = self.left + (self.right - self.left) * self.x.place(x)
+        return across, self.bottom - (self.bottom - self.top) * self.y.place(y)
+
+    def path(self, x: Any, y: Any) -> str:
+        """The path through points, interrupted where one is not a number."""
+        words, pen = [], "M"
+        for a, b in zip(*(v.tolist() for v in self.at(x, y)), strict=True):
+            if math.isfinite(a) and math.isfinite(b):
+                words.append(f"{pen}{a:.1f} {b:.1f}")
+                pen = "L"
+            else:
+                pen = "M"
+        return "".join(words)
+
+    def line(self, x: Any, y: Any, css: str) -> None:
+        """Draw a curve."""
+        self.inside.append(f'<path class="line {css}" d="{self.path(x, y)}"/>')
+
+    def area(self, x: Values, low: Values, high: Values, css: str) -> None:
+        """Fill what lies between two curves."""
+        good = np.isfinite(low) & np.isfinite(high)
+        x, low, high = x[good], low[good], high[good]
+        outline = self.path(np.concatenate([x, x[::-1]]), np.concatenate([high, low[::-1]]))
+        self.inside.append(f'<path class="area {css}" d="{outline}Z"/>')
+
+    def text(self, x: float, y: float, text: str, anchor: str = "middle", css: str = "") -> None:
+        """Write at a pixel."""
+        named = f' class="{css}"' if css else ""
+        self.around.append(
+            f'<text{named} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+        )
+
+    def svg(self, label: str, x_name: str = "", y_name: str = "", *, x_ticks: int = 5) -> Markup:
+        """The finished drawing; `label` describes it to those who do not see it."""
+        lines = []
+        ticks = self.y.ticks(4)
+        for value, y in zip(ticks, self.at(self.x.low, ticks)[1].tolist(), strict=True):
+            lines.append(f"M{self.left:g} {y:.1f}H{self.right:g}")
+            self.text(self.left - 5, y + 3.5, tick(value, self.y), "end")
+        across = self.x.ticks(x_ticks) if x_ticks else []
+        for value, x in zip(across, self.at(across, self.y.low)[0].tolist(), strict=True):
+            self.text(x, self.bottom + 15, tick(value, self.x))
+        self.text(self.right, self.bottom + 30, x_name, "end")
+        self.text(0, 9, y_name, "start")
+        box = f"{self.left:g} {self.top:g} {self.right - self.left:g} {self.bottom - self.top:g}"
+        x, y, width, height = box.split()
+        clip = (
+            f'<svg class="clip" x="{x}" y="{y}" width="{width}" height="{height}" viewBox="{box}">'
+        )
+        parts = [f'<path class="grid-line" d="{"".join(lines)}"/>', clip, *self.inside, "</svg>"]
+        return drawing(self.width, self.height, [*parts, *self.around], label)
+
+
+def drawing(width: float, height: float, parts: Sequence[str], label: str, css: str = "") -> Markup:
+    """An SVG of these parts, which are markup."""
+    return tag(
+        "svg", Markup("".join(parts)), css=css, role="img", aria_label=label,
+        viewBox=f"0 0 {width:g} {height:g}",
+    )  # fmt: skip
+
+
+def tick(value: float, axis: Axis) -> str:
+    """Write a number at an axis: all of an even axis in thousands or millions, or none."""
+    for limit, unit, suffix in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if axis.high >= limit and not axis.log:
+            return f"{value / unit:.4g}{suffix}" if value else "0"
+    return readable(value)
+
+
+# --------------------------------------------------------------------------- curves
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line of a chart, with what lies behind it."""
+
+    title: str
+    x: Values
+    y: Values
+    dashed: bool = False
+    """A baseline: dashed, in the colour of the text."""
+    pale: tuple[Values, Values] | None = None
+    """(x, y) of the single values, of which `y` is the mean."""
+    band: tuple[Values, Values, Values] | None = None
+    """(x, smallest, largest), where there are too many single values to draw."""
+
+
+@dataclass
+class Chart:
+    """A chart for the page: the drawing, its legend, and what the pointer reads."""
+
+    title: str
+    unit: str
+    svg: Markup
+    legend: list[tuple[str, str, str]]
+    """(class, name, newest value) of each curve."""
+    pointer: dict[str, Any] = field(default_factory=dict)
+
+    def __html__(self) -> str:
+        rows = [
+            tag("li", name, " ", tag("output", value), css=css) for css, name, value in self.legend
+        ]
+        # As data only: `<` must not end the element, whatever it holds.
+        data = Markup(json.dumps(self.pointer, separators=(",", ":")).replace("<", "\\u003c"))
+        unit = [" ", tag("span", self.unit, css="of")] if self.unit else None
+        return tag(
+            "figure", tag("figcaption", self.title, unit), self.svg, tag("ul", rows, css="legend"),
+            tag("script", data, type="application/json"), css="card chart",
+        )  # fmt: skip
+
+
+def curves(
+    title: str,
+    unit: str,
+    lines: Sequence[Curve],
+    *,
+    x: Axis,
+    y: Axis,
+    x_name: str,
+    marks: Mapping[str, Sequence[float]] | None = None,
+) -> Chart:
+    """Draw curves over one axis, with a read-out under the pointer.
+
+    `marks` are symbols and where on the x axis they stand, each kind above the plot in its row.
+    """
+    plot = Plot(x, y)
+    legend, read = [], []
+    colours = itertools.cycle(("s1", "s2", "s3", "s4"))
+    for curve in lines:
+        css = "base" if curve.dashed else next(colours)
+        if curve.band is not None:
+            plot.area(*curve.band, css)
+        if curve.pale is not None:
+            plot.line(*curve.pale, f"pale {css}")
+        plot.line(curve.x, curve.y, css)
+        if len(curve.x) <= 30 and not curve.dashed:
+            for a, b in zip(*(v.tolist() for v in plot.at(curve.x, curve.y)), strict=True):
+                if math.isfinite(b):
+                    plot.inside.append(f'<circle class="{css}" cx="{a:.1f}" cy="{b:.1f}" r="2"/>')
+        finite = curve.y[np.isfinite(curve.y)]
+        legend.append((css, curve.title, readable(float(finite[-1]) if finite.size else None)))
+        values = [readable(v) for v in curve.y.tolist()]
+        read.append({"x": [round(v, 4) for v in curve.x.tolist()], "y": values})
+    for row, (symbol, places) in enumerate((marks or {}).items()):
+        across = plot.at(list(places), y.high)[0].tolist()
+        lines_up = "".join(f"M{a:.1f} {plot.top:g}V{plot.bottom:g}" for a in across)
+        plot.around.append(f'<path class="mark-line" d="{lines_up}"/>')
+        for a in across:
+            plot.text(a, plot.top - (8 if row % 2 else 0), symbol, css="mark")
+    box = {"w": plot.width, "x0": plot.left, "x1": plot.right, "y0": plot.top, "y1": plot.bottom,
+           "low": x.low, "high": x.high, "name": x_name.split()[-1]}  # fmt: skip
+    label = f"{title} ({unit or 'no unit'}) over {x_name}s"
+    return Chart(title, unit, plot.svg(label, x_name), legend, {"box": box, "series": read})
+
+
+# --------------------------------------------------------------------------- counts
+
+
+def columns(values: Sequence[float], names: Sequence[str], *, unit: str, label: str) -> Markup:
+    """Draw a column for each value, named below (as many names as there is room for).
+
+    `unit` stands above the axis.
+    """
+    most = max(values, default=0) or 1
+    power = 10 ** math.floor(math.log10(most))
+    top = next(s * power for s in (1, 2, 4, 6, 8, 10) if s * power >= most * (1 - 1e-9))
+    plot = Plot(Axis(0, max(len(values), 1)), Axis(0, top), size=(360, 186), top=16)
+    step = (plot.right - plot.left) / max(len(values), 1)
+    wide = min(step - min(2.0, 0.2 * step), 44.0)
+    every = max(1, math.ceil((max(map(len, names), default=1) * 6.5 + 6) / step))
+    for i, (value, name) in enumerate(zip(values, names, strict=True)):
+        x, height = plot.left + (i + 0.5) * step, (plot.bottom - plot.top) * value / top
+        if value > 0:
+            height = max(height, 1.0)  # what is there is seen
+            plot.inside.append(
+                f'<rect x="{x - wide / 2:.1f}" y="{plot.bottom - height:.1f}" width="{wide:.1f}" '
+                f'height="{height:.1f}"><title>{escape(name)}: {value:,.4g}</title></rect>'
+            )
+        if i % every == 0 and (i + every <= len(values) or i == len(values) - 1 or every == 1):
+            plot.text(x, plot.bottom + 15, name)
+    return plot.svg(label, "", unit, x_ticks=0)
+
+
+def tail(counts: Sequence[int], *, unit: str, label: str) -> Markup:
+    """Draw the count of each class over its rank, both axes logarithmic; `counts` falls."""
+    counts_C = np.maximum(np.asarray(counts or [1], np.float64), 1.0)
+    ranks = len(counts_C)
+    plot = Plot(
+        Axis(1, max(ranks, 2), log=True), Axis(1, max(10.0, counts_C[0]), log=True), size=(360, 196),
+        top=16,
+    )  # fmt: skip
+    rank_X = np.unique(np.round(np.geomspace(1, ranks, 240)))
+    value_X = counts_C[rank_X.astype(int) - 1]
+    plot.area(rank_X, np.ones_like(rank_X), value_X, "s1")
+    plot.line(rank_X, value_X, "s1")
+    return plot.svg(label, "rank of the class", unit)
+
+
+# --------------------------------------------------------------------------- the map
+
+
+def world(places: Sequence[tuple[float, float, int]], *, label: str) -> Markup:
+    """Draw (latitude, longitude, recordings) on a plain map: two units of drawing a degree."""
+    south = -90.0 if any(lat < -60 for lat, _, _ in places) else -60.0
+    north = 84.0
+    width, height = 720, round(2 * (north - south))
+    lines = "".join(f"M{2 * x} 0v{height}" for x in range(30, 360, 30))
+    lines += "".join(f"M0 {2 * (north - y):g}h{width}" for y in range(-60, 90, 30) if y > south)
+    levels: list[list[str]] = [[] for _ in _LEVELS]
+    for lat, lon, count in places:
+        level = max(i for i, least in enumerate(_LEVELS) if count >= least)
+        levels[level].append(f"M{2 * (lon + 180):g} {2 * (north - lat):g}h0")
+    parts = [
+        f'<rect class="sea" width="{width}" height="{height}"/>',
+        f'<path class="grid-line" d="{lines}"/><path class="land" d="{_land(north)}"/>',
+        *(f'<path class="places p{i}" d="{"".join(d)}"/>' for i, d in enumerate(levels) if d),
+    ]
+    return drawing(width, height, parts, label, "map")
+
+
+def map_legend(what: str) -> Markup:
+    """What the map's five kinds of dots mean."""
+    ends = [f"{a} to {b - 1}" if b - a > 1 else str(a) for a, b in itertools.pairwise(_LEVELS)]
+    dots = [
+        tag("li", tag("i"), text, css=f"p{level}")
+        for level, text in enumerate([*ends, f"{_LEVELS[-1]:,} or more"])
+    ]
+    return tag("ul", tag("li", what), dots, css="map-legend")
+
+
+@functools.cache
+def _land(north: float) -> str:
+    """The outlines as one path, relative (that is half the size)."""
+    text = (resources.files("dawnchorus.trainer.page") / "land.txt").read_text("utf-8")
+    rings = []
+    for line in text.splitlines():
+        if line.startswith("#"):
+            continue
+        points = [tuple(map(int, pair.split(","))) for pair in line.split()]
+        at = [(round(2 * (x + 900) / 5, 1), round(2 * (5 * north - y) / 5, 1)) for x, y in points]
+        steps = [
+            f"{round(b[0] - a[0], 1):g} {round(b[1] - a[1], 1):g}"
+            for a, b in itertools.pairwise(at)
+        ]
+        rings.append(f"M{at[0][0]:g} {at[0][1]:g}l{' '.join(steps)}z")
+    return "".join(rings)
