@@ -200,7 +200,7 @@ class _Columns:
 def _number(value: object) -> float:
     """A number as a float; NaN for anything else."""
     try:
-        return float(value) if value.__class__ in (float, int) else math.nan  # type: ignore[arg-type]
+        return float(value) if value.__class__ in (float, int) else math.nan
     except OverflowError:
         return math.nan
 

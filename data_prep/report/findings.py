@@ -95,7 +95,7 @@ def read_findings(folder: Path, selection: Path | None = None) -> Findings:
     if path := first("duplicates.parquet"):
         rows = _rows(path, "kept_id", "dropped_id", "kind", "score")
         found.duplicates = Counter(kind or "not stated" for _, _, kind, _ in rows)
-        found.duplicate_examples = [(*row[:3], _score(row[3])) for row in rows[:_SHOWN]]
+        found.duplicate_examples = [(a, b, kind, _score(n)) for a, b, kind, n in rows[:_SHOWN]]
     if path := first("leakage.parquet"):
         finds = []
         for name, rule, where in _rows(path, "recording_id", "rule", "evaluation_set"):

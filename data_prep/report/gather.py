@@ -1,7 +1,7 @@
 """What a report or a card says of a dataset or of a recording table, as plain values.
 
-Every number is a sum over a lazy table that polars streams: memory holds the distinct keys (sources,
-countries, species ...), never the table.
+Every number is a sum over a lazy table that polars streams: memory holds the distinct keys
+(sources, countries, species ...), never the table.
 """
 
 from __future__ import annotations
@@ -231,10 +231,7 @@ def _labels(recordings: pl.LazyFrame, taxa: pl.LazyFrame | None) -> pl.LazyFrame
     frame = recordings.select(
         "row", *_SHARED, "count", "hours", label="labels" if fields else pl.lit(None)
     )
-    if fields:
-        frame = frame.explode("label").filter(label.is_not_null())
-    else:
-        frame = frame.filter(False)
+    frame = frame.explode("label").filter(label.is_not_null()) if fields else frame.clear()
     frame = (
         frame.with_columns(
             name=part("name").fill_null(""),

@@ -231,8 +231,8 @@ def _listen(found: Sequence[Clip], private: bool) -> Section:
     )
     how = (
         f"The clips are chosen by chance among {among}, from different sources, classes and "
-        "recordists. They are cut to the liveliest seconds, brought to one level and compressed for "
-        "this page; each excerpt stays under the licence named beside it."
+        "recordists. They are cut to the liveliest seconds, brought to one level and compressed "
+        "for this page; each excerpt stays under the licence named beside it."
     )
     cards = grid([_clip(clip) for clip in found], css="grid sounds")
     return section("listen", "Listen", warning if private else None, cards, note(how))
@@ -400,14 +400,11 @@ def _sound(facts: Facts) -> Section:
 
 def _left_out(facts: Facts) -> Section:
     found = facts.findings
-    rows = [
-        (
-            [r.name.replace("_", " "), [tag("br"), tag("span", r.meaning, css="none")] if r.meaning else None],
-            r.count,
-            items([f"{id}: {detail}" if detail else id for id, detail in r.examples], "plain facts"),
-        )
-        for r in found.rejected
-    ]  # fmt: skip
+    rows = []
+    for r in found.rejected:
+        meaning = [tag("br"), tag("span", r.meaning, css="none")] if r.meaning else None
+        some = [f"{name}: {detail}" if detail else name for name, detail in r.examples]
+        rows.append(([r.name.replace("_", " "), meaning], r.count, items(some, "plain facts")))
     nothing = note("No recording was rejected.", css="none")
     rejected = table(["Reason", Number("Recordings"), "Some of them"], rows) if rows else nothing
     return section(

@@ -138,7 +138,8 @@ class Result:
             return cls.of(content)
         except DataError as error:
             raise DataError(
-                f"{path.name} could not be read: it is no evaluation result ({error}); evaluate again"
+                f"{path.name} could not be read: it is no evaluation result ({error}). "
+                "Evaluate again"
             ) from error
 
     @classmethod

@@ -1,6 +1,6 @@
-"""The pages that people look at: one look, one script policy, and the few kinds of things on them.
+"""The pages that people look at: one look, one script policy, and a few kinds of things on them.
 
-A page is made of calls: `page("…", section("id", "Title", table(["Name", Number("Clips")], rows)))`.
+A page is made of calls: `page(..., section("id", "Title", table(["Name", Number("N")], rows)))`.
 Every function returns HTML as `Markup`; whatever else it is given is text and gets escaped. A page
 is one file that asks for nothing from anywhere: style, script, drawings, pictures and sound are in
 it. The script adds comforts that the page does without.

@@ -264,10 +264,8 @@ def tail(counts: Sequence[int], *, unit: str, label: str) -> Markup:
     """Draw the count of each class over its rank, both axes logarithmic; `counts` falls."""
     counts_C = np.maximum(np.asarray(counts or [1], np.float64), 1.0)
     ranks = len(counts_C)
-    plot = Plot(
-        Axis(1, max(ranks, 2), log=True), Axis(1, max(10.0, counts_C[0]), log=True), size=(360, 196),
-        top=16,
-    )  # fmt: skip
+    x, y = (Axis(1.0, float(end), log=True) for end in (max(ranks, 2), max(10.0, counts_C[0])))
+    plot = Plot(x, y, size=(360, 196), top=16)
     rank_X = np.unique(np.round(np.geomspace(1, ranks, 240)))
     value_X = counts_C[rank_X.astype(int) - 1]
     plot.area(rank_X, np.ones_like(rank_X), value_X, "s1")

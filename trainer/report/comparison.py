@@ -1,4 +1,4 @@
-"""The evaluation tables: baselines and encoders side by side, and the sentence that sums them up."""
+"""The evaluation tables: baselines and encoders side by side, and a sentence that sums them up."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class Table:
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
-    """Make one table per dataset and protocol, in order of first mention; baselines come first, then
-    the runs in order. What was measured on other clips or splits never shares a table.
+    """Make one table per dataset and protocol, in order of first mention; in it baselines come
+    first, then the runs in order. What was measured on other clips or splits never shares a table.
     """
     found: dict[tuple[str, str], Table] = {}
     for run in runs:
@@ -95,7 +95,7 @@ def _add_rows(table: Table, result: Result, run: Run) -> None:
             table.metric = table.metric or METRIC_NAMES.get(measured.metric, measured.metric)
         if name.lower().replace("_", "-").startswith(BASELINES):
             row = Row(name.replace("_", "-"), "", True, run.name, figures)
-            # Every run measures the baselines again: show them once unless they came out differently.
+            # Every run measures the baselines again: they are shown once unless they differ.
             same = [r for r in table.rows if r.baseline and r.title == row.title]
             if any(r.figures == figures for r in same):
                 continue
@@ -154,8 +154,8 @@ def _named(row: Row, table: Table) -> dict[str, float]:
 
 
 def verdict(runs: Sequence[Run], compared: Sequence[Table]) -> str:
-    """Say how good it is, and against what: of the last run that was evaluated, else from the newest
-    log.
+    """Say how good it is, and against what: of the last run that was evaluated, else from the
+    newest log.
     """
     said = [_table_verdict(table, run) for run in reversed(runs) for table in compared]
     said += [_log_verdict(run) for run in reversed(runs)]
@@ -192,8 +192,8 @@ def _doubts(table: Table, row: Row, column: Measure) -> str:
             doubts += f" It does not beat an untrained encoder ({value:.2f})."
     if row.seen[0]:
         doubts += (
-            f" But it was trained with the labels of {row.seen[0]} of the {row.seen[1] or '?'} tested "
-            "recordings: this measures memory too."
+            f" But it was trained with the labels of {row.seen[0]} of the {row.seen[1] or '?'} "
+            "tested recordings: this measures memory too."
         )
     return doubts
 

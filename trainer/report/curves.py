@@ -1,7 +1,7 @@
 """Training curves: which figures make which chart, and how a long run becomes a small drawing.
 
 A chart is at most a few kilobytes whatever the length of the run: beyond `_BINS` points the single
-values become a band from the smallest to the largest of each bin, and the smoothed curve is sampled.
+values become a band from the smallest to the largest of each bin, and the smooth curve is sampled.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.evaluation.results import Measure
 from dawnchorus.trainer.files import write_whole
 from dawnchorus.trainer.page import (
     Number,
@@ -159,7 +160,7 @@ def planned_steps(run: Run) -> int | None:
 
 
 def state(run: Run, planned: int | None) -> str:
-    """Say whether it is finished, pre-empted, aborted or unfinished: from the log, without a clock."""
+    """Say whether it is finished, pre-empted, aborted or unfinished, by the log and no clock."""
     last = run.log.events[-1].kind if run.log.events else ""
     if run.log.empty:
         return "not started"
@@ -224,10 +225,10 @@ def _training(run: Run, number: int, *, alone: bool) -> Section:
     charts = charts_of(run.log, [e for e in run.log.events if e.kind in MARKS])
     others = other_charts(run.log)
     how = (
-        "Strong lines are moving means over a fortieth of the run (dashed baselines: over half of it); "
-        "pale are the single values (of long runs, from the smallest to the largest). Axes show the "
-        "middle 98 % of the values. The numbers beside the names are the newest of the strong line, "
-        "or those under the pointer."
+        "Strong lines are moving means over a fortieth of the run (dashed baselines: over half of "
+        "it); pale are the single values (of long runs, from the smallest to the largest). Axes "
+        "show the middle 98 % of the values. The numbers beside the names are the newest of the "
+        "strong line, or those under the pointer."
     )
     return section(
         f"run{number}",
@@ -264,8 +265,8 @@ def _events(run: Run) -> list[Markup]:
 def _evaluation(compared: Sequence[Table]) -> Section:
     notes = "".join(f" {c.title}: {c.note}." for c in compared[0].columns)
     how = (
-        "Bold is the best of a column. Bars run from 0 to 1; the whisker is ± one standard deviation "
-        "over seeds, or the 95 % interval where two ends are given."
+        "Bold is the best of a column. Bars run from 0 to 1; the whisker is ± one standard "
+        "deviation over seeds, or the 95 % interval where two ends are given."
     )
     return section("evaluation", "Evaluation", [_compared(t) for t in compared], note(how, notes))
 
@@ -311,7 +312,7 @@ def _compared(found: Table) -> list[Markup | None]:
     ]
 
 
-def _measured(row: comparison.Row, column: comparison.Measure) -> list[Markup] | Markup:
+def _measured(row: comparison.Row, column: Measure) -> list[Markup] | Markup:
     figure = row.figures.get(column.key)
     if figure is None:
         return tag("span", "–", css="none")
@@ -345,9 +346,9 @@ def _examples(runs: Sequence[Run], ranks: Mapping[str, str]) -> Section | None:
         panels = [panel for example in chosen for panel in example.panels]
         if any(isinstance(p, TokenPanel) and p.mask_N is not None for p in panels):
             parts.append(note(
-                "The veiled part of the spectrogram was hidden from the encoder (point at the picture "
-                "to lift the veil). Each code has a colour of its own, the same in targets and "
-                "predictions."
+                "The veiled part of the spectrogram was hidden from the encoder (point at the "
+                "picture to lift the veil). Each code has a colour of its own, the same in targets "
+                "and predictions."
             ))  # fmt: skip
         drawn = [example_figure(example, ranks) for example in chosen]
         parts.append(grid(*drawn, css="grid clips"))
@@ -376,8 +377,8 @@ def _data(
         for s in used
     ]  # fmt: skip
     whole = (
-        "Clips and hours are those of the whole dataset, and so are the licences below; where a run "
-        "took a part of it, that part stands beside its name."
+        "Clips and hours are those of the whole dataset, and so are the licences below; where a "
+        "run took a part of it, that part stands beside its name."
     )
     named = [
         [
