@@ -159,7 +159,7 @@ def test_all_empty_parts_are_told_at_once(
     tmp_path: Path, make_run: MakeRun, make_source: MakeSource
 ) -> None:
     sources = [make_source("garden", ("Ann", "", 3, 0.5)), make_source("lake")]
-    make_run(tmp_path / "run", card={}, sources=sources, evaluation={"rows": []})
+    make_run(tmp_path / "run", card={}, sources=sources, evaluation={"dataset": "garden", "rows": []})
     message = refusal(tmp_path / "run")
     for part in (
         "card.author: set card.author",
@@ -196,7 +196,7 @@ def test_one_empty_field_stops(
 
 
 def test_missing_ledger_and_missing_evaluation_stop(tmp_path: Path, make_run: MakeRun) -> None:
-    make_run(tmp_path / "run", evaluation={"rows": []})
+    make_run(tmp_path / "run", evaluation={"dataset": "garden", "rows": []})
     (tmp_path / "run/data.json").unlink()
     message = refusal(tmp_path / "run")
     assert "there is no data.json" in message
