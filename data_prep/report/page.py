@@ -8,12 +8,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from dawnchorus.data_prep.dataset.same_audio import same_audio_words
 from dawnchorus.data_prep.report.citations import source_name
 from dawnchorus.data_prep.report.clips import Clip, clips
 from dawnchorus.data_prep.report.credits import licence_name, permissions, strictest
-from dawnchorus.data_prep.report.findings import Findings, flat, grids
 from dawnchorus.data_prep.report.gather import DURATIONS_S, RECORDINGS, Facts, Share, gather
+from dawnchorus.data_prep.report.left_out import counts, left_out, made
 from dawnchorus.data_prep.report.writing import write_lines
 from dawnchorus.trainer.licences import read_licence
 from dawnchorus.trainer.page import (
@@ -89,8 +88,8 @@ def write_report(
         _licences(facts),
         _where(facts),
         _sound(facts),
-        _left_out(facts),
-        _made(facts),
+        left_out(facts),
+        made(facts),
         top=figures(tiles(facts), css="tiles"),
     )
     target = out / "report.html" if out.is_dir() else out
@@ -191,16 +190,11 @@ def _shares(
     return table([title, *map(Number, head)], shown, css="people" if people else "")
 
 
-def _counts(name: str, count: str, rows: Iterable[tuple[Any, int]]) -> Markup:
-    said = [(n if isinstance(n, int) else n.replace("_", " "), c) for n, c in rows]
-    return table([name, Number(count)], said)
-
-
 def _more(
     title: str, of: str, drawing: Markup, name: str, rows: Iterable[tuple[Any, int]]
 ) -> Markup:
     """A drawing with its numbers."""
-    return figure(title, drawing, details("Numbers", _counts(name, "Recordings", rows)), of=of)
+    return figure(title, drawing, details("Numbers", counts(name, "Recordings", rows)), of=of)
 
 
 # --------------------------------------------------------------------------- sections
@@ -286,12 +280,12 @@ def _classes(facts: Facts) -> Section:
     if not labels:
         nothing = note("No recording has a label in the foreground.", css="none")
         return section("classes", "Classes", nothing, of="0")
-    counts = [label.recordings for label in labels]
+    falling = [label.recordings for label in labels]
     described = (
         f"Recordings of each of {len(labels):,} classes, the most frequent first, both axes "
         "logarithmic; the table beside it has the numbers"
     )
-    drawn = figure("The long tail", tail(counts, unit="recordings", label=described))
+    drawn = figure("The long tail", tail(falling, unit="recordings", label=described))
     head = ["Recordings of a class", Number("Classes"), Number("Recordings")]
 
     def named(title: str, some: Sequence[Any]) -> Markup:
@@ -302,7 +296,7 @@ def _classes(facts: Facts) -> Section:
     return section(
         "classes",
         "Classes",
-        grid(drawn if len(labels) > 1 else None, card(table(head, bands(counts))), css="two"),
+        grid(drawn if len(labels) > 1 else None, card(table(head, bands(falling))), css="two"),
         grid(
             named("Most frequent", labels[:_SHOWN]),
             named("Rarest", rarest) if rarest else None,
@@ -356,7 +350,7 @@ def _where(facts: Facts) -> Section:
             unit="recordings by year",
             label=f"Recordings by year, {shown[0]} to {last}; the table below has the numbers",
         )  # fmt: skip
-    numbers = details("Numbers", _counts("Year", "Recordings", facts.years)) if years else None
+    numbers = details("Numbers", counts("Year", "Recordings", facts.years)) if years else None
     undated = note(f"{facts.no_year:,} recordings have no date.")
     by_year = figure("Year of recording", drawn, numbers, undated)
     return section(
@@ -383,7 +377,7 @@ def _sound(facts: Facts) -> Section:
         )  # fmt: skip
         parts.append(_more("Sample rate", "kHz", drawn, "Hz", facts.rates))
     kinds = (("Codec", facts.codecs), ("Channels", facts.channels))
-    formats = [_counts(name, "Recordings", rows) for name, rows in kinds if rows]
+    formats = [counts(name, "Recordings", rows) for name, rows in kinds if rows]
     if formats:
         parts.append(card(formats, title="Format"))
     unknown = (
@@ -396,84 +390,3 @@ def _sound(facts: Facts) -> Section:
     return section(
         "sound", "Sound", grid(parts, css="three"), unknown, of="as the archives have it"
     )
-
-
-def _left_out(facts: Facts) -> Section:
-    found = facts.findings
-    rows = []
-    for r in found.rejected:
-        meaning = [tag("br"), tag("span", r.meaning, css="none")] if r.meaning else None
-        some = [f"{name}: {detail}" if detail else name for name, detail in r.examples]
-        rows.append(([r.name.replace("_", " "), meaning], r.count, items(some, "plain facts")))
-    nothing = note("No recording was rejected.", css="none")
-    rejected = table(["Reason", Number("Recordings"), "Some of them"], rows) if rows else nothing
-    return section(
-        "left-out",
-        "Left out, and what was looked for",
-        card(rejected, title="Rejected"),
-        grid(
-            card(_duplicates(facts), title="Duplicates"),
-            card(_overlap(found), title="Overlap with evaluation sets"),
-            css="two",
-        ),
-        nav="Left out",
-    )
-
-
-def _looked_for(file: str, counts: Any) -> Markup | None:
-    """What there is to say where nothing was found: that is not the same as not looked for."""
-    if counts is None:
-        return note(f"There is no {file}: nobody looked (chorus prep select does).", css="none")
-    return None if counts.total() else note("Looked for; none was found.", css="good")
-
-
-def _duplicates(facts: Facts) -> list[Markup | None]:
-    found, counts = facts.findings, facts.findings.duplicates
-    told = [_looked_for("duplicates.parquet", counts)]
-    if counts:
-        head = ["Kept", "Dropped", "Kind", Number("Score")]
-        some = details("Some of them", table(head, found.duplicate_examples))
-        told = [_counts("Kind", "Dropped", counts.most_common()), some]
-    if facts.stats.get("same_audio_recordings") and (same := same_audio_words(facts.stats)):
-        told.append(
-            note(f"Recordings in the shards that have the very samples of another: {same}.")
-        )
-    return told
-
-
-def _overlap(found: Findings) -> list[Markup | None]:
-    counts = found.leakage
-    if counts is not None and not found.compared:
-        said = "The selection was given no evaluation set to compare with."
-        return [note(said, css="none")]
-    if not counts:
-        return [_looked_for("leakage.parquet", counts)]
-    head = ["Recording", "Evaluation set", "Found by"]
-    rows = [(name, rule, n) for (name, rule), n in counts.most_common()]
-    return [
-        table(["Evaluation set", "Found by", Number("Found")], rows),
-        note(f"{found.leaked:,} recordings were removed; one may be found in several ways."),
-        details("Some of them", table(head, found.leakage_examples)),
-    ]
-
-
-def _made(facts: Facts) -> Section | None:
-    tables, rest = grids(facts.findings.selection)
-    settings, options = flat(rest), facts.stats.get("options") or {}
-    if not tables and not settings and not options:
-        return None
-    parts = []
-    for found in tables:
-        head = [found.columns[0], *map(Number, found.columns[1:])]
-        parts.append(
-            card(table(head, found.rows[:100], caption=found.title.capitalize(), css="words"))
-        )
-    if settings:
-        shown = details(
-            f"{len(settings)} settings", table([], settings[:200]), opened=len(settings) <= _SHOWN
-        )
-        parts.append(card(shown, title="Recipe of the selection"))
-    if options:
-        rows = [(n.replace("_", " "), None if v is None else str(v)) for n, v in options.items()]
-        parts.append(card(table([], rows), title="Shards"))
-    return section("made", "How it was made", parts)

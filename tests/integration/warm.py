@@ -22,8 +22,7 @@ DRIVER = Path(__file__).with_name("driver.py")
 _PRELOAD = [
     "dawnchorus.trainer.cli", "dawnchorus.trainer.recipe", "dawnchorus.trainer.train",
     "dawnchorus.trainer.report", "dawnchorus.trainer.runtime.sharding",
-    "torch.distributed.tensor", "hydra.compose", "pandas", "pyarrow.compute", "matplotlib.figure",
-    "matplotlib.backends.backend_svg",
+    "torch.distributed.tensor", "hydra.compose", "pandas", "pyarrow.compute",
 ]  # fmt: skip
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from markupsafe import Markup
 
 from dawnchorus.trainer.errors import DataError
-from dawnchorus.trainer.evaluation.results import Measure
 from dawnchorus.trainer.files import write_whole
 from dawnchorus.trainer.page import (
     Number,
@@ -31,8 +30,7 @@ from dawnchorus.trainer.page import (
     tag,
 )
 from dawnchorus.trainer.panels import TokenPanel
-from dawnchorus.trainer.report import comparison
-from dawnchorus.trainer.report.comparison import Table, tables, verdict
+from dawnchorus.trainer.report.comparison import evaluation, tables, verdict
 from dawnchorus.trainer.report.curves import MARKS, charts_of, other_charts
 from dawnchorus.trainer.report.data import clips_per_class, licence_shares, sources
 from dawnchorus.trainer.report.examples import example_figure
@@ -95,7 +93,7 @@ def render(runs: Sequence[Run], *, title: str | None = None, datasets: Sequence[
         title or runs[-1].name,
         verdict(runs, compared),
         cards,
-        _evaluation(compared) if compared else None,
+        evaluation(compared) if compared else None,
         *[_training(run, i, alone=len(runs) == 1) for i, run in enumerate(runs, 1)],
         _examples(runs, ranks),
         data,
@@ -256,80 +254,6 @@ def _events(run: Run) -> list[Markup]:
         tag("h3", "Events"),
         tag("div", counts),
         details(summary, listed, opened=len(shown) <= 6),
-    ]
-
-
-# --------------------------------------------------------------------------- evaluation
-
-
-def _evaluation(compared: Sequence[Table]) -> Section:
-    notes = "".join(f" {c.title}: {c.note}." for c in compared[0].columns)
-    how = (
-        "Bold is the best of a column. Bars run from 0 to 1; the whisker is ± one standard "
-        "deviation over seeds, or the 95 % interval where two ends are given."
-    )
-    return section("evaluation", "Evaluation", [_compared(t) for t in compared], note(how, notes))
-
-
-def _compared(found: Table) -> list[Markup | None]:
-    heads = [
-        c.title + (f", {found.metric}" if c.key == "probe" and found.metric else "")
-        for c in found.columns
-    ]
-    rows = []
-    for row in found.rows:
-        title = [row.title, tag("span", f" {row.detail}", css="facts") if row.detail else None]
-        cells = [
-            tag("td", _measured(row, column), data_title=column.title) for column in found.columns
-        ]
-        kind = "baseline" if row.baseline else "model"
-        rows.append(tag("tr", tag("th", title, scope="row"), cells, css=kind))
-    layers = [
-        (row.title, row.detail, *[
-            f"{f.text} {f.spread}" if (f := row.figures.get(c.key)) else None for c in found.columns
-        ])
-        for row in found.layers
-    ]  # fmt: skip
-    facts = tag("span", f" {found.facts}", css="facts")
-    return [
-        card(
-            tag(
-                "table",
-                tag("caption", found.dataset, facts),
-                tag("thead", tag("tr", [tag("th", t, scope="col") for t in ("Embedding", *heads)])),
-                tag("tbody", rows),
-                css="scores",
-            )
-        ),
-        note(found.wins, css="strong") if found.wins else None,
-        *[note(tag("b", run), " ", text, css="warning") for run, text in found.warnings],
-        details(
-            f"Layer by layer on {found.dataset}",
-            table(["Layer", "Run", *[Number(c.title) for c in found.columns]], layers),
-        )
-        if layers
-        else None,
-    ]
-
-
-def _measured(row: comparison.Row, column: Measure) -> list[Markup] | Markup:
-    figure = row.figures.get(column.key)
-    if figure is None:
-        return tag("span", "–", css="none")
-    ends = figure.interval
-    if ends is None and figure.std:
-        ends = figure.mean - figure.std, figure.mean + figure.std
-    over = []
-    if ends is not None:
-        low, high = (100 * min(max(end, 0.0), 1.0) for end in ends)
-        over.append(tag("span", css="whisker", style=f"left:{low:.1f}%;width:{high - low:.1f}%"))
-    if column.chance:
-        where = f"left:{100 * column.chance:g}%"
-        over.append(tag("span", css="chance", style=where, title="chance"))
-    return [
-        tag("span", figure.text, css="best" if column.key in row.best else None),
-        tag("span", f" {figure.spread}", css="spread"),
-        bar(100 * figure.mean, over=over),
     ]
 
 

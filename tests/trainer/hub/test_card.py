@@ -159,7 +159,9 @@ def test_all_empty_parts_are_told_at_once(
     tmp_path: Path, make_run: MakeRun, make_source: MakeSource
 ) -> None:
     sources = [make_source("garden", ("Ann", "", 3, 0.5)), make_source("lake")]
-    make_run(tmp_path / "run", card={}, sources=sources, evaluation={"dataset": "garden", "rows": []})
+    make_run(
+        tmp_path / "run", card={}, sources=sources, evaluation={"dataset": "garden", "rows": []}
+    )
     message = refusal(tmp_path / "run")
     for part in (
         "card.author: set card.author",

@@ -94,7 +94,7 @@ def test_private_use_needs_nothing(
     tmp_path: Path, make_run: MakeRun, make_source: MakeSource
 ) -> None:
     model = make_run(
-        tmp_path / "run", card={}, evaluation={"rows": []},
+        tmp_path / "run", card={}, evaluation={"dataset": "garden", "rows": []},
         sources=[make_source("garden", ("Ann", "", 3, 0.5))],
     )  # fmt: skip
     with pytest.raises(CheckpointError, match=r"empty parts(.|\n)*give --private"):
