@@ -31,6 +31,7 @@ OBJECTIVES: dict[str, list[str]] = {
     "masked_tokens": [
         "objective=masked_tokens", "objective.predictor_layers=1", "objective.min_perplexity=1",
     ],
+    "masked_units": ["objective=masked_units", "objective.units.codes=8", "objective.width=8"],
     "multilabel": ["objective=multilabel"],
     "level": ["objective=level"],
 }  # fmt: skip

@@ -101,6 +101,10 @@ OBJECTIVES: Registry[ObjectiveConfig, Objective] = Registry(
             ".objectives.masked_tokens_config:MaskedTokensConfig",
             ".objectives.masked_tokens:MaskedTokens",
         ),
+        "masked_units": (
+            ".objectives.masked_units_config:MaskedUnitsConfig",
+            ".objectives.masked_units:MaskedUnits",
+        ),
         "multilabel": (
             ".objectives.multilabel_config:MultiLabelConfig",
             ".objectives.multilabel:MultiLabel",

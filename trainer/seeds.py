@@ -40,6 +40,8 @@ class Use:
     """Order of the tokens of a view: parts view, token."""
     MIX = 1
     """Whether, and with which share, its partner is mixed in: part which number."""
+    SPAN = 6
+    """Spans of hidden tokens: part 0 how many, part 1 with the token where they begin."""
 
 
 def mix_seed(*parts: int) -> int:
