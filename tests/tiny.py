@@ -39,13 +39,19 @@ OBJECTIVES: dict[str, list[str]] = {
 
 
 @cache
-def encoder_of(recipe: str) -> str:
-    """The registered name of a shipped recipe's encoder."""
+def named_in(recipe: str, section: str) -> str:
+    """The registered name of a shipped recipe's encoder or objective."""
     from dawnchorus.trainer.compose import compose
 
-    return str(compose(recipe)["encoder"]["name"])
+    return str(compose(recipe)[section]["name"])
 
 
 def tiny_encoder(recipe: str) -> list[str]:
     """Overrides that make a shipped recipe's encoder tiny."""
-    return ENCODERS[encoder_of(recipe)]
+    return ENCODERS[named_in(recipe, "encoder")]
+
+
+def tiny_objective(recipe: str) -> list[str]:
+    """Overrides that let a shipped recipe's objective do with a few clips."""
+    row = OBJECTIVES[named_in(recipe, "objective")]
+    return [override for override in row if not override.startswith("objective=")]

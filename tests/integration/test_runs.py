@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_objective
 
 from dawnchorus.trainer.compose import shipped_recipes
 
@@ -44,8 +45,9 @@ def corpora(tmp_path_factory, make_dataset) -> Path:
 def test_every_shipped_recipe_runs_two_steps(chorus_train, corpora, recipe, monkeypatch):
     monkeypatch.setenv("CHORUS_DATA", str(corpora))
     only = [x for x in SHORT if "head" not in x] if recipe.startswith("ssl") else SHORT
-    extra = ["objective.min_perplexity=1"] if recipe.startswith("ssl") else []
-    done = chorus_train("short", *only, *extra, recipe=recipe, data=corpora / "main")
+    done = chorus_train(
+        "short", *only, *tiny_objective(recipe), recipe=recipe, data=corpora / "main"
+    )
     assert done.code == 0, done.stderr
     lines = [line for line in done.metrics() if line["kind"] == "train"]
     assert [line["step"] for line in lines] == [1, 2]
