@@ -57,7 +57,8 @@ def estimate(recipe: Recipe, ranks: int) -> Estimate:
     outside = objective.parameters(encoder, classes or 0)
     parameters = encoder.parameters + outside
     per_parameter = 16 + 4 * (recipe.optim.ema_decay is not None)
-    state, gathered = float(parameters * per_parameter), 0.0
+    frozen = 4.0 * objective.frozen_parameters(encoder)
+    state, gathered = parameters * per_parameter + frozen, 0.0
     if recipe.train.strategy == "fsdp" and ranks > 1:
         state /= ranks
         # Weights and their gradients: of a block, and of what no block holds.
@@ -70,7 +71,7 @@ def estimate(recipe: Recipe, ranks: int) -> Estimate:
         classes=classes,
         state_gb=state / 1e9,
         gathered_gb=gathered / 1e9,
-        checkpoint_gb=parameters * (per_parameter - 4) / 1e9,
+        checkpoint_gb=(parameters * (per_parameter - 4) + frozen) / 1e9,
         hours=clips / rate / 3600 if rate else None,
         basis=basis,
     )

@@ -23,6 +23,10 @@ ENCODERS: dict[str, list[str]] = {
         "encoder.heads=2", "encoder.conv_dim=16", "encoder.conv_pos=16",
         "encoder.conv_pos_groups=4",
     ],
+    "vit": [
+        "encoder=eat_tiny", "encoder.layers=2", "encoder.dim=32", "encoder.ffn_dim=64",
+        "encoder.heads=2",
+    ],
     "toy": ["encoder=toy"],
 }  # fmt: skip
 """Registered name -> overrides of any recipe with that encoder."""
@@ -33,6 +37,9 @@ OBJECTIVES: dict[str, list[str]] = {
     ],
     "masked_units": ["objective=masked_units", "objective.units.codes=8", "objective.width=8"],
     "multilabel": ["objective=multilabel"],
+    "utterance_frame": [
+        "objective=utterance_frame", "objective.masks_per_clip=2", "objective.decoder_layers=2",
+    ],
     "level": ["objective=level"],
 }  # fmt: skip
 """Registered name -> overrides of any recipe with that objective."""

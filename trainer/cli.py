@@ -87,7 +87,7 @@ def evaluate(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A run folder, a checkpoint file, an exported folder, or a Microsoft BEATs .pt.",
+            help="A run folder, a checkpoint file, an exported folder, a Microsoft BEATs or EAT.",
         ),
     ],
     overrides: Annotated[

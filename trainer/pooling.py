@@ -12,16 +12,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Pooling = Literal["mean", "mean_std", "mean_std_max"]
+Pooling = Literal["mean", "mean_std", "mean_std_max", "cls"]
 """`mean`: of the valid tokens (the paper). `mean_std`: and their standard deviation, which says
-how much a channel varies over the clip. `mean_std_max`: and their maximum."""
+how much a channel varies over the clip. `mean_std_max`: and their maximum. `cls`: the first token
+alone, of encoders whose first token stands for the clip."""
 
-STATISTICS: dict[Pooling, int] = {"mean": 1, "mean_std": 2, "mean_std_max": 3}
-"""How many times D numbers each gives. Each begins with the one before it."""
+STATISTICS: dict[Pooling, int] = {"mean": 1, "mean_std": 2, "mean_std_max": 3, "cls": 1}
+"""How many times D numbers each gives. Each that starts with `mean` begins with the one before."""
 
 
 def pooling_of(width: int, dim: int) -> Pooling:
-    """Which pooling gives `width` numbers of `dim` channels: what a head of that width wants.
+    """Which statistics give `width` numbers of `dim` channels: what a head of that width wants.
+
+    (A head on `cls` is as wide as one on `mean`: what it wants is written down beside it.)
 
     Raises:
         ValueError: none does.
@@ -52,13 +55,15 @@ def pool(tok_BND: Tensor, valid_BN: Tensor, pooling: Pooling = "mean") -> Tensor
     if pooling not in STATISTICS:
         raise ValueError(f"pooling is {pooling!r}; it can be {', '.join(STATISTICS)}")
     tok_BND = tok_BND.to(torch.promote_types(tok_BND.dtype, torch.float32))
+    if pooling == "cls":
+        return tok_BND[:, 0]
     weight_BN1 = valid_BN.unsqueeze(-1).to(tok_BND.dtype)
     count_B1 = weight_BN1.sum(1).clamp(min=1.0)
     # Padding may hold anything, also NaN, which a weight of 0 would let through.
     tok_BND = tok_BND.masked_fill(~valid_BN.unsqueeze(-1), 0.0)
     mean_BD = tok_BND.sum(1) / count_B1
     statistics = [mean_BD]
-    if pooling != "mean":
+    if pooling in ("mean_std", "mean_std_max"):
         # From the deviations: the mean of squares less the square of the mean loses its digits.
         deviation_BND = (tok_BND - mean_BD.unsqueeze(1)) * weight_BN1
         variance_BD = deviation_BND.square().sum(1) / count_B1

@@ -91,6 +91,7 @@ ENCODERS: Registry[EncoderConfig, Encoder] = Registry(
             ".encoders.efficientnet:EfficientNet",
         ),
         "hubert": (".encoders.hubert_config:HubertConfig", ".encoders.hubert:Hubert"),
+        "vit": (".encoders.vit_config:VitConfig", ".encoders.vit:Vit"),
     },
 )
 
@@ -108,6 +109,10 @@ OBJECTIVES: Registry[ObjectiveConfig, Objective] = Registry(
         "multilabel": (
             ".objectives.multilabel_config:MultiLabelConfig",
             ".objectives.multilabel:MultiLabel",
+        ),
+        "utterance_frame": (
+            ".objectives.utterance_frame_config:UtteranceFrameConfig",
+            ".objectives.utterance_frame:UtteranceFrame",
         ),
     },
 )

@@ -42,6 +42,10 @@ class Use:
     """Whether, and with which share, its partner is mixed in: part which number."""
     SPAN = 6
     """Spans of hidden tokens: part 0 how many, part 1 with the token where they begin."""
+    CENTRE = 2
+    """Where the blocks of a view's mask lie: parts view, block."""
+    FILLER = 3
+    """What a decoder gets where the encoder saw nothing: parts view, token."""
 
 
 def mix_seed(*parts: int) -> int:

@@ -10,6 +10,10 @@ STEPS = 8
 COMMON = [f"train.max_steps={STEPS}", "train.global_batch=8", "train.checkpoint_every=3",
           "encoder.layer_drop=0.3", "encoder.dropout=0.1", "augment.mixup_prob=0.5",
           "optim.head_only_steps=2", "optim.ema_decay=0.9"]  # fmt: skip
+SSL = {
+    "ssl_beats_tiny": [x for x in COMMON if "head_only" not in x and "mixup" not in x],
+    "ssl_eat_tiny": [*COMMON[:3], "encoder.drop_path=0.3", "optim.ema_decay=0.9"],
+}
 
 
 @pytest.fixture
@@ -26,14 +30,14 @@ def assert_same_run(same_state):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("workers", "recipe"), [(0, "sl_beats_tiny"), (1, "ssl_beats_tiny"), (2, "sl_beats_tiny")]
+    ("workers", "recipe"),
+    [(0, "sl_beats_tiny"), (1, "ssl_beats_tiny"), (2, "sl_beats_tiny"), (0, "ssl_eat_tiny")],
 )
 def test_stopped_and_killed_runs_end_bit_identical_on_one_rank(
     chorus_train, assert_same_run, workers, recipe
 ):
-    layout = [*COMMON, "train.micro_batch=4", f"data.workers={workers}", "train.devices=1"]
-    if recipe == "ssl_beats_tiny":
-        layout = [x for x in layout if "head_only" not in x and "mixup" not in x]
+    common = SSL.get(recipe, COMMON)
+    layout = [*common, "train.micro_batch=4", f"data.workers={workers}", "train.devices=1"]
     straight = chorus_train("straight", *layout, recipe=recipe)
     assert straight.code == 0, straight.stderr
 

@@ -13,11 +13,17 @@ STEPS = 20
 # All that is random, dropout aside; rates at which rounding does not grow (see test_sharded).
 COMMON = [f"train.max_steps={STEPS}", "train.global_batch=16", "train.checkpoint_every=100",
           "train.validate_every=10", "data.workers=0", "encoder.layers=3",
-          "encoder.layer_drop=0.3", "augment.noise_prob=0.5", "optim.ema_decay=0.9",
-          "optim.clip_norm=0.5", "optim.lr=1e-3"]  # fmt: skip
-POST = ["augment.mixup_prob=0.6", "augment.mixup_alpha=0.4", "optim.head_only_steps=3",
-        "optim.head_lr=2e-3"]  # fmt: skip
-PRE = ["objective.masks_per_clip=2", "objective.min_perplexity=1"]
+          "augment.noise_prob=0.5", "optim.ema_decay=0.9", "optim.clip_norm=0.5",
+          "optim.lr=1e-3"]  # fmt: skip
+POST = ["encoder.layer_drop=0.3", "augment.mixup_prob=0.6", "augment.mixup_alpha=0.4",
+        "optim.head_only_steps=3", "optim.head_lr=2e-3"]  # fmt: skip
+MORE = {
+    "sl_beats_tiny": POST,
+    "ssl_beats_tiny": ["encoder.layer_drop=0.3", "objective.masks_per_clip=2",
+                       "objective.min_perplexity=1"],
+    "ssl_eat_tiny": ["encoder.drop_path=0.3", "objective.masks_per_clip=2",
+                     "objective.clean_targets=true", "train.max_steps=4", "train.validate_every=2"],
+}  # fmt: skip
 ONE, TWO = "train.devices=1", "train.devices=2"
 FSDP = "train.strategy=fsdp"
 
@@ -45,7 +51,8 @@ def uneven(make_dataset, make_tones, tmp_path) -> list[str]:
 def figures(run: Any, kind: str) -> list[dict[str, float]]:
     """What a run learnt and how well, line by line, without what the clock and the layout say."""
     own = {"loss", "grad_norm", "map", "auroc", "top1", "clips", "classes", "masked_accuracy",
-           "unigram_accuracy", "unigram_nll", "codes_per_clip", "lr"}  # fmt: skip
+           "unigram_accuracy", "unigram_nll", "codes_per_clip", "lr", "frame_loss",
+           "utterance_loss", "target_std", "prediction_std"}  # fmt: skip
     lines = [x for x in run.metrics() if x["kind"] == kind]
     return [{k: v for k, v in line.items() if k in own} for line in lines]
 
@@ -55,18 +62,21 @@ def figures(run: Any, kind: str) -> list[dict[str, float]]:
     [
         ("sl_beats_tiny", [(16, ONE), (6, ONE), (4, TWO), (2, TWO, FSDP)]),
         ("ssl_beats_tiny", [(16, ONE), (5, ONE), (4, TWO, FSDP)]),
+        ("ssl_eat_tiny", [(16, ONE), (4, TWO), (8, TWO, FSDP)]),
     ],
 )
 def test_any_layout_trains_alike(chorus_train, uneven, recipe: str, layouts: list[Any]) -> None:
-    more = POST if recipe == "sl_beats_tiny" else PRE
     runs = {}
     for number, (micro, *where) in enumerate(layouts):
-        layout = [*COMMON, *more, *uneven, f"train.micro_batch={micro}", *where]
+        layout = [*COMMON, *MORE[recipe], *uneven, f"train.micro_batch={micro}", *where]
         done = chorus_train(f"layout{number}", *layout, recipe=recipe)
         assert done.code == 0, done.stderr
         runs[(micro, *where)] = done
     first, *others = runs.values()
-    assert [len(figures(first, kind)) for kind in ("train", "valid")] == [STEPS, 2]
+    assert [len(figures(first, kind)) for kind in ("train", "valid")] == [
+        4 if recipe == "ssl_eat_tiny" else STEPS,
+        2,
+    ]
     assert figures(first, "valid")[0].keys() >= {"loss"}
     for layout, other in zip(list(runs)[1:], others, strict=True):
         for kind in ("train", "valid"):

@@ -12,6 +12,7 @@ from dawnchorus.trainer.evaluation.config import EvaluateConfig
 from dawnchorus.trainer.pooling import STATISTICS, Pooling, pool, pooling_of
 
 COUNTS = (7, 1, 4)
+OVER_TOKENS = {name: times for name, times in STATISTICS.items() if name != "cls"}
 
 
 def ragged() -> tuple[torch.Tensor, torch.Tensor]:
@@ -22,7 +23,7 @@ def ragged() -> tuple[torch.Tensor, torch.Tensor]:
     return tok_BND, valid_BN
 
 
-@pytest.mark.parametrize("pooling", get_args(Pooling))
+@pytest.mark.parametrize("pooling", OVER_TOKENS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_statistics_are_those_of_numpy_on_the_valid_tokens(
     pooling: Pooling, dtype: torch.dtype
@@ -41,7 +42,7 @@ def test_statistics_are_those_of_numpy_on_the_valid_tokens(
 def test_each_pooling_begins_with_the_one_of_fewer_numbers() -> None:
     tok_BND, valid_BN = ragged()
     widest = pool(tok_BND, valid_BN, "mean_std_max")
-    for pooling, times in STATISTICS.items():
+    for pooling, times in OVER_TOKENS.items():
         torch.testing.assert_close(pool(tok_BND, valid_BN, pooling), widest[:, : 5 * times])
 
 
@@ -54,14 +55,20 @@ def test_gradients_are_finite_where_nothing_varies_and_where_nothing_is_valid() 
     assert tok_BND.grad is not None and tok_BND.grad.isfinite().all()
 
 
-def test_an_evaluation_can_ask_for_every_pooling() -> None:
-    assert get_args(get_type_hints(EvaluateConfig)["pooling"]) == tuple(STATISTICS)
+def test_the_clips_own_token_is_the_first() -> None:
+    tok_BND, valid_BN = ragged()
+    assert torch.equal(pool(tok_BND, valid_BN, "cls"), tok_BND[:, 0])
+    assert set(get_args(Pooling)) == set(STATISTICS) == {*OVER_TOKENS, "cls"}
+
+
+def test_an_evaluation_can_ask_for_every_pooling_that_all_rows_have() -> None:
+    assert get_args(get_type_hints(EvaluateConfig)["pooling"]) == tuple(OVER_TOKENS)
     with pytest.raises(ValueError, match="'median'; it can be mean, mean_std"):
         pool(*ragged(), "median")  # type: ignore[arg-type]
 
 
 def test_a_heads_width_says_its_pooling() -> None:
-    for pooling, times in STATISTICS.items():
+    for pooling, times in OVER_TOKENS.items():
         assert pooling_of(48 * times, 48) == pooling
     with pytest.raises(ValueError, match="48 channels gives 100"):
         pooling_of(100, 48)

@@ -155,6 +155,56 @@ def test_beats_large_is_openbeats() -> None:
     }  # fmt: skip
 
 
+# EAT's config/pretraining_AS2M.yaml, and the paper's own numbers where it has others.
+EAT = {
+    "encoder.layers": 12, "encoder.dim": 768, "encoder.ffn_dim": 3072, "encoder.heads": 12,
+    "encoder.norm": "post", "encoder.norm_eps": 1e-6, "encoder.cls_token": True,
+    "encoder.positions": "sincos", "encoder.drop_path": 0.0, "encoder.frontend": "eat",
+    "objective.mask_ratio": 0.8, "objective.mask_block": 5, "objective.mask_adjust": 0.07,
+    "objective.masks_per_clip": 16, "objective.target": "feed_forward",
+    "objective.average_layers": None, "objective.teacher_decay": 0.9998,
+    "objective.teacher_end_decay": 0.99999, "objective.teacher_anneal_steps": 100_000,
+    "objective.decoder_layers": 6, "objective.decoder_dim": None, "objective.decoder_kernel": 3,
+    "objective.decoder_groups": 16, "objective.filler_std": 0.01, "objective.frame_weight": 1.0,
+    "objective.utterance_weight": 192.0,  # what its code does with 12 clips per GPU; paper: 1
+    "optim.betas": [0.9, 0.95], "optim.weight_decay": 0.05, "optim.clip_norm": 4.0,
+    "optim.schedule": "cosine", "optim.warmup_steps": 53_333, "optim.min_lr": 0.0,
+    "optim.lr": 1e-4, "augment.noise_prob": 0.5, "augment.mixup_prob": 0.0,  # the paper's
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("corpus", "mean", "std", "clips"),
+    [("audioset", -4.268, 4.569, 2.05e6), ("bio", -7.343, 4.41212, 0.85e6),
+     ("all", -5.553, 4.606, 2.9e6)],
+)  # fmt: skip
+def test_the_paper_s_eat(corpus: str, mean: float, std: float, clips: float) -> None:
+    """30 epochs in batches of 48, with the mean and deviation of the corpus."""
+    recipe = load_recipe(f"ssl_eat_{corpus}")
+    found = numbers(recipe, "encoder", "objective", "augment", "optim")
+    assert {key: found[key] for key in EAT} == EAT
+    assert (found["encoder.mel_mean"], found["encoder.mel_std"]) == (mean, std)
+    assert recipe.train.global_batch == 48
+    assert recipe.train.max_steps == pytest.approx(30 * clips / 48, rel=0.01)
+    if corpus != "audioset":
+        later = load_recipe(f"sl_eat_{corpus}")
+        found = numbers(later, "encoder", "objective", "optim")
+        # Both start from the pre-training on all.
+        assert (found["encoder.mel_mean"], found["encoder.mel_std"]) == (-5.553, 4.606)
+        assert (found["optim.head_lr"], found["optim.lr"]) == (1e-4, 8e-5)
+        assert (found["optim.head_warmup_steps"], found["optim.warmup_steps"]) == (2000, 6000)
+        assert found["objective.pooling"] == "cls" and later.train.global_batch == 256
+
+
+def test_objectives_say_what_they_cannot_be_with() -> None:
+    with pytest.raises(RecipeError, match="set it to block"):
+        load_recipe("ssl_eat_tiny", [*DATA, "encoder=beats_tiny"])
+    with pytest.raises(RecipeError, match="decoder_groups is 24"):
+        load_recipe("ssl_eat_tiny", [*DATA, "objective.decoder_groups=24"])
+    with pytest.raises(RecipeError, match="pooling=cls needs a token"):
+        load_recipe("sl_beats_tiny", [*DATA, "objective.pooling=cls"])
+
+
 def test_all_problems_are_told_at_once_with_paths() -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(

@@ -28,6 +28,9 @@ class EncoderConfig:
     """Whether it can encode the visible tokens of a clip alone (`base.Maskable`)."""
     coverable: ClassVar[bool] = False
     """Whether it can hide tokens behind a learned vector (`base.Coverable`)."""
+    feed_forward_taps: ClassVar[bool] = False
+    """Whether `forward` takes `fed`, a list that it fills with what the feed-forward part of each
+    block gives before it is added, [B, N, D]."""
     frontend_fields: ClassVar[tuple[str, ...]] = ("frontend", "sample_rate_hz")
     """Fields that are numbers of the front end."""
     training_only: ClassVar[frozenset[str]] = frozenset()
@@ -54,6 +57,11 @@ class EncoderConfig:
         @property
         def dim(self) -> int:
             """Channels of a token."""
+
+    @property
+    def prefix(self) -> int:
+        """Tokens in front that stand for the whole clip."""
+        return 0
 
     @property
     def hop_s(self) -> float:

@@ -41,7 +41,7 @@ from dawnchorus.trainer.evaluation.scores import accuracy, macro_average_precisi
 from dawnchorus.trainer.evaluation.tables import print_result
 from dawnchorus.trainer.evaluation.task import Task, describe_task, prepare_task, remarks
 from dawnchorus.trainer.objectives.multilabel import ranking_scores, trained_classes
-from dawnchorus.trainer.pooling import Pooling, pool, pooling_of
+from dawnchorus.trainer.pooling import Pooling, pool
 from dawnchorus.trainer.progress import Bar
 
 if TYPE_CHECKING:
@@ -193,8 +193,8 @@ class _Bench:
         if model.head is None or len(ours) < (1 if self.task.multi_label else 2):
             return None
         width = model.head.in_features
-        if width > emb_ND.shape[1]:
-            pooling = pooling_of(width, model.encoder.config.dim)
+        pooling = model.pooling
+        if width > emb_ND.shape[1] or pooling == "cls":
             emb_ND = self.embed(model, name, "last", pooling)
         columns = [names[clips.classes[c]] for c in ours]
         hot_NC = torch.from_numpy(clips.label_NC[tested][:, ours])

@@ -43,8 +43,9 @@ class LoadedModel:
 def load_model(
     path: str | Path, *, ema: bool = True, device: str | torch.device = "cpu", which: Which = "auto"
 ) -> LoadedModel:
-    """Load a model from a run folder, a checkpoint, an exported folder, a Microsoft BEATs `.pt`, or
-    an avex safetensors with its `train_config.yaml`.
+    """Load a model from a run folder, a checkpoint, an exported folder, a Microsoft BEATs `.pt`,
+    an EAT (fairseq's `.pt`, Hugging Face's folder), or an avex safetensors with its
+    `train_config.yaml`.
 
     Args:
         path: the folder or file.
@@ -80,7 +81,7 @@ def build(weights: Weights) -> BioEncoder:
     if weights.labels and "head.weight" in weights.state:
         width = weights.state["head.weight"].shape[1]
         try:
-            pooling = pooling_of(width, config.dim)
+            pooling = "cls" if weights.pooling == "cls" else pooling_of(width, config.dim)
         except ValueError as error:
             raise CheckpointError(f"{weights.file}: the head does not fit: {error}") from None
     model = BioEncoder.from_config(section, weights.labels, pooling)

@@ -47,7 +47,7 @@ class DawnchorusConfig(PretrainedConfig):  # type: ignore[misc]
     Args:
         encoder: `name` and the other fields of the encoder's config, the front end's among them.
         classification_head: whether a linear head maps the pooled tokens to `id2label`.
-        pooling: what the head sees of the tokens: `mean`, `mean_std` or `mean_std_max`.
+        pooling: what the head sees of the tokens: `mean`, `mean_std`, `mean_std_max` or `cls`.
     """
 
     model_type = "dawnchorus"

@@ -7,8 +7,9 @@ the numbers that travelled with the weights.
 from __future__ import annotations
 
 import json
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,14 +24,14 @@ from dawnchorus.trainer.runtime import shards
 
 CHECKPOINT_FORMAT = 1
 Kind = str
-"""`run`, `checkpoint` or `export`; else the project whose file it is (`microsoft`, `avex`)."""
+"""`run`, `checkpoint`, `export`; else whose file it is: `microsoft`, `avex`, `fairseq`, `eat`."""
 OURS = frozenset({"run", "checkpoint", "export"})
 Which = Literal["auto", "best", "last"]
 
 KNOWN = (
     "a run folder, a checkpoint of a run (.ckpt), an exported folder, an avex .safetensors with "
-    "train_config.yaml beside it, or one of these: a Microsoft BEATs .pt, a torchvision or timm "
-    "EfficientNet-B0 or B1 .pth, an AVES or BirdAVES .pt"
+    "train_config.yaml beside it, or one of these: a Microsoft BEATs .pt, an EAT (.pt of fairseq "
+    "or Hugging Face folder), a torchvision or timm EfficientNet .pth, an AVES or BirdAVES .pt"
 )
 
 
@@ -46,6 +47,8 @@ class Weights:
     state: dict[str, Tensor]
     """`encoder.*`, and `frontend.*` and `head.*` where the file has them."""
     labels: tuple[str, ...] | None = None
+    pooling: str | None = None
+    """What the head sees of the tokens, where the file says it."""
     recipe: dict[str, Any] | None = None
     averaged: bool = False
     """The tensors are the exponential moving average rather than the last step's."""
@@ -160,6 +163,7 @@ def _from_checkpoint(
         encoder=dict(recipe["encoder"]),
         state=state,
         labels=tuple(labels) if labels else None,
+        pooling=(recipe.get("objective") or {}).get("pooling"),
         recipe=recipe,
         averaged=bool(average),
         step=about.get("step"),
@@ -184,10 +188,7 @@ def _checkpoint_content(path: Path, content: Any) -> Mapping[str, Any]:
 
 
 def _model_part(tensors: Mapping[str, Tensor], *, head: bool) -> dict[str, Tensor]:
-    """Front end, encoder and head, without the objective's own tensors (tokenizer, predictor).
-
-    While it is being trained the head belongs to the objective.
-    """
+    """Front end, encoder and head, without the objective's own tensors (tokenizer, predictor)."""
     state = {
         name.removeprefix("model."): tensor
         for name, tensor in tensors.items()
@@ -225,22 +226,27 @@ def read_objective_part(path: str | Path, name: str) -> tuple[dict[str, Any], di
 
 
 def _from_export(folder: Path) -> Weights:
-    config = load_json(folder / "config.json")
+    where, tensors = folder / "config.json", folder / "model.safetensors"
+    config = load_json(where)
+    for from_hub in adapters.having("from_hub"):
+        if foreign := from_hub(str(where), config, lambda: _load_safetensors(tensors)):
+            return _named(tensors, foreign, str(where))
     if config.get("model_type") != "dawnchorus" or not isinstance(config.get("encoder"), dict):
         raise CheckpointError(
-            f"{folder / 'config.json'} describes a {config.get('model_type')!r} model, not one "
-            f"exported by this project. Give {KNOWN}"
+            f"{where} describes a {config.get('model_type')!r} model, not one exported by this "
+            f"project. Give {KNOWN}"
         )
     labels: tuple[str, ...] | None = None
     if config.get("classification_head"):
-        labels = names_in_order(config.get("id2label"), f"id2label of {folder / 'config.json'}")
+        labels = names_in_order(config.get("id2label"), f"id2label of {where}")
     recipe_file = folder / "recipe.yaml"
     return Weights(
         kind="export",
-        file=folder / "model.safetensors",
+        file=tensors,
         encoder=dict(config["encoder"]),
-        state=_load_safetensors(folder / "model.safetensors"),
+        state=_load_safetensors(tensors),
         labels=labels,
+        pooling=config.get("pooling"),
         recipe=load_yaml(recipe_file) if recipe_file.is_file() else None,
     )
 
@@ -251,6 +257,7 @@ def _from_export(folder: Path) -> Weights:
 def _named(path: Path, foreign: adapters.Foreign, where: str) -> Weights:
     """What another project's file holds, its head only with a name for each output."""
     weights = Weights(foreign.kind, path, foreign.encoder, foreign.state)
+    weights.pooling, weights.notes = foreign.pooling, list(foreign.notes)
     if foreign.names:
         weights.labels = names_in_order(foreign.names, where)
     _drop_head_without_names(weights)
@@ -302,12 +309,8 @@ def names_in_order(names: Any, where: str) -> tuple[str, ...]:
 
 def _whole(value: object) -> int | None:
     """A whole number, also as text; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        return None
-    try:
-        return int(value)
-    except ValueError:
-        return None
+    text = "" if isinstance(value, bool) else str(value).strip()
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else None
 
 
 def _drop_head_without_names(weights: Weights) -> None:
@@ -373,23 +376,21 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
 
 def load_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises CheckpointError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object")
-    return content
+    return _mapping(path, json.loads, "JSON object")
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping from a file. Raises CheckpointError."""
+    return _mapping(path, yaml.safe_load, "YAML mapping")
+
+
+def _mapping(path: Path, parse: Callable[[str], Any], what: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} does not hold a YAML mapping")
+        raise CheckpointError(f"{path} does not hold a {what}")
     return content
 
 

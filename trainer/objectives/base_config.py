@@ -52,6 +52,11 @@ class ObjectiveConfig:
         """What is trained beside the encoder, the head among it. `classes`: outputs of the head."""
         raise NotImplementedError
 
+    def frozen_parameters(self, encoder: EncoderConfig) -> int:
+        """What is kept beside the encoder and not trained (a teacher), in float32."""
+        del encoder
+        return 0
+
     def forbids(self, recipe: Recipe) -> list[str]:
         """What else in the recipe does not go with this objective: a sentence each."""
         problems = []

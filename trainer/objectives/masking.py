@@ -50,7 +50,14 @@ def keep_count(grid_tokens: int, mask_ratio: float, multiple: int = 1) -> int:
     return min(max(kept, 1), grid_tokens - 1)
 
 
-def draw_masks(valid_BN: Tensor, kept: int, key_B: Tensor, *, views: int = 1) -> MaskPlan:
+def draw_masks(
+    valid_BN: Tensor,
+    kept: int,
+    key_B: Tensor,
+    *,
+    views: int = 1,
+    preferred_MN: Tensor | None = None,
+) -> MaskPlan:
     """Choose visible tokens uniformly among the valid ones, anew for each view.
 
     A clip with n of N tokens valid keeps round(kept n / N) of them, at least one, and masks at
@@ -61,11 +68,15 @@ def draw_masks(valid_BN: Tensor, kept: int, key_B: Tensor, *, views: int = 1) ->
         kept: visible tokens K of a clip that fills the grid (`keep_count`).
         key_B: key of each clip's random numbers, int64 (`FeatureBatch.key_B`).
         views: masks k per clip.
+        preferred_MN: tokens that stay visible before all others, bool: where they are too many,
+            some of them are chosen at random; where they are too few, all and some others.
     """
     valid_MN = valid_BN.repeat_interleave(views, 0)
     grid, device = valid_MN.shape[1], valid_BN.device
     slot_N, view_k1 = torch.arange(grid, device=device), torch.arange(views, device=device)[:, None]
     bits_MN = mix_seeds(key_B[:, None, None], Use.MASK, view_k1, slot_N).flatten(0, 1)
+    if preferred_MN is not None:
+        bits_MN = (bits_MN >> 1).where(preferred_MN, (bits_MN >> 1) + (1 << 62))
     # Random order of the valid tokens, the others after them.
     order_MN = bits_MN.masked_fill(~valid_MN, torch.iinfo(torch.int64).max).argsort(dim=1)
     count_M1 = valid_MN.sum(1, keepdim=True)
@@ -80,3 +91,41 @@ def draw_masks(valid_BN: Tensor, kept: int, key_B: Tensor, *, views: int = 1) ->
     return MaskPlan(
         keep_MK, keep_valid_MK, masked_MJ.masked_fill(~masked_valid_MJ, grid - 1), masked_valid_MJ
     )
+
+
+def block_cover(
+    valid_BN: Tensor, bands: int, key_B: Tensor, *, views: int, side: int, share: float
+) -> Tensor:
+    """Which tokens lie in squares around random places, bool [M, N]: EAT's inverse block mask
+    before its count is made exact (`draw_masks` with `preferred_MN` does that).
+
+    A clip with n valid tokens gets floor(n share / side^2) squares, at least one, whose centres are
+    drawn uniformly from its tokens, with replacement. An even side reaches one further to the left
+    and down. (Released code, `compute_block_mask_2d`.)
+
+    Args:
+        valid_BN: true where a token is sound, bool; valid tokens come first.
+        bands: tokens of a column.
+        key_B: key of each clip's random numbers, int64.
+        views: masks k per clip.
+        side: of a square, in tokens.
+        share: of the tokens that the squares would cover if they did not overlap.
+    """
+    clips, grid = valid_BN.shape
+    device, count_B = valid_BN.device, valid_BN.sum(1)
+    squares_B = (count_B * (share / side**2)).long().clamp(min=1)
+    square_Q = torch.arange(max(int(grid * (share / side**2)), 1), device=device)
+    view_k1 = torch.arange(views, device=device)[:, None]
+    bits_BkQ = mix_seeds(key_B[:, None, None], Use.CENTRE, view_k1, square_Q)
+    centre_BkQ1 = (bits_BkQ % count_B.clamp(min=1)[:, None, None])[..., None]
+    token_N = torch.arange(grid, device=device)
+    reach = side // 2
+
+    def near(place_N: Tensor, middle: Tensor) -> Tensor:
+        offset = place_N - middle
+        return (offset >= -reach) & (offset < side - reach)
+
+    in_BkQN = near(token_N // bands, centre_BkQ1 // bands)
+    in_BkQN = in_BkQN & near(token_N % bands, centre_BkQ1 % bands)
+    used_BQ = square_Q < squares_B[:, None]
+    return (in_BkQN & used_BQ[:, None, :, None]).any(2).view(clips * views, grid)

@@ -11,6 +11,7 @@ from dawnchorus.trainer.objectives.base_config import ObjectiveConfig
 if TYPE_CHECKING:
     from dawnchorus.trainer.encoders.base_config import EncoderConfig
     from dawnchorus.trainer.pooling import Pooling
+    from dawnchorus.trainer.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +34,10 @@ class MultiLabelConfig(ObjectiveConfig):
     ignore_cross_source_negatives: bool = False
     """Leave out the classes that a clip's source never labels: a bird may well sing in an AudioSet
     clip that lists no species. false: their absence counts as a negative (AVEX). bce only."""
-    pooling: Literal["mean", "mean_std", "mean_std_max"] = "mean"
+    pooling: Literal["mean", "mean_std", "mean_std_max", "cls"] = "mean"
     """What the head sees of a clip's tokens: their mean (AVEX), also their standard deviation, also
-    their maximum. It travels with the checkpoint and the export."""
+    their maximum; cls: the token that stands for the clip, where the encoder has one (AVEX's EAT).
+    It travels with the checkpoint and the export."""
     head_dropout: ShareBelowOne = 0.0
     """Dropout on the pooled tokens (AVEX: none)."""
     head_bias: Literal["default", "prior"] = "default"
@@ -49,8 +51,18 @@ class MultiLabelConfig(ObjectiveConfig):
 
     def parameters(self, encoder: EncoderConfig, classes: int) -> int:
         """What is trained beside the encoder: the linear head."""
-        statistics = {"mean": 1, "mean_std": 2, "mean_std_max": 3}[self.pooling]
+        statistics = {"mean": 1, "mean_std": 2, "mean_std_max": 3, "cls": 1}[self.pooling]
         return (statistics * encoder.dim + 1) * classes
+
+    def forbids(self, recipe: Recipe) -> list[str]:
+        """See `ObjectiveConfig.forbids`."""
+        problems, encoder = super().forbids(recipe), recipe.encoder
+        if self.pooling == "cls" and not encoder.prefix:
+            problems.append(
+                f"objective.pooling=cls needs a token that stands for the clip, and encoder "
+                f"{encoder.name} ({encoder.title}) has none here: set it to mean"
+            )
+        return problems
 
     def __post_init__(self) -> None:
         check_ranges(self)

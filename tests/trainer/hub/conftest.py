@@ -93,13 +93,14 @@ def write_run(
     names: tuple[str, ...] = ("step_000000100.ckpt", "last.ckpt"),
 ) -> BioEncoder:
     """Write a run folder; returns the model whose weights `load_model` should give."""
-    model = random_model(TINY | (encoder or {}), labels, seed, pooling)
-    other = random_model(TINY | (encoder or {}), labels, seed + 1, pooling)
+    encoder = encoder if encoder and "name" in encoder else TINY | (encoder or {})
+    model = random_model(encoder, labels, seed, pooling)
+    other = random_model(encoder, labels, seed + 1, pooling)
     # What training leaves in the state dict, and what it averages: parameters, not buffers.
     averaged = {k: v.clone() for k, v in _as_trained(model).items() if "frontend" not in k}
     recipe = {
         "name": folder.name, "seed": 3, "init_from": init_from,
-        "encoder": TINY | (encoder or {}),
+        "encoder": encoder,
         "objective": {"name": "multilabel", "pooling": pooling} if labels
         else {"name": "masked_tokens"},
         "data": {"train": {}, "window_s": 5.0}, "optim": {"lr": 1e-4},

@@ -29,13 +29,22 @@ pytestmark = pytest.mark.skipif(
 SAMPLES = (300, 1000, 2799, 5000, 16000, 70001)
 
 
-@pytest.fixture(scope="module")
+VIT = {"name": "vit", "layers": 2, "dim": 48, "ffn_dim": 96, "heads": 4}
+KINDS: dict[str, dict[str, Any]] = {
+    "beats": {},
+    "eat": {"encoder": VIT, "pooling": "cls"},
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def model(
-    tmp_path_factory: pytest.TempPathFactory, make_run: Callable[..., BioEncoder]
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_run: Callable[..., BioEncoder],
 ) -> torch.nn.Module:
     """As somebody else loads it."""
     root = tmp_path_factory.mktemp("graphs")
-    make_run(root / "run")
+    make_run(root / "run", **KINDS[request.param])
     folder = export(root / "run", root / "out")
     loaded: torch.nn.Module = transformers.AutoModel.from_pretrained(folder, trust_remote_code=True)
     return loaded.eval()

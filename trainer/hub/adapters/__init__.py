@@ -4,6 +4,7 @@ A module is called as the encoder and may have any of these; what it lacks, that
 
     from_torch(path, content) -> Foreign | None        a `.pt` file; None: not one of this family's
     from_avex(where, spec, state) -> Foreign | None    avex's safetensors with its `model_spec`
+    from_hub(where, config, load) -> Foreign | None    a Hugging Face folder of another kind
     avex_support(encoder, head=, pooling=) -> str      "full", "embeddings" (no classifier), "no"
     write_avex(folder, state, facts)                   avex's own files, into an export
     pretrained(config, which) -> dict                  weights that are fetched by their name
@@ -12,14 +13,15 @@ A module is called as the encoder and may have any of these; what it lacks, that
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FAMILIES = ("beats", "efficientnet", "hubert")
+FAMILIES = ("vit", "beats", "efficientnet", "hubert")
+"""In this order: an EAT of fairseq has the keys of a BEATs file as well."""
 
 
 @dataclass
@@ -34,6 +36,10 @@ class Foreign:
     """`encoder.*`, and `head.*` where the file has them."""
     names: Any = None
     """Names of the head's outputs, as the file has them."""
+    pooling: str = "mean"
+    """What the head sees of the tokens."""
+    notes: list[str] = field(default_factory=list)
+    """Things worth telling, for example a head that cannot be used."""
 
 
 def having(function: str) -> Iterator[Any]:
