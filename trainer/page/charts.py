@@ -1,7 +1,7 @@
 """The charts of all pages, as inline SVG: curves, columns, the long tail, the map of the world.
 
 Colours are the page's CSS variables, so one drawing serves the light, the dark and the printed
-page, and text is text. Measured against libraries in docs/decisions/010.
+page, and text is text. Measured against libraries in docs/decisions/009.
 """
 
 from __future__ import annotations
