@@ -57,15 +57,19 @@ class ObjectiveConfig:
         del encoder
         return 0
 
+    def refuses(self, encoder: EncoderConfig) -> list[str]:
+        """Why it does not go with an encoder: a sentence each; none: it does."""
+        if self.needs_masking and not encoder.maskable:
+            return [
+                f"objective {self.name} hides tokens from the encoder, and encoder {encoder.name} "
+                f"({encoder.title}) cannot encode a part of a clip: choose another encoder or "
+                "another objective"
+            ]
+        return []
+
     def forbids(self, recipe: Recipe) -> list[str]:
         """What else in the recipe does not go with this objective: a sentence each."""
-        problems = []
-        if self.needs_masking and not recipe.encoder.maskable:
-            problems.append(
-                f"objective {self.name} hides tokens from the encoder, and encoder "
-                f"{recipe.encoder.name} ({recipe.encoder.title}) cannot encode a part of a clip: "
-                "choose another encoder or another objective"
-            )
+        problems = self.refuses(recipe.encoder)
         if not self.needs_labels:
             if recipe.augment.mixup_prob > 0:
                 problems.append(

@@ -17,7 +17,6 @@ from dawnchorus.trainer.objectives.base_config import ObjectiveConfig
 
 if TYPE_CHECKING:
     from dawnchorus.trainer.encoders.base_config import EncoderConfig
-    from dawnchorus.trainer.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +81,13 @@ class MaskedUnitsConfig(ObjectiveConfig):
         """What is trained beside the encoder: projection, units and what hides a token."""
         return encoder.dim + (encoder.dim + 1) * self.width + self.units.codes * self.width
 
-    def forbids(self, recipe: Recipe) -> list[str]:
-        """See `ObjectiveConfig.forbids`."""
-        problems = super().forbids(recipe)
-        if not recipe.encoder.coverable:
+    def refuses(self, encoder: EncoderConfig) -> list[str]:
+        """See `ObjectiveConfig.refuses`."""
+        problems = super().refuses(encoder)
+        if not encoder.coverable:
             problems.append(
                 f"objective {self.name} hides spans of tokens behind a learned vector, and encoder "
-                f"{recipe.encoder.name} ({recipe.encoder.title}) cannot: choose "
+                f"{encoder.name} ({encoder.title}) cannot: choose "
                 "encoder=hubert_base or another objective"
             )
         return problems

@@ -11,7 +11,6 @@ from dawnchorus.trainer.objectives.base_config import ObjectiveConfig
 if TYPE_CHECKING:
     from dawnchorus.trainer.encoders.base_config import EncoderConfig
     from dawnchorus.trainer.pooling import Pooling
-    from dawnchorus.trainer.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +53,9 @@ class MultiLabelConfig(ObjectiveConfig):
         statistics = {"mean": 1, "mean_std": 2, "mean_std_max": 3, "cls": 1}[self.pooling]
         return (statistics * encoder.dim + 1) * classes
 
-    def forbids(self, recipe: Recipe) -> list[str]:
-        """See `ObjectiveConfig.forbids`."""
-        problems, encoder = super().forbids(recipe), recipe.encoder
+    def refuses(self, encoder: EncoderConfig) -> list[str]:
+        """See `ObjectiveConfig.refuses`."""
+        problems = super().refuses(encoder)
         if self.pooling == "cls" and not encoder.prefix:
             problems.append(
                 f"objective.pooling=cls needs a token that stands for the clip, and encoder "

@@ -10,7 +10,6 @@ from dawnchorus.trainer.objectives.base_config import ObjectiveConfig
 
 if TYPE_CHECKING:
     from dawnchorus.trainer.encoders.base_config import EncoderConfig
-    from dawnchorus.trainer.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +101,9 @@ class UtteranceFrameConfig(ObjectiveConfig):
         """The teacher's."""
         return encoder.parameters
 
-    def forbids(self, recipe: Recipe) -> list[str]:
-        """See `ObjectiveConfig.forbids`."""
-        problems, encoder = super().forbids(recipe), recipe.encoder
+    def refuses(self, encoder: EncoderConfig) -> list[str]:
+        """See `ObjectiveConfig.refuses`."""
+        problems = super().refuses(encoder)
         if self.target == "feed_forward" and not encoder.feed_forward_taps:
             problems.append(
                 f"objective.target=feed_forward needs an encoder that shows its feed-forward "
