@@ -248,7 +248,8 @@ class EfficientNet(Encoder):
     def grid(self, steps: int) -> Grid:
         """One token per cell of 32 frames and 32 mel bins, the last of them begun."""
         c = self.config
-        return Grid(-(-steps // c.reduction), c.bands, token_s=c.reduction * c.hop_s)
+        # Not by a negative number: graphs of other runtimes round it towards 0.
+        return Grid((steps + c.reduction - 1) // c.reduction, c.bands, token_s=c.reduction * c.hop_s)
 
     def valid(self, steps_B: Tensor, grid: Grid) -> Tensor:
         """Tokens of columns that hold a frame of the clip; see `Encoder.valid`."""
@@ -274,6 +275,10 @@ class EfficientNet(Encoder):
         if own_B is not None and x.device.type == "cpu" and not torch.compiler.is_compiling():
             # Where looking costs nothing, find that there is nothing to mask.
             own_B = None if bool((own_B >= x.shape[1]).all()) else own_B
+        if torch.compiler.is_exporting():
+            # Room for three columns of every map: no axis may be 1 for some clips and not for others.
+            own_B = steps_all_B if own_B is None else own_B
+            x = F.pad(x, (0, 0, 0, 2 * self.config.reduction))
         x_BCFT = x.mT[:, None]
         if (own_B11T := _own(own_B, x_BCFT)) is not None:
             x_BCFT = x_BCFT.masked_fill(~own_B11T, 0.0)
@@ -291,6 +296,8 @@ class EfficientNet(Encoder):
             if found is not None:
                 found.append(_cells(x_BCFT, own_B, side, grid))
         tokens_BND = x_BCFT.permute(0, 3, 2, 1).flatten(1, 2)
+        if torch.compiler.is_exporting():
+            tokens_BND = tokens_BND[:, torch.arange(grid.tokens, device=x.device)]
         valid_BN = self.valid(steps_all_B if steps_B is None else steps_B, grid)
         return EncoderOutput(tokens_BND, valid_BN, found)
 

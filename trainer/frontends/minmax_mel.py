@@ -99,7 +99,7 @@ class MinMaxMel(Frontend):
         length_B = checked(wav_BT, length_B)
         with torch.autocast(wav_BT.device.type, enabled=False):
             # Short clips need room for a reflection; what is padded here is silent.
-            wav_BT = F.pad(wav_BT.float(), (0, self.least))[:, : self._samples(wav_BT.shape[1])]
+            wav_BT = self._long_enough(wav_BT.float())
             steps_B = self.steps_for(length_B)
             if eager_cpu(wav_BT):
                 return self._one_by_one(wav_BT, length_B, steps_B), steps_B
@@ -107,11 +107,13 @@ class MinMaxMel(Frontend):
             own_BT = torch.arange(mel_BTF.shape[1], device=mel_BTF.device) < steps_B[:, None]
             return scaled(mel_BTF, own_BT[..., None]), steps_B
 
-    def _samples(self, samples: int) -> Any:
+    def _long_enough(self, wav_BT: Tensor) -> Tensor:
+        samples, padded_BT = wav_BT.shape[1], F.pad(wav_BT, (0, self.least))
         if torch.compiler.is_exporting():
             # Without asking whether a symbolic length is long enough.
-            return torch.sym_max(samples, self.least)  # type: ignore[no-untyped-call]
-        return max(samples, self.least)
+            samples = torch.sym_max(samples, self.least)  # type: ignore[no-untyped-call]
+            return padded_BT[:, torch.arange(samples, device=wav_BT.device)]
+        return padded_BT[:, : max(samples, self.least)]
 
     def _one_by_one(self, wav_BT: Tensor, length_B: Tensor, steps_B: Tensor) -> Tensor:
         """Clip by clip: what a clip becomes stays in the cache, and padding costs nothing."""
@@ -131,7 +133,7 @@ class MinMaxMel(Frontend):
         samples, half = wav_BT.shape[1], self.n_fft // 2
         last_B1 = (length_B.clamp(min=self.least) - 1)[:, None]
         place_T = torch.arange(samples + 2 * half, device=wav_BT.device) - half
-        place_BT = place_T.abs().expand(len(wav_BT), -1)
+        place_BT = place_T.abs().expand(wav_BT.shape[0], -1)
         place_BT = torch.where(place_BT > last_B1, 2 * last_B1 - place_BT, place_BT)
         # What lies behind the reflection at a clip's end belongs to none of its frames.
         source_BT = wav_BT.gather(1, place_BT.clamp(min=0, max=samples - 1))

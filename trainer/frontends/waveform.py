@@ -16,7 +16,10 @@ from torch import Tensor
 from .frontend import Frontend, checked, silence_padding
 
 MIN_SAMPLES = 400
-"""The receptive field of one token of wav2vec 2.0 and HuBERT: shorter clips are padded to it."""
+"""The receptive field of one token of wav2vec 2.0 and HuBERT: shorter clips count as so many."""
+ROOM_SAMPLES = 720
+"""That of two tokens: shorter batches are padded to it. Of one token an exported graph could not
+tell whether it is one for all clips."""
 
 
 class Waveform(Frontend):
@@ -44,7 +47,9 @@ class Waveform(Frontend):
     def forward(self, wav_BT: Tensor, length_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The waveform in float32 and each clip's samples; see `Frontend.forward`."""
         length_B = checked(wav_BT, length_B)
-        wav_BT = silence_padding(wav_BT.float().clone(), length_B)
-        if wav_BT.shape[1] < MIN_SAMPLES:
-            wav_BT = F.pad(wav_BT, (0, MIN_SAMPLES - wav_BT.shape[1]))
+        samples = wav_BT.shape[1]
+        wav_BT = silence_padding(F.pad(wav_BT.float(), (0, ROOM_SAMPLES)), length_B)
+        if not torch.compiler.is_exporting():
+            # Nobody can ask whether a symbolic length is long enough: a graph pads every batch.
+            wav_BT = wav_BT[:, : max(samples, ROOM_SAMPLES)]
         return wav_BT, self.steps_for(length_B)
