@@ -249,7 +249,9 @@ class EfficientNet(Encoder):
         """One token per cell of 32 frames and 32 mel bins, the last of them begun."""
         c = self.config
         # Not by a negative number: graphs of other runtimes round it towards 0.
-        return Grid((steps + c.reduction - 1) // c.reduction, c.bands, token_s=c.reduction * c.hop_s)
+        return Grid(
+            (steps + c.reduction - 1) // c.reduction, c.bands, token_s=c.reduction * c.hop_s
+        )
 
     def valid(self, steps_B: Tensor, grid: Grid) -> Tensor:
         """Tokens of columns that hold a frame of the clip; see `Encoder.valid`."""
@@ -276,7 +278,7 @@ class EfficientNet(Encoder):
             # Where looking costs nothing, find that there is nothing to mask.
             own_B = None if bool((own_B >= x.shape[1]).all()) else own_B
         if torch.compiler.is_exporting():
-            # Room for three columns of every map: no axis may be 1 for some clips and not for others.
+            # Room for three columns of every map: no axis may be 1 for some clips alone.
             own_B = steps_all_B if own_B is None else own_B
             x = F.pad(x, (0, 0, 0, 2 * self.config.reduction))
         x_BCFT = x.mT[:, None]
