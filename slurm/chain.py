@@ -33,7 +33,7 @@ class Job:
     step: Step
     script: JobScript
     recipe: Recipe
-    """What the step trains, or what it is about."""
+    """The recipe that the step trains, or the one whose run it works on."""
 
     @property
     def line(self) -> str:
@@ -49,12 +49,12 @@ class Job:
 
 
 def submit_chain(words: Sequence[str], *, dry_run: bool = False) -> list[Submitted]:
-    """Submit the steps, each after the one before; one whose predecessor fails never starts.
+    """Submit the steps so that each starts after the one before; after a failure none starts.
 
-    Everything is checked before anything is submitted: recipes, datasets, what each step takes.
+    Recipes, datasets and the inputs of every step are checked before anything is submitted.
 
     Raises:
-        SubmitError, RecipeError: nothing is left submitted.
+        SubmitError, RecipeError: a step cannot be submitted; nothing stays submitted.
     """
     chain, own, common = read_chain(words)
     name, ours, common = split_overrides(common)
@@ -84,7 +84,7 @@ def submit_chain(words: Sequence[str], *, dry_run: bool = False) -> list[Submitt
 def _prepared(
     chain: Chain, own: dict[str, list[str]], common: list[str], name: str | None, ours: list[str]
 ) -> list[Job]:
-    """The jobs of all steps. Raises SubmitError, RecipeError for the first that cannot be."""
+    """The jobs of all steps. Raises SubmitError, RecipeError for the first that cannot run."""
     jobs: dict[str, Job] = {}
     for step in chain.steps:
         profile = profile_from(name, [*ours, *(f"cluster.{word}" for word in step.cluster)])
@@ -106,7 +106,7 @@ def _prepared(
 def _training(
     chain: Chain, step: Step, overrides: list[str], profile: ClusterProfile, jobs: dict[str, Job]
 ) -> Job:
-    """The job of a training step, whose recipe reads the run folders of earlier ones."""
+    """The job of a training step; its recipe may read the run folders of earlier steps."""
     assert step.train is not None
     named = [f"name={chain.name}-{step.name}"] if chain.name else []
     fed = [f"{key}={jobs[source].recipe.folder}" for key, source in step.takes.items()]
@@ -124,7 +124,8 @@ def _after(
         profile = profile.one_gpu()
     else:
         command = _export(step, overrides, recipe)
-        # The weights of BEATs large are 1.3 GB, a few times in memory, and written twice.
+        # The weights of BEATs large take 1.3 GB. An export holds a few copies in memory and
+        # writes two.
         profile = profile.light(cpus=4, memory_gb=16, time="1:00:00")
     return JobScript(
         name=f"{run.name}-{step.name}", title=f"{step.name} of {run.name}", run=run,
@@ -133,7 +134,7 @@ def _after(
 
 
 def _evaluation(step: Step, overrides: list[str], run: Path) -> list[str]:
-    """The command; what would only end the job, days from now, is found here."""
+    """The command of an evaluation. Mistakes are found now, not days later when the job starts."""
     from dawnchorus.trainer.evaluation.config import load_config
 
     data = str(step.evaluate)
@@ -151,7 +152,7 @@ def _evaluation(step: Step, overrides: list[str], run: Path) -> list[str]:
 
 
 def _export(step: Step, overrides: list[str], recipe: Recipe) -> list[str]:
-    """The command; what would only end the job, days from now, is found here."""
+    """The command of an export. Mistakes are found now, not days later when the job starts."""
     from dawnchorus.trainer.hub.card_config import CardConfig
 
     given = dict(override.split("=", 1) for override in overrides if "=" in override)

@@ -1,4 +1,4 @@
-"""The recipe of a chain: steps in their order, each a job that starts when the one before is done.
+"""The recipe of a chain: ordered steps. Each is a job that starts when the one before is done.
 
     steps:
       - name: pre
@@ -12,7 +12,7 @@
         export: my_model
         overrides: ["author=Jane Doe"]
 
-On the command line the usual four have a short form, see `read_chain`.
+On the command line the four usual steps have a short form: see `read_chain`.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ class Step(_Strict):
     """One job. It does exactly one of three things: `train`, `evaluate`, `export`."""
 
     name: Name
-    """What later steps and overrides on the command line call it."""
+    """Name of the step, by which later steps and overrides on the command line refer to it."""
     train: str | None = None
     """A training recipe, by its name or path."""
     evaluate: str | None = None
     """A dataset folder to evaluate on."""
     export: str | None = None
-    """The folder to write the model to; empty: `export` in the run folder."""
+    """The folder to write the model to. If empty, it is `export` in the run folder."""
     takes: dict[str, Name] = {}
-    """With `train`: key of the recipe -> the earlier training step whose run folder it names, for
-    example `init_from: pre`. The other keys of the recipe stay as they are."""
+    """With `train`: keys of the recipe that are set to the run folder of an earlier training step,
+    for example `init_from: pre`. The other keys of the recipe stay as they are."""
     of: Name | None = None
-    """With `evaluate` and `export`: the training step whose run it is about. Null: the last one
-    before it."""
+    """With `evaluate` and `export`: the training step whose run is used. Null: the last training
+    step before this one."""
     preset: str = "default"
     """With `evaluate`: a recipe of `recipes/evaluate`, or the path of a file."""
     overrides: tuple[str, ...] = ()
-    """`KEY=VALUE` of the training recipe, the evaluation or the model card."""
+    """Overrides `KEY=VALUE` for the training recipe, the evaluation or the model card."""
     cluster: tuple[str, ...] = ()
-    """`KEY=VALUE` of the cluster profile, for this step alone."""
+    """Overrides `KEY=VALUE` of the cluster profile, for this step alone."""
 
     @model_validator(mode="after")
     def _does_one_thing(self) -> Step:
@@ -81,11 +81,11 @@ class Step(_Strict):
 
 
 class Chain(_Strict):
-    """Jobs that follow one another. One that fails or is cancelled stops all after it."""
+    """Jobs that follow one another. If one fails or is cancelled, those after it never start."""
 
     name: Name | None = None
-    """Begins the names of the runs, `NAME-STEP`, unless a step has `name=...` in its overrides.
-    Default: the name of the file."""
+    """Prefix of the runs' names: a run is called `NAME-STEP` unless its step has `name=...` in its
+    overrides. Default: the name of the file."""
     steps: tuple[Step, ...] = Field(min_length=1)
     """The steps, in their order."""
 
@@ -114,14 +114,17 @@ class Chain(_Strict):
 
 
 def read_chain(words: Sequence[str]) -> tuple[Chain, dict[str, list[str]], list[str]]:
-    """(the chain, step -> its overrides, the other overrides), from a command line.
+    """Read a command line in one of two forms.
 
     Long: the path of a chain's file, then overrides. Short: `pretrain=RECIPE posttrain=RECIPE
-    evaluate=DATASET export=FOLDER`, any of them, in this order; the second starts from the first.
-    In both `STEP.optim.lr=1e-4` is an override of that step alone.
+    evaluate=DATASET export=FOLDER`, any of them, in this order; post-training starts from the
+    pre-trained weights. In both forms `STEP.optim.lr=1e-4` overrides that step alone.
+
+    Returns:
+        The chain, the overrides of each step by its name, and the overrides of all steps.
 
     Raises:
-        SubmitError, RecipeError: it is neither.
+        SubmitError, RecipeError: the command line has neither form.
     """
     if words and ("=" not in words[0] or Path(words[0]).is_file()) and words[0] not in STAGES:
         chain: Chain = load(CHAIN, words[0])

@@ -1,4 +1,4 @@
-"""`chorus submit`, `chorus runs` and `chorus cancel`; each imports what it needs when called."""
+"""`chorus submit`, `chorus runs` and `chorus cancel`; each imports its parts when it is called."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
 
 runs_app = typer.Typer(
-    help="Your runs: which there are, how far they are, why one failed.",
+    help="List your runs, with their progress, and show why one failed.",
     invoke_without_command=True,
 )
 
@@ -28,9 +28,10 @@ def submit(
         bool,
         typer.Option(
             "--chain",
-            help="Several jobs, each after the one before. The usual four: pretrain=RECIPE "
-            "posttrain=RECIPE evaluate=DATASET export=FOLDER. Any others: the YAML file of a chain "
-            "(see recipes/chain). `posttrain.optim.lr=1e-4` is for the step of that name alone.",
+            help="Submit several jobs, each after the one before. The four usual steps are "
+            "pretrain=RECIPE posttrain=RECIPE evaluate=DATASET export=FOLDER. For other steps name "
+            "the YAML file of a chain (see recipes/chain). `posttrain.optim.lr=1e-4` is an "
+            "override for the step of that name alone.",
         ),
     ] = False,
     sweep: Annotated[
@@ -112,7 +113,7 @@ def runs_show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the run, or its folder.")],
     runs: RunsFolder = Path("runs"),
 ) -> None:
-    """Everything about one run: sessions, events, where its log is, why it failed."""
+    """Show everything about one run: sessions, events, its log file, why it failed."""
     from dawnchorus.slurm.runs import details, find_run
 
     typer.echo("\n".join(details(find_run(name, runs))))
@@ -121,9 +122,9 @@ def runs_show(
 @runs_app.command("table")
 def runs_table(
     folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
-    out: Annotated[Path | None, typer.Option(help="Write it there (Markdown).")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the table (Markdown).")] = None,
 ) -> None:
-    """Compare runs in a table, as a sweep does at its end."""
+    """Compare runs in a table. A sweep makes the same table at its end."""
     from dawnchorus.slurm.runs import state_of, table
 
     text = table([state_of(folder) for folder in folders])

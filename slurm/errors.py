@@ -6,6 +6,6 @@ from dawnchorus.trainer.errors import ChorusError
 
 
 class SubmitError(ChorusError):
-    """Something the user can mend; nothing was submitted."""
+    """A mistake that the user can mend; nothing was submitted."""
 
     exit_code = 2

@@ -1,10 +1,10 @@
-"""What a job will need, from the recipe's numbers and from what was measured before; no torch.
+"""Estimate the memory and the time of a job from its recipe and from earlier runs; no torch.
 
-Weights, gradients and AdamW's two moments in float32 are 16 bytes a parameter, 20 with a moving
-average. `ddp` keeps all of that on every device and gathers gradients in buckets, which view them;
-`fsdp` keeps a share of it, and gathers one layer at a time and what stands outside the layers.
-Activations depend on the micro-batch and on kernels: they are measured, not guessed, and come on
-top.
+Weights, gradients and AdamW's two moments in float32 take 16 bytes a parameter, 20 with a moving
+average. `ddp` keeps all of that on every device; the buckets in which it gathers gradients are
+views and take no more. `fsdp` keeps a share on each device, and gathers one layer at a time
+besides the parameters outside the layers. Activations depend on the micro-batch and on kernels.
+They can only be measured, so they are not in these figures and come on top.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Figures for the person who submits; None where nothing was measured."""
+    """Figures for the person who submits."""
 
     parameters: int
-    """Of encoder and objective, with `classes` of them in the head."""
+    """Parameters of encoder and objective, with a head of `classes` labels."""
     classes: int | None
-    """Labels that the head was counted with; None where there is none, or none is known yet."""
+    """Labels that the head was counted with; None if it has none, or if they are not known yet."""
     state_gb: float
     """Weights, gradients, optimiser and average on one device, in 10^9 bytes."""
     gathered_gb: float
-    """What one device holds of others' shares for a moment (`fsdp`)."""
+    """Most that one device holds of other devices' shares at a time (`fsdp`), in 10^9 bytes."""
     checkpoint_gb: float
-    """A checkpoint on the disk: weights, optimiser and average, no gradients."""
+    """Size of a checkpoint on the disk in 10^9 bytes: weights, optimiser and average."""
     hours: float | None
-    """Of training, without waiting in the queue."""
+    """Duration of training, without the wait in the queue; None if no earlier run tells it."""
     basis: str
-    """What the hours rest on."""
+    """Where the figure of `hours` comes from, or why there is none."""
 
     @property
     def lines(self) -> list[str]:
         """For the screen."""
         hours = "unknown" if self.hours is None else f"about {self.hours:.1f} h"
-        head = "" if self.classes is None else f" (a head of {self.classes:,} labels among them)"
+        head = "" if self.classes is None else f" (with a head of {self.classes:,} labels)"
         gathered = f", up to {self.gathered_gb:.2f} GB gathered" if self.gathered_gb else ""
         return [
             f"model     {self.parameters / 1e6:.1f} M parameters{head}",
-            f"memory    {self.state_gb:.2f} GB{gathered} on each device, and the activations; "
+            f"memory    {self.state_gb:.2f} GB{gathered} on each device, plus activations; "
             f"{self.checkpoint_gb:.2f} GB per checkpoint",
             f"duration  {hours} ({self.basis})",
         ]
@@ -61,7 +61,7 @@ def estimate(recipe: Recipe, ranks: int) -> Estimate:
     state, gathered = parameters * per_parameter + frozen, 0.0
     if recipe.train.strategy == "fsdp" and ranks > 1:
         state /= ranks
-        # Weights and their gradients: of a block, and of what no block holds.
+        # Weights and gradients of one block, and of everything outside the blocks.
         elsewhere = encoder.parameters - encoder.blocks_parameters + outside
         gathered = 8.0 * (encoder.largest_block + elsewhere)
     rate, basis = _measured(recipe, ranks)
@@ -78,7 +78,7 @@ def estimate(recipe: Recipe, ranks: int) -> Estimate:
 
 
 def _classes(recipe: Recipe) -> int | None:
-    """Labels in the union of the training datasets; None where one cannot be read from here."""
+    """Labels in the union of the training datasets; None if one of them cannot be read here."""
     from dawnchorus.trainer.data.index import LabelSpace
     from dawnchorus.trainer.errors import DataError
 
@@ -90,7 +90,7 @@ def _classes(recipe: Recipe) -> int | None:
 
 
 def _measured(recipe: Recipe, ranks: int) -> tuple[float | None, str]:
-    """Clips per second on `ranks` devices by the newest comparable run in the runs folder."""
+    """Clips per second on `ranks` devices, scaled from the newest comparable run, and its basis."""
     import yaml
 
     wanted = recipe.resolved()
@@ -98,19 +98,19 @@ def _measured(recipe: Recipe, ranks: int) -> tuple[float | None, str]:
         run = folder.parent
         try:
             other = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-            # Not the name and the accelerator only: another window or encoder is another cost.
+            # The window and every number of the encoder change the cost, so all are compared.
             alike = all(_same(other, wanted, key) for key in (
                 ("encoder",), ("objective", "name"), ("data", "window_s"), ("train", "precision")
             ))  # fmt: skip
             if alike and (found := _rate(folder)):
                 rate, of_ranks = found
                 return rate / of_ranks * ranks, (
-                    f"from {rate:.1f} clips/s on {of_ranks} device(s) in {run.name}, scaled to "
-                    f"{ranks} without loss"
+                    f"from {rate:.1f} clips/s on {of_ranks} device(s) in {run.name}, scaled "
+                    f"linearly to {ranks}"
                 )
         except (OSError, yaml.YAMLError, KeyError, TypeError):
             continue
-    return None, "no earlier run of this encoder in the runs folder to go by"
+    return None, "the runs folder has no earlier run of this encoder to estimate from"
 
 
 def _age(path: Path) -> float:
@@ -120,7 +120,7 @@ def _age(path: Path) -> float:
 def _same(a: Any, b: Any, keys: tuple[str, ...]) -> bool:
     for key in keys:
         a, b = a[key], b[key]
-    # "auto" becomes something else in the run; it cannot be compared.
+    # A run replaces "auto" by a definite value, so "auto" cannot be compared.
     return bool(a == b or "auto" in (a, b))
 
 

@@ -1,4 +1,4 @@
-"""`chorus prep shards --slurm`: a job that plans, an array that writes a part each, one to join."""
+"""`chorus prep shards --slurm`: one job plans, an array of jobs writes parts, one joins them."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ MERGE_OPTIONS = ("max_broken", "allow_broken")
 
 @dataclass(frozen=True)
 class SubmittedParts:
-    """A plan, an array and the merge after it (job ids "" on a dry run)."""
+    """The ids of three jobs: plan, array and merge (each is "" on a dry run)."""
 
     plan_id: str
     array_id: str
     merge_id: str
     folder: Path
-    """Scripts and logs, beside the dataset."""
+    """Folder of the scripts and logs, beside the dataset."""
     parts: int
 
     def how_to(self) -> list[str]:
-        """What a person wants to know next."""
+        """Lines for the screen: how to watch and stop the jobs."""
         return [
             f"job       {self.array_id}, {self.parts} parts; {self.merge_id} joins them",
-            f"plan      {self.plan_id} comes first: it looks over the table and the files, once",
+            f"plan      {self.plan_id} runs first: it reads the table and checks the files, once",
             f"scripts   {self.folder}",
             f"watch     squeue --jobs {self.plan_id},{self.array_id},{self.merge_id}     "
             f"tail -f {self.folder}/logs/*.log",
@@ -43,10 +43,10 @@ class SubmittedParts:
 
 
 def prep_profile(name: str, overrides: Sequence[str]) -> ClusterProfile:
-    """A profile of `recipes/cluster` (or a path) without what only training needs.
+    """Load a profile of `recipes/cluster` (or a path) and leave out what only training needs.
 
-    One process tree on one node, no GPU, and the cluster's default memory, unless an override says
-    otherwise ("partition=cpu", "memory_gb=16").
+    The jobs run one process tree on one node, without a GPU and with the cluster's default memory,
+    unless an override says otherwise ("partition=cpu", "memory_gb=16").
     """
     plain = ["gpus_per_node=0", "gpu_type=null", "tasks_per_node=1", "nodes=1", "memory_gb=null"]
     return profile_from(name, [f"cluster.{x}" for x in [*plain, *overrides]])
@@ -67,20 +67,23 @@ def submit_parts(
     Args:
         table: `recordings.parquet` or its folder.
         out: the dataset's folder; scripts, logs and the code go into `<out>-jobs`.
-        audio: what the table's paths are relative to.
-        parts: how many tasks; each writes every `parts`-th shard.
-        profile: what each task asks for.
-        options: fields of `data_prep.dataset.options.BuildOptions` that are not the default.
-        dry_run: print the scripts, submit nothing.
+        audio: the folder to which the table's paths are relative.
+        parts: number of tasks; each writes every `parts`-th shard.
+        profile: the resources that each task asks for.
+        options: fields of `data_prep.dataset.options.BuildOptions` that differ from the default.
+        dry_run: print the scripts and submit nothing.
 
     Raises:
-        SubmitError: nothing was submitted, because a job is at work there.
+        SubmitError: a job already writes this dataset, or SLURM refuses; nothing was submitted.
     """
     table, out = table.resolve(), out.resolve()
     folder = out.with_name(out.name + "-jobs")
     busy = active_job(folder)
     if busy is not None:
-        raise SubmitError(f"job {busy} is writing {out} or waits for its turn: scancel {busy}")
+        raise SubmitError(
+            f"job {busy} already writes {out}, or waits in the queue to do so: wait for it, or "
+            f"stop it with scancel {busy}"
+        )
     scripts = _scripts(table, out, folder, audio, parts, profile, options)
     if dry_run:
         for script in scripts:
@@ -108,7 +111,7 @@ def _scripts(
     profile: ClusterProfile,
     options: dict[str, Any],
 ) -> tuple[JobScript, JobScript, JobScript]:
-    """The plan, the array and the merge after it; `folder` holds scripts, logs and code."""
+    """Make the scripts of plan, array and merge; `folder` holds scripts, logs and code."""
     where = ["--audio", str(audio.resolve())] if audio is not None else []
     if "jobs" not in options:
         where += ["--jobs", '"$SLURM_CPUS_PER_TASK"']
@@ -148,7 +151,9 @@ def _scripts(
 
 
 def command_line(options: dict[str, Any]) -> list[str]:
-    """`{"codec": "wav", "allow_broken": True}` -> `--codec wav --allow-broken`."""
+    """Write options as arguments: {"codec": "wav", "allow_broken": True} gives
+    `--codec wav --allow-broken`.
+    """
     words = []
     for key, value in options.items():
         words.append("--" + key.replace("_", "-"))

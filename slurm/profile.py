@@ -1,7 +1,8 @@
-"""Cluster profiles: what a job asks for and how its environment is made, as YAML.
+"""Cluster profiles in YAML: the resources that a job asks for, and how its environment is made.
 
-`recipes/cluster/NAME.yaml` or a path; `cluster.key=value` on the command line goes on top. A
-profile may start from others: `defaults: [large]`, names of shipped ones or paths beside the file.
+A profile is `recipes/cluster/NAME.yaml` or a path; `cluster.key=value` on the command line changes
+one value. A profile may start from others, for example `defaults: [large]`: each name is a shipped
+profile or a path relative to the file.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dawnchorus.trainer.names import control_characters, names_a_secret
 
 _LOGIN = re.compile(r"://[^/@\s]+@")
 _RESOURCES = re.compile(r"--(exclusive|gres|gpus|mem|nodes|ntasks|tasks|cpus|cores|exclude)\b")
-"""Directives that ask for more than a job beside the training needs."""
+"""Directives for a training job's resources. Exports and tables need less and leave them out."""
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
 
@@ -31,11 +32,11 @@ class ClusterProfile(BaseModel):
     partition: str | None = None
     """Null: the cluster's default."""
     cpu_partition: str | None = None
-    """For jobs without a GPU beside the training (exports, tables). Null: `partition`."""
+    """Partition of the jobs that need no GPU (exports, tables). Null: the same as `partition`."""
     account: str | None = None
-    """Who pays."""
+    """Account that the jobs are charged to."""
     qos: str | None = None
-    """Quality of service."""
+    """Quality of service (--qos)."""
     constraint: str | None = None
     """Features of the nodes, e.g. a100."""
     nodes: int = Field(1, ge=1)
@@ -45,7 +46,7 @@ class ClusterProfile(BaseModel):
     gpus_per_node: int = Field(0, ge=0)
     """GPUs of each node; 0 for a job on CPUs."""
     gpu_type: str | None = None
-    """Asked for as --gres=gpu:TYPE:N where given."""
+    """Type of GPU; if given, the job asks for --gres=gpu:TYPE:N."""
     cpus_per_task: int = Field(4, ge=1)
     """Cores per process: one for the step, the others for data workers."""
     memory_gb: int | None = Field(None, ge=1)
@@ -53,38 +54,38 @@ class ClusterProfile(BaseModel):
     time: str = "24:00:00"
     """Time limit, [days-]hours:minutes:seconds. A run that needs longer is queued again."""
     signal_s: int = Field(180, ge=1)
-    """Seconds before the time limit at which the run is asked to save and stop (SLURM may ask up
-    to a minute earlier): longer than one step and one checkpoint."""
+    """SLURM asks the run to save and stop this many seconds before the time limit (or up to a
+    minute earlier). It must be longer than one step and one checkpoint together."""
     stuck_s: int = Field(120, ge=10)
-    """How long the job script waits for srun after a rank has failed or asked to come back: longer
-    than the cluster's KillWait."""
+    """Seconds that the job script waits for srun to end after a rank has failed or asked for a
+    restart. It must be longer than the cluster's KillWait."""
     max_requeues: int = Field(50, ge=0)
-    """After so many automatic restarts the job stays ended."""
+    """Most automatic restarts of a job; after them it is not queued again."""
     modules: tuple[str, ...] = ()
-    """`module load` each."""
+    """Environment modules that the job loads (`module load`)."""
     venv: str | None = None
-    """Folder of the virtual environment; null: the one that submits."""
+    """Folder of the virtual environment; null: the one from which you submit."""
     container: str | None = None
     """Image for `srun --container-image` (pyxis), in which `chorus` is installed."""
     container_mounts: tuple[str, ...] = ()
-    """host:inside, for `srun --container-mounts`."""
+    """Folders of the host to show in the container, each HOST:INSIDE (`--container-mounts`)."""
     environment: dict[str, str] = {}
-    """Variables to export."""
+    """Environment variables that the job exports."""
     scratch: str | None = None
     """Node-local folder for temporary files (exported as TMPDIR); may hold $SLURM_JOB_ID."""
     network_interface: str | None = None
-    """Interface for NCCL and gloo, e.g. ib0 or hsn0."""
+    """Network interface for NCCL and gloo, e.g. ib0 or hsn0."""
     setup: tuple[str, ...] = ()
     """Lines of bash to run before srun."""
     sbatch_extra: tuple[str, ...] = ()
-    """Further directives, passed on as they are, e.g. "--exclusive"."""
+    """More directives for sbatch, passed on unchanged, e.g. "--exclusive"."""
     srun_extra: tuple[str, ...] = ()
-    """Further options of srun, passed on as they are."""
+    """More options for srun, passed on unchanged."""
 
     @model_validator(mode="before")
     @classmethod
     def _no_control_characters(cls, values: Any) -> Any:
-        """A line break would begin a line of its own in the job script; `setup` is such lines."""
+        """Refuse line breaks: each would begin a line in the job script. `setup` may have them."""
         problems = []
 
         def look(value: Any, key: str) -> None:
@@ -112,7 +113,7 @@ class ClusterProfile(BaseModel):
     def _names_of_variables(cls, found: dict[str, str]) -> dict[str, str]:
         for name, value in found.items():
             if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-                raise ValueError(f"{name!r} is no name of an environment variable")
+                raise ValueError(f"{name!r} is not a valid name of an environment variable")
             if names_a_secret(name) or _LOGIN.search(value):
                 raise ValueError(
                     f"{name} looks like a secret, and these values are written into job scripts: "
@@ -126,7 +127,7 @@ class ClusterProfile(BaseModel):
     def _options(cls, words: tuple[str, ...]) -> tuple[str, ...]:
         for word in words:
             if not word.startswith("-"):
-                raise ValueError(f"{word!r} is no option: write --{word.lstrip()}")
+                raise ValueError(f"{word!r} is not an option: write --{word.lstrip()}")
         return words
 
     @field_validator("time")
@@ -152,11 +153,11 @@ class ClusterProfile(BaseModel):
         return self.tasks_per_node or self.gpus_per_node or 1
 
     def light(self, *, cpus: int, memory_gb: int, time: str) -> ClusterProfile:
-        """For a job of one process without a GPU: at most this much, and no node of its own."""
+        """The profile of a job of one process without a GPU, limited to this much of each."""
         return self.model_copy(
             update={
                 "partition": self.cpu_partition or self.partition,
-                # Features and types that are asked for are those of the GPU nodes.
+                # The profile's constraint and GPU type describe GPU nodes; this job needs none.
                 "constraint": None, "gpu_type": None, "gpus_per_node": 0,
                 "nodes": 1, "tasks_per_node": 1,
                 "cpus_per_task": min(self.cpus_per_task, cpus),
@@ -167,7 +168,7 @@ class ClusterProfile(BaseModel):
         )  # fmt: skip
 
     def one_gpu(self) -> ClusterProfile:
-        """For a job of one process on one device: its share of a node."""
+        """The profile of a job of one process on one device, with that device's share of a node."""
         share = self.memory_gb and max(1, -(-self.memory_gb // self.tasks))
         return self.model_copy(
             update={
@@ -187,7 +188,7 @@ def seconds(text: str) -> int:
     """Seconds of a SLURM time limit (`man sbatch`, --time). Raises ValueError."""
     found = _TIME.fullmatch(text)
     if not found:
-        raise ValueError(f"{text!r} is no time limit; write [days-]hours:minutes:seconds")
+        raise ValueError(f"{text!r} is not a time limit: write [days-]hours:minutes:seconds")
     days, first, second, third = (int(part) if part else 0 for part in found.groups())
     if found.group(1) is not None:
         return ((days * 24 + first) * 60 + second) * 60 + third
@@ -197,14 +198,15 @@ def seconds(text: str) -> int:
 
 
 def load_profile(name: str, overrides: Sequence[str] = ()) -> ClusterProfile:
-    """Read a profile and put `cluster.key=value` on top.
+    """Read a profile and apply overrides `cluster.key=value`.
 
     Args:
-        name: of a shipped profile, or the path of a YAML file.
-        overrides: "cluster.time=1:00:00", by the grammar of all recipes.
+        name: name of a shipped profile, or path of a YAML file.
+        overrides: "cluster.time=1:00:00" and the like, in the grammar of all recipes.
 
     Raises:
-        RecipeError: no such profile, or every mistake in it, each with what is allowed.
+        RecipeError: there is no such profile, or it has mistakes; the message lists each of them
+            with the values that are allowed.
     """
     plain = [word.removeprefix("cluster.") for word in overrides]
     loaded: ClusterProfile = load(CLUSTER, name, plain)
@@ -212,7 +214,7 @@ def load_profile(name: str, overrides: Sequence[str] = ()) -> ClusterProfile:
 
 
 def quoted(words: Sequence[str]) -> str:
-    """A command line for bash."""
+    """Quote words as one command line for bash."""
     return " ".join(shlex.quote(word) for word in words)
 
 

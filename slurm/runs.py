@@ -1,4 +1,4 @@
-"""`chorus runs`: what became of every run, from its folder, and from SLURM where there is one."""
+"""`chorus runs`: the state of every run, read from its folder and, where there is one, SLURM."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RunState:
     clips_per_s: float | None
     job_id: str
     reason: str
-    """Why it failed or does not start, in a line."""
+    """Why the run failed or does not start, in one line."""
 
     @property
     def name(self) -> str:
@@ -43,7 +43,7 @@ class RunState:
 
 
 def list_runs(runs: Path) -> list[RunState]:
-    """All runs below a folder, newest last. Raises SubmitError where there is no such folder."""
+    """All runs below a folder, newest last. Raises SubmitError if there is no such folder."""
     if not runs.is_dir():
         raise SubmitError(f"there is no folder {runs}: name the one with your runs (--runs)")
     folders = [f for f in runs.iterdir() if f.is_dir() and _is_run(f)]
@@ -67,7 +67,7 @@ def find_run(name: str, runs: Path) -> Path:
 
 
 def state_of(folder: Path, known: dict[str, str] | None = None) -> RunState:
-    """Where a run stands."""
+    """Read the state of a run from its folder and from SLURM's states (`known`) of its job."""
     from dawnchorus.trainer.metrics_log import standing_lines
     from dawnchorus.trainer.runtime.attempts import read_attempts
     from dawnchorus.trainer.runtime.failures import first_failure
@@ -98,7 +98,7 @@ def state_of(folder: Path, known: dict[str, str] | None = None) -> RunState:
 
 
 def _owner(folder: Path) -> dict[str, Any] | None:
-    """Who works in the folder now: its lease, unless that is void."""
+    """The lease of the process that works in the folder now; None if no valid one is there."""
     from dawnchorus.trainer.runtime.lock import LEASE_S, leases
 
     for path, owner in leases(folder).items():
@@ -175,7 +175,7 @@ def table(states: Sequence[RunState]) -> str:
 
 
 def details(folder: Path) -> list[str]:
-    """Everything a person asks first about one run."""
+    """Lines for the screen about one run: state, speed, log, sessions, events, failure."""
     from dawnchorus.trainer.metrics_log import standing_lines
     from dawnchorus.trainer.runtime.attempts import read_attempts
     from dawnchorus.trainer.runtime.failures import first_failure
@@ -212,7 +212,7 @@ def details(folder: Path) -> list[str]:
 
 
 def cancel_run(folder: Path) -> str:
-    """Ask a run to save and stop; returns what was done. Raises SubmitError where none runs."""
+    """Ask a run to save and stop; returns a sentence. Raises SubmitError if it cannot be asked."""
     record = read_record(folder)
     job_id = str(record.get("job_id") or "")
     if job_id and scheduler.states([job_id]).get(job_id) not in (None, "COMPLETED", "CANCELLED",

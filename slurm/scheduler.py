@@ -1,4 +1,4 @@
-"""SLURM's commands, called with a clean environment; only ids and states are parsed."""
+"""Calls of SLURM's commands in a clean environment; only ids and states are parsed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from dawnchorus.slurm.errors import SubmitError
 
-# Left over from an allocation or a launcher, these change what sbatch and srun do, or where the
-# tasks of a job meet. SLURM_CONF is where the cluster is, not part of an allocation.
+# An allocation or a launcher may leave these variables behind; they would change what sbatch and
+# srun do, or where the tasks of a job meet. SLURM_CONF only says where the cluster is: it stays.
 _LEFT_OVER = re.compile(
     r"(SLURM|SBATCH|SRUN|SALLOC|PMI|PMIX|OMPI|TORCHELASTIC)_.*"
     r"|MASTER_(ADDR|PORT)|(LOCAL_|NODE_|GROUP_|ROLE_)?RANK|(LOCAL_|GROUP_|ROLE_)?WORLD_SIZE"
@@ -20,7 +20,7 @@ _KEPT = {"SLURM_CONF"}
 
 
 def clean_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment without what an allocation or a launcher left in it."""
+    """The environment without the variables that an allocation or a launcher left in it."""
     env = os.environ if environment is None else environment
     return {k: v for k, v in env.items() if k in _KEPT or not _LEFT_OVER.fullmatch(k)}
 
@@ -29,7 +29,7 @@ def call(*command: str, stdin: str | None = None, timeout_s: float = 60) -> str:
     """Run one of SLURM's commands; returns its output.
 
     Raises:
-        SubmitError: it is not there, failed (with what it said), or did not answer.
+        SubmitError: the command is missing, failed (its message is passed on), or did not answer.
     """
     try:
         done = subprocess.run(
@@ -58,9 +58,9 @@ def submit(script: str, *options: str) -> str:
 
 
 def states(job_ids: Sequence[str]) -> dict[str, str]:
-    """State of each job that SLURM still knows, e.g. RUNNING, PENDING; none without SLURM.
+    """State of each job that SLURM still knows, e.g. RUNNING, PENDING; empty without SLURM.
 
-    A pending job that waits for somebody to release it is HELD.
+    A pending job that somebody has to release first gets the state HELD.
     """
     if not job_ids or shutil.which("squeue") is None:
         return {}
@@ -71,7 +71,7 @@ def states(job_ids: Sequence[str]) -> dict[str, str]:
             "--format=%i %F_%K %T %r", timeout_s=20,
         )  # fmt: skip
     except SubmitError:
-        return {}  # "Invalid job id": all of them are too old to be known
+        return {}  # "Invalid job id": SLURM has forgotten all of these jobs
     found = {}
     for line in answer.splitlines():
         words = line.split()

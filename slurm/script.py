@@ -1,4 +1,4 @@
-"""Job scripts: what SLURM is asked for, and bash that a person can read."""
+"""Job scripts: directives for SLURM, and bash that a person can read."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from dawnchorus.trainer.names import control_characters
 
 @dataclass(frozen=True, kw_only=True)
 class JobScript:
-    """One job: what runs, where its folder is, how much it needs."""
+    """One job: its command, its folder and its resources."""
 
     name: str
     title: str
     run: Path
-    """The run folder (absolute); script and logs go into it."""
+    """The run folder (absolute), in which the script and the logs are written."""
     command: tuple[str, ...]
-    """What each task runs. A word in double quotes is left to bash: "$RUN" is the run folder of an
-    array's task."""
+    """The command that each task runs. Bash expands the words in double quotes: "$RUN" becomes the
+    run folder of an array's task."""
     profile: ClusterProfile
     code: Path
     """Snapshot of the code."""
     train: bool = True
-    """A training job: one task per device, signals, requeue. Else one task, as the profile says
-    (`ClusterProfile.light`, `.one_gpu`)."""
+    """Whether this is a training job, with one task per device, signals and requeue. Other jobs
+    have one task and a smaller profile (`ClusterProfile.light`, `.one_gpu`)."""
     array_runs: tuple[Path, ...] = ()
     """Run folder of each task of a job array."""
     array_size: int = 0
     """Tasks of a job array without run folders."""
     array_limit: int | None = None
-    """Most tasks of the array at once."""
+    """Most tasks of the array that run at the same time."""
     extra: tuple[str, ...] = ()
-    """Further directives."""
+    """More directives for sbatch."""
     requeue: bool | None = None
-    """Whether SLURM starts it again after a node failure or pre-emption. None: if it trains."""
+    """Whether SLURM restarts the job after a node failure or pre-emption. None: only training."""
     file: str = "job.sh"
 
     @property
     def path(self) -> Path:
-        """Where the script goes."""
+        """The file of the script."""
         return self.run / self.file
 
     def text(self) -> str:
@@ -71,7 +71,7 @@ class JobScript:
         profile, gpus = self.profile, self.profile.gpus_per_node
         tasks_of_array = len(self.array_runs) or self.array_size
         log = "logs/slurm-%A_%a.log" if tasks_of_array else "logs/slurm-%j.log"
-        # sbatch fills in what begins with a percent sign.
+        # sbatch replaces %-patterns in a file name.
         output = f"{str(self.run).replace('%', '%%')}/{log}"
         wanted = {
             "job-name": self.name,
@@ -101,7 +101,7 @@ class JobScript:
         return [*lines, *profile.sbatch_extra, *self.extra]
 
     def _refuse_control_characters(self) -> None:
-        """Raise SubmitError: a line break would begin a line of its own in the script."""
+        """Raise SubmitError for line breaks and the like: each would begin a line in the script."""
         texts = {
             "name": [self.name], "title": [self.title], "code": [str(self.code)],
             "run folder": [str(self.path), *map(str, self.array_runs)], "command": self.command,
@@ -114,14 +114,14 @@ class JobScript:
             if (found := control_characters(text))
         ]
         if "\\" in str(self.run):
-            problems.append(f"SLURM writes no log into a folder with a backslash: {self.run}")
+            problems.append(f"SLURM writes no log to a path with a backslash: rename {self.run}")
         if problems:
             raise SubmitError("nothing was submitted:\n  " + "\n  ".join(problems))
 
     def _environment(self) -> dict[str, str]:
         profile = self.profile
         found = {key: shlex.quote(value) for key, value in profile.environment.items()}
-        # srun does not pass --cpus-per-task of sbatch on to its tasks (22.05 and later).
+        # From 22.05 on, srun does not pass the --cpus-per-task of sbatch on to its tasks.
         found["SRUN_CPUS_PER_TASK"] = "$SLURM_CPUS_PER_TASK"
         if profile.network_interface:
             for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
@@ -152,7 +152,7 @@ class JobScript:
 
 
 def directive(value: object) -> str:
-    """A value as sbatch reads it in a `#SBATCH` line: blanks end it, `#` begins a comment."""
+    """Quote a value for a `#SBATCH` line, where a blank ends a value and `#` begins a comment."""
     text = str(value)
     if re.fullmatch(r"[\w%+,./:=@^-]+", text):
         return text
@@ -160,16 +160,16 @@ def directive(value: object) -> str:
 
 
 def expandable(text: str) -> str:
-    """A word for bash in which `$NAME` and `${NAME}` are filled in and nothing else happens."""
+    """Quote a word for bash so that it expands `$NAME` and `${NAME}` and nothing else."""
     parts = re.split(r"(\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\}))", text, flags=re.ASCII)
     escaped = [p if i % 2 else re.sub(r'(["\\$`])', r"\\\1", p) for i, p in enumerate(parts)]
     return '"' + "".join(escaped) + '"'
 
 
 def write_script(script: JobScript) -> Path:
-    """Write the script, executable, and the folder of the logs (sbatch does not make it).
+    """Write the executable script, and make the folder of the logs (sbatch does not make it).
 
-    Only its owner may read it: it names folders, accounts and variables.
+    Only the owner may read the script, because it names folders, accounts and variables.
     """
     (script.run / "logs").mkdir(parents=True, exist_ok=True)
     script.path.unlink(missing_ok=True)
@@ -179,5 +179,5 @@ def write_script(script: JobScript) -> Path:
 
 
 def dependency(kind: str, job_ids: Sequence[str]) -> tuple[str, ...]:
-    """Options of sbatch: start after these jobs, or never if they fail."""
+    """Options of sbatch: start the job after these jobs, or never if they fail."""
     return (f"--dependency={kind}:{':'.join(job_ids)}", "--kill-on-invalid-dep=yes")

@@ -1,6 +1,6 @@
-"""The code as it is at submission, kept in the run folder.
+"""A snapshot of the code in the run folder, taken at submission.
 
-A job that SLURM starts again next week would otherwise import whatever lies in the checkout then.
+Without it, a job that SLURM restarts next week would import whatever the checkout holds by then.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ PACKAGES = ("trainer", "data_prep", "slurm")
 
 
 def keep_code(folder: Path) -> Path:
-    """Copy our packages and the recipes into `folder`; returns it.
+    """Copy our packages and the recipes into `folder`, replacing an earlier copy; returns `folder`.
 
-    What was kept before for the same files stays as it is; another version replaces it only when
-    no job has started from it yet, which the caller knows.
+    The caller makes sure that no job which may still start needs the earlier copy.
     """
     if (folder / "dawnchorus").is_dir():
         shutil.rmtree(folder)
@@ -35,7 +34,7 @@ def keep_code(folder: Path) -> Path:
 
 
 def package_folder(name: str) -> Path:
-    """Where a package of ours is imported from."""
+    """The folder from which Python imports one of our packages."""
     spec = importlib.util.find_spec(f"dawnchorus.{name}")
     assert spec is not None and spec.origin is not None
     return Path(spec.origin).parent

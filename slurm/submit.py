@@ -1,4 +1,4 @@
-"""`chorus submit`: check, copy recipe and code into the run folder, write the script, submit it."""
+"""`chorus submit`: check, copy recipe and code into the run folder, write and submit the script."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RECIPE = "submitted.yaml"
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job that was handed over (job_id "" on a dry run)."""
+    """A job that was submitted (its job_id is "" on a dry run)."""
 
     job_id: str
     run: Path
@@ -36,7 +36,7 @@ class Submitted:
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[str | None, list[str], list[str]]:
-    """(profile name, overrides of the profile, overrides of the recipe)."""
+    """Sort overrides into (name of the profile, overrides of the profile, those of the recipe)."""
     name, ours, theirs = None, [], []
     for override in overrides:
         if override.startswith("cluster="):
@@ -49,10 +49,10 @@ def split_overrides(overrides: Sequence[str]) -> tuple[str | None, list[str], li
 
 
 def profile_from(name: str | None, overrides: Sequence[str]) -> ClusterProfile:
-    """The profile; SubmitError where none was named."""
+    """Load the named profile. Raises SubmitError if no profile is named."""
     if name is None:
         raise SubmitError(
-            "which cluster? Add cluster=NAME (a file of recipes/cluster, without .yaml) or "
+            "no cluster is named: add cluster=NAME (a file of recipes/cluster, without .yaml) or "
             "cluster=PATH"
         )
     return load_profile(name, overrides)
@@ -64,14 +64,14 @@ def prepare_recipe(
     """Load a recipe as the job will run it, and check what can be checked from here.
 
     Args:
-        recipe: name or path.
-        overrides: of the recipe.
-        profile: decides nodes and devices.
-        later: keys whose files a job before this one makes, so that they need not exist yet.
+        recipe: name or path of the recipe.
+        overrides: overrides of the recipe.
+        profile: the profile that decides nodes and devices.
+        later: keys whose files an earlier job will make, so that they need not exist yet.
 
     Raises:
-        RecipeError: the recipe is wrong. SubmitError: data or checkpoint is missing, or the
-            processes do not divide the batch.
+        RecipeError: the recipe has a mistake.
+        SubmitError: data or a checkpoint is missing, or the processes do not divide the batch.
     """
     from dawnchorus.trainer.recipe import load_recipe, odd_texts
 
@@ -83,7 +83,7 @@ def prepare_recipe(
     try:
         loaded = load_recipe(recipe, [*overrides, *fixed])
     except RecipeError as error:
-        loaded = load_recipe(recipe, overrides)  # raises what is wrong on any cluster
+        loaded = load_recipe(recipe, overrides)  # raises for mistakes that no cluster can mend
         problems.append(str(error))
     loaded = loaded.model_copy(update={"runs": str(Path(loaded.runs).resolve())})
     problems += odd_texts(loaded) + missing_inputs(loaded, later=later)
@@ -95,7 +95,7 @@ def prepare_recipe(
 def training_script(
     recipe: Recipe, profile: ClusterProfile, *, extra: Sequence[str] = ()
 ) -> JobScript:
-    """The job of one training run."""
+    """Make the job script of one training run."""
     run = recipe.folder
     return JobScript(
         name=recipe.name,
@@ -112,7 +112,8 @@ def fix_in_folder(recipe: Recipe, *, code: bool = True) -> None:
     """Write the resolved recipe and the code into the run folder.
 
     Raises:
-        SubmitError: a job is at work there. RecipeError: the folder holds another recipe's run.
+        SubmitError: a job already works in the folder.
+        RecipeError: the folder holds a run of another recipe.
     """
     from dawnchorus.trainer.runtime.folder import check_folder
 
@@ -120,8 +121,8 @@ def fix_in_folder(recipe: Recipe, *, code: bool = True) -> None:
     busy = active_job(run)
     if busy is not None:
         raise SubmitError(
-            f"job {busy} works in {run} or waits for its turn: `chorus cancel {run.name}` stops "
-            "it; another name (name=...) makes another run"
+            f"job {busy} works in {run} or waits in the queue: stop it with `chorus cancel "
+            f"{run.name}`, or give this run another name (name=...)"
         )
     check_folder(recipe)
     run.mkdir(parents=True, exist_ok=True)
@@ -132,7 +133,7 @@ def fix_in_folder(recipe: Recipe, *, code: bool = True) -> None:
 
 
 def active_job(run: Path) -> str | None:
-    """The job that was submitted for this run folder and has not ended, as far as SLURM knows."""
+    """Id of the job of this run folder, if SLURM knows that it has not ended; else None."""
     job_id = read_record(run).get("job_id")
     state = scheduler.states([job_id]).get(job_id) if job_id else None
     alive = ("PENDING", "HELD", "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "REQUEUED",
@@ -141,7 +142,7 @@ def active_job(run: Path) -> str | None:
 
 
 def read_record(run: Path) -> dict[str, Any]:
-    """What the last submission of this run folder was; empty without one."""
+    """Read the record of the last submission of this run folder; empty without one."""
     try:
         found = json.loads((run / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -150,7 +151,7 @@ def read_record(run: Path) -> dict[str, Any]:
 
 
 def record(run: Path, job_id: str, script: JobScript) -> None:
-    """Remember which job works on a run folder."""
+    """Write down which job works on a run folder."""
     line = {
         "job_id": job_id, "script": str(script.path), "time": round(time.time(), 3),
         "cluster": as_plain(script.profile),
@@ -159,7 +160,7 @@ def record(run: Path, job_id: str, script: JobScript) -> None:
 
 
 def hand_over(script: JobScript, *options: str) -> str:
-    """Write the script, submit it, remember it; returns the job id."""
+    """Write the script, submit it and record it; returns the job id."""
     path = write_script(script)
     job_id = scheduler.submit(str(path), *options)
     for number, run in enumerate(script.array_runs):
@@ -172,7 +173,7 @@ def submit(recipe: str, overrides: Sequence[str], *, dry_run: bool = False) -> S
     """Submit one training run.
 
     Raises:
-        SubmitError, RecipeError: nothing was submitted; the message says everything that is wrong.
+        SubmitError, RecipeError: nothing was submitted; the message lists every mistake.
     """
     name, ours, theirs = split_overrides(overrides)
     profile = profile_from(name, ours)
@@ -189,7 +190,7 @@ def submit(recipe: str, overrides: Sequence[str], *, dry_run: bool = False) -> S
 
 
 def how_to(submitted: Submitted) -> list[str]:
-    """What a person wants to know next."""
+    """Lines for the screen: how to watch and stop the run."""
     name = submitted.run.name
     return [
         f"job       {submitted.job_id}",

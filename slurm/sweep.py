@@ -22,9 +22,9 @@ from dawnchorus.slurm.submit import (
 
 
 def read_sweep(text: str) -> list[list[str]]:
-    """`optim.lr=1e-4,3e-4 seed=0,1` -> the overrides of each run, all combinations.
+    """Read `optim.lr=1e-4,3e-4 seed=0,1` into the overrides of each run: all combinations.
 
-    Blanks and commas within brackets or quotes belong to the value: `init_from='a, b',c`.
+    Blanks and commas inside brackets or quotes belong to the value: `init_from='a, b',c`.
     """
     axes = []
     for word in _cut(text, r"\s"):
@@ -38,14 +38,14 @@ def read_sweep(text: str) -> list[list[str]]:
 
 
 def _cut(text: str, at: str) -> list[str]:
-    """Split at a character, but not within brackets, or quotes that begin a value and close."""
+    """Split at a character, except inside brackets and inside quotes that enclose a whole value."""
     bracketed = r"\[[^\[\]]*\]|\{[^{}]*\}|\([^()]*\)"
     quoted = r"(?<![^\s=,])(?:'(?:[^']|'')*'|\"(?:[^\"\\]|\\.)*\")(?=[\s,]|\Z)"
     return re.findall(rf"(?:{bracketed}|{quoted}|(?!{at}).)+", text, re.DOTALL)
 
 
 def sweep_name(base: str, overrides: Sequence[str]) -> str:
-    """A run name that says what is special about it: my_run-lr_1e-4."""
+    """Name a run of a sweep after its values: my_run-lr_1e-4."""
     parts = []
     for override in overrides:
         key, _, value = override.partition("=")
@@ -72,7 +72,9 @@ def submit_sweep(
     home = Path(base.runs) / f"{base.name}-sweep"
     folders = tuple(r.folder for r in runs)
     if len(set(folders)) < len(folders):
-        raise SubmitError("two runs of the sweep would have the same name: a value occurs twice")
+        raise SubmitError(
+            "two runs of the sweep would have the same name: --sweep lists a value twice"
+        )
     array = JobScript(
         name=base.name, title=f"sweep of {len(runs)} runs: {' '.join(sweep.split())}", run=home,
         command=("chorus", "train", '"$RUN/submitted.yaml"'), profile=profile, code=home / "code",

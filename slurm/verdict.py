@@ -1,9 +1,10 @@
-"""Whether a job that ended should be queued again: `python -m dawnchorus.slurm.verdict RUN CODE`.
+"""Decides whether SLURM should queue a job that ended again.
 
-The job script asks this after srun. Exit status 0: yes; 1: no. The code that the job should end
-with goes to the standard output: the one of the rank that failed first, not the 137 of a rank that
-srun killed for it. A sentence says why, and if a rank failed, its note is shown, so that the job's
-log has the reason at its end.
+The job script calls `python -m dawnchorus.slurm.verdict RUN CODE` after srun. The exit status is 0
+for yes and 1 for no. The standard output is the code that the job should end with: the one of the
+rank that failed first, not the 137 of the ranks that srun killed afterwards. A sentence on the
+standard error says why. If a rank failed, its note follows, so that the job's log ends with the
+reason.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ _FINAL = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """Queue it again or not, and why."""
+    """Whether to queue the job again, and why."""
 
     again: bool
     reason: str
     code: int
-    """What the job ends with."""
+    """The exit code that the job ends with."""
 
 
 def verdict(run: Path, code: int, job: Job, max_requeues: int) -> Verdict:
     """Decide by the marker that rank 0 left, the exit code, and the notes of the ranks.
 
-    The exit code alone does not do: when one rank ends, srun kills the others, and reports the
-    highest code of all.
+    The exit code alone is not enough: when one rank ends, srun kills the others and reports the
+    highest code among them.
     """
     if code == 0:
         return Verdict(False, "done", 0)
@@ -67,7 +68,7 @@ def verdict(run: Path, code: int, job: Job, max_requeues: int) -> Verdict:
 
 
 def _marker(run: Path, job: Job) -> str | None:
-    """Why the session that just ended wants to come back, or None."""
+    """Why the session that just ended asks for a restart; None if it does not."""
     try:
         marker = json.loads((run / "requeue.json").read_text())
     except (OSError, ValueError):
@@ -78,7 +79,7 @@ def _marker(run: Path, job: Job) -> str | None:
 
 
 def batch_job() -> Job:
-    """The job whose batch script this is; it has no step of its own."""
+    """The job in whose batch script this process runs, outside of any step of srun."""
     environment = os.environ | {"SLURM_STEP_ID": "batch", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
     environment["SLURM_JOB_NAME"] = "batch"
     return Job.here(environment)

@@ -170,7 +170,7 @@ def test_times_and_names_of_variables(text: str) -> None:
 
 
 def test_options_are_options() -> None:
-    with pytest.raises(ValueError, match="is no option"):
+    with pytest.raises(ValueError, match="is not an option"):
         ClusterProfile(sbatch_extra=("exclusive",))
 
 

@@ -64,7 +64,7 @@ def test_all_mistakes_of_a_profile_are_told_at_once(tmp_path: Path) -> None:
     path.write_text("nodes: 0\ngpu_per_node: 4\ntime: soon\n")
     with pytest.raises(RecipeError) as told:
         load_profile(str(path), ["cluster.cpus_per_task=none"])
-    for part in ("nodes: ", "did you mean 'gpus_per_node'", "no time limit", "cpus_per_task"):
+    for part in ("nodes: ", "did you mean 'gpus_per_node'", "not a time limit", "cpus_per_task"):
         assert part in str(told.value), told.value
     with pytest.raises(RecipeError, match=r"Shipped are large, small, test"):
         load_profile("huge", [])
