@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     ConfigDict,
+    Field,
 )
 from pydantic import model_validator as _model_validator
 
@@ -31,7 +32,7 @@ from dawnchorus.trainer.names import check_name, control_characters
 from dawnchorus.trainer.objectives.base_config import ObjectiveConfig
 from dawnchorus.trainer.optim_config import OptimConfig
 from dawnchorus.trainer.recorded import Recorded
-from dawnchorus.trainer.registry import ENCODERS, OBJECTIVES
+from dawnchorus.trainer.registry import ENCODERS, LOGGERS, OBJECTIVES
 
 _STRICT: dict[str, object] = {"extra": "forbid", "use_attribute_docstrings": True}
 
@@ -110,32 +111,26 @@ class TrainConfig:
         return steps
 
 
-_OFF = ("off", "no", "none", "false")
+def _log_config() -> Any:
+    return _log_config_of(*LOGGERS.names())
 
 
-@dataclass(frozen=True, kw_only=True)
-class LogConfig:
-    """Where figures go besides `metrics.jsonl`, which is always written and is the truth."""
-
-    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
-
-    wandb: Annotated[
-        Literal["disabled", "offline", "online"],
-        BeforeValidator(lambda given: "disabled" if str(given).lower() in _OFF else given),
-    ] = "offline"
-    """Weights & Biases; `offline` writes into the run folder and `wandb sync` sends it later;
-    `off`, `no`, `none` and `false` are other words for `disabled`."""
-    wandb_project: str = "dawnchorus"
-    """Project name on Weights & Biases."""
-    tensorboard: bool = False
-    """Write TensorBoard's event files into the run folder too (`tensorboard --logdir runs`)."""
+@cache
+def _log_config_of(*names: str) -> Any:
+    """The section `log`: the keys of all loggers."""
+    words = "Where figures go besides `metrics.jsonl`, which is always written and is the truth."
+    return LOGGERS.together(
+        "LogConfig", {"__doc__": words, "__module__": __name__, "__pydantic_config__": _STRICT}
+    )
 
 
 if TYPE_CHECKING:
     AnyEncoder = EncoderConfig
     AnyObjective = ObjectiveConfig
+    LogConfig = Any
 else:
     AnyEncoder, AnyObjective = ENCODERS.union(), OBJECTIVES.union()
+    LogConfig = _log_config()
 
 
 class Recipe(Recorded):
@@ -165,7 +160,7 @@ class Recipe(Recorded):
     """Optimiser and learning-rate schedule."""
     train: TrainConfig
     """Length, batch, precision, devices, checkpoints."""
-    log: LogConfig = LogConfig()
+    log: LogConfig = Field(default_factory=lambda: _log_config()())
     """Weights & Biases, TensorBoard."""
     card: CardConfig = CardConfig()
     """For the model card on export."""
@@ -281,4 +276,5 @@ def rebuild() -> None:
     """Make the recipe's sections know what was added to the registries since."""
     for name, registry in (("encoder", ENCODERS), ("objective", OBJECTIVES)):
         Recipe.model_fields[name].annotation = registry.union()
+    Recipe.model_fields["log"].annotation = _log_config()
     Recipe.model_rebuild(force=True)

@@ -7,17 +7,21 @@ submitted without it; and the class that is built from it.
 from __future__ import annotations
 
 import difflib
+from dataclasses import make_dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Union
 
-from pydantic import Discriminator
+from pydantic import Discriminator, Tag
 
 if TYPE_CHECKING:
     from dawnchorus.trainer.encoders.base import Encoder
     from dawnchorus.trainer.encoders.base_config import EncoderConfig
+    from dawnchorus.trainer.evaluation.probes.base import Probe
+    from dawnchorus.trainer.evaluation.probes.base_config import ProbeConfig
     from dawnchorus.trainer.frontends.frontend import Frontend
     from dawnchorus.trainer.objectives.base import Objective
     from dawnchorus.trainer.objectives.base_config import ObjectiveConfig
+    from dawnchorus.trainer.runtime.loggers.base import Logger
 
 HERE = __name__.rpartition(".")[0]
 Thing = TypeVar("Thing")
@@ -67,10 +71,44 @@ class Registry(Generic[Config, Thing]):
         found: type[Thing] = load(self._entry(name)[1])
         return found
 
-    def union(self) -> Any:
-        """The type of a recipe's section: one of the configs, told apart by its `name`."""
+    def union(self, default: str | None = None) -> Any:
+        """The type of a recipe's section: one of the configs, told apart by its `name`.
+
+        Args:
+            default: which one a section without a name stands for; None: the name is required.
+        """
         kinds = tuple(self.config(name) for name in self._entries)
-        return Annotated[Union[kinds], Discriminator("name")] if len(kinds) > 1 else kinds[0]  # noqa: UP007
+        if len(kinds) == 1:
+            return kinds[0]
+        if default is None:
+            return Annotated[Union[kinds], Discriminator("name")]  # noqa: UP007
+
+        def name_of(section: Any) -> Any:
+            if isinstance(section, dict):
+                return section.get("name", default)
+            return getattr(section, "name", None)
+
+        tagged = tuple(Annotated[self.config(name), Tag(name)] for name in self._entries)
+        chosen = Discriminator(
+            name_of,
+            custom_error_type="unknown_name",
+            custom_error_message=f"there is no {self.kind} of that name; there are: "
+            + ", ".join(self.names()),
+        )
+        return Annotated[Union[tagged], chosen]  # noqa: UP007
+
+    def together(self, name: str, settings: dict[str, Any]) -> Any:
+        """A frozen dataclass that has the keys of every config side by side.
+
+        Args:
+            name: what it is called.
+            settings: attributes of the class, such as its docstring.
+        """
+        # A dataclass has the fields of its last base first.
+        configs = tuple(self.config(entry) for entry in reversed(self._entries))
+        return make_dataclass(
+            name, [], bases=configs, namespace=settings, frozen=True, kw_only=True
+        )
 
     def _entry(self, name: str) -> tuple[str, str]:
         if name not in self._entries:
@@ -116,6 +154,29 @@ OBJECTIVES: Registry[ObjectiveConfig, Objective] = Registry(
         ),
     },
 )
+
+PROBES: Registry[ProbeConfig, Probe] = Registry(
+    "probe",
+    {
+        "linear": (
+            ".evaluation.probes.linear_config:LinearConfig",
+            ".evaluation.probes.linear:Linear",
+        ),
+        "ridge": (".evaluation.probes.ridge_config:RidgeConfig", ".evaluation.probes.ridge:Ridge"),
+    },
+)
+
+LOGGERS: Registry[Any, Logger] = Registry(
+    "logger",
+    {
+        "wandb": (".runtime.loggers.wandb_config:WandbConfig", ".runtime.loggers.wandb:Wandb"),
+        "tensorboard": (
+            ".runtime.loggers.tensorboard_config:TensorBoardConfig",
+            ".runtime.loggers.tensorboard:TensorBoard",
+        ),
+    },
+)
+"""Their keys stand side by side in the section `log`, each called after its logger."""
 
 FRONTENDS = {
     "beats": ".frontends.kaldi:BeatsLogMel",

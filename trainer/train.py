@@ -24,11 +24,13 @@ from dawnchorus.trainer.examples import write_examples
 from dawnchorus.trainer.layout import Topology
 from dawnchorus.trainer.module import TrainingModule
 from dawnchorus.trainer.public import public_recipe
+from dawnchorus.trainer.registry import LOGGERS
 from dawnchorus.trainer.runtime.allocation import keep_freed_memory
 from dawnchorus.trainer.runtime.checkpoint import AtomicCheckpointIO, CheckpointFolder
 from dawnchorus.trainer.runtime.folder import check_folder, write_folder
 from dawnchorus.trainer.runtime.job import early_rank, in_slurm_step
-from dawnchorus.trainer.runtime.logging import MetricsFile, ProgressSink, TensorBoardSink, WandbSink
+from dawnchorus.trainer.runtime.loggers.base import LoggedRun
+from dawnchorus.trainer.runtime.logging import MetricsFile, ProgressSink, Sink
 from dawnchorus.trainer.runtime.loop import StepBoundary
 from dawnchorus.trainer.runtime.preemption import StopRequest, watch_signals
 from dawnchorus.trainer.runtime.session import Session
@@ -102,21 +104,16 @@ def _strategy(recipe: Recipe, ranks: int) -> Any:
 
 def _sinks(recipe: Recipe, first_step: int) -> tuple[MetricsFile, ProgressSink]:
     progress = ProgressSink(recipe.train.total_steps, first_step, recipe.name)
-    sinks: list[Any] = [progress]
-    if recipe.log.wandb != "disabled":
-        sinks.append(
-            WandbSink(
-                recipe.folder,
-                name=recipe.name,
-                project=recipe.log.wandb_project,
-                mode=recipe.log.wandb,
-                config=public_recipe(recipe.resolved()),
-            )
-        )
-    if recipe.log.tensorboard:
-        sinks.append(TensorBoardSink(recipe.folder, resume_step=first_step))
+    run = LoggedRun(
+        folder=recipe.folder,
+        name=recipe.name,
+        recipe=public_recipe(recipe.resolved()),
+        first_step=first_step,
+    )
+    started = [LOGGERS.thing(name).start(recipe.log, run) for name in LOGGERS.names()]
+    sinks: tuple[Sink, ...] = (progress, *(logger for logger in started if logger is not None))
     path = recipe.folder / "metrics.jsonl"
-    return MetricsFile(path, resume_step=first_step, sinks=tuple(sinks)), progress
+    return MetricsFile(path, resume_step=first_step, sinks=sinks), progress
 
 
 # --------------------------------------------------------------------------- the run

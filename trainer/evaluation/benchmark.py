@@ -30,7 +30,6 @@ from dawnchorus.trainer.evaluation.embed import (
     weights_digest,
 )
 from dawnchorus.trainer.evaluation.exposure import exposure
-from dawnchorus.trainer.evaluation.probes import train_probes
 from dawnchorus.trainer.evaluation.result_file import output_paths, plain, write_result
 from dawnchorus.trainer.evaluation.retrieval import (
     evaluate_across,
@@ -43,6 +42,7 @@ from dawnchorus.trainer.evaluation.task import Task, describe_task, prepare_task
 from dawnchorus.trainer.objectives.multilabel import ranking_scores, trained_classes
 from dawnchorus.trainer.pooling import Pooling, pool
 from dawnchorus.trainer.progress import Bar
+from dawnchorus.trainer.registry import PROBES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -114,13 +114,13 @@ class _Bench:
         config = replace(
             self.config.probe, standardise=standardise or self.config.probe.standardise
         )
-        epochs = config.epochs * config.seeds * len(task.protocol.folds)
-        with Bar(epochs, f"probing {name}", "epochs", stays=False) as bar:
-            result = train_probes(
-                emb, task.clips.label_NC, task.protocol.folds, config,
-                multi_label=task.multi_label, device=self.device, advance=bar.advance,
+        work = config.work * len(task.protocol.folds)
+        with Bar(work, f"probing {name}", "epochs", stays=False) as bar:
+            result = PROBES.thing(config.name)(config).measure(
+                emb, task.clips.label_NC, task.protocol.folds, multi_label=task.multi_label,
+                device=self.device, advance=bar.advance,
             )  # fmt: skip
-        summary = result.summary() | {"standardised": config.standardise}
+        summary = result.summary() | {"name": config.name, "standardised": config.standardise}
         if result.hit_N is not None:
             groups, resamples = task.clips.group_N, self.config.retrieval.bootstrap
             summary["mean_ci95"] = group_bootstrap(result.hit_N, groups, resamples)
@@ -170,7 +170,7 @@ class _Bench:
             for i in range(emb_NLD.shape[1])
         ]
         mix = None
-        if self.config.probe.layer_mix:
+        if self.config.probe.mixes_layers:
             mix = self.probe(emb_NLD, standardise=False, name=f"{name}, layer mix")
         row = layers[-1] | {"name": name, "layer": "last"}
         row["head"] = self.head(emb_NLD[:, -1], model, name, recipe)

@@ -4,70 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from dawnchorus.trainer.compose import load
 from dawnchorus.trainer.encoders.ranges import (
     Count,
-    NotNegative,
     Positive,
     Range,
     ShareBelowOne,
     Whole,
     check_ranges,
 )
+from dawnchorus.trainer.evaluation.probes.base_config import ProbeConfig
+from dawnchorus.trainer.evaluation.probes.linear_config import LinearConfig
 from dawnchorus.trainer.kinds import EVALUATE
+from dawnchorus.trainer.registry import PROBES
 
 _STRICT: dict[str, object] = {"extra": "forbid", "use_attribute_docstrings": True}
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProbeConfig:
-    """A linear classifier on frozen embeddings.
+if TYPE_CHECKING:
+    AnyProbe = ProbeConfig
+else:
+    AnyProbe = PROBES.union(default="linear")
 
-    The optimiser's defaults are those of the AVEX repository (`configs/evaluation_configs`):
-    AdamW, lr 1e-3, weight decay 0.01, batch 32, 900 epochs, a constant rate, and the epoch that is
-    best on the validation part. Digests of the paper (arXiv 2508.11845, appendix B.6) quote lr 1e-4
-    and weight decay 0.1. The full text could not be compared, so both are named here; the
-    repository's are the defaults, because its code made the published tables. Features are
-    standardised by default, which the paper's probe (`recipes/evaluate/paper.yaml`) does not do.
-    """
 
-    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
-
-    learning_rate: Positive = 1e-3
-    """AdamW's learning rate. AVEX repository 1e-3; digests of the paper say 1e-4."""
-    weight_decay: NotNegative = 0.01
-    """AdamW's decoupled weight decay, on weights and biases alike, as torch's default does. AVEX
-    repository 0.01; digests of the paper say 0.1."""
-    batch_size: Count = 32
-    """Clips per step (AVEX repository and paper: 32)."""
-    epochs: Count = 900
-    """Passes over the training part (AVEX repository and paper: 900)."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """`constant` as in the AVEX code that made the published tables (August 2025); `cosine` to
-    1 % of the rate, as in its later code."""
-    warmup_epochs: Whole = 0
-    """Epochs over which the rate rises linearly from zero (AVEX's later code: 5)."""
-    standardise: bool = True
-    """Centre and scale every feature by its mean and standard deviation on the probe's own
-    training part. False is the paper's protocol; true lets a probe use features of small
-    variance, which matters on small data. The log-mel baseline is always standardised: its
-    features have units, an encoder's do not."""
-    seeds: Annotated[int, Range(ge=3)] = 3
-    """How many times the probe is fitted, with seeds 0, 1, ... A seed decides the initial weights
-    and the order of the clips. Reported are the mean and the standard deviation over at least 3;
-    the paper ran one."""
-    layer_mix: bool = True
-    """With `layer: all`, also fit a probe on a softmax-weighted mean of all layers whose weights
-    are learned with it (arXiv 2605.10494)."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"warmup_epochs ({self.warmup_epochs}) must be below epochs ({self.epochs})"
-            )
+def rebuild() -> None:
+    """Make the section `probe` know what was added to the registry since."""
+    globals()["AnyProbe"] = PROBES.union(default="linear")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,8 +154,8 @@ class EvaluateConfig:
     """`auto` takes a CUDA device where there is one; else a torch device name."""
     cache: bool = True
     """Keep embeddings under `<run>/evaluation/cache`, keyed by weights, data and options."""
-    probe: ProbeConfig = field(default_factory=ProbeConfig)
-    """The linear probe."""
+    probe: AnyProbe = field(default_factory=LinearConfig)
+    """The probe; without a `name` the linear one."""
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     """Retrieval ROC-AUC."""
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)

@@ -27,6 +27,19 @@ POOLING_NAMES = {
 }
 
 
+def protocol_of(result: Mapping[str, Any]) -> Any:
+    """What was asked for, as results are compared by: in earlier ones the probe, which was the
+    linear one, had no name.
+    """
+    protocol = result.get("protocol") or {}
+    probe = protocol.get("probe") if isinstance(protocol, Mapping) else None
+    return (
+        {**protocol, "probe": {"name": "linear", **probe}}
+        if isinstance(probe, Mapping)
+        else protocol
+    )
+
+
 @dataclass(frozen=True)
 class Measure:
     """One thing that is measured: where a row has it, and what people call it."""
@@ -149,7 +162,7 @@ class Result:
         if int(_number(whole.get("format", FORMAT), "format") or 0) > FORMAT:
             raise DataError(f"its format is {whole['format']}, this version reads {FORMAT}")
         metric = _text(whole, "metric")
-        protocol = _mapping(whole.get("protocol") or {}, "protocol")
+        protocol = _mapping(protocol_of(whole), "protocol")
         data = _mapping(whole.get("data") or {}, "data")
         model = _mapping(whole.get("model") or {}, "model")
         seen = _mapping(whole.get("exposure") or {}, "exposure")

@@ -12,6 +12,7 @@ from dawnchorus.trainer.evaluation.results import (
     METRIC_NAMES,
     POOLING_NAMES,
     figures_of,
+    protocol_of,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def facts(result: Mapping[str, Any]) -> str:
     lines = [
         f"{result['clips']} clips, {_counted(result['classes'], 'class', 'classes')}, "
         f"{_counted(result['groups'], 'group', 'groups')}; "
-        f"{division}; {result['seeds']} probe seeds (± over seeds)"
+        f"{division}; {_fits(result['seeds'])}"
     ]
     if any("same_group_excluded" in (r.get("retrieval") or {}) for r in result["rows"]):
         lines.append("other groups: ROC-AUC without the clips of the query's own group")
@@ -168,6 +169,14 @@ def print_result(result: Mapping[str, Any], console: Console) -> None:
         console.print(f"Warning: {warning}", style="bold", highlight=False, markup=False)
 
 
+def _fits(seeds: int) -> str:
+    return f"{seeds} probe seeds (± over seeds)" if seeds > 1 else "one fit of the probe"
+
+
+def _said(result: Mapping[str, Any], key: str) -> Any:
+    return protocol_of(result) if key == "protocol" else result.get(key)
+
+
 def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row per thing measured: the baselines once, then each model under the given name.
 
@@ -185,7 +194,7 @@ def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
     first_name, first = next(iter(results.items()))
     for name, result in results.items():
         compared = ("format", "dataset", "metric", "clips", "protocol")
-        different = [key for key in compared if result.get(key) != first.get(key)]
+        different = [key for key in compared if _said(result, key) != _said(first, key)]
         if result["data"]["digest"] != first["data"]["digest"]:
             different.append("data")
         if different:

@@ -176,7 +176,7 @@ def describe_task(task: Task, config: EvaluateConfig, loaded: LoadedModel) -> di
         "classes": len(clips.classes),
         "groups": len(np.unique(clips.group_N)),
         "folds": [f.name for f in protocol.folds],
-        "seeds": config.probe.seeds,
+        "seeds": config.probe.fits,
         "protocol": {
             "kind": protocol.kind,
             "valid": protocol.valid,

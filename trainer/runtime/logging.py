@@ -1,4 +1,4 @@
-"""`metrics.jsonl` is the truth; Weights & Biases, TensorBoard and the progress bar show the same.
+"""`metrics.jsonl` is the truth; the progress bar and the loggers (`loggers/`) show the same.
 
 `trainer.metrics_log` describes its lines and reads them.
 """
@@ -7,21 +7,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import secrets
 import sys
 import time
 from collections import deque
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.files import write_whole
 from dawnchorus.trainer.metrics_log import read_lines
 from dawnchorus.trainer.progress import Bar
-
-Mode = Literal["disabled", "offline", "online"]
 
 _ETA_LINES = 50
 """Log lines whose speed tells when a run will end: enough for some validations among them."""
@@ -101,86 +96,6 @@ def _mark_superseded(path: Path, resume_step: int) -> tuple[list[dict[str, Any]]
     if changed:
         write_whole(path, "".join(f"{json.dumps(x, ensure_ascii=False)}\n" for x in lines))
     return [line for line in lines if not line.get("superseded")], last_step
-
-
-class WandbSink:
-    """The run on Weights & Biases; one id for the life of the run folder, however often it resumes.
-
-    An offline resume writes a second `offline-run-*` folder and restarts wandb's own step at 0, so
-    our step is a figure of its own and the axis of all charts.
-    """
-
-    def __init__(
-        self, run: Path, *, name: str, project: str, mode: Mode, config: dict[str, Any]
-    ) -> None:
-        os.environ.setdefault("WANDB_SILENT", "true")
-        import wandb
-
-        id_file = run / "wandb_id.txt"
-        if not id_file.is_file():
-            write_whole(id_file, secrets.token_hex(4))
-        settings = wandb.Settings(
-            console="off", x_disable_stats=True, x_disable_meta=True, x_disable_machine_info=True,
-            disable_git=True, disable_code=True, x_save_requirements=False, host="", program="",
-        )  # fmt: skip
-        self._run = wandb.init(
-            id=id_file.read_text().strip(), resume="allow", mode=mode, project=project, name=name,
-            dir=str(run), config=config, settings=settings,
-        )  # fmt: skip
-        self._run.define_metric("trainer/global_step")
-        self._run.define_metric("*", step_metric="trainer/global_step")
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Send the numbers of a line, prefixed by its kind."""
-        self._run.log({"trainer/global_step": line["step"], **_numbers(line)})
-
-    def close(self) -> None:
-        """Finish the run (writes the offline files out)."""
-        self._run.finish()
-
-
-class TensorBoardSink:
-    """The run in TensorBoard's event files, in the folder `tensorboard` of the run.
-
-    Args:
-        run: the run folder.
-        resume_step: figures of later steps are taken back: an earlier session had gone on after its
-            last checkpoint, and this one repeats those steps.
-
-    Raises:
-        RecipeError: the package `tensorboard` is missing.
-    """
-
-    def __init__(self, run: Path, *, resume_step: int = 0) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise RecipeError(
-                "log.tensorboard needs the package tensorboard, which is not installed: "
-                "pip install 'dawnchorus[tensorboard]', or set log.tensorboard=false"
-            ) from None
-        self._writer = SummaryWriter(
-            str(run / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
-        )
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Add the numbers of a line at its step, as `train/loss` and the like."""
-        for name, value in _numbers(line).items():
-            self._writer.add_scalar(name, value, line["step"])
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Write out what is left."""
-        self._writer.close()
-
-
-def _numbers(line: dict[str, Any]) -> dict[str, float]:
-    """The figures of a line under the names that dashboards show: `<kind>/<figure>`."""
-    return {
-        f"{line['kind']}/{name}": value
-        for name, value in line.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and name != "step"
-    }
 
 
 class ProgressSink:

@@ -21,15 +21,22 @@ from dawnchorus.trainer.evaluation.config import (
     BaselineConfig,
     ClusteringConfig,
     EvaluateConfig,
-    ProbeConfig,
+    load_config,
 )
-from dawnchorus.trainer.evaluation.tables import comparison_rows, comparison_table, result_table
+from dawnchorus.trainer.evaluation.probes.linear_config import LinearConfig
+from dawnchorus.trainer.evaluation.results import Result
+from dawnchorus.trainer.evaluation.tables import (
+    comparison_rows,
+    comparison_table,
+    facts,
+    result_table,
+)
 from dawnchorus.trainer.evaluation.task import prepare_task
 from dawnchorus.trainer.hub.importing import load_model
 
-QUICK = ProbeConfig(learning_rate=1e-2, epochs=20, schedule="cosine")
+QUICK = LinearConfig(learning_rate=1e-2, epochs=20, schedule="cosine")
 
-FAST = ProbeConfig(learning_rate=1e-2, epochs=100, schedule="cosine")
+FAST = LinearConfig(learning_rate=1e-2, epochs=100, schedule="cosine")
 
 
 def config(path: Path, **options: Any) -> EvaluateConfig:
@@ -321,8 +328,29 @@ def test_models_are_compared_in_one_table(
     wider = {**other, "protocol": {**other["protocol"], "window_s": 5.0}}
     with pytest.raises(DataError, match="cannot be compared: they differ in protocol"):
         comparison_rows({"a": result, "b": wider})
+    # Before there were several probes, the linear one had no name.
+    unnamed = {k: v for k, v in other["protocol"]["probe"].items() if k != "name"}
+    earlier = {**other, "protocol": {**other["protocol"], "probe": unnamed}}
+    assert len(comparison_rows({"a": result, "b": earlier})) == 4
+    assert Result.of(earlier).comparable == Result.of(other).comparable
+    ridge = {**other, "protocol": {**other["protocol"], "probe": {"name": "ridge"}}}
+    with pytest.raises(DataError, match="cannot be compared: they differ in protocol"):
+        comparison_rows({"a": result, "b": ridge})
     with pytest.raises(DataError, match="no evaluation result"):
         comparison_table({})
+
+
+def test_another_probe_is_chosen_by_name(run: Path, tone_dataset: Path, tmp_path: Path) -> None:
+    asked = load_config(
+        [f"data={tone_dataset}", "probe.name=ridge", "device=cpu", "retrieval.enabled=false",
+         "clustering.enabled=false", "layer=all"]
+    )  # fmt: skip
+    found = evaluate(run, asked, out=tmp_path / "ridge.json")
+    row = found["rows"][-1]["probe"]
+    assert (row["name"], found["seeds"], row["seeds"], found["layer_mix"]) == ("ridge", 1, [0], {})
+    assert set(row["penalty_per_fold"]) == set(found["folds"])
+    assert 0.0 <= row["mean"] <= 1.0 and len(row["mean_ci95"]) == 2
+    assert "one fit of the probe" in facts(found)
 
 
 @pytest.mark.slow
@@ -337,7 +365,7 @@ def test_esc10_log_mel_probe_is_what_logistic_regression_gets(
     from sklearn.preprocessing import StandardScaler
 
     from dawnchorus.trainer.evaluation.embed import LogMelStatistics, embed_clips
-    from dawnchorus.trainer.evaluation.probes import train_probes
+    from dawnchorus.trainer.evaluation.probes.linear import Linear
 
     clips = []
     with (real_sound / "esc10" / "metadata.csv").open() as file:
@@ -353,9 +381,11 @@ def test_esc10_log_mel_probe_is_what_logistic_regression_gets(
     task = prepare_task(config(path))
     assert task.protocol.kind == "folds" and len(task.clips) == 400 and not task.dropped
     emb = embed_clips(LogMelStatistics(), task.clips, window=160_000, pooling="mean_std")
-    probe = train_probes(
-        emb, task.clips.label_NC, task.protocol.folds, FAST, multi_label=False
-    ).summary()
+    probe = (
+        Linear(FAST)
+        .measure(emb, task.clips.label_NC, task.protocol.folds, multi_label=False)
+        .summary()
+    )
     truth = task.clips.label_NC.argmax(1)
     regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     expected = np.mean([
@@ -371,15 +401,12 @@ def test_a_full_disk_leaves_the_earlier_result(
 ) -> None:
     path = run / "evaluation" / "tones.json"
     before = path.read_text()
-    write = Path.write_text
 
-    def full(self: Path, text: str, *args: Any, **kwargs: Any) -> int:
-        if "tones.json" in self.name:
-            write(self, text[:100])
-            raise OSError(28, "No space left on device")
-        return write(self, text, *args, **kwargs)
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    # Where a disk is full, a file system may say so only now.
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(DataError, match="could not be written"):
         evaluate(run, config(tone_dataset, clustering=ClusteringConfig(enabled=False)))
     monkeypatch.undo()

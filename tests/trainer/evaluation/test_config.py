@@ -8,11 +8,11 @@ from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.evaluation.config import (
     ClusteringConfig,
     EvaluateConfig,
-    ProbeConfig,
     load_config,
 )
+from dawnchorus.trainer.evaluation.probes.linear_config import LinearConfig
 
-FAST = ProbeConfig(learning_rate=1e-2, epochs=100, schedule="cosine")
+FAST = LinearConfig(learning_rate=1e-2, epochs=100, schedule="cosine")
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ FAST = ProbeConfig(learning_rate=1e-2, epochs=100, schedule="cosine")
             EvaluateConfig(
                 data="x",
                 pooling="mean",
-                probe=ProbeConfig(standardise=False),
+                probe=LinearConfig(standardise=False),
                 clustering=ClusteringConfig(seeds=1),
             ),
         ),

@@ -13,14 +13,25 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import nn
 
-from dawnchorus.trainer.evaluation import probes
-from dawnchorus.trainer.evaluation.config import ProbeConfig
-from dawnchorus.trainer.evaluation.probes import train_probes
+from dawnchorus.trainer.evaluation.probes import linear as probes
+from dawnchorus.trainer.evaluation.probes.base import ProbeResult
+from dawnchorus.trainer.evaluation.probes.linear_config import LinearConfig
 from dawnchorus.trainer.evaluation.splits import Fold
 
-QUICK = ProbeConfig(learning_rate=1e-2, epochs=30, schedule="cosine")
+QUICK = LinearConfig(learning_rate=1e-2, epochs=30, schedule="cosine")
 
-FAST = ProbeConfig(learning_rate=1e-2, epochs=100, schedule="cosine")
+FAST = LinearConfig(learning_rate=1e-2, epochs=100, schedule="cosine")
+
+
+def train_probes(
+    x: npt.NDArray[np.float32],
+    hot: npt.NDArray[np.bool_],
+    folds: list[Fold],
+    config: LinearConfig,
+    *,
+    multi_label: bool,
+) -> ProbeResult:
+    return probes.Linear(config).measure(x, hot, folds, multi_label=multi_label)
 
 
 def data(
@@ -68,7 +79,7 @@ def test_equals_a_plain_linear_layer_trained_by_torch() -> None:
     """One job, spelled out with nn.Linear, F.cross_entropy and a loop; same start, same order."""
     x, hot = data(count=90, distance=0.7)
     fold = divide(90)[1]
-    config = ProbeConfig(epochs=12, seeds=3, learning_rate=3e-3, weight_decay=0.1)
+    config = LinearConfig(epochs=12, seeds=3, learning_rate=3e-3, weight_decay=0.1)
     result = train_probes(x, hot, [fold], config, multi_label=False)
 
     draw = torch.Generator().manual_seed(
@@ -155,7 +166,7 @@ def test_the_learned_mix_finds_the_layer_that_knows() -> None:
     good, hot = data(count=200, distance=1.5)
     layers = np.stack([rng.standard_normal(good.shape), good, rng.standard_normal(good.shape)], 1)
     layers = layers.astype(np.float32)
-    config = ProbeConfig(learning_rate=3e-2, epochs=60, schedule="cosine")
+    config = LinearConfig(learning_rate=3e-2, epochs=60, schedule="cosine")
     mixed = train_probes(layers, hot, divide(200), config, multi_label=False)
     noise = train_probes(layers[:, 0], hot, divide(200), config, multi_label=False)
     assert mixed.layer_weights is not None and len(mixed.layer_weights) == 3
@@ -182,7 +193,7 @@ def test_no_validation_part_keeps_the_last_epoch() -> None:
 def test_the_best_epoch_is_kept_not_the_last() -> None:
     x, hot = data(distance=4.0)
     # A rate this high ruins the weights in the end; an early epoch was good.
-    config = ProbeConfig(learning_rate=30.0, epochs=40, weight_decay=0.033)
+    config = LinearConfig(learning_rate=30.0, epochs=40, weight_decay=0.033)
     result = train_probes(x, hot, divide(120), config, multi_label=False)
     assert (result.epoch_SF < 40).any()
     assert result.summary()["mean"] > 0.9
@@ -196,13 +207,13 @@ def test_a_constant_feature_does_no_harm() -> None:
 
 
 def test_rates_rise_and_fall_as_configured() -> None:
-    rate = probes._rates(ProbeConfig(epochs=10, warmup_epochs=2, schedule="cosine"), 4)
+    rate = probes._rates(LinearConfig(epochs=10, warmup_epochs=2, schedule="cosine"), 4)
     values = [rate(step) for step in range(40)]
     assert values[0] == pytest.approx(1e-3 / 8) and values[7] == pytest.approx(1e-3)
     assert values[8] == pytest.approx(1e-3)
     assert all(a > b for a, b in itertools.pairwise(values[8:]))
     assert values[-1] == pytest.approx(1e-5, rel=0.3)
-    flat = probes._rates(ProbeConfig(epochs=10), 4)
+    flat = probes._rates(LinearConfig(epochs=10), 4)
     assert {flat(step) for step in range(40)} == {1e-3}
 
 

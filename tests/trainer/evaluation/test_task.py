@@ -14,11 +14,12 @@ from sklearn.metrics import average_precision_score
 
 from dawnchorus.trainer.errors import DataError
 from dawnchorus.trainer.evaluation.benchmark import evaluate
-from dawnchorus.trainer.evaluation.config import BaselineConfig, EvaluateConfig, ProbeConfig
+from dawnchorus.trainer.evaluation.config import BaselineConfig, EvaluateConfig
+from dawnchorus.trainer.evaluation.probes.linear_config import LinearConfig
 from dawnchorus.trainer.evaluation.task import prepare_task
 from dawnchorus.trainer.hub.importing import load_model
 
-QUICK = ProbeConfig(learning_rate=1e-2, epochs=20, schedule="cosine")
+QUICK = LinearConfig(learning_rate=1e-2, epochs=20, schedule="cosine")
 
 
 def config(path: Path, **options: Any) -> EvaluateConfig:

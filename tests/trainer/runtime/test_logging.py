@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 
 from dawnchorus.trainer.metrics_log import standing_lines
-from dawnchorus.trainer.runtime.logging import (
-    MetricsFile,
-    ProgressSink,
-    TensorBoardSink,
-)
+from dawnchorus.trainer.runtime.loggers.base import LoggedRun
+from dawnchorus.trainer.runtime.loggers.tensorboard import TensorBoard
+from dawnchorus.trainer.runtime.logging import MetricsFile, ProgressSink
 
 
 def test_lines_after_the_resume_step_are_marked_and_torn_lines_dropped(tmp_path: Path) -> None:
@@ -50,15 +48,19 @@ def test_wall_time_goes_on_over_sessions(tmp_path: Path) -> None:
     metrics.close()
 
 
+def tensorboard(folder: Path, first_step: int) -> TensorBoard:
+    return TensorBoard(LoggedRun(folder=folder, name="run", recipe={}, first_step=first_step))
+
+
 def test_tensorboard_shows_the_figures_and_takes_repeated_steps_back(tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     path = tmp_path / "metrics.jsonl"
-    first = MetricsFile(path, sinks=(TensorBoardSink(tmp_path),))
+    first = MetricsFile(path, sinks=(tensorboard(tmp_path, 0),))
     for step in (1, 2, 3):
         first.write("train", step, step * 8, loss=float(step), grad_norm=math.nan)
     first.write("event", 3, 24, event="preempted", message="stopped")
     first.close()
-    again = MetricsFile(path, resume_step=2, sinks=(TensorBoardSink(tmp_path, resume_step=2),))
+    again = MetricsFile(path, resume_step=2, sinks=(tensorboard(tmp_path, 2),))
     again.write("train", 3, 24, loss=30.0)
     again.write("valid", 3, 24, map=0.5)
     again.close()

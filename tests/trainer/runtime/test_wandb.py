@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from dawnchorus.trainer.public import public_recipe
-from dawnchorus.trainer.runtime.logging import WandbSink
+from dawnchorus.trainer.runtime.loggers.base import LoggedRun
+from dawnchorus.trainer.runtime.loggers.wandb import Wandb
+from dawnchorus.trainer.runtime.loggers.wandb_config import WandbConfig
 
 
 def test_it_gets_no_path_host_or_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,9 +24,9 @@ def test_it_gets_no_path_host_or_user(tmp_path: Path, monkeypatch: pytest.Monkey
         "data": {"train": {"main": {"path": "s3://museum-private/jane/garden"}}},
         "optim": {"lr": 0.125},
     }
-    sink = WandbSink(
-        run, name="birds", project="owls", mode="offline", config=public_recipe(recipe)
-    )
+    logged = LoggedRun(folder=run, name="birds", recipe=public_recipe(recipe), first_step=0)
+    sink = Wandb.start(WandbConfig(wandb="offline", wandb_project="owls"), logged)
+    assert sink is not None
     sink.write({"kind": "train", "step": 1, "samples_seen": 8, "loss": 0.5})
     sink.close()
     [sent] = run.glob("wandb/offline-run-*/*.wandb")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,61 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dawnchorus.trainer.evaluation.clustering import spread
-from dawnchorus.trainer.evaluation.config import ProbeConfig
+from dawnchorus.trainer.evaluation.probes.base import Probe, ProbeResult
+from dawnchorus.trainer.evaluation.probes.linear_config import LinearConfig
 from dawnchorus.trainer.evaluation.scores import accuracy, macro_average_precision
 from dawnchorus.trainer.evaluation.splits import Fold
 
 _MEMORY_BYTES = 2**30
 """Jobs are trained at once as long as their copies of the validation part and their weights
 (with gradients, moments, best copy) fit in this."""
-
-
-@dataclass
-class ProbeResult:
-    """Scores of the probes, by seed and fold."""
-
-    metric: str
-    """`accuracy` or `map`."""
-    seeds: tuple[int, ...]
-    folds: tuple[str, ...]
-    test_SF: npt.NDArray[np.float64]
-    """Score on the test part, with the weights of the best validation epoch."""
-    valid_SF: npt.NDArray[np.float64]
-    """The validation score that chose the epoch; NaN where there was no validation part."""
-    epoch_SF: npt.NDArray[np.int64]
-    """Which epoch that was, from 1."""
-    clips_F: tuple[int, ...]
-    """Test clips per fold."""
-    classes_F: tuple[int, ...]
-    """Classes with a positive in the test part, the ones a macro mean is over."""
-    hit_N: npt.NDArray[np.float64] | None = None
-    """Share of the seeds whose probe was right on each clip, NaN where it was not tested; None
-    where the metric is no mean over clips."""
-    layer_weights: list[float] | None = None
-    """Of the learned layer mix: mean over the jobs of the softmax weights."""
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def summary(self) -> dict[str, Any]:
-        """Plain numbers: mean over seeds of the mean over folds, and both spreads."""
-        by_seed = self.test_SF.mean(1)
-        by_fold = self.test_SF.mean(0)
-        result: dict[str, Any] = {
-            "metric": self.metric,
-            **spread(by_seed.tolist()),
-            "n": sum(self.clips_F),
-            "seeds": list(self.seeds),
-            "per_seed": by_seed.tolist(),
-            "fold_std": spread(by_fold.tolist())["std"],
-            "per_fold": dict(zip(self.folds, by_fold.tolist(), strict=True)),
-            "test_clips_per_fold": list(self.clips_F),
-            "test_classes_per_fold": list(self.classes_F),
-            "valid_mean": None if np.isnan(self.valid_SF).any() else float(self.valid_SF.mean()),
-            "best_epoch_median": float(np.median(self.epoch_SF)),
-        }
-        if self.layer_weights is not None:
-            result["layer_weights"] = self.layer_weights
-        return result
 
 
 @dataclass(frozen=True)
@@ -90,7 +43,7 @@ class _Probes:
     """The weights of J probes, and what they have in common."""
 
     def __init__(
-        self, jobs: Sequence[_Job], feature: Tensor, classes: int, config: ProbeConfig, mix: bool
+        self, jobs: Sequence[_Job], feature: Tensor, classes: int, config: LinearConfig, mix: bool
     ) -> None:
         self.jobs, self.feature, self.config, self.mix = jobs, feature, config, mix
         device, dim = feature.device, feature.shape[-1]
@@ -189,7 +142,7 @@ def _loss(logit_JBC: Tensor, target: Tensor, real_JB: Tensor) -> Tensor:
     return (term_JB * real_JB).sum(1) / real_JB.sum(1).clamp(min=1)
 
 
-def _rates(config: ProbeConfig, steps_per_epoch: int) -> Callable[[int], float]:
+def _rates(config: LinearConfig, steps_per_epoch: int) -> Callable[[int], float]:
     """Learning rate of each step."""
     warm = config.warmup_epochs * steps_per_epoch
     total = config.epochs * steps_per_epoch
@@ -284,7 +237,7 @@ features on two busy cores, 102 s with two threads and 7 s with one."""
 
 @contextmanager
 def _fitting_threads(
-    jobs: int, feature: Tensor, classes: int, config: ProbeConfig
+    jobs: int, feature: Tensor, classes: int, config: LinearConfig
 ) -> Iterator[None]:
     """One thread for small problems on a CPU; torch's own choice for the rest."""
     step = jobs * config.batch_size * (feature[0].numel() + feature.shape[-1] * classes)
@@ -298,7 +251,7 @@ def _fitting_threads(
 
 
 def _programs(
-    folds: Sequence[Fold], config: ProbeConfig, feature: Tensor, classes: int
+    folds: Sequence[Fold], config: LinearConfig, feature: Tensor, classes: int
 ) -> Iterator[list[_Job]]:
     """Jobs that can run as one program: the same number of steps per epoch (a job that waited for
     others would decay its weights meanwhile), and small enough together.
@@ -315,65 +268,6 @@ def _programs(
         at_once = max(1, _MEMORY_BYTES // cost)
         for i in range(0, len(jobs), at_once):
             yield jobs[i : i + at_once]
-
-
-def train_probes(
-    feature: npt.NDArray[Any],
-    label_NC: npt.NDArray[np.bool_],
-    folds: Sequence[Fold],
-    config: ProbeConfig,
-    *,
-    multi_label: bool,
-    device: torch.device | str = "cpu",
-    advance: Callable[[int], None] = lambda epochs: None,
-) -> ProbeResult:
-    """Fit and test a linear probe for every fold and seed.
-
-    Args:
-        feature: [N, D], or [N, L, D] for a probe on a learned softmax-weighted mean of the layers.
-        label_NC: bool, multi-hot; exactly one true per row unless `multi_label`.
-        folds: who trains, who chooses the epoch, who tests.
-        config: optimisation.
-        multi_label: binary cross-entropy and macro mAP instead of cross-entropy and accuracy.
-        device: where to train.
-        advance: called with the number of job-epochs just done.
-    """
-    x = torch.from_numpy(np.array(feature, dtype=np.float32)).to(device)
-    hot = torch.from_numpy(np.asarray(label_NC)).to(device)
-    target = hot.float() if multi_label else hot.float().argmax(1)
-    mix = x.dim() == 3
-    shape = (config.seeds, len(folds))
-    result = ProbeResult(
-        metric="map" if multi_label else "accuracy",
-        seeds=tuple(range(config.seeds)),
-        folds=tuple(f.name for f in folds),
-        test_SF=np.full(shape, np.nan),
-        valid_SF=np.full(shape, np.nan),
-        epoch_SF=np.full(shape, config.epochs, dtype=np.int64),
-        clips_F=tuple(len(f.test) for f in folds),
-        classes_F=tuple(int(label_NC[f.test].any(0).sum()) for f in folds),
-    )
-    hit_SN = np.full((config.seeds, len(hot)), np.nan)
-    weights = []
-    for jobs in _programs(folds, config, x, label_NC.shape[1]):
-        probes = _Probes(jobs, x, label_NC.shape[1], config, mix)
-        with _fitting_threads(len(jobs), x, label_NC.shape[1], config):
-            selection = _fit(probes, target, advance)
-        for j, job in enumerate(jobs):
-            at = (job.seed, job.fold)
-            result.test_SF[at], hits = _test(probes, j, folds[job.fold].test, target)
-            if hits is not None:
-                hit_SN[job.seed, folds[job.fold].test] = hits
-            if selection is not None:
-                result.valid_SF[at] = float(selection.score_J[j])
-                result.epoch_SF[at] = int(selection.epoch_J[j])
-        if mix:
-            weights.append(probes.mix_JL.detach().softmax(1).double().cpu())
-    if not multi_label:
-        result.hit_N = hit_SN.mean(0)
-    if mix:
-        result.layer_weights = torch.cat(weights).mean(0).tolist()
-    return result
 
 
 @torch.no_grad()
@@ -398,3 +292,61 @@ def _test(
         return float(macro_average_precision(logit_1NC, target[index][None], real_1N)), None
     hits_N = (logit_1NC[0].argmax(-1) == target[index]).double().cpu().numpy()
     return float(accuracy(logit_1NC, target[index][None], real_1N)), hits_N
+
+
+class Linear(Probe):
+    """Of [N, L, D], a probe on a learned softmax-weighted mean of the layers."""
+
+    config: LinearConfig
+
+    def measure(
+        self,
+        feature: npt.NDArray[Any],
+        label_NC: npt.NDArray[np.bool_],
+        folds: Sequence[Fold],
+        *,
+        multi_label: bool,
+        device: torch.device | str = "cpu",
+        advance: Callable[[int], None] = lambda epochs: None,
+    ) -> ProbeResult:
+        """See `Probe.measure`: cross-entropy, or binary cross-entropy where `multi_label`; folds
+        choose the epoch.
+        """
+        config = self.config
+        x = torch.from_numpy(np.array(feature, dtype=np.float32)).to(device)
+        hot = torch.from_numpy(np.asarray(label_NC)).to(device)
+        target = hot.float() if multi_label else hot.float().argmax(1)
+        mix = x.dim() == 3
+        shape = (config.seeds, len(folds))
+        epoch_SF = np.full(shape, config.epochs, dtype=np.int64)
+        result = ProbeResult(
+            metric="map" if multi_label else "accuracy",
+            seeds=tuple(range(config.seeds)),
+            folds=tuple(f.name for f in folds),
+            test_SF=np.full(shape, np.nan),
+            valid_SF=np.full(shape, np.nan),
+            epoch_SF=epoch_SF,
+            clips_F=tuple(len(f.test) for f in folds),
+            classes_F=tuple(int(label_NC[f.test].any(0).sum()) for f in folds),
+        )
+        hit_SN = np.full((config.seeds, len(hot)), np.nan)
+        weights = []
+        for jobs in _programs(folds, config, x, label_NC.shape[1]):
+            probes = _Probes(jobs, x, label_NC.shape[1], config, mix)
+            with _fitting_threads(len(jobs), x, label_NC.shape[1], config):
+                selection = _fit(probes, target, advance)
+            for j, job in enumerate(jobs):
+                at = (job.seed, job.fold)
+                result.test_SF[at], hits = _test(probes, j, folds[job.fold].test, target)
+                if hits is not None:
+                    hit_SN[job.seed, folds[job.fold].test] = hits
+                if selection is not None:
+                    result.valid_SF[at] = float(selection.score_J[j])
+                    epoch_SF[at] = int(selection.epoch_J[j])
+            if mix:
+                weights.append(probes.mix_JL.detach().softmax(1).double().cpu())
+        if not multi_label:
+            result.hit_N = hit_SN.mean(0)
+        if mix:
+            result.layer_weights = torch.cat(weights).mean(0).tolist()
+        return result

@@ -1,0 +1,1 @@
+"""Probes: small classifiers on frozen features; `trainer.registry` knows them by name."""
