@@ -200,6 +200,8 @@ def _quieten_lightning() -> None:
         ".*does not have many workers.*",
         ".*isinstance.treespec, LeafSpec.*",
         ".*`srun` command is available on your system.*",
+        # A teacher always is.
+        r"Found \d+ module\(s\) in eval mode.*",
     ):
         warnings.filterwarnings("ignore", message=message)
 

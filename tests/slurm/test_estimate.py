@@ -53,6 +53,10 @@ def test_fsdp_divides_what_ddp_repeats() -> None:
     assert (alone.state_gb, alone.gathered_gb) == (ddp.state_gb, 0)
     averaged = estimate(load_recipe("ssl_beats_base", ["optim.ema_decay=0.999"]), 1)
     assert averaged.state_gb == pytest.approx(20 * averaged.parameters / 1e9)
+    eat = estimate(load_recipe("ssl_eat_all"), 1)
+    teacher = load_recipe("ssl_eat_all").encoder.parameters
+    assert eat.state_gb == pytest.approx((16 * eat.parameters + 4 * teacher) / 1e9)
+    assert eat.checkpoint_gb == pytest.approx((12 * eat.parameters + 4 * teacher) / 1e9)
     assert "M parameters" in averaged.lines[0] and "on each device" in averaged.lines[1]
 
 
