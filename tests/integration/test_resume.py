@@ -12,6 +12,7 @@ COMMON = [f"train.max_steps={STEPS}", "train.global_batch=8", "train.checkpoint_
           "optim.head_only_steps=2", "optim.ema_decay=0.9"]  # fmt: skip
 SSL = {
     "ssl_beats_tiny": [x for x in COMMON if "head_only" not in x and "mixup" not in x],
+    "ssl_hubert_tiny": [*COMMON[:5], "optim.ema_decay=0.9", "objective.units.codes=8"],
     "ssl_eat_tiny": [*COMMON[:3], "encoder.drop_path=0.3", "optim.ema_decay=0.9"],
 }
 
@@ -31,7 +32,13 @@ def assert_same_run(same_state):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "recipe"),
-    [(0, "sl_beats_tiny"), (1, "ssl_beats_tiny"), (2, "sl_beats_tiny"), (0, "ssl_eat_tiny")],
+    [
+        (0, "sl_beats_tiny"),
+        (1, "ssl_beats_tiny"),
+        (2, "sl_beats_tiny"),
+        (0, "ssl_eat_tiny"),
+        (1, "ssl_hubert_tiny"),
+    ],
 )
 def test_stopped_and_killed_runs_end_bit_identical_on_one_rank(
     chorus_train, assert_same_run, workers, recipe
