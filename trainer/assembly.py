@@ -12,7 +12,7 @@ from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.layout import fit_micro_batch
 from dawnchorus.trainer.model import BioEncoder
 from dawnchorus.trainer.objectives.base import Context
-from dawnchorus.trainer.registry import OBJECTIVES
+from dawnchorus.trainer.registry import OBJECTIVES, quicken_on_cpu
 from dawnchorus.trainer.seeds import Purpose, mix_seed
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ def assemble(
         labels=labels, presence=presence, load_encoder=_load_encoder, load_part=_load_part
     )
     objective = OBJECTIVES.thing(recipe.objective.name).build(recipe.objective, model, context)
+    if recipe.train.accelerator != "gpu":
+        quicken_on_cpu(recipe.encoder.name, model, objective)
     return model, objective
 
 

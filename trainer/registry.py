@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Union
 from pydantic import Discriminator, Tag
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from dawnchorus.trainer.encoders.base import Encoder
     from dawnchorus.trainer.encoders.base_config import EncoderConfig
     from dawnchorus.trainer.evaluation.probes.base import Probe
@@ -178,6 +180,10 @@ LOGGERS: Registry[Any, Logger] = Registry(
 )
 """Their keys stand side by side in the section `log`, each called after its logger."""
 
+CPU_KERNELS = {"beats": ".encoders.beats_cpu:quicken"}
+"""Encoder -> what makes a module's layers of its kind train faster on a CPU. The encoder's own file
+works without; it is never part of an exported model."""
+
 FRONTENDS = {
     "beats": ".frontends.kaldi:BeatsLogMel",
     "eat": ".frontends.kaldi:EatLogMel",
@@ -197,6 +203,19 @@ def build_encoder(section: dict[str, Any] | EncoderConfig) -> Encoder:
     if isinstance(section, dict):
         section = ENCODERS.config(str(section.get("name")))(**section)
     return ENCODERS.thing(section.name)(section)
+
+
+def quicken_on_cpu(encoder: str, *modules: nn.Module) -> None:
+    """Let layers of an encoder's kind, wherever in `modules`, train faster on a CPU, if they can.
+
+    Args:
+        encoder: its name.
+        modules: a model, or an objective with a stack of such layers.
+    """
+    if encoder in CPU_KERNELS:
+        quicken = load(CPU_KERNELS[encoder])
+        for module in modules:
+            quicken(module)
 
 
 def build_frontend(config: EncoderConfig) -> Frontend:

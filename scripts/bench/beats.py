@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dawnchorus.trainer.encoders.base import Stack
-from dawnchorus.trainer.encoders.beats import Beats, _overlap_save
+from dawnchorus.trainer.encoders.beats import Beats
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig
+from dawnchorus.trainer.encoders.beats_cpu import overlap_save, quicken
 from dawnchorus.trainer.model import BioEncoder
 from dawnchorus.trainer.objectives.base import FeatureBatch
 from dawnchorus.trainer.objectives.masked_tokens import MaskedTokens
@@ -65,6 +66,8 @@ def supervised_step(clips: int, device: str, *, autocast: bool) -> tuple[Callabl
     """One step of supervised training, and its encoder."""
     torch.manual_seed(0)
     encoder = Beats(BeatsConfig.base(**NO_DROPOUT)).to(device)
+    if device == "cpu":
+        quicken(encoder)  # as the trainer does
     head = nn.Linear(encoder.config.dim, CLASSES).to(device)
     front_end = BioEncoder(encoder).frontend.to(device)
     optimiser = optimiser_for(encoder, head)
@@ -163,7 +166,7 @@ def position_convolution(report: Report) -> None:
         y_BDN.float().sum().backward()
 
     def by_fft() -> None:
-        y_BDN = _overlap_save(x_BDN, conv.weight, bias, conv.groups)
+        y_BDN = overlap_save(x_BDN, conv.weight, bias, conv.groups)
         y_BDN.sum().backward()  # type: ignore[no-untyped-call]
 
     direct_s, fft_s = gpu_seconds(direct), gpu_seconds(by_fft)

@@ -9,9 +9,11 @@ keys, C channels per head.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .base_config import EncoderConfig
+
+Result = TypeVar("Result")
 
 WITH_MASK = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 """Kernels that may see a mask. cuDNN's may not: in torch 2.11 its gradient of the queries is NaN
@@ -212,6 +216,41 @@ class Coverable(Protocol):
             projected, of which a loss may want little.
         """
         ...
+
+
+def eager_cpu(x: Tensor) -> bool:
+    """Whether `x` is on a CPU and nothing traces: looking at its values costs nothing then."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+@functools.cache
+def _cpu_has(dtype: torch.dtype) -> bool:
+    checks = {
+        torch.bfloat16: "_is_mkldnn_bf16_supported",
+        torch.float16: "_is_mkldnn_fp16_supported",
+    }
+    check = getattr(torch.ops.mkldnn, checks.get(dtype, ""), None)
+    return check is None or bool(check())
+
+
+def useful_autocast(method: Callable[..., Result]) -> Callable[..., Result]:
+    """No autocast for a method on a CPU without matrix kernels of the autocast dtype.
+
+    The plain loops that torch falls back to there take nine times as long as float32.
+    """
+
+    @functools.wraps(method)
+    def run(self: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Result:
+        if (
+            not eager_cpu(x)
+            or not torch.is_autocast_enabled("cpu")
+            or _cpu_has(torch.get_autocast_dtype("cpu"))
+        ):
+            return method(self, x, *args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            return method(self, x.float(), *args, **kwargs)
+
+    return run
 
 
 class Skipped(torch.autograd.Function):

@@ -5,6 +5,10 @@ This file is self-contained (torch, the standard library; its config and `base.p
 shipped inside exported models. State-dict names are those of the released checkpoints; the
 relative-position table, which they repeat under every layer, exists once, under layer 0.
 
+Two slots, `Attention.cpu_kernel` and `BeatsTransformer.cpu_convolution`, are empty. The trainer
+fills them where it trains on a CPU (`beats_cpu.py`, which is not shipped); results are the same up
+to rounding.
+
 Shape legend: B clips, M masked views, T frames, F mel bins, N tokens of the full grid (index
 n = 8 t + f: time-major), K kept tokens, L tokens in general, P patch channels, D width,
 H heads, C channels per head.
@@ -12,10 +16,9 @@ H heads, C channels per head.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +26,21 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
-from .base import Encoder, EncoderOutput, Grid, Skipped, Stack, attend
+from .base import (
+    Encoder,
+    EncoderOutput,
+    Grid,
+    Skipped,
+    Stack,
+    attend,
+    eager_cpu,
+    useful_autocast,
+)
 from .beats_config import BeatsConfig
 
-Result = TypeVar("Result")
+CpuKernel = Callable[[Tensor, tuple[Tensor, Tensor, Tensor], Tensor, Tensor | None, float], Tensor]
+"""(qkv [B, L, 3, H, C], the three tensors of the gate, position [1 or B, H, L, L], mask or None
+[B, 1, 1, L], dropout) -> [B, L, H, C]; see `Attention.forward`."""
 
 
 def relative_buckets(distance: Tensor, num_buckets: int, max_distance: int) -> Tensor:
@@ -44,47 +58,13 @@ def relative_buckets(distance: Tensor, num_buckets: int, max_distance: int) -> T
     return torch.where(size < exact, size, far) + half * (distance > 0)
 
 
-def _eager_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-@functools.cache
-def _cpu_has(dtype: torch.dtype) -> bool:
-    checks = {
-        torch.bfloat16: "_is_mkldnn_bf16_supported",
-        torch.float16: "_is_mkldnn_fp16_supported",
-    }
-    check = getattr(torch.ops.mkldnn, checks.get(dtype, ""), None)
-    return check is None or bool(check())
-
-
-def _useful_autocast(method: Callable[..., Result]) -> Callable[..., Result]:
-    """No autocast for a method on a CPU without matrix kernels of the autocast dtype.
-
-    The plain loops that torch falls back to there take nine times as long as float32.
-    """
-
-    @functools.wraps(method)
-    def run(self: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Result:
-        if (
-            not _eager_cpu(x)
-            or not torch.is_autocast_enabled("cpu")
-            or _cpu_has(torch.get_autocast_dtype("cpu"))
-        ):
-            return method(self, x, *args, **kwargs)
-        with torch.autocast("cpu", enabled=False):
-            return method(self, x.float(), *args, **kwargs)
-
-    return run
-
-
 def _call(module: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
     """The module's output, with its type (`Module.__call__` has none)."""
     out: Tensor = module(*args, **kwargs)
     return out
 
 
-def _gate(q_BHLC: Tensor, weight: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
+def gate_of(q_BHLC: Tensor, weight: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
     """Factor of the position bias per query, [B, H, L, 1]; takes the un-scaled query."""
     # The eight outputs are only ever summed in two groups of four: sum the weights instead.
     weight, bias = weight.view(2, 4, -1).sum(1), bias.view(2, 4).sum(1)
@@ -92,109 +72,10 @@ def _gate(q_BHLC: Tensor, weight: Tensor, bias: Tensor, scale: Tensor) -> Tensor
     return a * (u * scale - 1.0) + 2.0
 
 
-class _CpuAttention(torch.autograd.Function):
-    """softmax(q k' / sqrt(C) + gate(q) position) v in float32, forward and backward.
-
-    torch's fused CPU kernel has no gradient for its mask, and what it falls back to streams some
-    twenty arrays of [B, H, L, L] through memory. Here one piece at a time stays in the cache and
-    only the attention weights are kept for the backward pass; in small arrays, because the C
-    library maps a large one anew at every step and pays a page fault for each 4 KiB of it.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        qkv_BL3HC: Tensor,
-        gate_weight: Tensor,
-        gate_bias: Tensor,
-        gate_scale: Tensor,
-        position: Tensor,
-        key_mask: Tensor | None,
-        dropout: float,
-        keep: bool,
-    ) -> Tensor:
-        q, k, v = qkv_BL3HC.permute(2, 0, 3, 1, 4)
-        gate = _gate(q, gate_weight, gate_bias, gate_scale)
-        position = position.expand(len(q), -1, -1, -1)
-        out_BLHC = torch.empty_like(qkv_BL3HC[:, :, 0], memory_format=torch.contiguous_format)
-        kept: list[Tensor] = []
-        for at in _pieces(q):
-            weights = gate[at] * position[at]
-            if key_mask is not None:
-                weights += key_mask[at[0]]
-            weights = weights.flatten(0, 1)
-            weights.baddbmm_(_flat(q, at), _flat(k, at).mT, alpha=q.shape[3] ** -0.5)
-            torch.softmax(weights, -1, out=weights)
-            kept += [weights] if keep else []
-            if dropout:
-                drop = torch.empty_like(weights).bernoulli_(1 - dropout).div_(1 - dropout)
-                kept += [drop] if keep else []
-                weights = weights * drop
-            _matmul(weights, _flat(v, at), out_BLHC.transpose(1, 2)[at])
-        ctx.save_for_backward(qkv_BL3HC, gate_weight, gate_bias, gate_scale, gate, position, *kept)
-        ctx.dropout = dropout
-        return out_BLHC
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        # Once only: recomputed layers (`checkpoint`) allow no second look.
-        qkv_BL3HC, weight, bias, scale, gate, position, *arrays = ctx.saved_tensors
-        kept = iter(arrays)
-        q, k, v = qkv_BL3HC.permute(2, 0, 3, 1, 4)
-        dqkv_BL3HC = torch.empty_like(qkv_BL3HC)
-        dq, dk, dv = dqkv_BL3HC.permute(2, 0, 3, 1, 4)
-        shared = position.stride(0) == 0
-        dposition = torch.zeros_like(position[:1] if shared else position)
-        dgate = torch.empty_like(gate)
-        for at in _pieces(q):
-            weights = next(kept)
-            drop = next(kept) if ctx.dropout else None
-            dout = _flat(grads[0].transpose(1, 2), at)
-            ds = torch.bmm(dout, _flat(v, at).mT)
-            _matmul((weights if drop is None else weights * drop).mT, dout, dv[at])
-            if drop is not None:
-                ds *= drop
-            torch._softmax_backward_data(ds, weights, -1, ds.dtype, grad_input=ds)
-            _matmul(ds, _flat(k, at), dq[at], q.shape[3] ** -0.5)
-            _matmul(ds.mT, _flat(q, at), dk[at], q.shape[3] ** -0.5)
-            ds = ds.view_as(position[at])
-            torch.sum(ds * position[at], -1, keepdim=True, out=dgate[at])
-            if shared:
-                for clip, ds_HLL in zip(range(at[0].start, at[0].stop), ds, strict=True):
-                    dposition[0, at[1]].addcmul_(ds_HLL, gate[clip, at[1]])
-            else:
-                torch.mul(ds, gate[at], out=dposition[at])
-        with torch.enable_grad():
-            inputs = [z.detach().requires_grad_() for z in (q, weight, bias, scale)]
-            dq_gate, *dparameters = torch.autograd.grad(_gate(*inputs), inputs, dgate)
-        dq += dq_gate
-        return dqkv_BL3HC, *dparameters, dposition, None, None, None
-
-
-def _pieces(q_BHLC: Tensor, limit: int = 2**20) -> Iterator[tuple[slice, slice]]:
-    """Cut clips and heads so that the [L, L] arrays of a piece hold about `limit` numbers."""
-    clips, heads, length, _ = q_BHLC.shape
-    heads_each = max(1, min(heads, limit // length**2))
-    clips_each = max(1, limit // (heads * length**2))
-    for b in range(0, clips, clips_each):
-        for h in range(0, heads, heads_each):
-            yield slice(b, min(b + clips_each, clips)), slice(h, min(h + heads_each, heads))
-
-
-def _flat(x_BHLC: Tensor, at: tuple[slice, slice]) -> Tensor:
-    return x_BHLC[at].flatten(0, 1)
-
-
-def _matmul(a: Tensor, b: Tensor, out_BHLC: Tensor, alpha: float = 1.0) -> None:
-    """Batched product into a strided piece of a larger tensor, without a copy where it can."""
-    if len(out_BHLC) == 1:
-        torch.baddbmm(out_BHLC[0], a, b, beta=0, alpha=alpha, out=out_BHLC[0])
-    else:
-        out_BHLC.copy_(torch.bmm(a, b).mul_(alpha).view_as(out_BHLC))
-
-
 class Attention(nn.Module):
     """Self-attention with a relative position bias that each query gates (paper, section 3.2)."""
+
+    cpu_kernel: CpuKernel | None = None
 
     def __init__(
         self, dim: int, heads: int, dropout: float, bias_table: tuple[int, int] | None
@@ -219,15 +100,11 @@ class Attention(nn.Module):
         qkv = F.linear(x_BLD, weight, bias).view(*x_BLD.shape[:2], 3, self.heads, -1)
         gate = (self.grep_linear.weight, self.grep_linear.bias, self.grep_a)
         dropout = self.dropout if self.training else 0.0
-        if _eager_cpu(x_BLD):
-            with torch.autocast("cpu", enabled=False):
-                mask = None if key_mask is None else key_mask.float()
-                fp32 = [z.float() for z in (qkv, *gate, position)]
-                keep = torch.is_grad_enabled() and any(z.requires_grad for z in fp32)
-                out_BLHC = _CpuAttention.apply(*fp32, mask, dropout, keep).to(qkv.dtype)  # type: ignore[no-untyped-call]
+        if self.cpu_kernel is not None and eager_cpu(x_BLD):
+            out_BLHC = self.cpu_kernel(qkv, gate, position, key_mask, dropout)
         else:
             q, k, v = qkv.permute(2, 0, 3, 1, 4)
-            factor, position = _gate(q, *gate).to(q.dtype), position.to(q.dtype)
+            factor, position = gate_of(q, *gate).to(q.dtype), position.to(q.dtype)
             if key_mask is None:
                 position = factor * position
             else:
@@ -372,7 +249,7 @@ class BeatsLayers(Stack):
         rows = flat[..., length - 1 : -1].view(1, -1, length, 2 * length - 2)
         return rows[..., :length].contiguous()
 
-    @_useful_autocast
+    @useful_autocast
     def forward(
         self,
         x_BLD: Tensor,
@@ -393,7 +270,7 @@ class BeatsLayers(Stack):
             position = position.to(torch.get_autocast_dtype(x_BLD.device.type))
         key_mask = None
         # Where looking costs nothing, find that there is nothing to mask.
-        if valid_BL is not None and not (_eager_cpu(valid_BL) and bool(valid_BL.all())):
+        if valid_BL is not None and not (eager_cpu(valid_BL) and bool(valid_BL.all())):
             key_mask = torch.zeros_like(valid_BL, dtype=position.dtype)
             key_mask = key_mask.masked_fill(~valid_BL, -math.inf)[:, None, None, :]
         skipped = self._draw_skipped()
@@ -422,43 +299,17 @@ class BeatsLayers(Stack):
         return [draw < self.layer_drop for draw in draws.tolist()]
 
 
-def _overlap_save(x_BDL: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
-    """What `conv1d(x, weight, bias, padding=kernel // 2, groups=groups)[..., :L]` gives, by FFT.
-
-    For kernels as long as the position embedding's it needs a tenth of the operations; exact to
-    about 1e-6 of the largest output.
-    """
-    (clips, dim, length), kernel = x_BDL.shape, weight.shape[2]
-    size = _fft_size(min(int(1.6 * kernel), length + kernel - 1))
-    hop = size - kernel + 1
-    blocks = -(-length // hop)
-    left = kernel // 2
-    x_BDL = F.pad(x_BDL, (left, (blocks - 1) * hop + size - length - left))
-    x_BDbs = torch.fft.rfft(x_BDL.unfold(2, size, hop))
-    bins, each = x_BDbs.shape[3], dim // groups
-    x = x_BDbs.view(clips, groups, each, blocks, bins).permute(1, 4, 0, 3, 2)
-    w = torch.fft.rfft(weight, n=size).conj().view(groups, each, each, bins).permute(0, 3, 2, 1)
-    y = torch.bmm(x.reshape(groups * bins, clips * blocks, each), w.reshape(-1, each, each))
-    y = y.view(groups, bins, clips, blocks, each).permute(2, 0, 4, 3, 1)
-    y_BDbh: Tensor = torch.fft.irfft(y, n=size)[..., :hop]
-    return y_BDbh.reshape(clips, dim, blocks * hop)[..., :length] + bias[:, None]
-
-
-def _fft_size(at_least: int) -> int:
-    """The next even number without prime factors above 5."""
-    size = at_least + at_least % 2
-    while True:
-        rest = size
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return size
-        size += 2
+def _shared_options(config: BeatsConfig) -> dict[str, Any]:
+    """What every stack of an encoder's layers has in common, its predictor's too."""
+    names = ("num_buckets", "max_distance", "dropout", "attention_dropout", "activation_dropout",
+             "grad_checkpoint")  # fmt: skip
+    return {name: getattr(config, name) for name in names}
 
 
 class BeatsTransformer(BeatsLayers):
     """Convolutional position embedding, norm, and the blocks."""
+
+    cpu_convolution: Callable[[nn.Conv1d, Tensor], Tensor] | None = None
 
     def __init__(self, config: BeatsConfig) -> None:
         super().__init__(
@@ -466,13 +317,8 @@ class BeatsTransformer(BeatsLayers):
             config.dim,
             config.ffn_dim,
             config.heads,
-            num_buckets=config.num_buckets,
-            max_distance=config.max_distance,
-            dropout=config.dropout,
-            attention_dropout=config.attention_dropout,
-            activation_dropout=config.activation_dropout,
             layer_drop=config.layer_drop,
-            grad_checkpoint=config.grad_checkpoint,
+            **_shared_options(config),
         )
         conv = nn.Conv1d(
             config.dim,
@@ -514,11 +360,8 @@ class BeatsTransformer(BeatsLayers):
         Tokens that are padding or masked must be zero in `x_BLD`.
         """
         conv = self._conv
-        if _eager_cpu(x_BLD):
-            assert conv.bias is not None
-            weight, bias = conv.weight.float(), conv.bias.float()
-            y_BDL = _overlap_save(x_BLD.mT.float(), weight, bias, conv.groups)
-            y_BDL = y_BDL.to(conv.weight.dtype)
+        if self.cpu_convolution is not None and eager_cpu(x_BLD):
+            y_BDL = self.cpu_convolution(conv, x_BLD.mT)
         else:
             y_BDL = conv(x_BLD.mT)[..., : x_BLD.shape[1]]
         y_BLD = F.gelu(y_BDL).mT
@@ -582,12 +425,7 @@ class Beats(Encoder):
             dim,
             c.ffn_dim,
             c.heads,
-            num_buckets=c.num_buckets,
-            max_distance=c.max_distance,
-            dropout=c.dropout,
-            attention_dropout=c.attention_dropout,
-            activation_dropout=c.activation_dropout,
-            grad_checkpoint=c.grad_checkpoint,
+            **_shared_options(c),
             **options,
         )
 
@@ -649,7 +487,7 @@ class Beats(Encoder):
         # Zero, so that padding does not leak into its neighbours through the convolution.
         return x_BLD if valid_BL is None else x_BLD.masked_fill(~valid_BL[..., None], 0.0)
 
-    @_useful_autocast
+    @useful_autocast
     def forward(
         self,
         mel_BTF: Tensor,
@@ -679,7 +517,7 @@ class Beats(Encoder):
             valid_BN = torch.ones(x_BND.shape[:2], dtype=torch.bool, device=x_BND.device)
         return EncoderOutput(x_BND, valid_BN, collected)
 
-    @_useful_autocast
+    @useful_autocast
     def encode_visible(
         self,
         mel_BTF: Tensor,

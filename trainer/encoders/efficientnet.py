@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from .base import Encoder, EncoderOutput, Grid
+from .base import Encoder, EncoderOutput, Grid, eager_cpu, useful_autocast
 from .efficientnet_config import STEM, EfficientNetConfig, squeezed
 from .efficientnet_config import Stage as StageNumbers
 
@@ -259,6 +259,7 @@ class EfficientNet(Encoder):
         token_N = torch.arange(grid.tokens, device=steps_B.device)
         return token_N // grid.bands < own_B1
 
+    @useful_autocast
     def forward(
         self, x: Tensor, steps_B: Tensor | None = None, *, layers: bool = False
     ) -> EncoderOutput:
@@ -274,7 +275,7 @@ class EfficientNet(Encoder):
         grid = self.grid(x.shape[1])
         steps_all_B = torch.full(x.shape[:1], x.shape[1], device=x.device)
         own_B = steps_B
-        if own_B is not None and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        if own_B is not None and eager_cpu(x):
             # Where looking costs nothing, find that there is nothing to mask.
             own_B = None if bool((own_B >= x.shape[1]).all()) else own_B
         if torch.compiler.is_exporting():

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchaudio.models import wav2vec2_model
 
-from .base import Encoder, EncoderOutput, Grid, Skipped, attend
+from .base import Encoder, EncoderOutput, Grid, Skipped, attend, useful_autocast
 from .hubert_config import (
     KERNELS,
     RECEPTIVE_SAMPLES,
@@ -160,6 +160,7 @@ class Hubert(Encoder):
         valid_BN: Tensor = token_N < tokens_of(steps_B)[:, None]
         return valid_BN
 
+    @useful_autocast
     def forward(
         self, x: Tensor, steps_B: Tensor | None = None, *, layers: bool = False
     ) -> EncoderOutput:
@@ -168,6 +169,7 @@ class Hubert(Encoder):
         token_BND, valid_BN = self._project(self._stem(x, steps_B), steps_B)
         return self._transform(token_BND, valid_BN, layers=layers)
 
+    @useful_autocast
     def encode_covered(
         self, x: Tensor, steps_B: Tensor, cover_BN: Tensor, cover_D: Tensor
     ) -> tuple[EncoderOutput, Tensor]:

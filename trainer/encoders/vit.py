@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .base import Encoder, EncoderOutput, Grid, Stack, attend
+from .base import Encoder, EncoderOutput, Grid, Stack, attend, eager_cpu, useful_autocast
 from .vit_config import VitConfig
 
 
@@ -137,6 +137,7 @@ class VitLayers(Stack):
         linear = 2 * tokens * (4 * self.dim**2 + 2 * self.dim * self.hidden)
         return len(self.layers) * (linear + 4 * tokens**2 * self.dim)
 
+    @useful_autocast
     def forward(self, x_BLD: Tensor, valid_BL: Tensor | None = None) -> Tensor:
         """Run the blocks over the places of a whole grid, after adding their positions."""
         position_LD = sincos(x_BLD.shape[1], self.bands, self.dim, x_BLD.device)
@@ -160,7 +161,7 @@ class VitLayers(Stack):
         """
         mask = None
         # Where looking costs nothing, find that there is nothing to mask.
-        if valid_BL is not None and not (_eager_cpu(valid_BL) and bool(valid_BL.all())):
+        if valid_BL is not None and not (eager_cpu(valid_BL) and bool(valid_BL.all())):
             mask = valid_BL[:, None, None, :]
         if collect is not None:
             collect.append(x_BLD)
@@ -185,10 +186,6 @@ class VitLayers(Stack):
         rate_L1 = torch.linspace(0, self.drop_path, count)[:, None]
         kept_L2 = torch.rand(count, 2, generator=self.rng) >= rate_L1
         return list((kept_L2 / (1 - rate_L1)).to(device, non_blocking=True))
-
-
-def _eager_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 class Vit(Encoder):
@@ -322,6 +319,7 @@ class Vit(Encoder):
         first_BLD: Tensor = self.norm_pre(x_BLD)
         return first_BLD
 
+    @useful_autocast
     def forward(
         self,
         mel_BTF: Tensor,
@@ -356,6 +354,7 @@ class Vit(Encoder):
         clip_BD = x_BND[:, 0] if self.cls_token is not None else None
         return EncoderOutput(x_BND, valid_BN, collected, clip_BD)
 
+    @useful_autocast
     def encode_visible(
         self,
         mel_BTF: Tensor,
