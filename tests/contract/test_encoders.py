@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from contract.newcomers import forget, register
 from contract.recipes import contract_recipe
 from dawnchorus.trainer.assembly import assemble
+from dawnchorus.trainer.encoders import base
 from dawnchorus.trainer.encoders.base import Maskable, Stack
 from dawnchorus.trainer.model import BioEncoder
 from dawnchorus.trainer.optim import param_groups
@@ -90,6 +91,18 @@ def test_layers_are_the_input_and_the_output_of_every_block(model: BioEncoder) -
     assert model(wav_BT).layers is None
     pooled = model.embed(wav_BT, layer=1)
     assert pooled.shape == (2, layers[1].shape[-1]) and pooled.isfinite().all()
+
+
+def test_autocast_waits_for_no_missing_kernels(
+    model: BioEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU without bfloat16 kernels an encoder computes as if nobody had asked for them."""
+    monkeypatch.setattr(base, "_cpu_has", lambda dtype: False)
+    x, steps_B = model.frontend(sound(1.0, 2, model.sample_rate_hz))
+    expected = model.encoder(x, steps_B)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model.encoder(x, steps_B)
+    assert torch.equal(out.tokens_BND[out.valid_BN], expected.tokens_BND[out.valid_BN])
 
 
 def test_layer_decay_is_monotone_along_the_forward_pass(model: BioEncoder) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from contract.toy_encoder_config import ToyConfig
-from dawnchorus.trainer.encoders.base import Encoder, EncoderOutput, Grid
+from dawnchorus.trainer.encoders.base import Encoder, EncoderOutput, Grid, useful_autocast
 
 
 class ToyBlock(nn.Module):
@@ -55,6 +55,7 @@ class Toy(Encoder):
         own_B = (steps_B // self.config.frames).clamp(min=1)
         return torch.arange(grid.tokens, device=steps_B.device) < own_B[:, None]
 
+    @useful_autocast
     def forward(
         self, x: Tensor, steps_B: Tensor | None = None, *, layers: bool = False
     ) -> EncoderOutput:

@@ -56,7 +56,7 @@ class NoWaits(TorchDispatchMode):
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beats, "_eager_cpu", lambda x: False)
+    monkeypatch.setattr(beats, "eager_cpu", lambda x: False)
     for module in (binned_scores, metrics):
         monkeypatch.setattr(module, "looking_is_free", lambda tensor: False)
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dawnchorus.trainer.encoders import beats as beats_file
+from dawnchorus.trainer.encoders import beats_cpu
+from dawnchorus.trainer.encoders.beats import Attention, BeatsTransformer
 
 
 def keep_some(rows: int, tokens: int, kept: int, seed: int = 0) -> Tensor:
@@ -28,7 +29,9 @@ def random_keep() -> Callable[..., Tensor]:
 
 @pytest.fixture(params=["cpu kernel", "sdpa"])
 def attention(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to compute attention and position convolution, on the CPU."""
-    if request.param == "sdpa":
-        monkeypatch.setattr(beats_file, "_eager_cpu", lambda x: False)
+    """Both ways to compute attention and position convolution on a CPU, for every BEATs."""
+    if request.param == "cpu kernel":
+        kernel, convolution = beats_cpu.attend_in_pieces, beats_cpu.convolve_by_fft
+        monkeypatch.setattr(Attention, "cpu_kernel", staticmethod(kernel))
+        monkeypatch.setattr(BeatsTransformer, "cpu_convolution", staticmethod(convolution))
     return str(request.param)

@@ -14,7 +14,6 @@ from torch.nn.attention import SDPBackend
 from torch.utils.flop_counter import FlopCounterMode
 
 from dawnchorus.trainer.encoders import base
-from dawnchorus.trainer.encoders import beats as beats_file
 from dawnchorus.trainer.encoders.beats import Beats
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig
 from dawnchorus.trainer.frontends.kaldi import BeatsLogMel
@@ -231,7 +230,7 @@ def test_autocast(
     native: bool, monkeypatch: pytest.MonkeyPatch, random_keep: Callable[..., Tensor]
 ) -> None:
     """On a CPU without bfloat16 kernels autocast changes nothing; elsewhere, little."""
-    monkeypatch.setattr(beats_file, "_cpu_has", lambda dtype: native)
+    monkeypatch.setattr(base, "_cpu_has", lambda dtype: native)
     encoder = tiny().eval()
     mel_BTF, frames_B, keep_BK = mels(), torch.tensor([90, 40, 16]), random_keep(3, 16, 8)
     plain = encoder(mel_BTF, frames_B)
@@ -326,7 +325,6 @@ def test_names_are_microsofts() -> None:
 def test_flops_are_what_torch_counts(
     monkeypatch: pytest.MonkeyPatch, random_keep: Callable[..., Tensor]
 ) -> None:
-    monkeypatch.setattr(beats_file, "_eager_cpu", lambda x: False)
     # The fused kernel has no formula in torch's counter; the products it stands for have.
     monkeypatch.setattr(base, "WITH_MASK", (SDPBackend.MATH,))
     encoder = tiny().eval()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dawnchorus.trainer.encoders.beats import Beats
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig
+from dawnchorus.trainer.encoders.beats_cpu import quicken
 from dawnchorus.trainer.frontends.kaldi import BeatsLogMel
 from dawnchorus.trainer.hub.adapters.beats import state_from_microsoft
 
@@ -62,11 +63,11 @@ def test_every_layer(fixture: dict[str, Tensor], model: Beats, case: str) -> Non
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_with_the_other_attention(
-    fixture: dict[str, Tensor], model: Beats, case: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dawnchorus.trainer.encoders.beats._eager_cpu", lambda x: False)
+def test_with_the_other_attention(fixture: dict[str, Tensor], model: Beats, case: str) -> None:
+    """As it trains on a CPU."""
+    quicken(model)
     test_every_layer(fixture, model, case)
+    test_gradients(fixture, model, case)
 
 
 @pytest.mark.parametrize("case", CASES)

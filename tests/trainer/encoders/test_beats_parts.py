@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dawnchorus.trainer.encoders import beats as beats_file
-from dawnchorus.trainer.encoders.beats import BeatsLayers, relative_buckets
+from dawnchorus.trainer.assembly import assemble
+from dawnchorus.trainer.encoders import beats_cpu
+from dawnchorus.trainer.encoders.beats import Attention, BeatsLayers, relative_buckets
+from dawnchorus.trainer.recipe import load_recipe
+from dawnchorus.trainer.registry import build_encoder
 
 
 def some_layers(seed: int = 0, **options: Any) -> BeatsLayers:
@@ -89,8 +92,8 @@ def test_attention_and_its_gradients(
     random_keep: Callable[..., Tensor],
 ) -> None:
     """For x (hence q, k, v), all weights, E, W_g, b_g and w_h; cut into pieces of any size."""
-    pieces = beats_file._pieces
-    monkeypatch.setattr(beats_file, "_pieces", lambda q: pieces(q, piece))
+    pieces = beats_cpu._pieces
+    monkeypatch.setattr(beats_cpu, "_pieces", lambda q: pieces(q, piece))
     layers = some_layers()
     block = layers.layers[0]
     x_BLD = torch.randn(3, 20, 32)
@@ -128,19 +131,34 @@ def test_cpu_kernel_against_finite_differences(dropout: float, clips_share: bool
 
     def run(*tensors: Tensor) -> Any:
         torch.manual_seed(7)  # the same weights drop at every evaluation
-        return beats_file._CpuAttention.apply(*tensors, None, dropout, True)  # type: ignore[no-untyped-call]
+        return beats_cpu.CpuAttention.apply(*tensors, None, dropout, True)  # type: ignore[no-untyped-call]
 
     assert torch.autograd.gradcheck(run, inputs)
 
 
+@pytest.mark.parametrize("accelerator", ["cpu", "gpu"])
+def test_the_trainer_fills_the_slots_on_a_cpu(accelerator: str) -> None:
+    """In the encoder and in the predictor; a model that is loaded computes without."""
+    recipe = load_recipe("ssl_beats_tiny", [f"train.accelerator={accelerator}"])
+    with torch.device("meta"):
+        model, objective = assemble(recipe)
+        loaded = build_encoder(recipe.encoder)
+    for part, filled in ((model, accelerator == "cpu"), (objective, accelerator == "cpu"),
+                         (loaded, False)):  # fmt: skip
+        found = [m.cpu_kernel is not None for m in part.modules() if isinstance(m, Attention)]
+        assert found and set(found) == {filled}
+    assert (model.encoder.encoder.cpu_convolution is not None) == (accelerator == "cpu")
+
+
+@pytest.mark.usefixtures("attention")
 def test_attention_dropout_keeps_the_mean() -> None:
     block = some_layers(attention_dropout=0.5).layers[0]
     x_BLD, position = torch.randn(2, 12, 32), torch.zeros(1, 4, 12, 12)
     with torch.no_grad():
-        draws = torch.stack([block.self_attn(x_BLD, position, None) for _ in range(4000)])
+        draws = torch.stack([block.self_attn(x_BLD, position, None) for _ in range(1000)])
         block.eval()
         expected = block.self_attn(x_BLD, position, None)
-    error = (draws.mean(0) - expected) / (draws.std(0) / math.sqrt(4000))
+    error = (draws.mean(0) - expected) / (draws.std(0) / math.sqrt(1000))
     assert float(error.square().mean()) == pytest.approx(1.0, abs=0.25)
 
 
@@ -155,7 +173,7 @@ def test_convolution_by_fft(length: int, kernel: int) -> None:
     weight = (0.1 * torch.randn(12, 3, kernel, generator=generator)).requires_grad_()
     bias = torch.randn(12, generator=generator).requires_grad_()
     expected = F.conv1d(x, weight, bias, padding=kernel // 2, groups=4)[..., :length]
-    ours = beats_file._overlap_save(x, weight, bias, 4)
+    ours = beats_cpu.overlap_save(x, weight, bias, 4)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
     toward = torch.randn_like(expected)
     for a, b in zip(
