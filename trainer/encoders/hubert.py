@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchaudio.models import wav2vec2_model
 
-from .base import Encoder, EncoderOutput, Grid, Skipped, attend, useful_autocast
+from .base import Encoder, EncoderOutput, Grid, Skipped, attend, eager_cpu, useful_autocast
 from .hubert_config import (
     KERNELS,
     RECEPTIVE_SAMPLES,
@@ -186,7 +186,7 @@ class Hubert(Encoder):
     @staticmethod
     def _to_mask(x_BT: Tensor, steps_B: Tensor | None) -> Tensor | None:
         """The lengths; None where looking costs nothing and there is nothing to mask."""
-        if steps_B is None or x_BT.device.type != "cpu" or torch.compiler.is_compiling():
+        if steps_B is None or not eager_cpu(x_BT):
             return steps_B
         return None if bool((steps_B >= x_BT.shape[1]).all()) else steps_B
 
