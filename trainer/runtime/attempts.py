@@ -1,4 +1,4 @@
-"""Every session of a run leaves a line; a job that comes back without getting anywhere is ended."""
+"""Records every session of a run, and ends a job whose restarts make no progress."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def read_attempts(run: Path) -> list[dict[str, Any]]:
             try:
                 lines.append(json.loads(text))
             except json.JSONDecodeError:
-                continue  # torn by a kill
+                continue  # the process was killed while it wrote this line
     return lines
 
 
 def record_attempt(run: Path, job: Job, first_step: int) -> None:
-    """Note that this session begins at `first_step`. Rank 0 only.
+    """Record that this session begins at `first_step`. Rank 0 only.
 
     Raises:
-        NoProgress: SLURM has started this job three times at this very step. A person who starts
-            the run anew (another job, or no SLURM) is never refused.
+        NoProgress: SLURM has started this job three times at this very step. A run that a person
+            starts again (as another job, or without SLURM) is never refused.
     """
     same = 0
     for earlier in reversed(read_attempts(run)):
@@ -42,8 +42,8 @@ def record_attempt(run: Path, job: Job, first_step: int) -> None:
         raise NoProgress(
             f"job {job.job_id} has been started {same} times at step {first_step} of {run} and "
             f"never reached the next checkpoint: look at {run / 'failures'} and the job's log. "
-            "Perhaps train.checkpoint_every is longer than the time limit, or something breaks "
-            "at once. A new submission of the same recipe continues this run"
+            "Perhaps train.checkpoint_every is longer than the time limit, or the run fails at "
+            "once. A new submission of the same recipe continues this run"
         )
     line = {
         "job": job.job_id, "restart": job.restart, "host": job.host, "first_step": first_step,

@@ -1,4 +1,4 @@
-"""Checkpoints that appear whole or not at all, and which of them stay.
+"""Checkpoints: each is written whole or not at all, and old ones are deleted by a rule.
 
     <run>/checkpoints/step_000001000.ckpt   every `checkpoint_every` steps, at the end, when stopped
     <run>/checkpoints/best.ckpt             best validation metric so far
@@ -38,7 +38,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """
     try:
         if path.is_dir() and not path.is_symlink():
-            shards.remove(path)  # a folder that could not be read: nothing else is written twice
+            shards.remove(path)  # only an unreadable folder can stand at a step that is saved now
         with whole_path(path) as beside:
             torch.save(state, beside)
     # torch reports a full disk as RuntimeError from its zip writer.
@@ -55,28 +55,28 @@ def _not_written(path: Path, error: Exception) -> CheckpointError:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU; one in a folder is put together to what a file holds.
+    """Read a checkpoint to the CPU; one in a folder is joined to the same content as a file.
 
     Raises:
-        CheckpointError: missing, truncated, or not a checkpoint of this format.
+        CheckpointError: it is missing, truncated, or not a checkpoint of this format.
     """
     state: dict[str, Any] = shards.whole(_read(path))
     return state
 
 
 def load_mapped(path: Path) -> dict[str, Any]:
-    """As `load`, but tensors are read from the disk when they are looked at.
+    """Like `load`, but each tensor is read from the disk only when it is used.
 
-    Those of a folder are `Pieces`, so that a rank reads no more than its rows.
+    Sharded tensors of a folder are `Pieces`, so that a rank reads no more than its rows.
     """
     return _read(path, mmap=True)
 
 
 def check(path: Path) -> None:
-    """Raise CheckpointError, as `load` does, without taking the memory that the tensors need.
+    """Raise CheckpointError, as `load` does, but without the memory that the tensors need.
 
-    Every byte is read once, before anything is unpickled: the zip files' own checksums find what
-    was changed as well as what was cut off, and tell in which file.
+    Every byte is read once, before anything is unpickled. The zip files' own checksums reveal
+    changed bytes as well as truncation, and in which file they are.
     """
     for file in sorted(path.glob("*.pt")) if path.is_dir() else [path]:
         damage = _damage(file)
@@ -88,7 +88,7 @@ def check(path: Path) -> None:
 
 
 def _damage(file: Path) -> str | None:
-    """What is wrong with a zip file; nothing where it is absent, which its reader says better."""
+    """What is wrong with a zip file. None if it is absent: its reader reports that better."""
     try:
         with zipfile.ZipFile(file) as archive:
             member = archive.testzip()
@@ -112,10 +112,10 @@ def _read(path: Path, **how: Any) -> dict[str, Any]:
                 f"the checkpoint {path} cannot be read ({missing} is missing): use another one"
             ) from None
         raise CheckpointError(f"there is no checkpoint {path}") from None
-    except Exception as error:  # torch raises whatever its unpickler or zip reader met
+    except Exception as error:  # torch passes on any exception of its unpickler or zip reader
         raise CheckpointError(
             f"the checkpoint {path} cannot be read ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}). It is damaged or no checkpoint: use another one"
+            f"{str(error).splitlines()[0]}). It is damaged or not a checkpoint: use another one"
         ) from error
     if not isinstance(state, dict) or "dawnchorus" not in state:
         raise CheckpointError(f"{path} is no checkpoint of this project: it has no 'dawnchorus'")
@@ -123,10 +123,10 @@ def _read(path: Path, **how: Any) -> dict[str, Any]:
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Lightning's way to `save` and `load` above.
+    """Lets Lightning use `save` and `load` above.
 
-    A failed save does not raise here: an exception on one rank leaves the others waiting in a
-    barrier. The error is kept, and `StepBoundary` ends the run on all ranks.
+    A failed save does not raise here, because an exception on one rank would leave the others
+    waiting in a barrier. The error is kept, and `StepBoundary` ends the run on all ranks.
     """
 
     def __init__(self) -> None:
@@ -135,7 +135,7 @@ class AtomicCheckpointIO(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Write atomically; a failure is kept in `error`."""
+        """Write a file atomically; a failure is kept in `error`."""
         self.error = None
         try:
             save(Path(path), checkpoint)
@@ -151,7 +151,7 @@ class AtomicCheckpointIO(CheckpointIO):
         ranks: int,
         agree: Callable[[bool], bool],
     ) -> None:
-        """Write a folder, on all ranks (see `shards.write`). A failure is kept in `error`."""
+        """Write a folder, on all ranks (see `shards.write`); a failure is kept in `error`."""
         self.error = None
         try:
             step = checkpoint["dawnchorus"]["step"]
@@ -164,7 +164,7 @@ class AtomicCheckpointIO(CheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: Any = None
     ) -> dict[str, Any]:
-        """Read to the CPU; raises CheckpointError."""
+        """Read a checkpoint to the CPU. Raises CheckpointError."""
         return load(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -173,7 +173,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class CheckpointFolder:
-    """The `checkpoints/` folder of a run: names, retention, and where to resume from."""
+    """The `checkpoints/` folder of a run: names, deletion of old ones, and where to resume."""
 
     def __init__(self, run: Path, *, keep_last: int = 2, keep_every: int | None = None) -> None:
         self.path = run / "checkpoints"
@@ -181,19 +181,19 @@ class CheckpointFolder:
         self.keep_every = keep_every
 
     def at_step(self, step: int) -> Path:
-        """File of the checkpoint at an optimiser step."""
+        """Path of the checkpoint at an optimiser step."""
         return self.path / f"step_{step:09d}.ckpt"
 
     @staticmethod
     def step_of(path: Path) -> int:
-        """The optimiser step that a step checkpoint's name says."""
+        """The optimiser step in the name of a step checkpoint."""
         match = _STEP.search(path.name)
         assert match is not None, path
         return int(match.group(1))
 
     @property
     def best(self) -> Path:
-        """File of the best checkpoint."""
+        """Path of the best checkpoint."""
         return self.path / "best.ckpt"
 
     def steps(self) -> list[int]:
@@ -202,7 +202,7 @@ class CheckpointFolder:
         return sorted(int(m.group(1)) for m in found if m)
 
     def tidy(self) -> None:
-        """Point `last.ckpt` at the newest, and delete what the retention rule does not keep."""
+        """Point `last.ckpt` at the newest checkpoint, and delete those that need not be kept."""
         steps = self.steps()
         if not steps:
             return
@@ -214,7 +214,7 @@ class CheckpointFolder:
             if not self.best.exists() or not former.samefile(self.best):
                 shards.remove(former)
         for orphan in self.path.glob(".*.tmp"):
-            # Left by a process that was killed in the middle of a write.
+            # A process that was killed while it wrote has left this.
             shards.remove(orphan)
 
     def newest_readable(self) -> tuple[Path | None, list[str]]:

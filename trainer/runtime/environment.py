@@ -1,4 +1,4 @@
-"""What a run ran on: versions, machine, source revision."""
+"""The environment of a run: versions, machine, source revision."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _PACKAGES = ("torch", "torchaudio", "pytorch-lightning", "grain", "numpy", "soun
 
 
 def source_revision() -> str | None:
-    """Commit of the checkout this package was loaded from, with `+changes` if files differ.
+    """Commit of the checkout that this package was loaded from, with `+changes` if files differ.
 
-    Of a copy that was kept at submission: what it was copied from.
+    Inside a code snapshot: the revision it was taken from.
     """
     folder = Path(__file__).resolve().parent
     kept = folder.parents[2] / "revision.json"

@@ -1,7 +1,7 @@
-"""Why a run ended, in one place: a note per failed rank in the run folder, the first one first.
+"""Notes on why a run ended: one per failed rank, all in one place in the run folder.
 
-When one rank fails, all others fail soon after, with messages about lost connections; a cluster
-scatters them over as many files. The note that was written first names the cause.
+When one rank fails, all others fail soon after with messages about lost connections, and a cluster
+scatters these over as many files. The note that was written first names the cause.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 
 from dawnchorus.trainer.runtime.job import Job
 
-# What gloo, NCCL and the store say where the other end of a connection is gone or taken, and what
-# we say where it is another run's: the next start of a job has another port.
+# Messages of gloo, NCCL and the store when the other end of a connection is gone or the port is
+# taken, and ours when a process of another run answers. The next start of a job has another port.
 _LOST = (
-    "RankMismatch: ", "Strangers: ",  # the second is its name in notes of earlier versions
+    "RankMismatch: ", "Strangers: ",  # earlier versions called RankMismatch by the second name
     "Connection closed by peer", "Connection reset by peer", "Connection refused", "Broken pipe",
     "DistBackendError", "DistNetworkError", "DistStoreError", "Socket closed",
     "failed to recv", "ncclRemoteError", "ncclSystemError",
@@ -25,12 +25,12 @@ _LOST = (
 
 
 def failure_path(run: Path, job: Job, rank: int) -> Path:
-    """Where a rank's note goes."""
+    """Path of a rank's note."""
     return run / "failures" / f"{job.session}-rank{rank}.txt"
 
 
 def note_failure(run: Path, job: Job, rank: int, error: BaseException | str) -> None:
-    """Write the note; never raises (the disk may be the very thing that failed)."""
+    """Write the note of a rank. Never raises, because the disk itself may be what failed."""
     path = failure_path(run, job, rank)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
     head = f"{now} rank {rank}, {job.name}, host {job.host}"
@@ -45,13 +45,13 @@ def note_failure(run: Path, job: Job, rank: int, error: BaseException | str) -> 
 
 
 def first_failure(run: Path, session: str | None = None) -> str | None:
-    """Text of the earliest note (of the newest session, or of the given one); None without one."""
+    """Text of a session's earliest note, or None. `session`: None for the newest with a note."""
     notes = failure_notes(run, session)
     return notes[0] if notes else None
 
 
 def failure_notes(run: Path, session: str | None = None) -> list[str]:
-    """All notes of a session (None: the newest that has one), the earliest first."""
+    """All notes of a session, the earliest first. `session`: None for the newest with a note."""
     notes = []
     for path in (run / "failures").glob("*-rank*.txt"):
         with suppress(OSError):
@@ -63,11 +63,11 @@ def failure_notes(run: Path, session: str | None = None) -> list[str]:
 
 
 def noted_exit_code(note: str) -> int | None:
-    """The exit code that a rank ended with, where an error ended it."""
+    """The exit code in a rank's note; None if no error ended that rank."""
     found = re.search(r", exit code (\d+)$", note.partition("\n")[0])
     return int(found[1]) if found else None
 
 
 def lost_a_peer(note: str) -> bool:
-    """Whether a note says no more than that the other ranks could not be reached, or went away."""
+    """Whether a note only says that other ranks could not be reached or went away."""
     return any(sign in note for sign in _LOST)

@@ -1,4 +1,4 @@
-"""The run folder: what is written into it before the first step, and what may continue it."""
+"""The run folder: its files from before the first step, and which recipes may continue it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from dawnchorus.trainer.data.module import TrainStream
     from dawnchorus.trainer.recipe import Recipe
 
-# What may differ when a run folder is continued: nothing of it changes what is learned. Of the
-# length see `_other_length`.
+# These keys may differ when a run folder is continued, because they do not change what is learned.
+# The length of the run may differ only under the conditions of `_other_length`.
 _PLACE = re.compile(r"data\.(train|valid|noise)\.[^.]+\.path")
 _FREE_TO_CHANGE = {
     "runs", "log", "card", "train.micro_batch",
@@ -47,12 +47,12 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def recipe_differences(
     old: dict[str, Any], new: dict[str, Any], *, moved: bool = False
 ) -> list[str]:
-    """Keys in which two resolved recipes differ so that one cannot continue the other's run.
+    """List the differences that keep one resolved recipe from continuing the other's run.
 
     Args:
         old: the recipe in the run folder.
-        new: the one that is asked for.
-        moved: whether datasets may lie elsewhere by now (because their digests are compared).
+        new: the recipe that is to continue it.
+        moved: whether the paths of datasets may differ (because their digests are compared).
     """
     a, b = _flat(old), _flat(new)
     return [
@@ -68,15 +68,15 @@ def recipe_differences(
 def check_folder(recipe: Recipe, stream: TrainStream | None = None) -> None:
     """Make sure that the run folder is new or holds a run of this very recipe, on the same data.
 
-    A dataset may lie elsewhere than before, in an object store or on disk: what counts is that its
-    index and its label space are the same.
+    A dataset may have moved, on disk or to an object store, as long as its index and its label
+    space are the same.
 
     Args:
         recipe: the recipe.
-        stream: its opened data; None where that is not at hand (it is checked when the run starts).
+        stream: its opened data; None if it is not open yet (then the start of the run checks it).
 
     Raises:
-        RecipeError: it holds another recipe's run; every differing key is listed.
+        RecipeError: the folder holds a run of another recipe; every differing key is listed.
     """
     path = recipe.folder / "recipe.yaml"
     if not path.is_file():
@@ -95,18 +95,18 @@ def check_folder(recipe: Recipe, stream: TrainStream | None = None) -> None:
         listed = "\n".join(f"  {d}" for d in differences)
         raise RecipeError(
             f"the run folder {recipe.folder} holds a run of another recipe:\n{listed}\n"
-            f"Take back what differs; or give this run another name (name=...), with init_from="
-            f"{recipe.folder} where it is to begin with that run's weights; or delete that folder"
+            f"Undo these differences; or give this run another name (name=...), with init_from="
+            f"{recipe.folder} if it shall start from that run's weights; or delete that folder"
         )
 
 
 def _other_length(old: dict[str, Any], recipe: Recipe) -> list[str]:
-    """Why a run cannot be made longer or shorter; empty where the steps done do not depend on it.
+    """Why a run cannot get another length; empty if the steps done so far do not depend on it.
 
-    A schedule falls towards the end of the run. With another end the steps that are done would have
-    had other rates, and the next one would jump: that is another run, and nobody's published one.
-    While the rate is the same for both lengths (warm-up, the flat part of wsd, constant), the run
-    may be given another length.
+    A learning-rate schedule falls towards the end of the run. With another end, the steps done so
+    far would have had other rates, and the rate would jump now: no single recipe describes such a
+    run. The length may change while the rate is the same for both lengths (during warm-up, in the
+    flat part of wsd, or with a constant rate).
     """
     train = old.get("train") or {}
     there, now = total_steps(train), recipe.train.total_steps
@@ -125,13 +125,13 @@ def _other_length(old: dict[str, Any], recipe: Recipe) -> list[str]:
 
 
 def _steps_done(folder: Path) -> int:
-    """Step of the newest checkpoint, by its name; 0 where there is none."""
+    """Step in the name of the newest checkpoint; 0 if there is none."""
     names = (path.name for path in (folder / "checkpoints").glob("step_*.ckpt"))
     return max((int(n) for name in names if (n := name[5:-5]).isdigit()), default=0)
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """Digest of each dataset when the run was last started; empty where none is known."""
+    """Digest of each dataset at the last start of the run; empty if none is recorded."""
     try:
         found = json.loads((folder / "data.json").read_text())["datasets"]
     except (OSError, ValueError, KeyError):
@@ -140,10 +140,10 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def write_folder(recipe: Recipe, stream: TrainStream) -> Overlap:
-    """Create the run folder with what is known before the first step. Rank 0 only.
+    """Create the run folder with the files that precede the first step. Rank 0 only.
 
     Returns:
-        How many of the validation clips are of recordings that are trained on (also in data.json).
+        The number of validation clips from recordings that are trained on (also in data.json).
     """
     folder = recipe.folder
     write_whole(folder / "recipe.yaml", plain_yaml.dump(recipe.resolved()))
@@ -163,7 +163,7 @@ def write_folder(recipe: Recipe, stream: TrainStream) -> Overlap:
     if overlap.clips:
         data["validation"] = {"clips": overlap.clips, "trained_on": overlap.trained_on}
     if recipe.init_from is not None:
-        # What the starting weights learned from; the card needs it even if that run is gone later.
+        # The card names the data of the starting weights, even if that run has been deleted.
         data["earlier"] = lineage(recipe.init_from)
     for name, content in (
         ("environment.json", describe_environment()),
@@ -175,15 +175,15 @@ def write_folder(recipe: Recipe, stream: TrainStream) -> Overlap:
 
 
 def _recorded(source: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:
-    """The path of a source as its recipe has it, where that reads the environment."""
+    """The source with its path as the recipe writes it, if that refers to the environment."""
     path = written[source["name"]]["path"]
     return {"path": path} if "${" in path else {}
 
 
 def _source(source: dict[str, Any], tables: Path) -> dict[str, Any]:
-    """A source with its hours by licence and by recordist, for the model card and the report.
+    """The source with its hours by licence and by recordist, for the model card and the report.
 
-    The figures are those of the whole dataset; a fold of it has fewer hours, the same credits.
+    The figures are of the whole dataset. A fold of it has fewer hours but the same credits.
     """
     import polars as pl
 

@@ -1,7 +1,7 @@
-"""What the scheduler says of this process: which job, which restart, which port to meet on.
+"""What the environment tells about this process: its job, its restart, the port of its ranks.
 
-Facts about SLURM's variables: `man srun`, OUTPUT ENVIRONMENT VARIABLES. Nothing here parses a list
-of nodes; the job script asks `scontrol show hostnames` for the first of them.
+SLURM's variables are described in `man srun`, OUTPUT ENVIRONMENT VARIABLES. Nothing here parses a
+list of nodes; the job script asks `scontrol show hostnames` for the first of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Job:
     """One session of a run: one start of one job."""
 
     job_id: str
-    """SLURM's job id, of an array task "<array job>_<task>"; empty outside SLURM."""
+    """SLURM's job id ("<array job>_<task>" for a task of an array); empty outside SLURM."""
     restart: int
     """How often SLURM has started this job again."""
     step_id: str
@@ -46,7 +46,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """For people: "job 1234, restart 1", or host and process."""
+        """Name for messages: "job 1234, restart 1", or process and host."""
         if not self.job_id:
             return f"process {self.pid} on {self.host}"
         again = f", restart {self.restart}" if self.restart else ""
@@ -54,7 +54,7 @@ class Job:
 
     @property
     def session(self) -> str:
-        """For file names, the same on all ranks of a SLURM step: "job1234.1", or "local"."""
+        """Name for files, the same on all ranks of a SLURM step: "job1234.1", or "local"."""
         return f"job{self.job_id}.{self.restart}" if self.job_id else "local"
 
 
@@ -72,23 +72,23 @@ def in_slurm_step(environment: Mapping[str, str] | None = None) -> bool:
     env = os.environ if environment is None else environment
     return (
         {"SLURM_JOB_ID", "SLURM_PROCID", "SLURM_STEP_ID", "SLURM_NTASKS"} <= env.keys()
-        # A shell within a job: what is started there by hand has no other tasks beside it.
+        # This is an interactive shell of a job: a command started in it has no other tasks.
         and env.get("SLURM_JOB_NAME") not in ("bash", "interactive")
     )
 
 
 def master_port(job_id: str, step_id: str, restart: int) -> int:
-    """A port that the tasks of one srun agree on without talking.
+    """Compute a port, so that the tasks of one srun agree on it without communication.
 
-    Two steps of a job, two restarts, and jobs whose numbers end alike get different ones (but for
-    one chance in 12,000); whoever meets a stranger all the same finds out by `meeting.meet`.
+    Two steps of a job, two restarts, and jobs whose numbers end alike get different ports, except
+    with a chance of one in 12,000. If two runs still meet on a port, `meeting.meet` detects it.
     """
     digest = hashlib.blake2b(f"{job_id}.{step_id}.{restart}".encode(), digest_size=8).digest()
     return _FIRST_PORT + int.from_bytes(digest, "little") % _PORTS
 
 
 def prepare_rendezvous(environment: MutableMapping[str, str] | None = None) -> None:
-    """Set MASTER_PORT for the tasks of an srun; a value inherited from a shell is never used."""
+    """Set MASTER_PORT for the tasks of an srun; a value inherited from a shell is replaced."""
     env = os.environ if environment is None else environment
     if not in_slurm_step(env):
         return

@@ -1,12 +1,13 @@
-"""One job at a time works in a run folder.
+"""Makes sure that only one job at a time works in a run folder.
 
-A lease in a file, `lock.<n>.json`: created exclusively, renewed every few seconds, taken over where
-its owner is known to be gone. It holds on file systems that share no POSIX locks between nodes, and
-what a dead node left behind needs nobody to tidy it up.
+The lock is a lease in a file, `lock.<n>.json`. It is created exclusively, renewed every few
+seconds, and taken over when its owner is known to be gone. It works on file systems that share no
+POSIX locks between nodes, and nobody has to remove the lease of a dead node.
 
-Who wants the folder first puts its own file there, under the number after the highest it sees, and
-then looks who else is there. Of two, the later one sees the earlier one's file, however long it
-stood still in between; of many who see the same leases void, one gets the number.
+A process that wants the folder first creates its own file there, with the number after the highest
+it sees, and then looks for other leases. Of two processes, the later one sees the earlier one's
+file, however long it was suspended in between. If many see the same leases void, only one of them
+can create the file with the next number.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from dawnchorus.trainer.runtime.job import Job
 
 RENEW_S = 10.0
 LEASE_S = 90.0
-"""A lease that was not renewed for so long is void: nine renewals missed."""
+"""A lease is void if it was not renewed for this long: nine renewals are missing then."""
 ATTEMPTS = 20
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-"""What `link` answers on a file system without hard links (man 2 link)."""
+"""Errors of `link` on a file system without hard links (man 2 link)."""
 
 Owner = dict[str, Any]
 SOMEBODY: Owner = {
@@ -45,10 +46,10 @@ class RunLock:
     """The lease on a run folder; use as a context manager, on rank 0.
 
     Args:
-        folder: the run folder; created if need be.
-        job: who asks.
-        lost: called in a thread when the lease turns out to have been taken over, which happens
-            to a process that was frozen for longer than `LEASE_S`. By default the process ends at
+        folder: the run folder; created if it does not exist.
+        job: the job that asks for the folder.
+        lost: called in a thread when another process has taken over the lease, which can happen
+            if this process was frozen for longer than `LEASE_S`. By default the process ends at
             once: it must not write another byte into that folder.
     """
 
@@ -92,7 +93,10 @@ class RunLock:
             self._tidy(self.path)
             threading.Thread(target=self._renew, name="run lock", daemon=True).start()
             return self
-        raise RunBusy(f"{self.folder} changes hands all the time: look who starts jobs on this run")
+        raise RunBusy(
+            f"{self.folder}: one process after another takes over this run: look for what keeps "
+            "starting it"
+        )
 
     def __exit__(self, *_: object) -> None:
         """Give it back."""
@@ -101,7 +105,7 @@ class RunLock:
             self.path.unlink(missing_ok=True)
 
     def _claim(self, void: Mapping[Path, tuple[Owner, str]]) -> Path | None:
-        """Put a file of one's own beside the void ones; None where others were quicker."""
+        """Create our own lease beside the void ones; None if another process was quicker."""
         path = self.folder / f"lock.{1 + max(map(_number, void), default=0)}.json"
         if not self._create(path):
             return None
@@ -114,7 +118,7 @@ class RunLock:
         return None
 
     def _create(self, path: Path) -> bool:
-        """Write the file with all that it says at once; False where there is one."""
+        """Create the file with its whole content in one step; False if it exists already."""
         text = json.dumps({
             "token": self.token, "name": self.job.name, "job_id": self.job.job_id,
             "restart": self.job.restart, "host": self.job.host, "pid": self.job.pid,
@@ -125,7 +129,8 @@ class RunLock:
             draft.write_text(text)
             os.link(draft, path)
         except FileExistsError:
-            # NFS says so too where its first answer was lost (man 2 open, O_EXCL).
+            # NFS reports this even after a success, if its first answer was lost (man 2 open,
+            # O_EXCL).
             return self._mine(path)
         except OSError as err:
             if err.errno not in NO_LINKS:
@@ -140,20 +145,20 @@ class RunLock:
         return True
 
     def _tidy(self, own: Path) -> None:
-        """Remove the drafts of those who were killed while they claimed."""
+        """Remove the drafts of processes that were killed while they claimed the folder."""
         for draft in self.folder.glob(".lock.*"):
             with contextlib.suppress(OSError):
                 if own.stat().st_mtime - draft.stat().st_mtime > self._lease_s:
                     draft.unlink()
 
     def _gone(self, path: Path, owner: Owner) -> str | None:
-        """Why the owner does not count any more, or None."""
+        """Why the owner's lease is void; None if it is valid."""
         same_job = self.job.job_id and owner["job_id"] == self.job.job_id
         if same_job and owner["restart"] < self.job.restart:
             return "SLURM has started this job again"
         if owner["host"] == self.job.host:
             if owner["boot"] != _boot():
-                return "that machine has been started again"
+                return "that machine has been restarted"
             # A container may have its own process numbers under the same host name.
             same_space = owner["pid_space"] == _pid_space()
             if same_space and owner["started"] != _start_time(owner["pid"]):
@@ -164,7 +169,7 @@ class RunLock:
         return None
 
     def _age_s(self, path: Path) -> float | None:
-        """Seconds since the lease was renewed, by the file system's clock, not by this node's."""
+        """Seconds since the lease was renewed, by the clock of the file system."""
         probe = self.folder / f".lock.{self.token}"
         try:
             probe.touch()
@@ -201,8 +206,8 @@ class RunLock:
 
     def _end(self) -> None:
         print(
-            f"{self.folder}: another job has taken over this run while this process stood "
-            "still; ending at once",
+            f"{self.folder}: another job has taken over this run while this process was "
+            "suspended; this process ends now",
             file=sys.stderr,
             flush=True,
         )
@@ -210,7 +215,9 @@ class RunLock:
 
 
 def leases(folder: Path) -> dict[Path, Owner]:
-    """Return who claims a run folder, by the file that says so: one or none, but for moments."""
+    """Return the owner in each lease of a run folder. There is one lease or none, apart from the
+    moments of a takeover.
+    """
     found = {path: _read(path) for path in folder.glob("lock.*.json")}
     return {path: owner for path, owner in found.items() if owner is not None}
 
@@ -221,7 +228,7 @@ def _number(path: Path) -> int:
 
 
 def _read(path: Path) -> Owner | None:
-    """Return what a lease says, somebody's where it cannot be understood; None without a file."""
+    """Read the owner in a lease: an unknown one if it cannot be understood, None without a file."""
     try:
         owner = json.loads(path.read_text())
     except FileNotFoundError:
@@ -230,12 +237,12 @@ def _read(path: Path) -> Owner | None:
         owner = None
     if isinstance(owner, dict) and owner.keys() >= SOMEBODY.keys():
         return owner
-    # Perhaps its owner is just writing it; or the disk was full.
+    # Perhaps its owner is writing it right now, or the disk was full.
     return dict(SOMEBODY)
 
 
 def _boot() -> str:
-    """Of this start of the machine (`man 4 random`, boot_id)."""
+    """Id of this start of the machine (`man 4 random`, boot_id)."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -243,9 +250,9 @@ def _boot() -> str:
 
 
 def _pid_space() -> int:
-    """Number of the name space that process numbers belong to (`man 7 pid_namespaces`)."""
+    """Number of the name space of our process numbers (`man 7 pid_namespaces`)."""
     try:
-        return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 (a link that must be followed)
+        return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 (this link must be followed)
     except OSError:
         return 0
 
@@ -253,7 +260,7 @@ def _pid_space() -> int:
 def _start_time(pid: int) -> str | None:
     """When a process of this machine started (`man 5 proc`, stat, field 22); None if it is gone.
 
-    With the pid it names a process for good; the pid alone is used again.
+    Start time and pid together identify a process; the kernel uses a pid again later.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()

@@ -1,6 +1,6 @@
-"""`metrics.jsonl` is the truth; the progress bar and the loggers (`loggers/`) show the same.
+"""Writes `metrics.jsonl`; the progress bar and the loggers (`loggers/`) show the same figures.
 
-`trainer.metrics_log` describes its lines and reads them.
+`trainer.metrics_log` describes the lines of `metrics.jsonl` and reads them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from dawnchorus.trainer.metrics_log import read_lines
 from dawnchorus.trainer.progress import Bar
 
 _ETA_LINES = 50
-"""Log lines whose speed tells when a run will end: enough for some validations among them."""
+"""The end of a run is predicted from this many log lines; some validations are among them."""
 
 
 class Sink(Protocol):
-    """Takes a copy of every line."""
+    """Receives a copy of every line."""
 
     def write(self, line: dict[str, Any]) -> None: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
@@ -34,8 +34,8 @@ class MetricsFile:
 
     Args:
         path: the file.
-        resume_step: lines of later steps are dropped from the figures (marked `superseded`): a
-            killed run had gone on after its last checkpoint, and repeats those steps now.
+        resume_step: lines of later steps are marked `superseded`, and readers skip them: a killed
+            run had gone on after its last checkpoint, and repeats those steps now.
     """
 
     def __init__(self, path: Path, *, resume_step: int = 0, sinks: tuple[Sink, ...] = ()) -> None:
@@ -43,14 +43,14 @@ class MetricsFile:
         self.sinks = sinks
         earlier, last_step = _mark_superseded(path, resume_step)
         self.repeated = max(last_step - resume_step, 0)
-        """Steps that an earlier session did after its last checkpoint, as far as it logged them."""
+        """Logged steps that an earlier session did after its last checkpoint."""
         self._wall_before_s = max((line.get("wall_s", 0.0) for line in earlier), default=0.0)
         self._start = time.monotonic()
         self._file = path.open("a", encoding="utf-8")
 
     @property
     def wall_s(self) -> float:
-        """Seconds of training so far, earlier sessions of this run included."""
+        """Seconds of training so far, including earlier sessions of this run."""
         return self._wall_before_s + time.monotonic() - self._start
 
     def write(self, kind: str, step: int, samples_seen: int, **figures: Any) -> None:
@@ -77,17 +77,17 @@ def _finite(value: Any) -> Any:
 
 
 def _mark_superseded(path: Path, resume_step: int) -> tuple[list[dict[str, Any]], int]:
-    """Rewrite the file with the lines after `resume_step` marked, without unreadable ones.
+    """Rewrite the file: mark the lines after `resume_step`, and drop unreadable ones.
 
     Returns:
-        The lines that stand, and the last step of those that were marked now (0: none).
+        The unmarked lines, and the last step of the lines that were marked now (0: none).
     """
     if not path.is_file():
         return [], 0
     lines, changed, last_step = [], False, 0
     for _, line in read_lines(path):
         if line is None:
-            changed = True  # it was torn by a kill
+            changed = True  # the process was killed while it wrote this line
             continue
         if line["step"] > resume_step and not line.get("superseded"):
             line["superseded"] = changed = True
@@ -99,7 +99,7 @@ def _mark_superseded(path: Path, resume_step: int) -> tuple[list[dict[str, Any]]
 
 
 class ProgressSink:
-    """A bar on a terminal, plain lines in a log file."""
+    """Shows a bar on a terminal, or plain lines in a log file."""
 
     SHOWN = ("loss", "masked_accuracy", "unigram_accuracy", "map", "auroc", "top1", "lr",
              "clips_per_s", "data_wait")  # fmt: skip
@@ -135,7 +135,7 @@ class ProgressSink:
             print(message, file=sys.stderr, flush=True)
 
     def _time_left(self, line: dict[str, Any]) -> str:
-        """`  eta 1:23:45`, by the speed of the last lines, validations and checkpoints included."""
+        """Text `  eta 1:23:45`, from the last lines, including validations and checkpoints."""
         self._recent.append((line["step"], line["wall_s"]))
         (first_step, first_s), (step, now_s) = self._recent[0], self._recent[-1]
         if step <= first_step or step >= self._total:

@@ -1,4 +1,4 @@
-"""What happens at a step boundary, in a fixed order: check, log, validate, save, stop."""
+"""The work at a step boundary, in a fixed order: check, log, validate, save, stop."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
 
 MAX_BAD_STEPS = 3
 SLOW = 1.5
-"""A rank that needs so many times the median is named in the metrics."""
+"""A rank that needs this many times the median time is named in the metrics."""
 
 
 class StepBoundary(pl.Callback):
-    """Acts after each optimiser step; one order, the same on all ranks.
+    """Acts after each optimiser step, in the same order on all ranks.
 
     Lightning's own validation loop and ModelCheckpoint are not used: they count micro-batches, and
-    after a resume one of them overwrites a good file in mid-accumulation.
+    after a resume ModelCheckpoint can overwrite a good file in the middle of an accumulation.
 
     Args:
-        checkpoints: where checkpoints go.
+        checkpoints: the folder of the checkpoints.
         metrics: the metrics file, on rank 0 only.
         progress: the bar, on rank 0 only.
-        throughput: the meter.
-        validation: what to validate with; None for no validation set.
+        throughput: the meter of speed.
+        validation: the validation; None without a validation set.
         broken: ledger of broken clips, with `add(names)` and `check()`.
-        session: is told of everything that was finished.
-        facts: what must be equal on all ranks (see `meeting.meet`).
-        epochs: after so many clips, how often each training dataset was gone through.
+        session: the session; its watchdog hears of every piece of work that is done.
+        facts: the facts that must be equal on all ranks (see `meeting.meet`).
+        epochs: gives, for a number of clips, how often each training dataset was gone through.
     """
 
     def __init__(
@@ -86,15 +86,15 @@ class StepBoundary(pl.Callback):
     # ------------------------------------------------------------------ Lightning's hooks
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        """The ranks have met: make sure that they are one run's."""
+        """Make sure that the ranks, which are connected by now, belong to one run."""
         self._hosts = meet(self.facts, self.session.folder)
         self.session.beat("meeting the other ranks")
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Drop Lightning's per-batch broadcast: it waits for the GPU, and our flag replaces it."""
+        """Drop Lightning's broadcast per batch: it waits for the GPU, and our flag replaces it."""
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         if self._validation_due:
-            # The session before was stopped in the middle of it.
+            # The session before was stopped in the middle of this validation.
             self._validation_due = False
             self._validate(trainer, module, trainer.global_step)  # type: ignore[arg-type]
         self.session.beat("starting to train")
@@ -103,13 +103,13 @@ class StepBoundary(pl.Callback):
     def on_before_backward(
         self, trainer: pl.Trainer, module: pl.LightningModule, loss: torch.Tensor
     ) -> None:
-        """Up to here a rank works by itself."""
+        """Note the time: up to here a rank does not wait for others."""
         self.throughput.forward_ends()
 
     def on_train_batch_start(  # type: ignore[override]
         self, trainer: pl.Trainer, module: TrainingModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note when the batch was there, and which clips of it could not be read."""
+        """Note when the batch arrived, and which of its clips could not be read."""
         if "fatal" in batch:
             raise DataError(batch["fatal"])
         self.throughput.batch_starts()
@@ -126,7 +126,7 @@ class StepBoundary(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """The boundary, after the last micro-step of a step."""
+        """Run the boundary after the last micro-step of a step."""
         self.throughput.batch_ends(len(batch["wav_BT"]))
         self.session.beat(f"micro-step {batch_idx} of step {trainer.global_step}")
         if (batch_idx + 1) % module.topology.accumulate:
@@ -153,7 +153,7 @@ class StepBoundary(pl.Callback):
             by_hand = self.stop is not None and self.stop.by_hand
             self._event(
                 module, "interrupted" if by_hand else "preempted",
-                f"{'Ctrl-C' if by_hand else 'asked to stop'}; saved, the same command continues",
+                f"{'Ctrl-C' if by_hand else 'asked to stop'}; saved: the same command continues",
             )  # fmt: skip
             self.stopped = True
             trainer.should_stop = True
@@ -161,7 +161,7 @@ class StepBoundary(pl.Callback):
     # ------------------------------------------------------------------ its parts
 
     def _check(self, module: TrainingModule, last: bool) -> bool:
-        """Look at the step's health; returns whether to stop."""
+        """Check the health of the last steps; returns whether to stop."""
         stop = False
         while (health := module.health(drain=last)) is not None:
             stop |= self._act_on(health, module)
@@ -174,9 +174,9 @@ class StepBoundary(pl.Callback):
             self._event(module, "non_finite", _describe(health, module))
             if self._bad_steps >= MAX_BAD_STEPS:
                 raise NonFiniteLoss(
-                    f"{MAX_BAD_STEPS} steps in a row were not finite, the last one step "
-                    f"{health.step}: {_describe(health, module)}. The weights were not touched by "
-                    "them. Lower optim.lr, set optim.clip_norm, or look at the clips named above"
+                    f"{MAX_BAD_STEPS} steps in a row were not finite, the last of them step "
+                    f"{health.step}: {_describe(health, module)}. They did not change the weights. "
+                    "Lower optim.lr, set optim.clip_norm, or look at the clips named above"
                 )
         else:
             self._bad_steps = 0
@@ -187,7 +187,7 @@ class StepBoundary(pl.Callback):
 
     def _log(self, module: TrainingModule, step: int) -> None:
         figures = module.window_figures()
-        # A frozen encoder runs forward only: a third of a full step.
+        # A frozen encoder only runs forward, which is a third of a full step.
         share = 1 / 3 if module.head_only else 1.0
         figures |= self.throughput.figures(module.topology.ranks, share)
         figures["grad_norm"] = self._grad_norm
@@ -201,12 +201,12 @@ class StepBoundary(pl.Callback):
         self.throughput.reset()
 
     def _compare_ranks(self, module: TrainingModule) -> dict[str, float]:
-        """Which rank keeps the others waiting; one small gather per log line."""
+        """Find the rank that keeps the others waiting; costs one small gather per log line."""
         own = torch.tensor([self.throughput.own_s()], device=module.device)
         everybody = torch.zeros(module.topology.ranks, device=module.device)
         dist.all_gather_into_tensor(everybody, own)
         rank, ratio = slowest(everybody.tolist())
-        # Twice in a row: the first steps, and a moment of something else there, prove nothing.
+        # The rank must be slow twice in a row: first steps and short disturbances prove nothing.
         again, self._slow = self._slow == rank, rank if ratio > SLOW else None
         if ratio > SLOW and again and rank not in self._named:
             self._named.add(rank)
@@ -219,7 +219,7 @@ class StepBoundary(pl.Callback):
     def _validate(
         self, trainer: pl.Trainer, module: TrainingModule, step: int, *, may_stop: bool = True
     ) -> bool:
-        """Validate; returns whether it was broken off because a rank was asked to stop."""
+        """Validate; returns whether it was interrupted because a rank was asked to stop."""
         assert self.validation is not None
         figures = self.validation.run(
             module, beat=self.session.beat, stop=module.stop_asked if may_stop else None
@@ -261,17 +261,17 @@ class StepBoundary(pl.Callback):
             self.metrics.write("event", step, seen, event=event, message=message)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far travels in the checkpoint, and whether a validation is owed."""
+        """The state in a checkpoint: the best score so far, and whether a validation is due."""
         return {"best": self._best, "validation_due": self._validation_due}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best score."""
+        """Restore that state."""
         self._best = state_dict["best"]
         self._validation_due = state_dict.get("validation_due", False)
 
 
 def _describe(health: StepHealth, module: TrainingModule) -> str:
-    """Which ranks, positions and parameter groups a non-finite step came from."""
+    """Name the ranks, positions and parameter groups that made a step non-finite."""
     layout, parts = module.topology, []
     for rank, micro_step in health.bad_micro_batches:
         first = layout.first_position(health.step, micro_step, rank)

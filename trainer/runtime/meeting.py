@@ -1,8 +1,8 @@
-"""The ranks have met: whether they belong to one run, and to whoever may write in its folder.
+"""Checks, once the ranks are connected, that they belong to one run and may read its folder.
 
-torch's rendezvous asks nobody who they are: whoever reaches the port of rank 0 takes part. So the
-ranks tell each other facts about their run, as JSON in tensors (a pickled object would run what a
-stranger put into it), and prove that they can read a secret in the run folder.
+torch's rendezvous identifies nobody: any process that reaches the port of rank 0 takes part. So the
+ranks exchange facts about their run, and each proves that it can read a secret in the run folder.
+The facts are JSON in tensors, because unpickling an object would run the code of whoever sent it.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from typing import Any
 from dawnchorus.trainer.errors import RankMismatch
 
 SECRET = ".rendezvous"
-"""First part of the name of the secret in the run folder; it is there while the ranks meet."""
+"""The secret's file name begins with this; it is in the run folder only while the ranks meet."""
 _MOST_BYTES = 1 << 16
 _WAIT_S = 60.0
 """Longest time until a shared file system shows a new file to all nodes."""
 
 
 def meet(facts: Mapping[str, object], folder: Path) -> list[str]:
-    """Make sure that all ranks of the process group belong to one run and start alike.
+    """Make sure that all ranks of the process group belong to one run and have the same start.
 
-    Two runs that meet on one port would train together and both report success; a rank whose file
-    system showed it an older checkpoint would train from other weights; somebody else's process
-    would read and send gradients.
+    Without this check, two runs that meet on one port would train together and both report success;
+    a rank whose file system showed an older checkpoint would train from other weights; and another
+    user's process could read and send gradients.
 
     Args:
-        facts: what must be equal on all ranks, by name; JSON.
-        folder: the run folder, in which rank 0 leaves a secret that only its user can read.
+        facts: facts that must be equal on all ranks, by name; JSON.
+        folder: the run folder, in which rank 0 writes a secret that only its user can read.
 
     Returns:
         The host of each rank.
 
     Raises:
-        RankMismatch: on every rank, naming the ranks that differ and in what.
+        RankMismatch: raised on every rank; it names the ranks that differ, and the facts.
     """
     import torch.distributed as dist
 
@@ -69,7 +69,10 @@ def _same_facts(everybody: list[dict[str, Any]]) -> None:
 
 
 def _same_secret(folder: Path) -> None:
-    """Every rank shows that it has read the secret, for a number drawn now, without sending it."""
+    """Every rank proves, with a hash of a fresh number and the secret, that it can read the secret.
+
+    The secret itself is never sent.
+    """
     import torch.distributed as dist
 
     rank, challenge = dist.get_rank(), secrets.token_hex(16)
@@ -79,7 +82,7 @@ def _same_secret(folder: Path) -> None:
             _leave_secret(path)
         challenge = str(_told_by_all(challenge)[0])
         if not re.fullmatch(r"[0-9a-f]{32}", challenge):
-            _raise_if(["rank 0 told no number"])
+            _raise_if(["rank 0 sent no number"])
         path = folder / f"{SECRET}-{challenge}"
         secret = _read_secret(path)
         shown = _told_by_all(_proof(secret, challenge, rank))
@@ -99,7 +102,7 @@ def _same_secret(folder: Path) -> None:
 
 def _leave_secret(path: Path) -> None:
     for old in path.parent.glob(f"{SECRET}-*"):
-        old.unlink(missing_ok=True)  # of a session that was killed while its ranks met
+        old.unlink(missing_ok=True)  # from a session that was killed while its ranks met
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(file, "w", encoding="ascii") as out:
         out.write(secrets.token_hex(32) + "\n")
@@ -108,7 +111,7 @@ def _leave_secret(path: Path) -> None:
 
 
 def _read_secret(path: Path) -> str:
-    """The secret of rank 0; empty where it stays unreadable."""
+    """Read the secret of rank 0; empty if it stays unreadable."""
     until = time.monotonic() + _WAIT_S
     while time.monotonic() < until:
         with suppress(OSError):
@@ -124,9 +127,9 @@ def _proof(secret: str, challenge: str, rank: int) -> str:
 
 
 def _told_by_all(value: object) -> list[Any]:
-    """`value` of every rank, in the order of ranks: JSON, as bytes in tensors.
+    """Gather the `value` of every rank, in the order of ranks: JSON, as bytes in tensors.
 
-    Raises RankMismatch where a rank tells something else than JSON, or too much of it.
+    Raises RankMismatch if a rank sends bytes that are not JSON, or too many of them.
     """
     import torch
     import torch.distributed as dist
@@ -137,7 +140,7 @@ def _told_by_all(value: object) -> list[Any]:
     dist.all_gather_into_tensor(sizes, torch.tensor([len(text)], device=device))
     most = int(sizes.max())
     if not 0 < most <= _MOST_BYTES:
-        _raise_if([f"a rank wants to tell {most} bytes"])
+        _raise_if([f"a rank wants to send {most} bytes"])
     mine = torch.zeros(most, dtype=torch.uint8, device=device)
     mine[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
     told = torch.zeros(len(sizes) * most, dtype=torch.uint8, device=device)
@@ -149,7 +152,7 @@ def _told_by_all(value: object) -> list[Any]:
         try:
             answers.append(json.loads(bytes(row[:size].tolist())))
         except ValueError:
-            _raise_if([f"rank {rank} told something that is not JSON"])
+            _raise_if([f"rank {rank} sent bytes that are not JSON"])
     return answers
 
 

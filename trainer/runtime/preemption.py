@@ -1,8 +1,9 @@
-"""Being asked to stop: signals stay blocked, one thread waits for them, and a flag is all it sets.
+"""Requests to stop: signals stay blocked, one thread waits for them, and all it does is set a flag.
 
-No Python signal handler runs anywhere. A handler that saves a checkpoint runs between two
-arbitrary instructions of one rank and can dead-lock with another rank's collective; here every rank
-looks at the flag at a step boundary and all agree (one all-reduce) before any of them stops.
+No Python signal handler runs anywhere. A handler that saves a checkpoint would run between two
+arbitrary instructions of one rank, and could dead-lock with a collective of another rank. Here
+every rank looks at the flag at a step boundary, and all ranks agree (with one all-reduce) before
+any of them stops.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ _SIGNALS = frozenset({signal.SIGTERM, signal.SIGUSR1, signal.SIGINT})
 
 
 class StopRequest:
-    """Set once a signal asked this process to stop.
+    """A flag that is set when a signal asks this process to stop.
 
-    SIGUSR1 comes from SLURM ahead of the time limit, SIGTERM at pre-emption, SIGINT from Ctrl-C.
+    SLURM sends SIGUSR1 before the time limit and SIGTERM at pre-emption; Ctrl-C sends SIGINT.
     A second SIGINT ends the process at once, for a person who does not want to wait.
     """
 
@@ -27,18 +28,18 @@ class StopRequest:
         self.signal_name: str | None = None
 
     def set(self, signal_name: str) -> None:
-        """Ask to stop; the first reason is kept."""
+        """Set the flag; the first signal is kept as the reason."""
         if self.signal_name is None:
             self.signal_name = signal_name
         self._flag.set()
 
     @property
     def by_hand(self) -> bool:
-        """Whether it was Ctrl-C."""
+        """Whether Ctrl-C set the flag."""
         return self.signal_name == "SIGINT"
 
     def is_set(self) -> bool:
-        """Whether this process (not yet every rank) was asked to stop."""
+        """Whether this process was asked to stop; other ranks may not know it yet."""
         return self._flag.is_set()
 
 
@@ -46,10 +47,10 @@ _request: StopRequest | None = None
 
 
 def watch_signals() -> StopRequest:
-    """Block the signals in this thread and start the one that waits for them; idempotent.
+    """Block the signals in this thread and start the thread that waits for them; idempotent.
 
-    Call it before any other thread exists (before torch is imported): threads and child processes
-    inherit the mask, so a signal is neither lost nor deadly during the imports.
+    Call it before any other thread exists (before torch is imported). Threads and child processes
+    inherit the blocked signals, so a signal during the imports is not lost and kills nothing.
     """
     global _request
     if _request is not None:

@@ -1,4 +1,4 @@
-"""Where a path that a run wrote down leads to now."""
+"""Finds the present place of a path that a run has recorded."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pathlib import Path
 from dawnchorus.trainer.references import filled
 
 WORKING_FOLDER = "working_folder"
-"""Key of `environment.json`: the folder that a run was started in."""
+"""Key of `environment.json` for the folder in which a run was started."""
 
 
 def recorded_path(path: str, run: Path | None = None) -> Path | None:
-    """Look for what a recipe or `data.json` names, from wherever this process was started.
+    """Find a path that a recipe or `data.json` names, wherever this process was started.
 
-    References to the environment are filled in from that of this process. A relative path is looked
-    for in the working folder, then in the one that the run was started in, then in the folders
-    above the run (a tree that was moved as a whole).
+    References to environment variables get the values of this process. A relative path is looked
+    for in the working folder, then in the folder where the run was started, then in the folders
+    above the run (in case a whole tree was moved).
 
     Args:
-        path: as it was written down.
-        run: the run folder that it was written down in.
+        path: the path as it was recorded.
+        run: the run folder in which it was recorded.
 
     Returns:
-        The first place where something is; None where nothing is, or for an address (`s3://`).
+        The first of these places that exists; None if none does, or for an address (`s3://`).
     """
     path = filled(path)
     if not path or "://" in path:

@@ -1,8 +1,8 @@
-"""One start of a run: claims the folder, counts itself, watches, and says how it ended.
+"""A session is one start of a run: it claims the folder, runs a watchdog, and records its end.
 
-<run>/lock.<n>.json    while a job works here: which (see `lock`)
+<run>/lock.<n>.json    the job that works here now (see `lock`)
 <run>/attempts.jsonl   a line per session
-<run>/requeue.json     left by a session that wants to come back; the job script looks for it
+<run>/requeue.json     written by a session that asks for a restart; the job script looks for it
 <run>/failures/        a note per failed rank; stacks of ranks that hung
 """
 
@@ -26,7 +26,7 @@ MARKER = "requeue.json"
 
 
 class Session:
-    """Context manager around everything that a rank does in a run folder.
+    """Context manager around all work of a rank in a run folder.
 
     Args:
         folder: the run folder.
@@ -47,14 +47,14 @@ class Session:
         self._accepted = False
 
     def __enter__(self) -> Session:
-        """Claim the folder. Raises RunBusy where another job works in it."""
+        """Claim the folder. Raises RunBusy if another job works in it."""
         if self.rank == 0:
             self._made = [p for p in (self.folder, *self.folder.parents) if not p.is_dir()]
             self._stack.enter_context(RunLock(self.folder, self.job))
         return self
 
     def begin(self, first_step: int) -> None:
-        """The run continues at `first_step`. Raises NoProgress where that happened too often."""
+        """Record the start at `first_step`. Raises NoProgress after three starts there."""
         self._accepted = True
         if self.rank == 0:
             (self.folder / MARKER).unlink(missing_ok=True)
@@ -68,12 +68,13 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
     ) -> None:
-        """Leave the note or the marker, give the folder back."""
+        """Write the note of a failure or the request for a restart, and release the folder."""
         if self.rank == 0 and isinstance(err, Preempted) and not isinstance(err, Interrupted):
             self.ask_to_come_back("preempted")
-        # A mistake found before anything was begun or submitted leaves no folder behind.
+        # A mistake that is found before the run begins or is submitted leaves no folder behind.
         begun = any((self.folder / name).is_file() for name in ("recipe.yaml", "submitted.yaml"))
-        # A command that is refused says nothing about the run that lies there; a job's own does.
+        # A refused command writes no note, because the run in the folder is not at fault. A job
+        # that SLURM started does write one.
         refused = isinstance(err, ChorusError) and err.exit_code == 2 and not self._accepted
         refused = refused and not in_slurm_step() and "CHORUS_RUN" not in os.environ
         expected = refused or isinstance(err, Preempted | RunBusy)
@@ -84,10 +85,10 @@ class Session:
         self._stack.close()
         with suppress(OSError):
             for folder in self._made:
-                folder.rmdir()  # only if nothing was written into it
+                folder.rmdir()  # succeeds only if it is empty
 
     def ask_to_come_back(self, reason: str) -> None:
-        """Tell the job script that this job should be queued again."""
+        """Tell the job script to queue this job again."""
         marker = {"job": self.job.job_id, "restart": self.job.restart, "reason": reason}
         with suppress(OSError):
             write_whole(self.folder / MARKER, json.dumps(marker) + "\n")
