@@ -5,7 +5,7 @@ of an optimiser step.
 
 A batch is a dict:
     wav_BT        int16 [B, T], PCM; zeros behind a clip's end. Divide by 32768 on the device.
-    length_B      int32 [B], samples that are the clip's; 0 in a row that only pads (validation)
+    length_B      int32 [B], samples of the clip itself; 0 in a padding row (validation)
     labels_P2     int64 [P, 2], (row, class); no row is listed for a clip without labels
     noise_BT      int16 [B, T]; only where the recipe has noise sources; rows without noise are zero
     snr_db_B      float32 [B], infinite for a row without noise
@@ -39,12 +39,12 @@ _BECAUSE = " -- "
 
 
 def broken_entry(name: str, reason: object) -> str:
-    """An entry of a batch's `broken`."""
+    """Make an entry of a batch's `broken`."""
     return f"{name}{_BECAUSE}{reason}"
 
 
 def broken_name(entry: str) -> str:
-    """The clip that an entry of `broken` is about."""
+    """The name of the clip in an entry of `broken`."""
     return entry.partition(_BECAUSE)[0]
 
 
@@ -57,12 +57,12 @@ def fresh(name: str, shape: tuple[int, int]) -> Tensor:
 
 
 class SharedSlots:
-    """Arrays in shared memory that a worker fills in turn, again and again.
+    """Arrays in shared memory that a worker reuses in turn.
 
-    Handing a fresh array over costs a sixth of a FLAC decoding for new memory pages alone; a page
-    that is used again costs nothing. When a batch is asked for, torch gives its worker the task
-    that is `prefetch` tasks later, and the task after that only with the worker's next batch. So
-    with `prefetch + 1` slots none is overwritten before `BatchLoader` has copied it.
+    The memory pages of a fresh array alone cost a sixth of a FLAC decoding; reused pages cost
+    nothing. When a batch is requested, torch gives its worker the task that is `prefetch` tasks
+    later, and the task after that only with the worker's next batch. So with `prefetch + 1` slots
+    no slot is overwritten before `BatchLoader` has copied it.
     """
 
     def __init__(self, prefetch: int) -> None:
@@ -71,7 +71,7 @@ class SharedSlots:
         self._turn: dict[tuple[str, tuple[int, int]], int] = {}
 
     def __call__(self, name: str, shape: tuple[int, int]) -> Tensor:
-        """The next array of this name and shape, with whatever it held before."""
+        """The next array of this name and shape; it still holds its former values."""
         ring = self._rings.setdefault((name, shape), [])
         turn = self._turn.get((name, shape), 0)
         self._turn[name, shape] = (turn + 1) % self.slots
@@ -87,7 +87,7 @@ class Rows:
         self._wav_BT = allocate("wav_BT", (size, window))
         self._noise_BT = allocate("noise_BT", (size, window)) if noise else None
         self.wav_BT: npt.NDArray[np.int16] = self._wav_BT.numpy()
-        """Not cleared: every row must be written."""
+        """The array is not cleared, so every row must be written."""
         self.noise_BT: npt.NDArray[np.int16] | None = None
         """Not cleared either."""
         if self._noise_BT is not None:
@@ -101,7 +101,7 @@ class Rows:
         self.broken: list[str] = []
 
     def add_labels(self, row: int, classes: npt.NDArray[np.int32]) -> None:
-        """Note the classes of the clip in a row."""
+        """Add the classes of the clip in a row."""
         pairs_P2 = np.empty((len(classes), 2), dtype=np.int64)
         pairs_P2[:, 0], pairs_P2[:, 1] = row, classes
         self.labels.append(pairs_P2)
@@ -127,29 +127,30 @@ class BatchDataset(Dataset[Batch], ABC):
     """A dataset whose items are whole batches, given their positions."""
 
     allocate: Allocate = staticmethod(fresh)
-    """Where the arrays of a batch come from; a worker has its own `SharedSlots`."""
+    """Function that gives the arrays of a batch; a worker has its own `SharedSlots`."""
 
     @abstractmethod
     def __getitem__(self, positions: Sequence[int]) -> Batch:
         """The batch at these positions."""
 
     def __getitems__(self, positions: Sequence[int]) -> Batch:
-        """The same for `BatchLoader`, in the form in which it crosses to another process."""
+        """The same batch for `BatchLoader`, in the form in which it is sent to another process."""
         try:
             batch = self[positions]
         except DataError as error:
             return {"fatal": str(error)}
-        # A shared tensor travels by a connection of its own (0.7 ms); small ones go in the pickle.
+        # A shared tensor needs a connection of its own (0.7 ms); small tensors go in the pickle.
         return {k: v.numpy() if _is_private(v) else v for k, v in batch.items()}
 
 
 @dataclass(frozen=True)
 class PositionBatches:
-    """Positions of each micro-batch of one rank: arithmetic, without a state.
+    """Positions of each micro-batch of one rank, computed without any state.
 
     Optimiser step s takes positions [s G, (s + 1) G) with G = R A B; its micro-step a of rank r
-    takes the B positions from s G + (a R + r) B on. Infinite, unless `total` is given: then every
-    rank has as many batches as cover `total` positions once.
+    takes the B positions from s G + (a R + r) B on. The sequence is infinite unless `total` is
+    given: then every rank has the same number of batches, and together they cover `total` positions
+    once.
     """
 
     first_position: int
@@ -160,7 +161,7 @@ class PositionBatches:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size or self.micro_batch < 1 or self.first_position < 0:
-            raise ValueError(f"no such part of a batch: {self}")
+            raise ValueError(f"these numbers describe no share of a batch: {self}")
 
     def __iter__(self) -> Iterator[range]:
         # Over whole steps, s G + (a R + r) B is the same as (n R + r) B with n = s A + a.
@@ -178,14 +179,14 @@ class PositionBatches:
 
 
 class BatchLoader(DataLoader[Batch]):
-    """torch's DataLoader, with batches of the caller's own and plain errors.
+    """torch's DataLoader, whose batches belong to the caller and whose errors are plain.
 
     * A batch from a worker is copied out of its shared slot.
-    * A stream's `DataError` is raised as it is, not wrapped in a trace.
+    * A `DataError` of the stream is raised unchanged, without the trace of the worker.
     """
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        # While we hold a slot's array, torch finds it again and need not map the memory anew.
+        # While we hold a slot's array, torch finds it again and need not map its memory again.
         slots = self.num_workers * ((self.prefetch_factor or 0) + 1)
         held: deque[list[Tensor]] = deque(maxlen=slots)
         for batch in super().__iter__():
@@ -193,8 +194,8 @@ class BatchLoader(DataLoader[Batch]):
                 raise DataError(batch["fatal"])
             shared = {k: v for k, v in batch.items() if _is_shared(v)}
             held.append(list(shared.values()))
-            # numpy asks for huge pages, torch's clone() does not and takes five times as long.
-            # What is page-locked has been copied already.
+            # numpy asks for huge pages; torch's clone() does not, and takes five times as long.
+            # A page-locked tensor has been copied already.
             arrays = {k: v.numpy().copy() for k, v in shared.items()}
             arrays |= {k: v for k, v in batch.items() if isinstance(v, np.ndarray)}
             yield batch | {k: self._tensor(v) for k, v in arrays.items()}
@@ -207,13 +208,13 @@ class BatchLoader(DataLoader[Batch]):
 def make_loader(
     dataset: BatchDataset, batches: PositionBatches, workers: int, prefetch: int, pin_memory: bool
 ) -> BatchLoader:
-    """A loader of these batches, in this order whatever the number of workers."""
+    """Make a loader of these batches; the order is the same for any number of workers."""
     return BatchLoader(
         dataset,
         batch_sampler=batches,  # type: ignore[arg-type]
         collate_fn=_as_it_is,
         num_workers=workers,
-        # Said, because Python's default may be another: a worker watches the process it is from.
+        # Python's default may be another method, but a worker must watch the process it came from.
         multiprocessing_context="fork" if workers else None,
         prefetch_factor=prefetch if workers else None,
         persistent_workers=workers > 0,

@@ -1,14 +1,14 @@
 """A size-limited folder of byte ranges that were fetched from an object store.
 
-All ranks and workers of a node share it, it survives the run, and losing any of it costs nothing
-but another request. An entry is a file named by a digest of what it holds (URL, version, range):
+All ranks and workers of a node share it. It survives the run, and a lost entry costs only another
+request. An entry is a file named by a digest of its URL, version and range:
 
-    blocks/ab/cd...   entry: checksum, length, bytes; its time of change is when it was last used
+    blocks/ab/cd...   entry: checksum, length, bytes; its modification time is its last use
     usage             bytes of all entries, counted under usage.lock
 
-Entries are renamed into place and their checksum is compared at every reading, so what a killed
-process or a full disk left behind is fetched again rather than believed. When a new entry would
-exceed the limit, the least recently used ones go first, down to nine tenths of it.
+Entries are renamed into place and their checksum is compared at every reading, so an entry that a
+killed process or a full disk has damaged is fetched again. When a new entry would exceed the limit,
+the least recently used entries are removed, down to nine tenths of the limit.
 
 Why not a library: `diskcache` has had no release since 2023 (CVE-2025-69872 stands open: it
 unpickles what it finds) and its SQLite file breaks on network file systems (its issue 345);
@@ -43,21 +43,21 @@ _log = logging.getLogger(__name__)
 
 
 def default_cache_folder() -> Path:
-    """Where the cache lies unless told otherwise: $TMPDIR, $XDG_CACHE_HOME or ~/.cache.
+    """Make the default folder of the cache: in $TMPDIR, $XDG_CACHE_HOME or ~/.cache, mode 0700.
 
-    Clusters set TMPDIR to the node's scratch; home folders there are small and far away. Scratch is
-    shared: where somebody else has a folder of that name, a warning says so and the next is taken.
-    The folder is made, with mode 0700.
+    Clusters set TMPDIR to the node's scratch; home folders there are small and far away. Users
+    share the scratch: if another user owns a folder of that name, a warning says so and the next
+    place is tried.
 
     Raises:
-        OSError: none of them can be made, or none is this user's alone.
+        OSError: no folder can be made, or none belongs to this user alone.
     """
     scratch = os.environ.get("TMPDIR")
     if scratch:
         try:
             return private_folder(Path(scratch) / f"dawnchorus-{os.getuid()}")
         except NotPrivate as error:
-            _warn_once(f"{error}: not used as a cache, because its content could be anybody's")
+            _warn_once(f"{error}: not used as a cache, because others could have written into it")
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return private_folder(home / "dawnchorus")
 
@@ -74,14 +74,14 @@ class _Entry(NamedTuple):
 
 
 class BlockCache:
-    """Byte ranges by key, on disk, at most `limit` bytes of them.
+    """Keeps byte ranges by key on disk, at most `limit` bytes in total.
 
-    It never fails a run: where the folder cannot be written, is another user's or can be written by
-    others, nothing is read or kept there, and a warning says so once per process.
+    It never makes a run fail. If the folder cannot be written, belongs to another user, or can be
+    written by others, nothing is read or kept there, and a warning says so once per process.
 
     Args:
-        root: folder; shared by all processes of a node.
-        limit: bytes, all entries together.
+        root: the folder; shared by all processes of a node.
+        limit: most bytes of all entries together.
     """
 
     def __init__(self, root: Path, limit: int) -> None:
@@ -91,7 +91,7 @@ class BlockCache:
         self._private: bool | None = None
 
     def path(self, key: str) -> Path:
-        """File of an entry."""
+        """Path of an entry."""
         digest = hashlib.blake2b(key.encode(), digest_size=20).hexdigest()
         return self.root / "blocks" / digest[:2] / digest[2:]
 
@@ -99,7 +99,7 @@ class BlockCache:
         return self._usable() and self.path(key).is_file()
 
     def get(self, key: str) -> bytes | None:
-        """What is kept under a key; None where nothing, or nothing intact, is."""
+        """The bytes that are kept under a key; None if there are none, or they are damaged."""
         if not self._usable():
             return None
         path = self.path(key)
@@ -115,7 +115,7 @@ class BlockCache:
             with suppress(OSError):
                 path.unlink()
             return None
-        with suppress(OSError):  # evicted since, or a read-only folder
+        with suppress(OSError):  # another process has removed it, or the folder is read-only
             os.utime(path)
         return data
 
@@ -141,7 +141,7 @@ class BlockCache:
                     partial.unlink()
 
     def entries(self) -> Iterator[_Entry]:
-        """All files of the cache, unfinished ones too."""
+        """All files of the cache, including unfinished ones."""
         with suppress(FileNotFoundError), os.scandir(self.root / "blocks") as folders:
             for folder in folders:
                 with suppress(FileNotFoundError), os.scandir(folder.path) as files:
@@ -151,11 +151,11 @@ class BlockCache:
                             yield _Entry(state.st_mtime, state.st_size, file.path)
 
     def _reserve(self, size: int, folder: Path) -> Path | None:
-        """Make room for an entry: an unfinished file of its size, or None if there is no room.
+        """Make room for an entry and return an unfinished file of its size; None without room.
 
-        The file is there before the lock is given back, so that a sweep of another process counts
-        what is being written. Two processes that fetch the same range count it twice, and a killed
-        one counts what it never finished: the count is never too low, and a sweep sets it right.
+        The file exists before the lock is released, so that a sweep of another process counts it.
+        Two processes that fetch the same range count it twice, and a killed process leaves its
+        unfinished entry counted. So the count is never too low, and a sweep corrects it.
         """
         count = self.root / "usage"
         with FileLock(f"{count}.lock"):
@@ -165,7 +165,7 @@ class BlockCache:
                 used = sum(entry.size for entry in self.entries())
             if used + size > self.limit:
                 used = self._sweep(min(int(_KEEP * self.limit), self.limit - size))
-            if used + size > self.limit:  # taken by what others are writing
+            if used + size > self.limit:  # entries that others are writing take the room
                 count.write_text(str(used))
                 return None
             handle, partial = tempfile.mkstemp(suffix=_PARTIAL, dir=folder)
@@ -175,13 +175,14 @@ class BlockCache:
             return Path(partial)
 
     def _sweep(self, target: int) -> int:
-        """Remove the least recently used entries until `target` bytes are left; returns how many
-        are, those of unfinished entries among them.
+        """Remove the least recently used entries until `target` bytes are left.
+
+        Returns the bytes that are left, including those of unfinished entries.
         """
         now, entries, used = time.time(), [], 0
         for entry in self.entries():
             unfinished = entry.path.endswith(_PARTIAL)
-            if unfinished and entry.used < now - _PARTIAL_S:  # of a killed process
+            if unfinished and entry.used < now - _PARTIAL_S:  # left by a killed process
                 Path(entry.path).unlink(missing_ok=True)
                 continue
             used += entry.size
@@ -195,7 +196,7 @@ class BlockCache:
         return used
 
     def _usable(self) -> bool:
-        """Whether the folder is this user's alone; looked at once per process."""
+        """Whether the folder belongs to this user alone; checked once per process."""
         if self._private is None:
             try:
                 private_folder(self.root)

@@ -1,4 +1,4 @@
-"""Which rows of a dataset's index are chosen, and what they say, as arrays.
+"""Chooses rows of a dataset's index and reads them into arrays.
 
 Shape legend: N clips, M rows of one piece of the index file, Q their label entries, P label entries
 of the chosen clips.
@@ -41,12 +41,12 @@ class ClipColumns:
     label_start_N1: IntArray
     """Labels of clip i are `label_P[label_start_N1[i] : label_start_N1[i + 1]]`."""
     label_P: npt.NDArray[np.int32]
-    """Foreground class ids, in the numbers of `labels`."""
+    """Foreground class ids, numbered as in `labels`."""
 
 
 @dataclass
 class Choice:
-    """Reads an index file piece by piece and keeps the chosen rows, as arrays."""
+    """Reads an index file piece by piece and keeps the chosen rows as arrays."""
 
     folder: DatasetFolder
     splits: Sequence[str] | None
@@ -99,8 +99,8 @@ class Choice:
             missing = sorted({*_COLUMNS, "key"} - set(pq.read_schema(path).names))
             if missing:
                 raise DataError(f"{path} lacks the columns {missing}: {REBUILD_HINT}")
-            # Dictionary codes instead of a string per row; no threads, because data-loader
-            # workers are forked from this process.
+            # Text columns are read as dictionary codes, not as a string per row. No threads are
+            # used, because data-loader workers are forked from this process.
             text = ["split", "shard", "codec", "fold"]
             with pq.ParquetFile(path, read_dictionary=text, pre_buffer=False) as file:
                 first = 0
@@ -181,9 +181,10 @@ def _listed(names: Sequence[str] | None) -> str:
 
 
 def one_rate(root: str, rates: list[int]) -> int:
-    """The sample rate of a dataset, in Hz. Raises DataError where clips differ in it."""
+    """The sample rate of a dataset, in Hz. Raises DataError if clips have different rates."""
     if len(rates) != 1:
         raise DataError(
-            f"{root} has clips at {rates} Hz; one dataset has one rate: {PREPARE_AGAIN}"
+            f"{root} has clips at {rates} Hz, but a dataset must have a single rate: "
+            f"{PREPARE_AGAIN}"
         )
     return rates[0]

@@ -1,4 +1,4 @@
-"""What a recipe says about its data."""
+"""The `data` section of a recipe."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dawnchorus.trainer.encoders.ranges import (
     check_ranges,
 )
 
-# A user, a token or a password before the host, or anything after a question mark.
+# Finds a user, token or password before the host, or anything after a question mark.
 SECRETIVE = re.compile(r"://(?:[^/\s]*@|.*:.*@|.*\?)")
 
 Fold = Annotated[str, WithJsonSchema({"type": ["string", "number"]})]
-"""Folds are often called 0, 1, 2; nobody should have to quote them."""
+"""Name of a fold. Folds are often called 0, 1, 2, so numbers are accepted without quotes."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -40,15 +40,15 @@ class SourceConfig:
     }
 
     path: str
-    """Dataset folder, the one that holds `index.parquet` and the splits' tar files; or its URL in
-    an object store (`s3://bucket/datasets/xc`)."""
+    """Dataset folder, which holds `index.parquet` and the tar files of the splits; or its URL in an
+    object store (`s3://bucket/datasets/xc`)."""
     weight: Positive | None = None
     """Share of the mixture, relative to the other sources' weights. Null: the number of clips, so
     that every clip of every source is drawn equally often. Give it for all sources or for none."""
     splits: tuple[str, ...] = ("train",)
     """Splits to use, by the names in the index ("train", "valid", ...)."""
     folds: tuple[Fold, ...] | None = None
-    """Use only clips of these folds. Null: clips of every fold, and clips without one."""
+    """Use only clips of these folds. Null: all clips, with or without a fold."""
     exclude_folds: tuple[Fold, ...] = ()
     """Leave out clips of these folds, for example the one kept for testing."""
 
@@ -67,7 +67,7 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteConfig:
-    """How datasets in an object store (`s3://...`) are read. Without effect on what is seen."""
+    """How datasets in an object store (`s3://...`) are read. No effect on which clips are seen."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {
         "extra": "forbid",
@@ -75,13 +75,13 @@ class RemoteConfig:
     }
 
     cache: str | None = None
-    """Folder for what was fetched, best on the node's own scratch; shared by all ranks and workers
-    of a node, and kept between runs. Null: in $TMPDIR, $XDG_CACHE_HOME or ~/.cache."""
+    """Folder for fetched data, best on the node's own scratch. All ranks and workers of a node
+    share it, and it is kept between runs. Null: in $TMPDIR, $XDG_CACHE_HOME or ~/.cache."""
     cache_gb: NotNegative = 50.0
-    """Most that clips may take there, in 10^9 bytes; the least recently used go first. 0: keep
-    none. The tables of each dataset come on top (about 60 bytes per clip)."""
+    """Most space for clips in that folder, in 10^9 bytes; the least recently used are removed
+    first. 0: keep none. The tables of each dataset come on top (about 60 bytes per clip)."""
     patience_s: NotNegative = 120.0
-    """How long to try again when the object store does not answer, in seconds."""
+    """Seconds during which requests are repeated when the object store does not answer."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -98,23 +98,23 @@ class DataConfig:
     }
 
     train: dict[str, SourceConfig] = field(default_factory=dict)
-    """Datasets to train on, by a name of your choice; mixed by their weights."""
+    """Datasets to train on, each under a name of your choice; they are mixed by their weights."""
     valid: dict[str, SourceConfig] = field(default_factory=dict)
-    """Datasets to validate on: every clip once, its first window."""
+    """Datasets to validate on. Of every clip, the first window is used once."""
     noise: dict[str, SourceConfig] = field(default_factory=dict)
     """Datasets whose clips are mixed in as background noise. Empty: no noise is added."""
     window_s: Positive = 10.0
     """Length of the window cut out of each clip, in seconds; shorter clips are zero-padded
     (10 s: the supervised stage of the paper, section 3)."""
     workers: Whole = 2
-    """Processes that read and decode, per rank. 0: the training process does it itself. Has no
-    effect on which clips are seen."""
+    """Processes per rank that read and decode. 0: the training process does it itself. The number
+    has no effect on which clips are seen."""
     prefetch: Count = 2
     """Micro-batches that each worker prepares in advance. Has no effect on which clips are seen."""
     remote: RemoteConfig = field(default_factory=RemoteConfig)
     """How datasets in an object store are read."""
     max_broken: Share = 0.01
-    """Share of clips that may turn out to be undecodable before the run stops. A broken clip is
+    """The run stops when more than this share of the clips cannot be decoded. A broken clip is
     named in the log and replaced by the clip of the next position."""
 
     def __post_init__(self) -> None:

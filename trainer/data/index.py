@@ -1,8 +1,8 @@
 """The index of a prepared dataset: where each clip lies, how long it is, and its labels.
 
 Shape legend: N clips, P label entries, K shards.
-A million clips take about 45 MB in a handful of arrays; text columns stay in the file until a
-message or an evaluation asks for them.
+The arrays of a million clips take about 45 MB. Text columns stay in the file until a message or an
+evaluation needs them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _TAR_BLOCK = 512
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """The classes that labels are numbered by."""
+    """The numbered classes of a dataset or a run."""
 
     names: tuple[str, ...]
-    """Class names; a class's id is its place here."""
+    """Class names; the id of a class is its place in this list."""
     task: DeclaredTask | None = None
-    """What the dataset says its labels are for; None where it does not say."""
+    """The task that the dataset declares for its labels; None if it declares none."""
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -51,8 +51,8 @@ class LabelSpace:
         """Read `labels.json` of a dataset.
 
         Raises:
-            DataError: missing, unreadable, ids that are not 0..n-1, a name that occurs twice, or a
-                task that there is not.
+            DataError: the file is missing or unreadable, ids are not 0..n-1, a name occurs twice,
+                or the task is unknown.
         """
         path = Path(path)
         try:
@@ -73,21 +73,21 @@ class LabelSpace:
 
     @classmethod
     def union(cls, spaces: Sequence[LabelSpace]) -> LabelSpace:
-        """All classes of several label spaces, sorted by name, whatever the order of the spaces."""
+        """All classes of several label spaces, sorted by name; the order of the spaces is free."""
         return cls(tuple(sorted({name for space in spaces for name in space.names})))
 
     def remap(self, other: LabelSpace) -> npt.NDArray[np.int32]:
-        """Our id of each class of `other`; -1 for a class that we do not have."""
+        """For each class of `other`, its id in this space; -1 if it is not here."""
         return np.array([self.index.get(name, -1) for name in other.names], dtype=np.int32)
 
 
 class Member(NamedTuple):
-    """Where the bytes of one clip are, and what they must decode to."""
+    """The place of one clip's bytes, and the properties of the decoded sound."""
 
     path: str
     """The tar file, or its URL."""
     offset: int
-    """Of the first byte of the sound file in the tar."""
+    """Place of the sound file's first byte in the tar."""
     size: int
     """Bytes."""
     codec: str
@@ -95,7 +95,7 @@ class Member(NamedTuple):
     sample_rate_hz: int
     samples: int
     version: Version | None = None
-    """Of a tar in an object store; None where it is a local file."""
+    """Version of a tar in an object store; None for a local file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class ShardIndex(ClipColumns):
     shards: tuple[str, ...]
     """Tar files, relative to the folder."""
     sample_rate_hz: int
-    """One rate for all clips."""
+    """Sample rate of all clips."""
 
     @classmethod
     def open(
@@ -125,13 +125,13 @@ class ShardIndex(ClipColumns):
         Args:
             path: the dataset folder, or its URL in an object store.
             splits: splits to use; None for all.
-            folds: use only clips of these folds; None for all, also those without a fold.
+            folds: use only clips of these folds; None for all clips, with or without a fold.
             exclude_folds: leave out clips of these folds.
             remote: how an object store is read.
 
         Raises:
             DataError: the folder, the index or a shard is missing; a split or fold does not exist;
-                nothing is left; the index does not fit its tar files or its label space.
+                no clip is left; the index does not fit its tar files or its label space.
         """
         folder = open_folder(path, remote or RemoteConfig())
         choice = Choice(folder, splits, folds, tuple(exclude_folds))
@@ -163,7 +163,7 @@ class ShardIndex(ClipColumns):
 
     @property
     def root(self) -> Path:
-        """Local folder with the tables (of a remote dataset, their copies)."""
+        """Local folder with the tables, or with their copies if the dataset is remote."""
         return self.folder.root
 
     @property
@@ -178,8 +178,8 @@ class ShardIndex(ClipColumns):
 
     @cached_property
     def digest(self) -> str:
-        """Of the index (every clip's name, place, length, labels, group and fold) and the label
-        space: 16 hexadecimal digits, the same wherever the dataset lies.
+        """Digest of the index (every clip's name, place, length, labels, group and fold) and of the
+        label space: 16 hexadecimal digits, which do not depend on where the dataset lies.
         """
         digest = hashlib.sha256()
         for name in ("index.parquet", "labels.json"):
@@ -188,11 +188,11 @@ class ShardIndex(ClipColumns):
 
     @property
     def hours(self) -> float:
-        """Sound in the chosen clips."""
+        """Hours of sound in the chosen clips."""
         return float(self.samples_N.sum()) / self.sample_rate_hz / 3600.0
 
     def member(self, clip: int) -> Member:
-        """Where clip number `clip` of the chosen ones is."""
+        """The place of the chosen clip with number `clip`."""
         shard = self.shards[self.shard_N[clip]]
         return Member(
             f"{self.folder.location}/{shard}",
@@ -205,7 +205,7 @@ class ShardIndex(ClipColumns):
         )
 
     def label_ids(self, clip: int) -> npt.NDArray[np.int32]:
-        """Foreground classes of a clip, in the numbers of `labels`."""
+        """Foreground classes of a clip, numbered as in `labels`."""
         return self.label_P[self.label_start_N1[clip] : self.label_start_N1[clip + 1]]
 
     def label_counts(self) -> IntArray:
@@ -213,7 +213,7 @@ class ShardIndex(ClipColumns):
         return np.bincount(self.label_P, minlength=len(self.labels)).astype(np.int64)
 
     def key(self, clip: int) -> str:
-        """Name of a clip. Reads one row group of the file: for messages, not for loops."""
+        """Name of a clip. Each call reads a row group of the file, so do not use it in loops."""
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(self.root / "index.parquet") as file:
@@ -240,7 +240,7 @@ class ShardIndex(ClipColumns):
         return f"{self.location}/{self.shards[self.shard_N[clip]]}: {self.key(clip)}.{codec}"
 
     def _check_shards(self) -> None:
-        """Compare each tar's length with the index: a `stat` per shard, or the listing."""
+        """Compare each tar's length with the index, by a `stat` per shard or by the listing."""
         last_K = np.zeros(len(self.shards), dtype=np.int64)
         np.maximum.at(last_K, self.shard_N, self.offset_N + self.size_N)
         if self.offset_N.min() < 0 or self.size_N.min() <= 0 or self.samples_N.min() < 0:
@@ -262,7 +262,7 @@ class ShardIndex(ClipColumns):
 
 
 def _below(shard: str) -> bool:
-    """Whether a name, which a stranger may have written, is a tar file below its dataset."""
+    """Whether a name from the index, which cannot be trusted, is a tar file below the dataset."""
     parts = shard.split("/")
     plain = all(part not in ("", ".", "..") for part in parts) and "\\" not in shard
     return plain and shard.endswith(".tar") and shard.isprintable() and "://" not in shard

@@ -32,14 +32,14 @@ from dawnchorus.trainer.data.sources import Source, label_sources, open_indexes
 from dawnchorus.trainer.errors import DataError
 from dawnchorus.trainer.sound_folders import PREPARE_AGAIN
 
-# So many broken clips in a row are no accident: the data is gone, or was made anew under the run.
+# This many broken clips in a row mean that the data is gone, or was replaced during the run.
 _MAX_REPLACEMENTS = 50
-# So many clips are fetched from an object store at once; some 30 MB of a worker's memory.
+# This many clips are fetched from an object store at once; they take some 30 MB of a worker.
 _AHEAD = 32
 
 
 class _Stream(BatchDataset):
-    """What training and validation share: the sources, the reader, and names of clips."""
+    """The common part of training and validation: sources, reader, and names of clips."""
 
     def __init__(
         self,
@@ -54,15 +54,15 @@ class _Stream(BatchDataset):
         self._reader = ClipReader(remote=remote)
 
     def clip_name(self, source: int, clip: int) -> tuple[str, str]:
-        """Name of the dataset and key of the clip, for `source_B` and `clip_B` of a batch."""
+        """Name of the dataset and key of the clip that `source_B` and `clip_B` of a batch mean."""
         return self.sources[source].name, self.sources[source].index.key(clip)
 
     def _prepare(self, clips: Iterable[tuple[ShardIndex, int]]) -> None:
-        """Fetch the clips that lie in an object store all at once, not each when it is its turn."""
+        """Fetch those clips that lie in an object store, all at once rather than one by one."""
         self._reader.prepare(index.member(clip) for index, clip in clips if index.remote)
 
     def _read(self, index: ShardIndex, clip: int, u: float, out_T: npt.NDArray[np.int16]) -> int:
-        """Decode the window at fraction `u` of the room that the clip leaves."""
+        """Decode a window; its start is the fraction `u` of all possible starts in the clip."""
         member = index.member(clip)
         room = max(0, member.samples - len(out_T))
         return self._reader.read_window(member, int(u * (room + 1)), out_T)
@@ -73,15 +73,15 @@ class TrainStream(_Stream):
 
     Args:
         config: the datasets.
-        sample_rate_hz: what the encoder expects; datasets at another rate are refused.
-        seed: of the recipe.
+        sample_rate_hz: the encoder's sample rate; datasets at another rate are refused.
+        seed: the seed of the recipe.
         noise_prob: probability that a clip gets noise; without noise sources it is 0.
-        snr_db: the signal-to-noise ratio is uniform between these.
-        labels: classes to number labels by; None for the union of all training and validation sets.
+        snr_db: bounds of the uniform signal-to-noise ratio.
+        labels: classes that number the labels; None: all of the training and validation sets.
 
     Raises:
-        DataError: a dataset is missing, damaged, empty after selection, at another sample rate, or
-            has a label that `labels` lacks.
+        DataError: a dataset is missing or damaged, has no clip left after selection, has another
+            sample rate, or has a label that `labels` lacks.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class TrainStream(_Stream):
             for kind, indexes in opened.items()
             for name, index in indexes.items()
         }
-        """Digest of each dataset, by its place in the recipe's `data`."""
+        """Digest of each dataset, by its key in the recipe's `data`."""
         self._any_remote = any(i.remote for indexes in opened.values() for i in indexes.values())
         noise = [(index, config.noise[name].weight) for name, index in opened["noise"].items()]
         self.order = PositionOrder(
@@ -182,10 +182,10 @@ class TrainStream(_Stream):
     def _fill(
         self, rows: Rows, draw: Draw, out_T: npt.NDArray[np.int16], *, noise: bool
     ) -> tuple[int, tuple[int, int]]:
-        """Decode the clip (or noise) of a draw, or of the next position that has a good one.
+        """Decode the clip (or noise) of a draw; if it is broken, that of a following position.
 
         Returns:
-            Valid samples, and the (source, clip) that was used.
+            Number of valid samples, and the (source, clip) that was used.
         """
         for position in range(draw.position, draw.position + _MAX_REPLACEMENTS):
             if position > draw.position:
@@ -201,13 +201,14 @@ class TrainStream(_Stream):
         named = "\n  ".join(rows.broken[-3:])
         raise DataError(
             f"{_MAX_REPLACEMENTS} clips in a row cannot be decoded, the last ones:\n  {named}\n"
-            f"Was the dataset changed or made anew since the run began? If not, {PREPARE_AGAIN}"
+            f"If the dataset was changed since the run began, put the old one back; else "
+            f"{PREPARE_AGAIN}"
         )
 
     def _read_noise(
         self, index: ShardIndex, clip: int, u: float, out_T: npt.NDArray[np.int16]
     ) -> int:
-        """A random window of a noise clip; a short clip is repeated, from a random point on."""
+        """Read a random window of a noise clip; a short clip is repeated from a random point on."""
         samples = int(index.samples_N[clip])
         if samples >= len(out_T):
             return self._read(index, clip, u, out_T)
@@ -249,7 +250,7 @@ class TrainStream(_Stream):
 
 
 class ValidStream(_Stream):
-    """Every validation clip once, its first window. Positions past the last are padding rows."""
+    """The first window of every validation clip. Positions past the last clip are padding rows."""
 
     def __init__(
         self,
@@ -266,7 +267,7 @@ class ValidStream(_Stream):
         return self._count
 
     def first(self, clips: int | None) -> ValidStream:
-        """The same stream, ending after so many clips (None: all)."""
+        """The same stream, limited to its first `clips` clips (None: all)."""
         shorter = copy.copy(self)
         shorter._count = min(clips or self._count, self._count)
         return shorter
@@ -315,18 +316,18 @@ def train_loader(
     workers: int | None = None,
     pin_memory: bool = False,
 ) -> BatchLoader:
-    """Endless micro-batches of one rank, from a position on.
+    """Load endless micro-batches of one rank, from a position on.
 
     Args:
-        stream: what to load.
-        first_position: samples that the run has consumed, over all ranks.
+        stream: the clips.
+        first_position: number of samples that all ranks together have consumed so far.
         micro_batch: clips of a micro-step of a rank.
-        accumulate: micro-steps of an optimiser step. It only decides where a step ends in the same
+        accumulate: micro-steps of an optimiser step. It decides only where a step ends in the same
             sequence of positions.
-        rank: of this process.
+        rank: rank of this process.
         world_size: number of ranks.
-        workers: processes; None for what the recipe says.
-        pin_memory: batches in page-locked memory (where there is a GPU).
+        workers: number of processes; None: as the recipe says.
+        pin_memory: whether batches are in page-locked memory (with a GPU).
     """
     if accumulate < 1:
         raise ValueError(f"accumulate must be 1 or more, got {accumulate}")
@@ -345,10 +346,10 @@ def valid_loader(
     pin_memory: bool = False,
     clips: int | None = None,
 ) -> BatchLoader | None:
-    """Load a rank's share of the validation clips (the first `clips`), each on exactly one rank.
+    """Load a rank's share of the first `clips` validation clips; each clip is on exactly one rank.
 
-    Every rank has the same number of batches; padding rows come last in a batch, have length 0,
-    position -1 and no labels. None where the recipe has no validation datasets.
+    Every rank has the same number of batches. Padding rows come last in a batch and have length 0,
+    position -1 and no labels. Returns None if the recipe has no validation datasets.
     """
     valid = (stream.valid if isinstance(stream, TrainStream) else stream).first(clips)
     if not len(valid):
@@ -358,21 +359,21 @@ def valid_loader(
 
 
 class BrokenLedger:
-    """Counts the distinct broken clips that a run has met, and ends it when they are too many.
+    """Counts the distinct broken clips of a run, and ends the run when there are too many.
 
     Args:
-        stream: knows how many clips there are.
-        max_broken: share of them that may be broken.
+        stream: the training clips; their number is the whole.
+        max_broken: the share of them that may be broken.
     """
 
     def __init__(self, stream: TrainStream, max_broken: float | None = None) -> None:
         self.clips = stream.clips
         self.max_broken = stream.config.max_broken if max_broken is None else max_broken
         self.seen: dict[str, str] = {}
-        """Name and reason by clip."""
+        """Entry (name and reason) of each broken clip, by its name."""
 
     def add(self, entries: Iterable[str]) -> list[str]:
-        """Note broken clips (`broken` of a batch); returns those that were not known yet."""
+        """Count broken clips (`broken` of a batch); returns those that were not counted yet."""
         fresh = {broken_name(entry): entry for entry in entries}
         fresh = {name: entry for name, entry in fresh.items() if name not in self.seen}
         self.seen.update(fresh)
@@ -383,7 +384,7 @@ class BrokenLedger:
         return len(self.seen) >= 2 and len(self.seen) > self.max_broken * self.clips
 
     def check(self) -> None:
-        """Stop the run if need be.
+        """Stop the run if too many clips are broken.
 
         Raises:
             DataError: too many broken clips; the message names them.

@@ -1,8 +1,8 @@
 """Position -> everything random about one training sample, as a pure function of (seed, position).
 
 No object here has a state that a call could change, so any process may ask for any position at any
-time and gets the same answer: resuming, other numbers of ranks, workers or micro-batches cost
-nothing.
+time and gets the same answer. So a run can resume, and can change its ranks, workers or
+micro-batches, at no cost.
 
 Shape legend: S sources, R positions of one round of the mixture, B positions, L random lanes.
 """
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-# Shares are multiples of 1 / (at most this): finer than any effect, and a round takes 0.2 s to lay.
+# Shares are multiples of 1 / (at most this). That is finer than any effect; a round takes 0.2 s to lay.
 FINEST_SHARE = 1 << 17
 # Below this, grain's shuffle walks through many positions that are not in the range: 5 us a draw at
 # 20,000 clips, 70 us at 400, 5 ms at 4 (measured). A table of one epoch is cheaper.
@@ -30,24 +30,24 @@ _MIX_KEY, _SHUFFLE_KEY = 0x64617774, 0x73687566
 
 
 class Draw(NamedTuple):
-    """What one position takes. Fractions in [0, 1) are scaled by whoever knows the lengths."""
+    """Everything that one position draws. Fractions in [0, 1) get scaled by the lengths later."""
 
     position: int
     source: int
-    """Which of the training sources."""
+    """Number of the training source."""
     clip: int
     """Clip number in that source."""
     window_u: float
-    """Where the window lies, as a fraction of the room there is."""
+    """Start of the window, as a fraction of all possible starts."""
     noisy: bool
     """Whether noise is added."""
     noise_source: int
-    """Which of the noise sources; drawn for every position, also where `noisy` is false."""
+    """Number of the noise source; it is drawn for every position, even if `noisy` is false."""
     noise_clip: int
     noise_u: float
-    """Where the noise window lies."""
+    """Start of the noise window, as a fraction of all possible starts."""
     snr_db: float
-    """Signal-to-noise ratio of the mixture; infinite where `noisy` is false."""
+    """Signal-to-noise ratio of the mixture; infinite if `noisy` is false."""
 
 
 class Mixture:
@@ -67,11 +67,11 @@ class Mixture:
         self.round = sum(quotas)
         self.quotas = quotas
         self.shares = tuple(Fraction(q, self.round) for q in quotas)
-        """Exact share of each source, which is `weights` up to 1 / FINEST_SHARE."""
+        """Exact share of each source. It equals that of `weights` up to 1 / FINEST_SHARE."""
         self._source_R, self._rank_R = _lay_round(quotas)
 
     def __getitem__(self, position: int) -> tuple[int, int]:
-        """(source, how many times that source was drawn before)."""
+        """The source at a position, and how many times it was drawn before."""
         rounds, place = divmod(position, self.round)
         source = int(self._source_R[place])
         return source, rounds * self.quotas[source] + int(self._rank_R[place])
@@ -86,10 +86,10 @@ class Mixture:
 def integer_shares(weights: Sequence[float]) -> tuple[int, ...]:
     """Whole numbers in the ratio of the weights, with a sum of at most `FINEST_SHARE`.
 
-    Exact where that is possible (0.7 and 0.3 become 7 and 3); otherwise the nearest, by largest
-    remainders, and at least 1 each.
+    They are exact if possible (0.7 and 0.3 become 7 and 3); otherwise they are the nearest by the
+    method of largest remainders, and at least 1 each.
     """
-    # The decimal that was written, not the binary fraction nearest to it.
+    # The decimal number that was written counts, not the binary fraction nearest to it.
     exact = [Fraction(str(weight)) for weight in weights]
     if not exact or min(exact) <= 0:
         raise ValueError(f"weights must be positive, got {list(weights)}")
@@ -109,7 +109,7 @@ def integer_shares(weights: Sequence[float]) -> tuple[int, ...]:
 def _lay_round(
     quotas: Sequence[int],
 ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int32]]:
-    """Source of each position of a round, and how many times it came before in the round."""
+    """Source of each position of a round, and how often it occurred earlier in the round."""
     size = sum(quotas)
     source_R = np.zeros(size, dtype=np.uint16)
     rank_R = np.zeros(size, dtype=np.int32)
@@ -133,11 +133,11 @@ def _lay_round(
 
 
 class Shuffle:
-    """Every clip of a source once per epoch, each epoch in another order.
+    """Draws every clip of a source once per epoch, in another order each epoch.
 
     Args:
         size: number of clips.
-        seed: of this source.
+        seed: seed of this source.
     """
 
     def __init__(self, size: int, seed: int) -> None:
@@ -145,15 +145,15 @@ class Shuffle:
         self.seed = seed
         self._dataset: Any = None
         if size >= _SMALL:
-            # Constant memory: the order is arithmetic, not a table.
+            # This takes constant memory: the order is computed, not stored.
             self._dataset = _grain().MapDataset.range(size).shuffle(seed=seed).repeat()
 
     def __reduce__(self) -> tuple[type[Shuffle], tuple[int, int]]:
-        # Grain's object would import grain by itself in the other process, with its noise.
+        # Grain's object would import grain in the other process, with its warning and log handler.
         return Shuffle, (self.size, self.seed)
 
     def __getitem__(self, drawn: int) -> int:
-        """Clip of the draw after `drawn` draws."""
+        """The clip that is drawn after `drawn` earlier draws."""
         if self._dataset is not None:
             return int(self._dataset[drawn])
         epoch, place = divmod(drawn, self.size)
@@ -162,7 +162,7 @@ class Shuffle:
 
 @functools.lru_cache(maxsize=64)
 def _epoch_order(size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    # Raw Philox words, unlike numpy's own permutation(), are the same in every numpy release.
+    # Raw Philox words are the same in every numpy release; numpy's own permutation() is not.
     words = np.random.Philox(key=_key(seed, _SHUFFLE_KEY), counter=epoch << 64).random_raw(size)
     return np.argsort(words, kind="stable")
 
@@ -187,16 +187,16 @@ def _grain() -> Any:
 
 
 class PositionOrder:
-    """`order[position]` says what a position takes.
+    """`order[position]` is everything that a position draws.
 
     Args:
         sizes: clips of each training source.
         weights: share of each training source; only ratios count.
-        seed: of the recipe; any whole number from 0 on.
-        noise_sizes: clips of each noise source; none for no noise.
+        seed: seed of the recipe, any whole number from 0 on.
+        noise_sizes: clips of each noise source; empty for no noise.
         noise_weights: share of each noise source.
         noise_prob: probability that a position gets noise.
-        snr_db: the signal-to-noise ratio is uniform between these.
+        snr_db: bounds of the uniform signal-to-noise ratio.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class PositionOrder:
         return self.draws(position, 1)[0]
 
     def draws(self, first: int, count: int) -> list[Draw]:
-        """What the `count` positions from `first` on take; cheaper than one by one."""
+        """The draws of the `count` positions from `first` on; cheaper than one by one."""
         u_BL = uniforms(self.seed, first, count)
         noise_source_B = np.searchsorted(self._noise_edges, u_BL[:, 2], side="right")
         noise_clip_B = np.zeros(count, dtype=np.int64)
@@ -255,7 +255,7 @@ def uniforms(seed: int, first: int, count: int) -> npt.NDArray[np.float64]:
     """Independent uniform numbers in [0, 1) for each of `count` positions from `first` on.
 
     Philox4x64 with the position as its counter (Salmon et al., Parallel random numbers: as easy as
-    1, 2, 3; SC 2011): a word depends on nothing but (seed, position, lane).
+    1, 2, 3; SC 2011): a word depends only on (seed, position, lane).
 
     Returns:
         [B, L].

@@ -1,4 +1,4 @@
-"""Whether a run is validated on what it is trained on: then its figures measure memory."""
+"""Finds recordings that are used for both training and validation: they make figures too good."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Validation clips, and how many of them are cut from a recording that is trained on."""
+    """Number of validation clips, and how many of them share a recording with the training set."""
 
     clips: int
     trained_on: int
 
     @property
     def sentence(self) -> str:
-        """What to tell people where there is an overlap."""
+        """The warning to show if there is an overlap."""
         return (
             f"{self.trained_on} of {self.clips} validation clips are of recordings that the run is "
-            "trained on: its validation figures measure memory, and so may what best.ckpt is. "
-            "Keep a fold or a split for validation (data.train.NAME.exclude_folds, "
+            "trained on: its validation figures measure memory, and the choice of best.ckpt may "
+            "too. Keep a fold or a split for validation (data.train.NAME.exclude_folds, "
             "data.valid.NAME.folds)"
         )
 
 
 def validation_overlap(train: Iterable[ShardIndex], valid: Iterable[ShardIndex]) -> Overlap:
-    """Look for recordings that are both trained on and validated on.
+    """Count validation clips from recordings of the training set.
 
-    Recordings are compared by id, as `chorus evaluate` does for its exposure, so the same archive
-    prepared twice is recognised. One pass over a text column of each index.
+    Recordings are compared by id, as `chorus evaluate` does for its exposure, so an archive that
+    was prepared twice is recognised. This reads one text column of each index once.
 
     Args:
         train: the chosen clips of the training sources.
-        valid: those of the validation sources.
+        valid: the chosen clips of the validation sources.
     """
     ids = [np.asarray(index.column("recording_id"), dtype=object) for index in valid]
     wanted = set().union(*ids) if ids else set()
@@ -50,7 +50,7 @@ def validation_overlap(train: Iterable[ShardIndex], valid: Iterable[ShardIndex])
 
 
 def _found(index: ShardIndex, wanted: set[str]) -> set[str]:
-    """Those of the recordings `wanted` that a source draws from."""
+    """The recordings among `wanted` of which a source has clips."""
     import polars as pl
 
     rows = pl.scan_parquet(index.root / "index.parquet").select("recording_id").with_row_index()

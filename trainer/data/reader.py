@@ -1,11 +1,11 @@
-"""Bytes to samples: one window of one clip, out of a tar, straight into a batch row.
+"""Decodes one window of one clip from a tar straight into a row of a batch.
 
 Shape legend: T samples of a window, R bytes.
 
-Only what is needed is read. A WAV window is arithmetic on the position of its data chunk. For FLAC
-the decoder's own seek does the work on a file object that fetches blocks when they are touched: a
-10 s window costs about a quarter of the bytes of a 60 s piece and an eighth more decoding time than
-a 10 s clip (measured by scripts/bench/data.py).
+Only the needed bytes are read. The place of a WAV window follows from that of its data chunk. In
+FLAC the decoder's own seek finds it, on a file object that fetches each block when it is first
+used: a 10 s window costs about a quarter of the bytes of a 60 s piece, and an eighth more decoding
+time than a 10 s clip (measured by scripts/bench/data.py).
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _PCM, _EXTENSIBLE = 1, 0xFFFE
 
 
 class BrokenClip(Exception):
-    """One clip cannot be decoded, or is not what the index says. Other clips may be fine."""
+    """One clip cannot be decoded, or differs from the index. Other clips may be fine."""
 
 
 class Bytes(Protocol):
-    """Where the bytes of tars come from; what it raises is an OSError or a DataError."""
+    """A source of the bytes of tars. Its methods raise OSError or DataError."""
 
     def pread(self, count: int, offset: int) -> bytes:
         """At most `count` bytes from byte `offset` on; fewer only at the end."""
         ...
 
     def preadv(self, target: memoryview, offset: int) -> int:
-        """Fill `target` from byte `offset` on; returns how many bytes were there."""
+        """Fill `target` from byte `offset` on; returns the number of bytes that were read."""
         ...
 
 
@@ -81,12 +81,12 @@ class RemoteBytes:
 
 
 class ClipReader:
-    """Reads windows of clips; keeps the tar files that it used last open.
+    """Reads windows of clips; keeps the most recently used tar files open.
 
     Reading never moves a file position (`pread`), so a reader may be shared with forked workers.
 
     Args:
-        max_open: how many tar files stay open.
+        max_open: number of tar files that stay open.
         remote: how clips in an object store are read.
     """
 
@@ -103,23 +103,23 @@ class ClipReader:
             os.close(tar.fd)
 
     def prepare(self, members: Iterable[Member]) -> None:
-        """Fetch what the next windows need from an object store, at once.
+        """Fetch the bytes of the next windows from an object store, all at once.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: the object store cannot be read.
         """
         self._remote.prepare([_place(m) for m in members if m.version is not None])
 
     def read_window(self, member: Member, start: int, out_T: npt.NDArray[np.int16]) -> int:
-        """Decode samples [start, start + T) of a clip; what lies past its end becomes zero.
+        """Decode samples [start, start + T) of a clip; samples past its end become zero.
 
         Args:
             member: the clip.
             start: first sample.
-            out_T: contiguous; filled in place.
+            out_T: contiguous array that is filled in place.
 
         Returns:
-            How many samples are the clip's, the rest being padding.
+            The number of samples that belong to the clip; the rest is padding.
 
         Raises:
             BrokenClip: these bytes are not the clip that the index describes, or are damaged.
@@ -149,8 +149,8 @@ class ClipReader:
                 os.close(self._open.popitem(last=False)[1].fd)
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             tar = self._open[path] = LocalBytes(fd)
-            # Windows lie anywhere. Left alone, the kernel reads ahead 1.2 MB for one out of a 60 s
-            # FLAC piece, with this 0.26 MB (measured on a local disk, nothing cached).
+            # Windows lie anywhere in a file. By default the kernel reads 1.2 MB for a window of a
+            # 60 s FLAC piece, with this hint 0.26 MB (measured on a local disk, nothing cached).
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
         else:
             self._open.move_to_end(path)
@@ -170,7 +170,7 @@ def _read_wav(source: Bytes, member: Member, start: int, out_T: npt.NDArray[np.i
     head = source.pread(min(_WAV_HEAD, member.size), member.offset)
     _check_magic(head, member)
     place = _pcm16_mono(head, member)
-    if place is None:  # unusual but lawful, e.g. 24 bit, or with chunks before the data
+    if place is None:  # unusual but allowed, e.g. 24 bit, or chunks before the data
         _read_sound(source, member, start, out_T)
         return
     data_offset, data_bytes = place
@@ -189,7 +189,7 @@ def _read_wav(source: Bytes, member: Member, start: int, out_T: npt.NDArray[np.i
 
 
 def _pcm16_mono(head_R: bytes, member: Member) -> tuple[int, int] | None:
-    """Offset and length of the data chunk in the member; None where the fast path does not fit."""
+    """Offset and length of the data chunk in the member; None if this fast path does not apply."""
     position, plain = 12, False
     while position + 8 <= len(head_R):
         name, length = struct.unpack_from("<4sI", head_R, position)
@@ -212,9 +212,9 @@ def _pcm16_mono(head_R: bytes, member: Member) -> tuple[int, int] | None:
 
 
 class MemberFile:
-    """The bytes of one tar member as a file that fetches a block when it is touched.
+    """The bytes of one tar member as a file that fetches a block when it is first used.
 
-    A read error is kept in `error`: the decoder that calls us is C and cannot be thrown through.
+    A read error is kept in `error`, because an exception cannot pass through the decoder's C code.
     """
 
     def __init__(self, source: Bytes, offset: int, size: int, block: int = _LAZY_BLOCK) -> None:
@@ -271,12 +271,12 @@ class MemberFile:
 
 
 def _read_sound(source: Bytes, member: Member, start: int, out_T: npt.NDArray[np.int16]) -> None:
-    """Let libsndfile decode: from one read of a small member, from blocks of a big one."""
+    """Decode with libsndfile: read a small member at once, a large one in blocks."""
     import soundfile as sf
 
     lazy: MemberFile | None = None
     file: io.BytesIO | MemberFile
-    # Fetching everything is one request; it pays unless most of it would be thrown away.
+    # Fetching the whole member takes one request; it pays unless most bytes are not needed.
     if member.size <= 2 * _LAZY_BLOCK or 2 * len(out_T) >= member.samples:
         raw = source.pread(member.size, member.offset)
         _check_magic(raw, member)

@@ -1,8 +1,9 @@
-"""Talking to an object store: connections, ranged reads of one version, patience, plain errors.
+"""Access to an object store: connections, ranged reads of one version, repetition, plain errors.
 
-Any file system of fsspec will do; S3 (s3fs) is the one that is tested against a server. Where to
-and as whom is told outside of recipes, as to every other program: AWS_PROFILE or AWS_ACCESS_KEY_ID
-and AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ~/.aws/config, or fsspec's own configuration.
+Any file system of fsspec can be used; S3 (s3fs) is tested against a server. The server and the
+credentials are not part of a recipe. They are set as for every other program: AWS_PROFILE or
+AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, ~/.aws/config, or fsspec's own
+configuration.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from dawnchorus.trainer.errors import DataError
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-# One attempt takes at most so long to get a connection, and to hear anything on it.
+# Longest time in which one attempt must connect, and must receive something on the connection.
 _CONNECT_S, _READ_S = 10, 30
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
 _TAGS = ("LastModified", "mtime", "last_modified", "generation", "created")
-# Libraries beneath fsspec whose own exceptions mean trouble on the way.
+# Libraries beneath fsspec; their own exceptions mean trouble with the connection.
 _NETWORK = {"aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "requests", "urllib3"}
 _MISTAKES = {
     "NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "ProfileNotFound",
@@ -39,14 +40,14 @@ _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 
 
 class Version(NamedTuple):
-    """What tells one content of a remote file from another."""
+    """Identifies one content of a remote file."""
 
     size: int
     """Bytes."""
     etag: str
-    """S3's entity tag, which a request can insist on; empty elsewhere."""
+    """S3's entity tag, which a request can demand; empty elsewhere."""
     tag: str
-    """What else the store says that changes with the content: a time or a number."""
+    """Another value of the store that changes with the content: a time or a number."""
 
     def __str__(self) -> str:
         return f"{self.size} bytes, {self.etag or self.tag or 'no version'}"
@@ -75,8 +76,8 @@ def connect(url: str, pid: int) -> tuple[Any, str]:
     """The file system of a URL, and the URL's path in it.
 
     Args:
-        url: of a file or folder.
-        pid: of this process: a connection must not be used on the other side of a fork.
+        url: URL of a file or folder.
+        pid: number of this process, because a connection must not be used across a fork.
 
     Raises:
         DataError: the scheme is unknown, or the package for it is not installed.
@@ -87,7 +88,7 @@ def connect(url: str, pid: int) -> tuple[Any, str]:
     protocol = split_protocol(url)[0]
     options: dict[str, Any] = {}
     if protocol in _EXTRAS:
-        # One attempt each: `patiently` does the repeating, and knows when to give up.
+        # Only one attempt each: `patiently` repeats requests, and decides when to give up.
         config = {"connect_timeout": _CONNECT_S, "read_timeout": _READ_S,
                   "retries": {"mode": "standard", "total_max_attempts": 1}}  # fmt: skip
         own = fsspec.config.conf.get(protocol, {}).get("config_kwargs", {})
@@ -108,11 +109,11 @@ def connect(url: str, pid: int) -> tuple[Any, str]:
 
 
 def read_range(url: str, version: Version, first: int, end: int) -> bytes:
-    """Bytes [first, end) of a file, of this version where the store can be asked for one.
+    """Read bytes [first, end) of a file, of this version if the store can be asked for a version.
 
     Raises:
         Changed: the store has another version by now.
-        Exception: whatever the file system raises.
+        Exception: any exception of the file system.
     """
     folder, _, name = url.rpartition("/")
     filesystem, root = connect(folder, os.getpid())
@@ -153,16 +154,16 @@ def _read_s3(filesystem: Any, path: str, etag: str, first: int, end: int) -> byt
 
 
 def patiently(what: str, patience_s: float, call: Callable[[], T]) -> T:
-    """Do something remote, again and again while the failure may pass.
+    """Call a remote operation, and repeat it while its failure may be temporary.
 
     Args:
         what: URL, for messages.
-        patience_s: how long to try; pauses grow to 15 s, with jitter.
-        call: what to do.
+        patience_s: how long to repeat it; pauses grow to 15 s, with jitter.
+        call: the operation.
 
     Raises:
-        DataError: it failed in a way that does not pass, or for too long.
-        Changed: as `call` raised it.
+        DataError: the failure is permanent, or lasted too long.
+        Changed: `call` raised it.
     """
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_may_pass),
@@ -188,7 +189,7 @@ def patiently(what: str, patience_s: float, call: Callable[[], T]) -> T:
             )
         else:
             mending = "check the path and the object store's settings"
-        # Without the chain: the exceptions of HTTP libraries hold requests with their headers.
+        # No exception chain: exceptions of HTTP libraries hold requests with their secret headers.
         raise DataError(f"cannot read {what}: {_said(error)}; {mending}") from None
 
 
@@ -208,7 +209,7 @@ def _note(what: str, state: tenacity.RetryCallState) -> None:
 
 
 def _said(error: BaseException | None) -> str:
-    """An exception in one short line, without anything secret."""
+    """The text of an exception in one short line, without secrets."""
     text = re.sub(r"\?\S+", "", " ".join(str(error).split()))  # signed requests
     for name in _SECRETS:
         secret = os.environ.get(name, "")

@@ -1,4 +1,4 @@
-"""The datasets that a recipe names, opened, with their labels in one numbering."""
+"""Opens the datasets of a recipe and numbers their labels in one label space."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Source:
     name: str
     index: ShardIndex
     weight: float
-    """Relative to the other sources."""
+    """Share of the mixture, relative to the other sources."""
     label_map: npt.NDArray[np.int32]
-    """Class in the run's label space for each class of the dataset's own."""
+    """For each class of the dataset, its id in the run's label space."""
 
     def label_ids(self, clip: int) -> npt.NDArray[np.int32]:
-        """Classes of a clip in the run's label space, each once."""
+        """Classes of a clip in the run's label space, without repetition."""
         classes = self.label_map[self.index.label_ids(clip)]
         return classes if len(classes) < 2 else np.unique(classes)
 
@@ -39,13 +39,13 @@ def open_indexes(
     """Open the datasets of one section of a recipe.
 
     Args:
-        configs: by name.
+        configs: the datasets, by name.
         kind: the section ("train", "valid", "noise"), for messages.
-        sample_rate_hz: the rate that all must have.
+        sample_rate_hz: the rate that all datasets must have.
         remote: how object stores are read.
 
     Raises:
-        DataError: see `ShardIndex.open`; or a dataset is at another rate.
+        DataError: a dataset has another rate, or cannot be opened (see `ShardIndex.open`).
     """
     opened = {}
     for name, config in configs.items():
@@ -71,7 +71,7 @@ def open_indexes(
 def label_sources(
     configs: Mapping[str, SourceConfig], opened: Mapping[str, ShardIndex], labels: LabelSpace
 ) -> list[Source]:
-    """Number the labels of opened datasets by one label space.
+    """Number the labels of opened datasets in one label space.
 
     Raises:
         DataError: a label that occurs in the chosen clips is not in the label space.

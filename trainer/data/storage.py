@@ -1,19 +1,19 @@
 """Datasets that lie in an object store (`s3://bucket/datasets/xc`, or any other URL of fsspec).
 
-What is read how:
+How each part is read:
 
 * The tables (`index.parquet`, `labels.json`, ...) are copied to the node's cache, once for all
-  processes of the node and once per version, and read from there as if they were local.
-* Clips are fetched by ranged requests: a member of up to 4 MiB (a minute of FLAC has one, of WAV
-  two) with one request, larger ones in blocks of 1 MiB. A request takes 20 to 100 ms whatever its
-  size, and what was fetched of a clip serves its next window from the `BlockCache`.
-* The clips of a batch are fetched at once, by threads (`RemoteReader.prepare`).
+  processes of the node and once per version, and read there like local files.
+* Clips are fetched by ranged requests. A member of up to 4 MiB (a minute of FLAC has 1 MiB, of WAV
+  2 MiB) takes one request; a larger one is fetched in blocks of 1 MiB. A request takes 20 to 100 ms
+  whatever its size, and its bytes stay in the `BlockCache` for the next window of the clip.
+* The clips of a batch are fetched at the same time, by threads (`RemoteReader.prepare`).
 
-What a tar is, is settled when the dataset is opened: its length and its ETag (or what else the
-store tells versions by). S3 is asked for exactly that version (`If-Match`); of others, the version
-is looked at again every half minute. A tar that changed ends the run.
+The version of each tar is fixed when the dataset is opened: its length and its ETag (or the value
+by which the store tells versions apart). S3 is asked for exactly that version (`If-Match`); with
+other stores the version is checked again every half minute. A tar that changed ends the run.
 
-Nothing here may outlive a fork: file systems and threads are made by the process that uses them.
+Nothing here may outlive a fork: each process makes the file systems and threads that it uses.
 """
 
 from __future__ import annotations
@@ -67,20 +67,20 @@ def cache_folder(config: RemoteConfig) -> Path:
 
 @dataclass(frozen=True)
 class DatasetFolder:
-    """Where the parts of a dataset are."""
+    """The places of a dataset's parts."""
 
     location: str
-    """Folder or URL, as the recipe names it; tars are named from here."""
+    """Folder or URL, as the recipe names it; the paths of tars are relative to it."""
     root: Path
     """A local folder with the tables."""
     versions: dict[str, Version] | None = None
-    """Of each file by its name within the dataset; None where the dataset is local."""
+    """Version of each file by its name within the dataset; None for a local dataset."""
 
     def size(self, name: str) -> int:
         """Bytes of a file.
 
         Raises:
-            FileNotFoundError: there is none of this name.
+            FileNotFoundError: the dataset has no file of this name.
         """
         if self.versions is None:
             return (self.root / name).stat().st_size
@@ -89,16 +89,16 @@ class DatasetFolder:
         return self.versions[name].size
 
     def version(self, name: str) -> Version | None:
-        """What to ask an object store for; None for a local file."""
+        """The version to demand from an object store; None for a local file."""
         return None if self.versions is None else self.versions[name]
 
 
 def open_folder(path: str | Path, config: RemoteConfig) -> DatasetFolder:
-    """Find a dataset; of a remote one, list its files and copy its tables.
+    """Find a dataset; if it is remote, list its files and copy its tables.
 
     Raises:
-        DataError: the object store does not answer, refuses, or has nothing there; or this
-            installation cannot talk to it.
+        DataError: the object store does not answer, refuses, or has nothing there; or a package
+            for it is not installed.
     """
     if not is_remote(path):
         return DatasetFolder(str(Path(path)), Path(path))
@@ -132,7 +132,7 @@ def _listing(location: str) -> dict[str, Version]:
 
 
 def _copy_tables(location: str, versions: dict[str, Version], config: RemoteConfig) -> Path:
-    """Copy a dataset's tables; whoever comes second finds them. Returns their folder."""
+    """Copy a dataset's tables, unless another process has copied them. Returns their folder."""
     state = "\n".join([location, *(f"{name} {version}" for name, version in versions.items())])
     digest = hashlib.blake2b(state.encode(), digest_size=16).hexdigest()
     tables = private_folder(cache_folder(config)) / "tables"
@@ -164,7 +164,7 @@ def _intact(folder: Path, versions: dict[str, Version]) -> bool:
 
 
 def _tidy(tables: Path) -> None:
-    """Remove tables that no run has opened for a month, and what killed processes left."""
+    """Remove tables that no run has opened for a month, and files of killed processes."""
     for folder in tables.iterdir():
         old = folder.stat().st_mtime < time.time() - _UNUSED_S
         if folder.is_dir() and (old or folder.suffix == ".partial"):
@@ -172,10 +172,10 @@ def _tidy(tables: Path) -> None:
 
 
 def fetch(url: str, version: Version, first: int, end: int, patience_s: float) -> bytes:
-    """Bytes [first, end) of one version of a remote file.
+    """Read bytes [first, end) of one version of a remote file.
 
     Raises:
-        DataError: it stayed out of reach, or is another version by now; names the URL.
+        DataError: the file stayed out of reach, or is another version by now; names the URL.
     """
     try:
         return patiently(url, patience_s, lambda: read_range(url, version, first, end))
@@ -185,8 +185,8 @@ def fetch(url: str, version: Version, first: int, end: int, patience_s: float) -
 
 def _changed(url: str, how: object) -> DataError:
     return DataError(
-        f"{url} was changed on the server after this run had opened it ({how}). Its clips are no "
-        "longer those of the index: put the old file back, or train on the new dataset in a run "
+        f"{url} was changed on the server after this run had opened it ({how}). The index no "
+        "longer fits its clips: put the old file back, or train on the new dataset in a run "
         "of its own"
     )
 
@@ -204,7 +204,7 @@ class Place(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """What is fetched by one request and kept as one entry: bytes [first, end) of a tar."""
+    """Bytes [first, end) of a tar, fetched by one request and kept as one entry."""
 
     url: str
     version: Version
@@ -220,14 +220,14 @@ class RemoteReader:
     """Reads parts of remote tars through the node's cache. Each process makes its own connections.
 
     Args:
-        config: where the cache is, its limit, and how long to try.
+        config: folder and limit of the cache, and how long to repeat requests.
     """
 
     def __init__(self, config: RemoteConfig) -> None:
         self.config = config
         self.cache: BlockCache | None = None
         if config.cache_gb:
-            with suppress(OSError):  # no place of one's own: without a cache, then
+            with suppress(OSError):  # no private folder can be made: read without a cache
                 self.cache = BlockCache(cache_folder(config), int(config.cache_gb * 1e9))
         self._ahead: dict[_Block, bytes] = {}
         self._last: tuple[_Block, bytes] | None = None
@@ -242,9 +242,9 @@ class RemoteReader:
         self.__init__(state["config"])  # type: ignore[misc]
 
     def prepare(self, places: Iterable[Place]) -> None:
-        """Fetch, at once, what the next reads will need; replaces what was prepared before.
+        """Fetch the bytes of the next reads at once; they replace those prepared before.
 
-        Members that are read in blocks are left out: which blocks, only their decoder knows.
+        Members that are read in blocks are left out, because only the decoder knows the blocks.
         """
         blocks = {_block(place, 0) for place in places if place.size <= _WHOLE}
         held = {block: data for block, data in self._ahead.items() if block in blocks}
@@ -293,7 +293,7 @@ class RemoteReader:
         return data
 
     def _look_again(self, block: _Block) -> None:
-        """Compare the version where the store cannot be asked for a certain one."""
+        """Compare the version, for a store that cannot be asked for a certain one."""
         if block.version.etag or time.monotonic() < self._looked.get(block.url, 0.0):
             return
         filesystem, path = connect(block.url, os.getpid())

@@ -1,10 +1,10 @@
-"""How a data-loading process lives and dies.
+"""Start and end of a data-loading process.
 
-A run is asked to stop by signals that reach every process of a job step, or of a terminal's
-foreground group, loader workers included. A worker that died of one would break the run before it
-could save; a worker that ignored SIGTERM altogether would outlive the run. So in a worker these
-signals are blocked and one thread looks at them: only the parent's SIGTERM (how multiprocessing
-ends a child) counts. The same thread notices when the parent is gone.
+The signals that ask a run to stop reach every process of a job step, or of a terminal's foreground
+group, including loader workers. A worker that such a signal killed would break the run before it
+could save; a worker that ignored SIGTERM altogether would outlive the run. So a worker blocks these
+signals and one thread waits for them. It obeys only a SIGTERM from the parent, by which
+multiprocessing ends a child. The same thread notices when the parent is gone.
 """
 
 from __future__ import annotations
@@ -35,5 +35,5 @@ def _watch(parent: int) -> None:
         received = signal.sigtimedwait(_SIGNALS, _LOOK_S)
         if received and received.si_signo == signal.SIGTERM and received.si_pid == parent:
             os._exit(0)
-    # The parent died without saying so (SIGKILL): nobody is left to take a batch.
+    # The parent was killed (SIGKILL) and could not end us: nobody is left to take a batch.
     os._exit(1)
