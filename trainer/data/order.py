@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-# Shares are multiples of 1 / (at most this). That is finer than any effect; a round takes 0.2 s to lay.
+# Shares are multiples of 1 / (at most this), finer than any effect; laying a round takes 0.2 s.
 FINEST_SHARE = 1 << 17
 # Below this, grain's shuffle walks through many positions that are not in the range: 5 us a draw at
 # 20,000 clips, 70 us at 400, 5 ms at 4 (measured). A table of one epoch is cheaper.
