@@ -1,4 +1,4 @@
-"""What this program is: its version, also where it runs from a checkout that is not installed."""
+"""The version of this program, also when it runs from a checkout that is not installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a recipe to its parts: what "auto" means here, encoder, objective, first weights."""
+"""Builds the parts of a recipe: values for "auto", encoder, objective, first weights."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 def resolve(recipe: Recipe) -> tuple[Recipe, int]:
-    """Replace every "auto" by what it means on this machine.
+    """Replace every "auto" by its value on this machine.
 
     Returns:
         The recipe without "auto", and the number of ranks.
 
     Raises:
-        RecipeError: a GPU was asked for and there is none; the ranks and micro-batches do not
-            divide the batch.
+        RecipeError: the recipe asks for a GPU and there is none; or the ranks and micro-batches do
+            not divide the batch.
     """
     train = recipe.train
     gpus = torch.cuda.device_count()
@@ -64,11 +64,11 @@ def resolve(recipe: Recipe) -> tuple[Recipe, int]:
 
 
 def build_model(recipe: Recipe, stream: TrainStream) -> tuple[BioEncoder, Objective]:
-    """Seeded encoder, head and objective; weights of `init_from` where it is given.
+    """Build the seeded encoder, head and objective, and load the weights of `init_from` if given.
 
     Raises:
-        RecipeError: nothing to learn labels from, or numbers that do not go together.
-        CheckpointError: `init_from`, or what the objective starts from, does not fit.
+        RecipeError: the data has no labels to learn from, or numbers contradict each other.
+        CheckpointError: `init_from`, or a checkpoint that the objective needs, does not fit.
     """
     torch.manual_seed(mix_seed(recipe.seed, Purpose.INIT))
     labels = stream.labels.names if recipe.objective.needs_labels else None
@@ -85,7 +85,7 @@ def assemble(
     labels: tuple[str, ...] | None = None,
     presence: Callable[[], tuple[Tensor, Tensor]] | None = None,
 ) -> tuple[BioEncoder, Objective]:
-    """Encoder, head and objective of a recipe, without its data.
+    """Build the encoder, head and objective of a recipe, without its data.
 
     Args:
         recipe: the validated recipe.
@@ -127,8 +127,9 @@ def _load_part(path: str, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]
 def first_batches(
     recipe: Recipe, module: TrainingModule, stream: TrainStream
 ) -> Iterator[FeatureBatch]:
-    """The first clips of the run, which an objective may look at before any step; the same on all
-    ranks. Read when asked for.
+    """The first clips of the run, for an objective that looks at data before the first step.
+
+    They are the same on all ranks, and are read only when they are needed.
     """
     size = min(recipe.train.global_batch, 32)
     for index in range(recipe.train.prepare_batches):

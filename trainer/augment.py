@@ -29,14 +29,14 @@ def add_noise(wav_BT: Tensor, length_B: Tensor, noise_BT: Tensor, snr_db_B: Tens
     """Add noise at a ratio of powers: 10 log10(P_signal / P_noise) = snr_db.
 
     Both powers are taken over the clip's valid samples, and only those get noise, so that padding
-    stays silent. Where signal or noise is silent there is no such ratio: the clip is left alone.
+    stays silent. If signal or noise is silent, the ratio is undefined and the clip is not changed.
     The sum may leave [-1, 1]: the front end is scale-free up to its floor, so nothing is clipped.
 
     Args:
         wav_BT: float waveform.
         length_B: valid samples.
-        noise_BT: float noise, as long.
-        snr_db_B: in dB; infinite for no noise.
+        noise_BT: float noise of the same length.
+        snr_db_B: signal-to-noise ratio in dB; infinite for no noise.
 
     Returns:
         [B, T], float32.
@@ -53,13 +53,13 @@ def add_noise(wav_BT: Tensor, length_B: Tensor, noise_BT: Tensor, snr_db_B: Tens
 def mixup(
     wav_BT: Tensor, length_B: Tensor, labels_P2: Tensor, key_B: Tensor, *, config: AugmentConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mix its partner into some of the clips, and unite their labels.
+    """Mix some of the clips with their partners, and unite the labels.
 
-    The partner of position 2 k is position 2 k + 1 and the other way round: two neighbours of the
-    shuffled stream, which are never in different micro-batches. Each clip is chosen by itself with
-    `mixup_prob`; the partner is taken as it was before mixing. x = s x_i + (1 - s) x_j with
-    s ~ Beta(alpha, alpha). Choice and share follow from the clip's key, so they do not depend on
-    the rest of the batch, and nothing waits for the host.
+    Positions 2 k and 2 k + 1 are partners: two neighbours of the shuffled stream, which are never
+    in different micro-batches. Each clip is mixed with probability `mixup_prob`, independently of
+    the others, and with the unmixed partner: x = s x_i + (1 - s) x_j with s ~ Beta(alpha, alpha).
+    The decision and s follow from the clip's key, so they do not depend on the rest of the batch,
+    and nothing waits for the host.
 
     Args:
         wav_BT: float waveform, zero behind a clip's end; whole pairs, the even position first.
@@ -70,10 +70,10 @@ def mixup(
 
     Returns:
         Mixed waveforms, within the range of the inputs; the longer of both lengths; the united
-        labels [2 P, 2], in which pairs repeat (they are a set; rows not mixed repeat their own).
+        labels [2 P, 2]. These are a set; pairs may repeat: an unmixed row has its own twice.
 
     Raises:
-        ValueError: an odd number of clips.
+        ValueError: the number of clips is odd.
     """
     wav_BT, count, device = wav_BT.float(), len(wav_BT), wav_BT.device
     if count % 2:

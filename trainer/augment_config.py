@@ -1,4 +1,4 @@
-"""What a recipe says about noise and mixup; imports no torch."""
+"""The section of a recipe for noise and mixup; imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Decibels = Annotated[float, Range(ge=-100, le=100)]
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What is done to training clips. Defaults: AVEX, section 3 and model cards."""
+    """Changes to training clips. The defaults are from AVEX, section 3 and model cards."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {
         "extra": "forbid",
@@ -22,10 +22,10 @@ class AugmentConfig:
     noise_prob: Share = 0.5
     """Share of clips that get noise from the `data.noise` datasets."""
     snr_db: tuple[Decibels, Decibels] = (-10.0, 20.0)
-    """Signal-to-noise ratio in dB, uniform between these. The paper says [-10, 20], all published
+    """Bounds of the uniform signal-to-noise ratio in dB. The paper says [-10, 20], all published
     configs [-5, 20]."""
     mixup_prob: Share = 0.5
-    """Share of clips that their partner is mixed into; labels are united. Partners are the
+    """Share of clips that are mixed with their partner; labels are united. Partners are the
     neighbours 2k and 2k + 1 of the shuffled stream, whatever the micro-batch. The paper says 0.5;
     the published code mixes one pair in half of the batches."""
     mixup_alpha: Positive = 0.4

@@ -5,12 +5,12 @@
   It depends on the smallest and the largest score alone, so the outcome is the same in any order
   and on any number of ranks.
 * A bin holds two integers in one 64-bit word: its count, and the sum of the positions of its
-  scores within the bin. A bin with one score is thereby exact, which is what rare classes with
-  a handful of negatives above their positives need; so is a bin whose scores are all equal;
-  elsewhere the mean says where in the bin the scores lie.
-* Scores equal to the extremes are counted apart: saturated scores tie exactly.
+  scores within the bin. So a bin with a single score is exact, which matters for rare classes
+  with a handful of negatives above their positives. A bin whose scores are all equal is exact too.
+  In other bins the mean tells where the scores lie.
+* Scores equal to the extremes are counted separately, so that saturated scores tie exactly.
 
-On a GPU nothing here waits for the host before results are asked for.
+On a GPU nothing here waits for the host until a result is requested.
 
 Shape legend: R rows, B scores of each row, P positives, M bins.
 """
@@ -24,23 +24,24 @@ import torch.distributed as dist
 from torch import Tensor
 
 COUNT_SHIFT = 42
-"""Below it the sum of positions (at most 2^20 clips x 2^22 positions), above it the count."""
+"""Bits below this hold the sum of positions (at most 2^20 clips x 2^22 positions), bits above it
+the count."""
 MAX_CLIPS = 1 << 20
 LEAST_BINS = 512
-"""With fewer, a sum of positions could run over into the count."""
+"""With fewer bins, a sum of positions could overflow into the count."""
 CHUNK = 512
-"""Rows worked on at a time: small enough for the cache, and for the memory of the results."""
+"""Rows that are processed at a time: few enough for the cache and for the memory of the results."""
 STATE = ("packed_RM", "exponent_R", "low_R", "high_R", "at_low_R", "at_high_R")
 _EMPTY_LOW, _EMPTY_HIGH = 2**31 - 1, -(2**31)
 
 
 def looking_is_free(tensor: Tensor) -> bool:
-    """Whether the host may look at values: on a GPU it would wait for all that is queued there."""
+    """Whether the host may read values at once. On a GPU it would wait for all queued work."""
     return tensor.device.type == "cpu"
 
 
 def _exponents(low_R: Tensor, high_R: Tensor, bins: int) -> Tensor:
-    """Smallest e with (high >> e) - (low >> e) < bins, int64; 0 where nothing was seen."""
+    """Smallest e with (high >> e) - (low >> e) < bins, int64; 0 for rows without scores."""
     low, high = low_R.long(), high_R.long()
     span = (high - low).clamp(min=0)
     # frexp of a double is exact here: its exponent is the bit length.
@@ -53,9 +54,9 @@ class BinnedScores:
     """Histograms of int32 scores, one per row.
 
     Args:
-        rows: how many.
+        rows: number of rows.
         bins: bins per row, a power of two, at least 512.
-        device: where they live.
+        device: the device of the histograms.
     """
 
     packed_RM: Tensor
@@ -82,9 +83,9 @@ class BinnedScores:
         """Add scores to some rows.
 
         Args:
-            part: which rows.
+            part: the rows.
             q_RB: int32 scores.
-            counts_RB: false for what is not to be counted; None: all counts.
+            counts_RB: false for scores that do not count; None: all count.
         """
         if counts_RB is None:
             low_R, high_R = q_RB.aminmax(dim=1)
@@ -125,15 +126,15 @@ class BinnedScores:
     def _coarsen(self, part: slice, held_low_R: Tensor) -> None:
         """Merge bins of the rows in `part` until their range fits.
 
-        `held_low_R`: the smallest q that a row holds. A score sits in slot (q >> e) mod M, so a
-        row need not move when its range shifts; this is where its M consecutive bins begin.
+        `held_low_R` is the smallest q of each row, where its M consecutive bins begin. A score sits
+        in slot (q >> e) mod M, so a row need not move when its range shifts.
         """
         wanted_R = _exponents(self.low_R[part], self.high_R[part], self.bins)
         wanted_R = torch.maximum(wanted_R, self.exponent_R[part])
         if looking_is_free(wanted_R):
             row_R = (wanted_R > self.exponent_R[part]).nonzero().squeeze(1)
         else:
-            # Which rows grow is not known without a wait; the others stay as they are.
+            # All rows are computed, because the host would have to wait to know which of them grow.
             row_R = torch.arange(len(wanted_R), device=self.device)
         e_R1 = self.exponent_R[part][row_R, None]
         rise_R1 = wanted_R[row_R, None] - e_R1
@@ -149,7 +150,7 @@ class BinnedScores:
         self.exponent_R[part] = wanted_R
 
     def sync(self) -> None:
-        """Add what the other ranks hold; collective."""
+        """Add the histograms of the other ranks; collective."""
         own_low_R, own_high_R = self.low_R.clone(), self.high_R.clone()
         dist.all_reduce(self.low_R, dist.ReduceOp.MIN)
         dist.all_reduce(self.high_R, dist.ReduceOp.MAX)
@@ -164,13 +165,13 @@ class BinnedScores:
     # ------------------------------------------------------------------ asking
 
     def above(self, row_P: Tensor, q_P: Tensor, tied_P: Tensor) -> tuple[Tensor, Tensor]:
-        """Other scores of their row that are at least, and more than, each positive.
+        """For each positive, count the other scores of its row that are >= it, and > it.
 
         Args:
             row_P: row of each positive, ascending; the positives' own scores were added too.
             q_P: their scores, int64.
-            tied_P: share of their bin's other scores that is taken to equal them, where the bin
-                does not tell.
+            tied_P: share of the other scores in a positive's bin that counts as equal to it, if the
+                bin is not exact.
 
         Returns:
             Two float64 vectors [P].
@@ -235,12 +236,12 @@ class BinnedScores:
 def _split_bin(
     n_P: Tensor, sum_P: Tensor, at_P: Tensor, width_P: Tensor, tied_P: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """How many of n scores in a bin are at least, and more than, position `at`.
+    """Count how many of the n scores in a bin are at least, and more than, position `at`.
 
-    Known of them: the sum of their positions 0 .. width - 1. Exact where all are equal to `at`
-    (then n x at is their sum; a coincidence otherwise costs less than n) and where n is 1. Else
-    a share `tied` of them is taken to equal `at`, and the rest as spread evenly, around the mean
-    and as far as the bin allows.
+    Only the sum of their positions 0 .. width - 1 is known. The result is exact if n is 1, and if
+    all equal `at` (their sum is then n x at; if the sum is so by coincidence, the error is less
+    than n). Otherwise a share `tied` of them counts as equal to `at`, and the rest as spread evenly
+    around the mean, as far as the bin allows.
     """
     count_P = n_P.double()
     mean_P = (sum_P.double() + 0.5 * count_P) / count_P.clamp(min=1)

@@ -42,7 +42,7 @@ def main_options(
             "-V",
             callback=_say_version,
             is_eager=True,
-            help="Say the version and leave.",
+            help="Print the version and exit.",
         ),
     ] = False,
 ) -> None:
@@ -52,20 +52,20 @@ def main_options(
 def _keys_follow(command: str) -> str:
     return (
         f"{command}\n\nExit codes: 0 done, 2 wrong recipe or data (nothing started), 75 stopped "
-        "and saved (the same command continues), 76 non-finite loss, 77 hung, 78 restarts led "
-        "nowhere, 1 anything else."
+        "and saved (the same command continues), 76 non-finite loss, 77 hung, 78 restarts made no "
+        "progress, 1 any other error."
     )
 
 
 @app.command(help=_keys_follow(
-    "Train a recipe. Started again, the same command continues where the run stopped.\n\n"
+    "Train a recipe. If the run stopped, the same command continues it.\n\n"
     "Examples:\n\n"
     "  chorus train ssl_beats_base data.train.audioset.path=/data/audioset\n\n"
     "  chorus train sl_beats_bio init_from=runs/ssl_beats_base name=my_birds\n\n"
     "  chorus train my_recipe.yaml train.devices=2"
 ))  # fmt: skip
 def train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
-    """`chorus train`; its help is given to the decorator."""
+    """`chorus train`; the decorator has its help."""
     # Before torch starts threads: they inherit the blocked signals.
     from dawnchorus.trainer.runtime.preemption import watch_signals
 
@@ -100,16 +100,17 @@ def evaluate(
     ] = None,
     preset: Annotated[
         str,
-        typer.Option(help="A recipe of recipes/evaluate to start from, or the path of your own."),
+        typer.Option(help="Recipe to start from: a name of recipes/evaluate, or a path."),
     ] = "default",
     out: Annotated[
         Path | None,
-        typer.Option(help="Where the JSON goes. Default: evaluation/ in the run folder."),
+        typer.Option(help="JSON file to write. Default: in evaluation/ of the run folder."),
     ] = None,
 ) -> None:
-    """Linear probe, retrieval and clustering of a model's embeddings on a dataset.
+    """Measure a model's embeddings on a dataset by linear probe, retrieval and clustering.
 
-    Beside them, on the same splits: log-mel statistics, and the same encoder with random weights.
+    Two baselines are measured on the same splits: log-mel statistics, and the same encoder with
+    random weights.
 
     Example: chorus evaluate runs/my_birds data=datasets/esc10
     """
@@ -155,8 +156,8 @@ def export(
         bool,
         typer.Option(
             "--private",
-            help="For yourself: no author, licence or evaluation is needed. The card says what is "
-            "missing, and the model refuses to be pushed to a hub.",
+            help="Export for your own use: no author, licence or evaluation is needed. The card "
+            "lists what is missing, and the model refuses to be pushed to a hub.",
         ),
     ] = False,
     overwrite: Annotated[
@@ -218,7 +219,7 @@ def report(
 
 
 def _add_other_packages() -> None:
-    """The commands of the other packages, read only when one was called (or for the overview)."""
+    """Add the commands of the other packages, only when one is called (or for the overview)."""
     arguments = [a for a in sys.argv[1:] if not a.startswith("-")]
     if not arguments or arguments[0] in ("prep", "data"):
         from dawnchorus.data_prep.cli import data_app, prep_app
@@ -234,11 +235,11 @@ def _add_other_packages() -> None:
 
 
 _WITHOUT_TORCH = frozenset({"recipe", "prep", "data", "report", "submit", "runs", "cancel"})
-"""Commands that answer on a login node, whatever torch is installed there."""
+"""Commands that work on a login node, whatever version of torch is installed there."""
 
 
 def _check_installation() -> None:
-    """Name packages that do not fit together before a command that needs torch fails in them."""
+    """Report packages that do not fit together, before a command that needs torch fails."""
     words = sys.argv[1:]
     command = next((word for word in words if not word.startswith("-")), None)
     if command is None or command in _WITHOUT_TORCH or {"-h", "--help"} & set(words):
@@ -249,7 +250,7 @@ def _check_installation() -> None:
 
 
 def _note_for_the_job_script(error: Exception, code: int) -> None:
-    """Let a job script know why a rank ended, though srun may kill the others and say no more."""
+    """Write a note on why this rank ended: srun may kill the others and give no reason."""
     run = os.environ.get("CHORUS_RUN")
     if run is None or code == 75:
         return
@@ -265,8 +266,8 @@ def main() -> None:
     """The `chorus` command."""
     from dawnchorus.trainer.errors import ChorusError
 
-    # Threads that spin while they wait take the cores from whatever else runs: with other jobs on a
-    # two-core machine a training step took three times as long. Read when torch is loaded.
+    # Threads that spin while they wait take cores from other processes: with other jobs on a
+    # two-core machine a training step took three times as long. Torch reads this when it loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _add_other_packages()
     try:

@@ -33,7 +33,7 @@ def recipes_folder() -> Path:
 
 
 def recipe_file(recipe: str, kind: Kind = TRAIN) -> Path:
-    """The file that a name of a shipped recipe, or the path of a YAML file, stands for.
+    """Find the file of a recipe, given the name of a shipped recipe or the path of a YAML file.
 
     Raises:
         RecipeError: there is no such recipe.
@@ -53,8 +53,8 @@ def recipe_file(recipe: str, kind: Kind = TRAIN) -> Path:
     beside = [str(path) + end for end in sorted(_ENDINGS) if Path(f"{path}{end}").is_file()]
     near = did_you_mean(recipe, beside, n=3, cutoff=0) or did_you_mean(recipe, known, n=3)
     raise RecipeError(
-        f"there is no {kind.noun} {recipe!r}{near or '.'} Shipped are {', '.join(known)}; one of "
-        "your own is given as the path of its YAML file"
+        f"there is no {kind.noun} {recipe!r}{near or '.'} Shipped are {', '.join(known)}; name "
+        "one of your own by the path of its YAML file"
     )
 
 
@@ -69,14 +69,14 @@ def load(
     """Compose and validate a recipe of any kind; returns its model.
 
     Args:
-        kind: what the recipe is for.
+        kind: the kind of recipe.
         recipe: name of a shipped recipe, or path of a YAML file.
         overrides: as for `compose`.
-        placeholders: put the key in capitals where the command line would give the value, so that
-            a file can be checked alone.
+        placeholders: whether keys in capitals stand for values from the command line, so that a
+            file can be checked alone.
 
     Raises:
-        RecipeError: with every problem found, each with its path and what is allowed.
+        RecipeError: lists every problem, each with its key and the allowed values.
     """
     from dawnchorus.trainer.explain import validated
     from dawnchorus.trainer.recorded import Recorded
@@ -107,10 +107,10 @@ def compose(
             recipes of its kind and, for training, the shipped groups).
         overrides: `encoder=beats_large` chooses a file of a group, `optim.lr=1e-4` sets a key,
             `~data.noise` takes one away (see `trainer.overrides`).
-        kind: what the recipe is for. Values are read as the fields of its model want them.
-        problems: takes what is wrong with overrides, which are then left out, so that everything
-            else can be looked at too; None: the first is raised.
-        written: takes the paths that read the environment, as they were written.
+        kind: the kind of recipe; values are read by the types of its model's fields.
+        problems: list to which mistakes in overrides are added. Those overrides are left out, so
+            that the rest can be checked too. None: the first mistake is raised.
+        written: receives the paths that refer to the environment, as they are written.
 
     Raises:
         RecipeError: there is no such recipe, group or choice, or an override cannot be read.
@@ -136,7 +136,7 @@ def compose(
 
 
 def _resolved(tree: dict[str, Any], file: Path) -> tuple[Any, Written]:
-    """The same with references filled in, and the paths that read the environment as written."""
+    """Fill in references; also returns the paths that refer to the environment, as written."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -148,7 +148,7 @@ def _resolved(tree: dict[str, Any], file: Path) -> tuple[Any, Written]:
     try:
         texts = as_written(tree)
         refuse(misplaced(texts))
-        # Once more: references in files see what was overridden.
+        # Resolve references only now, so that those in files see the overrides.
         return _stringed(OmegaConf.to_container(OmegaConf.create(tree), resolve=True)), texts
     except OmegaConfBaseException as error:
         raise RecipeError(f"{file} does not compose: {error}") from None
@@ -159,7 +159,7 @@ def _refuse(message: str) -> None:
 
 
 def _too_large(tree: Any, where: tuple[str, ...] = ()) -> Iterator[str]:
-    """Keys of whole numbers that are too large for JSON, a tensor or a seed to hold exactly."""
+    """Keys whose whole numbers are too large to be exact in JSON, a tensor or a seed."""
     inner = (
         tree.items()
         if isinstance(tree, dict)
@@ -174,7 +174,7 @@ def _too_large(tree: Any, where: tuple[str, ...] = ()) -> Iterator[str]:
 
 
 class _Collected:
-    """Calls functions. Where `problems` is a list, a RecipeError is added to it, not raised."""
+    """Calls functions. If `problems` is a list, a RecipeError is added to it instead of raised."""
 
     def __init__(self, problems: list[str] | None) -> None:
         self.problems = problems
@@ -190,7 +190,7 @@ class _Collected:
 
 
 def _with_choices(kind: Kind, file: Path, choices: Sequence[str], collect: _Collected) -> Any:
-    """The composed files. A choice that does not exist is reported and left out."""
+    """Compose the files. A choice that does not exist is reported and left out."""
     try:
         return _by_hydra(kind, file, choices)
     except RecipeError:
@@ -202,7 +202,7 @@ def _with_choices(kind: Kind, file: Path, choices: Sequence[str], collect: _Coll
 
 
 def _is_group(path: tuple[str, ...], folders: Sequence[Path], schema: Any) -> bool:
-    """Whether a key names a group of recipe files: a folder, for a field that has keys itself."""
+    """Whether a key names a group of recipe files: it has a folder, and its field has keys."""
     group = path[0].partition("@")[0]
     if len(path) > 1 or not any((folder / group).is_dir() for folder in folders):
         return False
@@ -223,7 +223,7 @@ def _choice(word: str, value: str | None) -> str:
 
 
 def _by_hydra(kind: Kind, file: Path, choices: Sequence[str]) -> Any:
-    """The composed files and group choices, with references as they are written."""
+    """Compose the files and group choices, and leave references unresolved."""
     from hydra import version
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
@@ -246,7 +246,8 @@ def _by_hydra(kind: Kind, file: Path, choices: Sequence[str]) -> Any:
     path.append("shipped", RecipeFiles.address(shipped, literal=literal))
     path.append("schema", "structured://")
     try:
-        # As `load_configuration`, without Hydra's own settings, which take most of its time.
+        # This does the work of `load_configuration` without Hydra's own settings, which take most
+        # of its time.
         loader = ConfigLoaderImpl(path)
         parsed, repo = loader._parse_overrides_and_create_caching_repo(NAMED, list(choices))
         defaults = create_defaults_list(
@@ -259,7 +260,9 @@ def _by_hydra(kind: Kind, file: Path, choices: Sequence[str]) -> Any:
         config = loader._compose_config_from_defaults_list(defaults=defaults.defaults, repo=repo)
         composed = OmegaConf.to_container(config)
     except RecursionError:
-        raise RecipeError(f"{file} starts from itself, by its defaults or by theirs") from None
+        raise RecipeError(
+            f"{file} starts from itself: its defaults, or the defaults of those files, name it"
+        ) from None
     except (HydraException, OmegaConfBaseException) as error:
         text = str(error.__cause__ or error).replace(NAMED, str(file)).partition("\nSearch path")[0]
         text = text.partition("\nConfig search path")[0]
@@ -273,7 +276,7 @@ def _by_hydra(kind: Kind, file: Path, choices: Sequence[str]) -> Any:
 
 
 def _stringed(tree: Any) -> Any:
-    """The same with every key as text: a dataset may be called 1."""
+    """Turn every key into text, because a dataset may be called 1."""
     if isinstance(tree, dict):
         return {str(key): _stringed(value) for key, value in tree.items()}
     return [_stringed(value) for value in tree] if isinstance(tree, list) else tree

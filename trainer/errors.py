@@ -2,7 +2,7 @@
 
 
 class ChorusError(Exception):
-    """Something the user can mend; the command line prints the message alone, without a trace."""
+    """A mistake that the user can mend; the command line prints the message without a trace."""
 
     exit_code = 1
 
@@ -38,7 +38,7 @@ class Preempted(ChorusError):
 
 
 class Interrupted(Preempted):
-    """Somebody pressed Ctrl-C: saved as when pre-empted, but nobody is asked to start it again."""
+    """Somebody pressed Ctrl-C: the run has saved its state, but it is not queued again."""
 
 
 class NonFiniteLoss(ChorusError):
@@ -54,13 +54,13 @@ class RunBusy(ChorusError):
 
 
 class RankMismatch(ChorusError):
-    """Processes of two runs met on one port, or see different files; a job comes back with another
-    port.
+    """Processes of two runs met on one port, or see different files. A job is queued again and
+    gets another port.
     """
 
 
 class Hung(ChorusError):
-    """No step was finished for too long; the last checkpoint stands and the job may come back."""
+    """No step was finished for too long; the job may continue from the last checkpoint."""
 
     exit_code = 77
 

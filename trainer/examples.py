@@ -1,4 +1,4 @@
-"""A few clips with what the model makes of them, kept in the run folder for the report."""
+"""Keeps a few clips and the model's output for them in the run folder, for the report."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def write_examples(
     """Write `examples.npz`: spectrograms of the sound, and the panels of the objective.
 
     Args:
-        folder: the run folder; None: only compute, as all ranks must where the module is sharded.
+        folder: the run folder. None: only compute, because all ranks must if the module is sharded.
         module: the trained module, with the weights to show.
-        stream: what the batch came from; it names the clips.
+        stream: the stream of the batch; it names the clips.
         batch: int16 batch of the examples, on the CPU.
     """
     moved = {k: v.to(module.device) if torch.is_tensor(v) else v for k, v in batch.items()}

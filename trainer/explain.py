@@ -1,6 +1,6 @@
-"""What is wrong with values that a person wrote, as sentences: where, what, what is allowed.
+"""Turns mistakes in a person's values into sentences: the place, the mistake, the allowed values.
 
-Recipes of all kinds and cluster profiles are validated here, and every mistake is told at once.
+Recipes of all kinds and cluster profiles are validated here; all mistakes are reported at once.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def did_you_mean(word: str, known: Iterable[str], *, n: int = 1, cutoff: float =
     """Return "; did you mean 'layers'?" with the nearest of the known words, or "".
 
     Args:
-        word: what was written.
-        known: what it can mean.
-        n: how many are named at most.
-        cutoff: how alike they must be: 0 takes any, 1 only the word itself.
+        word: the word that was written.
+        known: the words that are allowed.
+        n: the most words to suggest.
+        cutoff: least similarity of a suggestion: 0 accepts any word, 1 only the word itself.
     """
     close = difflib.get_close_matches(word, list(known), n=n, cutoff=cutoff)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
@@ -37,19 +37,19 @@ def validated(
     origin: str,
     problems: Sequence[str] = (),
 ) -> Model:
-    """Return nested values as their model, or raise with every mistake in them.
+    """Validate nested values and return them as their model, or raise with all mistakes.
 
-    pydantic compares fields with one another only where each of them is valid by itself. So what
-    is wrong is taken out, and the rest is validated again.
+    pydantic compares fields with one another only if each of them is valid by itself. So wrong
+    values are removed, and the rest is validated again.
 
     Args:
         schema: the dataclass or pydantic model.
         composed: the recipe as nested dicts.
-        origin: what the values are, for the message: `the training recipe 'mine.yaml'`.
-        problems: what was found before.
+        origin: name of the values in the message: `the training recipe 'mine.yaml'`.
+        problems: mistakes that were found before.
 
     Raises:
-        RecipeError: with one line per mistake.
+        RecipeError: its message has one line per mistake.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -65,7 +65,7 @@ def validated(
             mistakes = _joined(invalid.errors(include_url=False), schema)
         for mistake in mistakes:
             for line in _one_problem(mistake, schema):
-                # What was taken out is missing by our own doing.
+                # A value that we have removed is not missing.
                 if line not in found and not (taken & set(re.findall(r"\w+", line))):
                     found.append(line)
         before = len(taken)
@@ -80,7 +80,7 @@ def validated(
 
 
 def _joined(mistakes: Sequence[Any], schema: Any) -> list[dict[str, Any]]:
-    """One mistake per value: what a union says of it, member by member, becomes one sentence."""
+    """One mistake per value: the mistakes of a union's members are joined to one sentence."""
     joined: dict[Any, dict[str, Any]] = {}
     for number, mistake in enumerate(mistakes):
         path = tuple(walk(schema, mistake["loc"])[1])
@@ -92,7 +92,7 @@ def _joined(mistakes: Sequence[Any], schema: Any) -> list[dict[str, Any]]:
 
 
 def _take_out(tree: dict[str, Any], mistake: Any, root: Any) -> str | None:
-    """Remove what a mistake is about; returns the name of its key."""
+    """Remove the value with a mistake; returns the name of its key."""
     path = walk(root, mistake["loc"])[1]
     place: Any = tree
     for step in path[:-1]:
@@ -105,7 +105,7 @@ def _take_out(tree: dict[str, Any], mistake: Any, root: Any) -> str | None:
         return None
     section = place[path[-1]]
     if mistake["type"] == "value_error" and isinstance(section, dict):
-        # Keys that do not fit together: without the first of them the others may.
+        # Keys contradict each other: without the first of them the others may be valid.
         named = [word for word in re.findall(r"\w+", mistake["msg"]) if word in section]
         if named:
             del section[named[0]]

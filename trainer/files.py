@@ -1,4 +1,4 @@
-"""Files that appear under their name whole or not at all, whatever stops the program."""
+"""Writes files so that they appear whole or not at all, whatever stops the program."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def whole_path(target: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a path beside `target` to write to; the file then takes the place of `target`.
 
     Args:
-        target: the file; its folder is made where it is missing.
+        target: the file; its folder is made if it is missing.
         durable: wait until the bytes are on disk, so that a power cut cannot leave a file of
-            zeros. Whoever writes a million small files syncs once, afterwards.
+            zeros. A writer of a million small files should instead sync once at the end.
 
     Raises:
-        OSError: as the writer raised it (no space left, say); nothing is left behind then.
+        OSError: the writer raised it (no space left, say); nothing is left behind then.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Processes on several machines may write beside each other, and process ids repeat.
+    # Processes of several machines may write to the same folder with equal process ids.
     beside = target.with_name(f".{target.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
         yield beside
@@ -40,19 +40,19 @@ def whole_path(target: Path, *, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def whole_file(target: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
-    """Open a file for bytes that appears under its name when it is complete, as `whole_path`."""
+    """Open a file for bytes; it appears under its name only when it is complete (`whole_path`)."""
     with whole_path(target, durable=durable) as beside, beside.open("wb") as file:
         yield file
 
 
 def write_whole(target: Path, data: bytes | str, *, durable: bool = True) -> None:
-    """Write bytes, or a text as UTF-8, to a file that is there whole or not at all."""
+    """Write bytes, or a text as UTF-8, to a file that appears whole or not at all."""
     with whole_file(target, durable=durable) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut, where the file system can."""
+    """Make renames in a folder survive a power cut, if the file system supports it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

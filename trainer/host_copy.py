@@ -1,4 +1,4 @@
-"""Figures on their way from the device to the host, which waits for nothing else."""
+"""Copies figures from the device to the host without waiting for other work."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 class HostCopy:
-    """A copy of a tensor that is under way; `read` waits for it, but not for what was queued later.
+    """A copy of a tensor in progress; `read` waits for it, but not for work that was queued later.
 
-    `tensor.tolist()` would wait for everything that the device has still to do. Reading a while
-    after the copy began costs no wait at all.
+    `tensor.tolist()` would wait for all queued work of the device. If some time has passed since
+    the copy began, reading costs no wait at all.
 
     Args:
-        tensor: small, of any device.
+        tensor: a small tensor on any device.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -27,7 +27,7 @@ class HostCopy:
 
     @property
     def waits(self) -> bool:
-        """Whether reading at once would wait."""
+        """Whether reading now would have to wait."""
         return self._event is not None
 
     def read(self) -> list[float]:

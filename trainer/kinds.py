@@ -1,7 +1,7 @@
-"""The kinds of recipes: what each is for, where its files are, and which model checks it.
+"""The kinds of recipes, each with its command, the folder of its files and its model.
 
-One table for all packages. A model is named here and imported when it is asked for, so that
-`trainer` needs neither `data_prep` nor `slurm`, and no command reads more than it uses.
+This is one table for all packages. Models are named here and imported only when needed, so that
+`trainer` needs neither `data_prep` nor `slurm`, and no command imports more than it uses.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ class Kind:
     """One kind of recipe."""
 
     name: str
-    """As `--kind` takes it."""
+    """Name of the kind for `--kind`."""
     noun: str
-    """As messages call it."""
+    """Name of the kind in messages."""
     command: str
-    """What takes such a recipe."""
+    """Command that takes such a recipe."""
     folder: str = ""
     """Folder of its files below `recipes/`; a shipped one is called `FOLDER/NAME`."""
     model: str
     """`module:Class`, below `dawnchorus`."""
     named: bool = False
-    """It has a `name`, which is that of its file where the file gives none."""
+    """Whether the recipe has a `name`; its default is the name of the file."""
     starts_from: str | None = None
-    """What a file without `defaults` starts from."""
+    """The recipe from which a file without `defaults` starts."""
     references: bool = True
-    """`${...}` refers to another key or, in a path, to the environment. False: it is plain text."""
+    """Whether `${...}` is a reference, to another key or (in a path) the environment; else text."""
     on_the_command_line: tuple[str, ...] = ()
     """Keys that a file leaves out because the command line gives them."""
 
@@ -85,7 +85,7 @@ CLUSTER = Kind(
     command="chorus submit cluster=",
     folder="cluster",
     model="slurm.profile:ClusterProfile",
-    # bash on the node fills in `${TMPDIR}`.
+    # Bash expands `${TMPDIR}` on the node.
     references=False,
 )
 CHAIN = Kind(
@@ -100,7 +100,7 @@ KINDS = {kind.name: kind for kind in (TRAIN, EVALUATE, SELECT, DOWNLOAD, CLUSTER
 
 
 def kind_called(name: str) -> Kind:
-    """The kind of a name. Raises RecipeError for an unknown one."""
+    """Find a kind by its name. Raises RecipeError for an unknown name."""
     if name not in KINDS:
         hint = did_you_mean(name, KINDS) or "."
         raise RecipeError(f"there is no kind {name!r}{hint} There are: {', '.join(KINDS)}")
@@ -108,10 +108,10 @@ def kind_called(name: str) -> Kind:
 
 
 def kind_of(recipe: str, name: str | None = None) -> Kind:
-    """The kind of a recipe: the one that is named, or told from the recipe.
+    """Find the kind of a recipe: the named kind, or else the one that the recipe itself shows.
 
-    A shipped recipe is called `FOLDER/NAME`. A file is of the kind whose keys it has; where that
-    does not decide, of the kind that its folder is called after, else a training recipe.
+    A shipped recipe is called `FOLDER/NAME`. A file has the kind whose keys it has. If the keys do
+    not decide, it has the kind of its folder's name, or else it is a training recipe.
 
     Raises:
         RecipeError: there is no such kind, or the file cannot be read.

@@ -1,4 +1,4 @@
-"""How the clips of an optimiser step are laid over ranks and micro-steps: arithmetic, no torch."""
+"""Computes how an optimiser step's clips are divided among ranks and micro-steps; no torch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from dawnchorus.trainer.errors import RecipeError
 
 LEAST_SHARE = 0.5
-"""A micro-batch is never smaller than this share of the one that was asked for: it would leave the
-device idle, and nobody would see why."""
+"""A micro-batch is never smaller than this share of the requested one. A smaller one would leave
+the device idle for no visible reason."""
 
 
 @dataclass(frozen=True)
 class Topology:
-    """How the global batch is laid over ranks and micro-steps.
+    """Division of the global batch among ranks and micro-steps.
 
     Optimiser step s uses positions [sG, (s+1)G) with G = ranks x accumulate x micro; micro-step a
     of rank r takes the `micro` positions from sG + (a W + r) micro on.
@@ -38,7 +38,7 @@ class Topology:
 
 
 def total_steps(train: Mapping[str, Any]) -> int | None:
-    """Optimiser steps that the `train` section of a recipe asks for; None where it does not say."""
+    """Optimiser steps of the `train` section of a recipe; None if it gives no length."""
     if train.get("max_steps") is not None:
         return int(train["max_steps"])
     clips, batch = train.get("max_clips"), train.get("global_batch")
@@ -52,11 +52,11 @@ def fit_micro_batch(global_batch: int, ranks: int, asked: int, *, pairs: bool = 
         global_batch: clips per optimiser step.
         ranks: processes that share them.
         asked: most clips that a device may work on at once (`train.micro_batch`).
-        pairs: whether clips are mixed in pairs, which a micro-batch must hold whole.
+        pairs: whether clips are mixed in pairs, so that a micro-batch must hold whole pairs.
 
     Raises:
-        RecipeError: the ranks do not share the batch evenly, or what fits is less than half of
-            what was asked for; with the nearest numbers that work.
+        RecipeError: the ranks cannot share the batch evenly, or the largest fitting micro-batch is
+            less than half of `asked`. The message names the nearest numbers that work.
     """
     found = _largest(global_batch, ranks, asked, pairs)
     if found:
@@ -102,6 +102,6 @@ def _near(global_batch: int, ranks: int, asked: int, pairs: bool) -> list[int]:
 
 
 def _other(share: int, asked: int, pairs: bool) -> list[int]:
-    """The nearest micro-batches below and above `asked` that a rank's share is a multiple of."""
+    """The nearest micro-batches below and above `asked` that divide a rank's share."""
     sizes = [n for n in range(1, share + 1) if share % n == 0 and not (pairs and n % 2)]
     return [n for n in sizes if 1 < n < asked][-1:] + [n for n in sizes if n > asked][:1]

@@ -28,7 +28,7 @@ class BioEncoder(nn.Module):
     Args:
         encoder: the encoder.
         labels: names of the head's outputs; None: no head.
-        pooling: of the tokens that the head takes.
+        pooling: how the tokens are pooled for the head.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class BioEncoder(nn.Module):
         """
         if self.head is None:
             raise ValueError("this model has no classification head: it was not post-trained")
-        # What is pooled is float32 whatever the model is.
+        # Pooled tokens are float32, whatever the type of the model.
         pooled = self.embed(wav_BT, length_B, pooling=self.pooling).to(self.head.weight.dtype)
         logit_BC: Tensor = self.head(pooled)
         return logit_BC

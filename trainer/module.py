@@ -1,12 +1,12 @@
-"""The LightningModule: wires encoder, objective and optimiser, and keeps a step honest.
+"""The LightningModule: connects encoder, objective and optimiser.
 
 Shape legend: B clips, T samples, A micro-steps of a rank, W ranks, G parameter groups.
 
-Three promises are kept here, whatever the topology:
+Three promises hold here for every topology:
 * the loss is a mean over the *global* batch: micro-steps return sums, and the gradient is divided
-  once by the number of terms that all ranks and micro-steps had;
+  once by the number of terms of all ranks and micro-steps;
 * every random draw about a clip follows from (seed, position), so no generator state has to be
-  saved and the micro-batch decides nothing; dropout alone is drawn per micro-batch;
+  saved and the micro-batch has no effect; only dropout is drawn per micro-batch;
 * a step with a non-finite loss or gradient never reaches the optimiser.
 """
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class StepHealth:
-    """What all ranks know about one optimiser step, as numbers on the host."""
+    """Health of one optimiser step, the same on all ranks, as numbers on the host."""
 
     step: int
     grad_norm: float
@@ -91,8 +91,8 @@ class TrainingModule(pl.LightningModule):
         self._micro_step = 0
         samples = torch.tensor([round(recipe.data.window_s * model.sample_rate_hz)])
         self.grid = model.encoder.grid(int(model.frontend.steps_for(samples)))
-        """Of a full window."""
-        # Any constant does: it only keeps the numbers near 1 (which fp16 needs).
+        """Figures of a full window."""
+        # Any constant would do: it only keeps the numbers near 1, as fp16 needs.
         self.nominal_count = topology.micro * objective.terms(self.grid)
         self.statistics = RunningStatistics(self)
 
@@ -102,7 +102,7 @@ class TrainingModule(pl.LightningModule):
         return self.recipe.train.strategy == "fsdp" and self.topology.ranks > 1
 
     def configure_model(self) -> None:
-        """Called once the ranks have met, before anything is loaded or optimised."""
+        """Runs when the ranks are connected, before anything is loaded or optimised."""
         if self.sharded:
             from dawnchorus.trainer.runtime.sharding import shard_module
 
@@ -114,9 +114,9 @@ class TrainingModule(pl.LightningModule):
     # ------------------------------------------------------------------ the forward side
 
     def features(self, batch: Mapping[str, Any], *, augment: bool) -> FeatureBatch:
-        """int16 batch on the device -> what the encoder takes, with noise and mixup if `augment`.
+        """Turn an int16 batch on the device into encoder input, with noise and mixup if `augment`.
 
-        Rows of length 0 fill up a validation batch; they are marked as not real.
+        Rows of length 0 pad a validation batch; they are marked as not real.
         """
         wav_BT = batch["wav_BT"].float() / 32768.0
         purpose = Purpose.TRAIN if augment else Purpose.VALID
@@ -147,7 +147,7 @@ class TrainingModule(pl.LightningModule):
         self._micro_step = batch_idx % self.topology.accumulate
         position = self.topology.first_position(self.global_step, self._micro_step)
         torch.manual_seed(mix_seed(self.recipe.seed, Purpose.DROPOUT, position))
-        # The same on every rank and in every micro-step, so that a step drops the same layers.
+        # The seed is the same on all ranks and in all micro-steps, so all drop the same layers.
         layers_seed = mix_seed(self.recipe.seed, Purpose.LAYERS, self.global_step)
         self.model.encoder.begin_step(layers_seed)
         if self._micro_step == 0:
@@ -166,9 +166,9 @@ class TrainingModule(pl.LightningModule):
         return StepOutput(*self.run_objective(features))
 
     def run_objective(self, features: FeatureBatch) -> tuple[Any, ...]:
-        """The fields of the objective's `StepOutput`: in a tuple FSDP finds the tensors.
+        """Return the fields of the objective's `StepOutput` as a tuple: FSDP finds tensors there.
 
-        This and `look` are what FSDP takes for forward passes: parameters are whole within.
+        FSDP treats this method and `look` as forward passes, so parameters are whole within them.
         """
         frozen = self.training and self.head_only
         out = self.objective.step(features, self.model, frozen=frozen)
@@ -176,18 +176,18 @@ class TrainingModule(pl.LightningModule):
 
     @torch.no_grad()
     def look(self, features: FeatureBatch) -> list[list[Panel]]:
-        """What the model makes of each clip of a batch, for people to look at."""
+        """The panels of each clip of a batch, which show people the model's output."""
         return self.objective.look(features, self.model)
 
     def after_step(self, step: int) -> None:
-        """The optimiser has moved in `step`: let follow what follows the weights."""
+        """Update everything that follows the weights, after the optimiser moved in `step`."""
         self.statistics.end_step(self.topology.ranks)
         self.objective.after_step(self.model, step, self.recipe.train.total_steps)
         if self.ema is not None:
             self.ema.update(self, step if self.recipe.optim.ema_warmup else None)
 
     def _collect(self, output: StepOutput) -> None:
-        """Keep what the boundary of the step and the next log line need, on the device."""
+        """Keep the figures for the step boundary and the next log line, on the device."""
         if self._micro_step == 0:
             layout = self.topology
             self._count = output.count.detach().float() * 0
@@ -203,7 +203,7 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over the parameter groups of the recipe."""
-        # With a gradient scaler, fused AdamW unscales by itself, too late for clipping.
+        # With a gradient scaler, fused AdamW would unscale by itself, too late for clipping.
         fused = None if self.recipe.train.precision != "fp16" else False
         return build_optimizer(
             param_groups(self, self.recipe.optim, self.model.encoder),
@@ -212,13 +212,13 @@ class TrainingModule(pl.LightningModule):
         )
 
     def on_fit_start(self) -> None:
-        """The average follows the weights to their device."""
+        """Move the average to the device of the weights."""
         if self.ema is not None:
             self.ema.to(self.device)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within the context the weights are their moving average, where there is one."""
+        """Within the context the weights are replaced by their moving average, if there is one."""
         if self.ema is None:
             yield
         else:
@@ -226,17 +226,18 @@ class TrainingModule(pl.LightningModule):
                 yield
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Gradients are complete and averaged over ranks: normalise, check, clip, set the rate.
+        """Normalise, check and clip the complete gradients, and set the learning rate.
 
-        One all-reduce a step; on a GPU nothing waits for it on the host, which reads the figures
-        one step later (`health`). It also adds up what sharded gradients have on each rank.
+        The gradients are averaged over ranks by now. This costs one all-reduce per step. On a GPU
+        the host does not wait for it, and reads the figures one step later (`health`). The same
+        all-reduce sums the squared norms of sharded gradients.
         """
         layout = self.topology
         if self.head_only:
             # The zero gradients that the frozen encoder got for DDP's sake must not decay weights.
             for parameter in self.model.encoder.parameters():
                 parameter.grad = None
-        # Filled on the device: a tensor of a list is copied there, and the host waits for it.
+        # It is filled on the device: a tensor made of a list is copied, and the host waits for it.
         flags = [
             torch.full((1,), float(flag), device=self.device)
             for flag in (self.stop_asked(), self.too_many_broken())
@@ -259,7 +260,8 @@ class TrainingModule(pl.LightningModule):
         if self.sharded:
             norm_G = shared[-len(norm_G) :].sqrt()
             shared = shared[: -len(norm_G)]
-        # The loss was divided by nominal_count, and by `accumulate` and `ranks` behind our back.
+        # The loss was divided by nominal_count here, by `accumulate` in Lightning and by `ranks`
+        # in DDP or FSDP.
         scale = self.nominal_count * layout.accumulate * layout.ranks / shared[0].clamp(min=1.0)
         norm_G = norm_G * scale
         norm = torch.linalg.vector_norm(norm_G)
@@ -277,9 +279,9 @@ class TrainingModule(pl.LightningModule):
     def _guard(self, optimizer: torch.optim.Optimizer, fatal: Tensor) -> None:
         """Make the optimiser skip the step where `fatal` is true."""
         if self.recipe.train.precision == "fp16":
-            return  # the gradient scaler has seen it and skips
+            return  # the gradient scaler skips the step itself
         if optimizer.defaults.get("fused"):
-            # The fused kernel reads this on the device: no wait for the host.
+            # The fused kernel reads this on the device, so the host need not wait.
             optimizer.found_inf = fatal.float()  # type: ignore[attr-defined]
         elif bool(fatal):
             optimizer.zero_grad(set_to_none=True)
@@ -288,10 +290,10 @@ class TrainingModule(pl.LightningModule):
         self._pending.append((self.global_step, HostCopy(figures)))
 
     def health(self, *, drain: bool = False) -> StepHealth | None:
-        """Figures of the oldest optimiser step that was not looked at yet.
+        """Figures of the oldest optimiser step that was not returned yet.
 
-        On a GPU the newest step is left for next time, so that the host never waits for it, unless
-        `drain`. Every rank calls this alike, so all act on the same step.
+        On a GPU the newest step is kept for the next call (unless `drain`), so that the host never
+        waits for it. Every rank makes the same calls, so all act on the same step.
         """
         if not self._pending or (
             self._pending[0][1].waits and len(self._pending) < 2 and not drain
@@ -303,7 +305,7 @@ class TrainingModule(pl.LightningModule):
         values = figures.read()
         bad = [divmod(i, layout.accumulate) for i, v in enumerate(values[3 : 3 + slots]) if v > 0]
         fatal, norm, *norms = values[3 + slots :]
-        # With fp16 an infinite gradient is how the scaler finds its scale; only the loss counts.
+        # With fp16 the scaler finds its scale by infinite gradients, so only the loss counts.
         counts = fatal > 0 and self.recipe.train.precision != "fp16"
         return StepHealth(step, norm, norms, bad, values[1] > 0, values[2] > 0, counts)
 

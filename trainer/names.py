@@ -1,4 +1,4 @@
-"""What may name a run, and what no name, path or title may hold."""
+"""Checks names of runs, and finds characters that no name, path or title may hold."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _A_FILE = re.compile(r"_(?:FILE|PATH|DIR)$", re.IGNORECASE)
 
 
 def names_a_secret(variable: str) -> bool:
-    """Whether an environment variable holds a password or a token, by its name.
+    """Whether the name of an environment variable suggests a password or a token.
 
-    `WANDB_API_KEY` does; `AWS_SHARED_CREDENTIALS_FILE` says where something lies.
+    `WANDB_API_KEY` does; `AWS_SHARED_CREDENTIALS_FILE` does not, because it names a place.
     """
     return bool(_SECRET.search(variable)) and not _A_FILE.search(variable)
 
 
 def check_name(name: str) -> str:
-    """The name, if it may name a run. Raises ValueError with the reason and a name that may."""
+    """Return a valid name of a run. Raises ValueError with the reason and a valid alternative."""
     if NAME.fullmatch(name):
         return name
     mended = re.sub(r"[^\w.+=@-]+", "_", name).strip("_.+=@-")[:150]
@@ -38,7 +38,7 @@ def check_name(name: str) -> str:
 def control_characters(text: str) -> str:
     """The first control character of a text, as Python writes it; empty without one.
 
-    A line break within a path or a title would begin a line of its own in a job script.
+    A line break in a path or a title would begin a new line in a job script.
     """
     for character in text:
         if unicodedata.category(character) in ("Cc", "Zl", "Zp"):
@@ -47,7 +47,7 @@ def control_characters(text: str) -> str:
 
 
 def check_plain(text: str) -> str:
-    """The text, if it has no control characters. Raises ValueError."""
+    """Return a text without control characters. Raises ValueError if it has any."""
     if found := control_characters(text):
         raise ValueError(f"holds the control character {found}")
     return text

@@ -28,14 +28,14 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Parameter groups for AdamW, in a fixed order; every trainable parameter is in one of them.
 
-    A group has, beside torch's own keys, `name`, `kind` ("head" or "body": what the head-only phase
-    moves, and the rest) and `scale` (its factor of the learning rate, see `layer_decay`). A
-    parameter is the head's if a part of its dotted name is `head`.
+    Besides torch's own keys, a group has `name`, `kind` and `scale`. The head-only phase moves the
+    groups of kind "head", not those of kind "body"; `scale` is the group's factor of the learning
+    rate (see `layer_decay`). Parameters with a part `head` in their dotted name are the head's.
 
     Args:
-        model: what is trained.
+        model: the module that is trained.
         config: the optimiser's numbers.
-        encoder: the part of it whose layers may learn more slowly, the deeper the slower.
+        encoder: the part of the model whose early layers may learn more slowly than later ones.
     """
     owners = dict(model.named_modules(remove_duplicate=False))
     scales = _layer_scales(encoder, config.layer_decay) if encoder is not None else {}
@@ -66,8 +66,8 @@ def param_groups(
 def _layer_scales(encoder: Encoder, decay: float) -> dict[int, tuple[str, float]]:
     """Label and factor of the learning rate of an encoder's parameters, by their identity.
 
-    Each block learns at `decay` times the rate of the one after it; what comes before the first
-    block as one more; what comes after the last (`Encoder.tail`) as the last.
+    Each block learns at `decay` times the rate of the block after it. Parameters before the first
+    block count as one more block; those after the last block (`Encoder.tail`) belong to it.
     """
     if decay == 1:
         return {}
@@ -81,7 +81,7 @@ def _layer_scales(encoder: Encoder, decay: float) -> dict[int, tuple[str, float]
 
 
 def _is_vector(parameter: Tensor) -> bool:
-    """Biases, norms, the mask token, per-head factors: one axis, whatever the shape says."""
+    """Whether a parameter has one real axis: biases, norms, the mask token, factors per head."""
     return parameter.numel() == max(parameter.shape, default=1)
 
 
@@ -91,10 +91,10 @@ def build_optimizer(
     """AdamW over `param_groups`.
 
     Args:
-        groups: what `param_groups` returned.
+        groups: the result of `param_groups`.
         config: the optimiser's numbers.
-        fused: one kernel for the whole update; None: where every parameter's device has it. Not
-            under an fp16 gradient scaler, which it would unscale for, after the clipping.
+        fused: whether one kernel does the whole update; None: if every parameter's device has it.
+            Must be false with an fp16 gradient scaler, because the kernel unscales after clipping.
     """
     if fused is None:
         fused = all(
@@ -113,11 +113,11 @@ def build_optimizer(
 
 
 def touch(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """A zero that depends on all `parameters`: added to a loss, it gives each a gradient of zeros.
+    """A zero that depends on all `parameters`; added to a loss, it gives each a gradient of zeros.
 
-    For DistributedDataParallel without `find_unused_parameters`, which waits for a gradient of
-    every parameter. Zero gradients are not no gradients: AdamW would still decay the weights and
-    age their moments, so take them away (`p.grad = None`) before the optimiser steps.
+    DistributedDataParallel without `find_unused_parameters` waits for a gradient of every
+    parameter. Zero gradients differ from none: AdamW would still decay the weights and age their
+    moments, so remove them (`p.grad = None`) before the optimiser steps.
     """
     return 0.0 * torch.stack([p.flatten()[0].float() for p in parameters if p.requires_grad]).sum()
 
@@ -128,13 +128,13 @@ def touch(parameters: Iterable[nn.Parameter]) -> Tensor:
 class ParameterEma:
     """Exponential moving average of a module's trainable parameters, kept in fp32.
 
-    The running statistics of batch norms are averaged with them: they belong to those weights.
+    The running statistics of batch norms are averaged too, because they belong to the weights.
 
-    In bf16 it would stand still: with a decay of 0.9999 a step moves it by less than half of the
-    last bit. Of parameters that are sharded over ranks each rank averages its rows.
+    In bf16 the average would never change: with a decay of 0.9999 a step moves it by less than half
+    of the last bit. If parameters are sharded over ranks, each rank averages its rows.
 
     Args:
-        module: whose parameters are averaged; names are those of its `state_dict`.
+        module: the module whose parameters are averaged; names are those of its `state_dict`.
         decay: weight of the past per step, in (0, 1).
     """
 
@@ -175,7 +175,7 @@ class ParameterEma:
         """Take over an average, whole or in `Pieces`.
 
         Raises:
-            ValueError: it has other parameters, or of other shapes.
+            ValueError: its parameters have other names or shapes.
         """
         if set(state) != set(self._weights):
             odd = sorted(set(state) ^ set(self._weights))

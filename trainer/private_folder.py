@@ -1,7 +1,7 @@
-"""Folders that only their owner can read and write, in places that are shared with others.
+"""Makes folders that only their owner can read and write, in places that are shared with others.
 
-A folder in /tmp whose name can be guessed may have been made by somebody else before: with data of
-theirs in it, or with links to files of ours.
+Another user may have made a folder in /tmp before us if its name can be guessed, and may have put
+data into it, or links to our files.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from pathlib import Path
 
 
 class NotPrivate(OSError):
-    """A folder is somebody else's, or others may write into it; the message says which."""
+    """A folder belongs to another user, or others may write into it; the message says which."""
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder with mode 0700, or make sure that the one there is ours alone.
+    """Make a folder with mode 0700, or make sure that an existing one is ours alone.
 
-    Of a folder of ours that others could only read, the mode becomes 0700. Links are not followed:
-    the last part of the path may not be one.
+    If others could only read our folder, its mode becomes 0700. The last part of the path may not
+    be a link.
 
     Returns:
         The path.
 
     Raises:
-        NotPrivate: it is a link or no folder, belongs to another user, or others could write there.
-        OSError: it cannot be made.
+        NotPrivate: the path is a link or not a folder, belongs to another user, or others could
+            write there.
+        OSError: the folder cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):

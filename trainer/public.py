@@ -1,7 +1,7 @@
-"""What of a run may leave the machine: the names of datasets and runs, not where they lie.
+"""Removes places from everything of a run that leaves the machine; names of datasets and runs stay.
 
-Recipes name home folders, buckets and projects of people and institutions. Whatever is published or
-sent (exported repositories, Weights & Biases) passes here.
+Recipes name home folders, buckets and projects of people and institutions. Everything that is
+published or sent (exported repositories, Weights & Biases) passes through this module.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ MACHINE = frozenset(
         "train.devices", "train.nodes", "train.watchdog_minutes",
     }
 )  # fmt: skip
-"""Keys of a recipe that say where it ran, and nothing of what came out."""
+"""Keys of a recipe that describe the machine and have no effect on the result."""
 PLACES = frozenset({"path", "init_from"})
-"""Keys whose values are places, also where they do not look so."""
+"""Keys whose values are places, even if they do not look like places."""
 _WORDS = frozenset({"card"})
-"""Sections that a person wrote to be read: addresses in them are meant."""
+"""Sections that a person wrote for readers: addresses in them are intended."""
 _ADDRESS = r"[A-Za-z][A-Za-z0-9+.-]*://"
 _HTTP = r"https?://"
 _PLACE = re.compile(rf"^(?:{_ADDRESS}|[/\\~]|[A-Za-z]:[/\\]|\.{{1,2}}[/\\])")
@@ -34,7 +34,7 @@ _IN_TEXT = re.compile(
 
 
 def public_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved recipe with names in place of places, and without what is the machine's own.
+    """A resolved recipe with names instead of places, and without the keys of the machine.
 
     `data.train.birds.path: s3://museum/private/birds` becomes `birds`,
     `init_from: /home/me/runs/ssl` becomes `ssl`; the keys of MACHINE are left out.
@@ -63,7 +63,7 @@ def _value(value: Any, path: str) -> Any:
 
 
 def name_of(place: str) -> str:
-    """The name of a dataset, run or file from where it lies: its last part.
+    """The name of a dataset, run or file, which is the last part of its place.
 
     A checkpoint in a run is called as the run; `${oc.env:BIRDS}` is called BIRDS.
     """
@@ -75,14 +75,14 @@ def name_of(place: str) -> str:
 
 
 def without_places(text: str) -> str:
-    """A sentence with the last part of each folder or bucket that it names; web addresses stay."""
+    """A sentence in which folders and buckets are cut to their last part; web addresses stay."""
     return _IN_TEXT.sub(lambda match: name_of(match.group()), text)
 
 
 def places_in(recipe: Mapping[str, Any]) -> set[str]:
-    """All places that a recipe names and that tell something: absolute ones, and addresses.
+    """All revealing places of a recipe: absolute paths and addresses.
 
-    Also those that this process's environment fills in.
+    This includes paths that contain values of this process's environment.
     """
     found = set()
     for value in map(filled, _strings(recipe)):

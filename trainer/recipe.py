@@ -1,4 +1,4 @@
-"""The typed recipe: Hydra composes YAML, pydantic checks the result, all mistakes are told at once.
+"""The typed recipe: Hydra composes YAML, pydantic checks it, all mistakes are reported at once.
 
 A recipe names things and the registries find them; no YAML key holds an import path.
 """
@@ -39,21 +39,22 @@ _STRICT: dict[str, object] = {"extra": "forbid", "use_attribute_docstrings": Tru
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long, how large, on what."""
+    """Length, batch and devices of the training."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
     max_steps: Count | None = None
     """Optimiser steps to run. Give this or `max_clips`."""
     max_clips: Count | None = None
-    """Clips to see in all; divided by `global_batch` and rounded up to whole steps."""
+    """Number of clips to train on, in place of `max_steps`. It is divided by `global_batch` and
+    rounded up to whole steps."""
     global_batch: Count = 128
-    """Clips per optimiser step, over all ranks and accumulation. Decides the result; the
+    """Clips per optimiser step, over all ranks and accumulation. It affects the result; the
     micro-batch and the number of devices do not."""
     micro_batch: Count = 32
-    """Most clips a device works on at once. Where `global_batch` is no multiple of it on every
-    device, the largest smaller divisor is taken, down to half of what is asked for here (an even
-    one with mixup, which takes clips in pairs); accumulation follows."""
+    """Most clips that a device works on at once. If a device's share of `global_batch` is not a
+    multiple of it, the largest smaller divisor is used, down to half of this number (an even one
+    with mixup, which takes clips in pairs). The number of accumulated micro-batches follows."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Autocast type; weights, optimiser and front end stay in fp32. `auto`: bf16 on a GPU, fp32
     on a CPU."""
@@ -64,7 +65,7 @@ class TrainConfig:
     nodes: Count = 1
     """Nodes; under SLURM one task per device must have been started with srun."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    """What each device holds of the model. `ddp`: all of it, which is fastest where it fits.
+    """How much of the model each device holds. `ddp`: all of it, which is fastest if it fits.
     `fsdp`: its share of weights, gradients, optimiser state and moving average; layers are gathered
     when they are computed. The result is the same; a run may be continued with the other one."""
     compile: bool = False
@@ -76,22 +77,22 @@ class TrainConfig:
     validate_every: Count | None = None
     """Steps between validations; also after the last step. Null: only after the last."""
     validate_clips: Count | None = None
-    """Use only the first so many clips of the validation set (a fixed set). Null: all."""
+    """Validate on only this many clips, always the first ones. Null: all."""
     checkpoint_every: Count = 1000
     """Steps between checkpoints; one is also written at the end and on pre-emption."""
     keep_last: Count = 2
-    """How many of the newest step checkpoints stay."""
+    """Number of the newest step checkpoints to keep."""
     keep_every: Count | None = None
     """Keep every checkpoint at a multiple of this step for ever."""
     watchdog_minutes: Positive | None = 30.0
-    """End the run (exit code 77, to be queued again) when nothing was finished for so long, after
-    writing down where every thread of every rank stood. Null: wait for ever."""
+    """End the run when nothing was finished for this many minutes: it writes the stack of every
+    thread of every rank, and exits with code 77 so that it is queued again. Null: wait for ever."""
     best_metric: str | None = None
     """Validation metric that chooses `best.ckpt`. Null: the objective's own (`map` of `multilabel`,
-    `loss` of those without labels). Whether more of it is better, the objective knows."""
+    `loss` of those without labels). The objective knows whether a higher value is better."""
     prepare_batches: Count = 8
-    """Batches (of at most 32 clips) that an objective may look at before the first step: a
-    tokenizer's codes, say."""
+    """Batches (of at most 32 clips) that an objective may use before the first step, for example
+    to start a tokenizer's codes."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -99,8 +100,8 @@ class TrainConfig:
             raise ValueError("give exactly one of max_steps and max_clips")
         if self.strategy == "fsdp" and self.precision == "fp16":
             raise ValueError(
-                "strategy 'fsdp' needs precision bf16 or fp32: fp16's gradient scaler looks at the "
-                "rows of one rank only"
+                "strategy 'fsdp' needs precision bf16 or fp32: the gradient scaler of fp16 checks "
+                "only the rows of its own rank"
             )
 
     @property
@@ -118,7 +119,7 @@ def _log_config() -> Any:
 @cache
 def _log_config_of(*names: str) -> Any:
     """The section `log`: the keys of all loggers."""
-    words = "Where figures go besides `metrics.jsonl`, which is always written and is the truth."
+    words = "Loggers besides `metrics.jsonl`, which is always written and is authoritative."
     return LOGGERS.together(
         "LogConfig", {"__doc__": words, "__module__": __name__, "__pydantic_config__": _STRICT}
     )
@@ -146,12 +147,12 @@ class Recipe(Recorded):
     seed: int = 0
     """Decides the order of clips, windows, noise, masks, dropout and initial weights."""
     init_from: str | None = None
-    """Start the encoder from this: a run folder, a checkpoint, an exported folder, a Microsoft
-    BEATs `.pt`. Null: from scratch."""
+    """Weights from which the encoder starts: a run folder, a checkpoint, an exported folder, a
+    Microsoft BEATs `.pt`. Null: from scratch."""
     encoder: AnyEncoder
     """The encoder and the numbers of its front end."""
     objective: AnyObjective
-    """What is learned: without labels (`masked_tokens`) or from them (`multilabel`)."""
+    """The objective: without labels (e.g. `masked_tokens`) or from labels (`multilabel`)."""
     data: DataConfig
     """Datasets to train on, to validate on, and to take noise from."""
     augment: AugmentConfig
@@ -163,7 +164,7 @@ class Recipe(Recorded):
     log: LogConfig = Field(default_factory=lambda: _log_config()())
     """Weights & Biases, TensorBoard."""
     card: CardConfig = CardConfig()
-    """For the model card on export."""
+    """Entries of the model card, for the export."""
 
     @_model_validator(mode="after")
     def _choices_fit(self) -> Recipe:
@@ -203,13 +204,13 @@ class Recipe(Recorded):
         return self
 
     def _batch_problems(self) -> list[str]:
-        """What can be said of the batch before the machine is known."""
+        """Mistakes in the batch that show before the machine is known."""
         train, pairs = self.train, self.augment.mixup_prob > 0
         devices: int | str = train.devices
         if devices == "auto" and train.accelerator == "cpu":
             devices = 1
         if isinstance(devices, str):
-            # Some number of ranks will do, if one does.
+            # The number of ranks is unknown: the batch is valid if some number of them works.
             devices = 1 if pairs and train.global_batch % 2 else 0
         if not devices:
             return []
@@ -234,7 +235,7 @@ class Recipe(Recorded):
 
 
 def odd_texts(recipe: Recipe) -> list[str]:
-    """Texts that a job script or a written recipe would misread, each with its path.
+    """Texts that a job script or a written recipe would misread, each with its key.
 
     The card's texts are for people and may have several lines.
     """
@@ -266,14 +267,14 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     """Compose and validate.
 
     Raises:
-        RecipeError: with every problem found, each with its path and what is allowed.
+        RecipeError: lists every problem, each with its key and the allowed values.
     """
     loaded: Recipe = load(TRAIN, recipe, overrides)
     return loaded
 
 
 def rebuild() -> None:
-    """Make the recipe's sections know what was added to the registries since."""
+    """Update the recipe's sections with later additions to the registries."""
     for name, registry in (("encoder", ENCODERS), ("objective", OBJECTIVES)):
         Recipe.model_fields[name].annotation = registry.union()
     Recipe.model_fields["log"].annotation = _log_config()

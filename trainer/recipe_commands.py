@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dawnchorus.trainer.kinds import Kind
 
 recipe_app = typer.Typer(
-    help="Recipes of all kinds: which are shipped, what one means in full, whether it is valid.",
+    help="List the shipped recipes, show a recipe in full, check it, print its schema.",
     no_args_is_help=True,
 )
 
@@ -27,7 +27,7 @@ OverridesArgument = Annotated[
     typer.Argument(
         metavar="[KEY=VALUE]...",
         help="Overrides, e.g. [cyan]data.train.mine.path=DATASET optim.lr=1e-4[/]. "
-        "A name without dots before `=` chooses one of a group's files.",
+        "A group's name before `=`, as in encoder=beats_large, chooses a file of that group.",
     ),
 ]
 KindOption = Annotated[
@@ -42,7 +42,7 @@ KindOption = Annotated[
 
 @recipe_app.command("list")
 def recipe_list() -> None:
-    """The shipped recipes of every kind, with the first comment line of each."""
+    """List the shipped recipes of every kind, with the first comment line of each."""
     from dawnchorus.trainer.compose import recipe_file, shipped_recipes
     from dawnchorus.trainer.kinds import KINDS
 
@@ -95,14 +95,14 @@ def recipe_check(
         bool,
         typer.Option(
             "--data",
-            help="Also open the datasets that a training recipe names: are they there, and fit "
-            "for it?",
+            help="Also open the datasets of a training recipe, to see that they exist and fit "
+            "the recipe.",
         ),
     ] = False,
 ) -> None:
     """Compose and validate recipes (all shipped ones when none is named); starts nothing.
 
-    All mistakes are told at once. Without --data no dataset is looked at.
+    All mistakes are reported at once. Datasets are opened only with --data.
     """
     from dawnchorus.trainer.compose import shipped_recipes
     from dawnchorus.trainer.errors import RecipeError
@@ -125,7 +125,7 @@ def recipe_check(
 
 
 def _checked(kind: Kind, name: str, overrides: list[str], data: bool) -> str:
-    """What a valid recipe is, in a line. Raises RecipeError for any other."""
+    """Describe a valid recipe in one line. Raises RecipeError if it is not valid."""
     from dawnchorus.trainer.compose import load
     from dawnchorus.trainer.errors import RecipeError
     from dawnchorus.trainer.kinds import TRAIN

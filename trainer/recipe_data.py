@@ -1,4 +1,4 @@
-"""Whether the datasets and weights that a recipe names are there, before anything starts."""
+"""Checks that the datasets and weights of a recipe exist, before anything starts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 def missing_inputs(
     recipe: Recipe, *, opened: bool = False, later: Collection[str] = ()
 ) -> list[str]:
-    """What a run of the recipe would not find, a sentence each, with the key that names it.
+    """List the inputs of the recipe that do not exist: a sentence each, with its key.
 
     Args:
         recipe: the recipe.
-        opened: open each dataset too, also in object stores: its splits, folds, rate and labels.
-        later: keys whose files a job before this one makes, e.g. `init_from`.
+        opened: also open each dataset, even in object stores, to check splits, folds, sample rate
+            and labels.
+        later: keys whose files an earlier job will make, e.g. `init_from`.
     """
     problems = []
     if not recipe.data.train:

@@ -1,4 +1,4 @@
-"""A recipe as it is recorded: every value, but paths that read the environment as written."""
+"""A recipe as it is recorded: resolved, except for paths that refer to the environment."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ class Recorded(BaseModel):
     _written: dict[Key, tuple[Any, str]] = PrivateAttr(default_factory=dict)
 
     def values(self) -> dict[str, Any]:
-        """Plain dicts, lists and scalars, as they hold on this machine."""
+        """Plain dicts, lists and scalars, with the values of this machine."""
         return self.model_dump(mode="json")
 
     def resolved(self) -> dict[str, Any]:
         """`values` as records and checkpoints hold them.
 
-        A path that reads the environment stands there as it was written: each machine fills in its
-        own.
+        A path that refers to the environment is recorded as it was written, because each machine
+        has other values.
         """
         plain = self.values()
         for (*sections, key), (value, text) in self._written.items():
             section = plain
             for name in sections:
                 section = section.get(name) or {}
-            # A path that was set to something else since then is recorded as it is now.
+            # A path that was changed since then is recorded with its present value.
             if section.get(key) == value:
                 section[key] = text
         return plain
 
     def remember(self, written: Written) -> Self:
-        """The same recipe, which now knows how those paths were written."""
+        """Remember how those paths were written; returns the recipe itself."""
         plain = self.values()
         for key, text in written.items():
             value: Any = plain
