@@ -83,4 +83,7 @@ class RunningStatistics:
             self._buffers(), self._before, self._sums, shares, strict=True
         ):
             buffer.copy_(before.lerp(total / (self._count * ranks), share))
+        for norm in self._norms:
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked += self._count * (ranks - 1)  # those of the other ranks
         self._count = 0

@@ -14,6 +14,8 @@ from tiny import tiny_objective
 
 from dawnchorus.trainer.compose import shipped_recipes
 
+REFERENCES = Path(__file__).with_name("reference_losses.json")
+"""Losses of the first two steps of every shipped recipe, made tiny. Who changes one says why."""
 SHORT = ["train.max_steps=2", "train.global_batch=4", "train.micro_batch=4", "data.workers=0",
          "train.devices=1", "optim.head_only_steps=1", "optim.head_warmup_steps=0",
          "optim.warmup_steps=1", "train.validate_every=2", "train.max_clips=null",
@@ -51,6 +53,14 @@ def test_every_shipped_recipe_runs_two_steps(chorus_train, corpora, recipe, monk
     assert done.code == 0, done.stderr
     lines = [line for line in done.metrics() if line["kind"] == "train"]
     assert [line["step"] for line in lines] == [1, 2]
+    losses = [line["loss"] for line in lines]
+    known = json.loads(REFERENCES.read_text()) if REFERENCES.is_file() else {}
+    if os.environ.get("WRITE_REFERENCE_LOSSES"):
+        known = dict(sorted((known | {recipe: losses}).items()))
+        REFERENCES.write_text(json.dumps(known, indent=1) + "\n")
+    assert recipe in known, f"no reference losses: WRITE_REFERENCE_LOSSES=1 pytest -k {recipe}"
+    # Another processor's kernels differ in the last digits; another formula differs by far more.
+    assert losses == pytest.approx(known[recipe], rel=1e-3)
     rounds = {key: value for key, value in lines[-1].items() if key.startswith("epochs/")}
     assert "epochs/main" in rounds and 0 < sum(rounds.values()) <= 1
     assert (done.folder / "report.html").stat().st_size > 10_000
