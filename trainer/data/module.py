@@ -201,8 +201,7 @@ class TrainStream(_Stream):
         named = "\n  ".join(rows.broken[-3:])
         raise DataError(
             f"{_MAX_REPLACEMENTS} clips in a row cannot be decoded, the last ones:\n  {named}\n"
-            f"If the dataset was changed since the run began, put the old one back; else "
-            f"{PREPARE_AGAIN}"
+            f"If the dataset changed during the run, put the old one back; else {PREPARE_AGAIN}"
         )
 
     def _read_noise(

@@ -54,7 +54,7 @@ FloatArray = npt.NDArray[np.float32]
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto`: a CUDA device where there is one."""
+    """Choose a torch device; `auto` takes a CUDA device if there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -62,7 +62,7 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         raise RecipeError(f"device={name}: torch knows no such device; try auto or cpu") from None
     try:
-        # What is not there, or computes nothing, says so by different exceptions.
+        # A missing device and one that cannot compute raise different exceptions.
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise RecipeError(
@@ -109,7 +109,7 @@ class _Bench:
         return cached(self.cache / f"{name}-{key}.npy", compute)
 
     def probe(self, emb: FloatArray, *, standardise: bool, name: str) -> dict[str, Any]:
-        """Of one layer, or of a learned mix where `emb` has them all."""
+        """Fit the probe on one layer, or on a learned mix if `emb` has all layers."""
         task = self.task
         config = replace(
             self.config.probe, standardise=standardise or self.config.probe.standardise
@@ -129,7 +129,7 @@ class _Bench:
     def measure(
         self, emb_ND: FloatArray, name: str, layer: Any, *, standardise: bool = False
     ) -> dict[str, Any]:
-        """A row: probe, retrieval and clustering of one embedding per clip."""
+        """Make a row: probe, retrieval and clustering of one embedding per clip."""
         started = time.monotonic()
         config, clips = self.config, self.task.clips
         row: dict[str, Any] = {"name": name, "layer": layer, "dim": emb_ND.shape[1]}
@@ -155,8 +155,8 @@ class _Bench:
     def encoder(
         self, model: Any, name: str, recipe: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, Any], list[Any], Any]:
-        """The row of a model at the wanted layer; with `layer: all` also a row per layer and the
-        probe on a learned mix of them.
+        """Make the row of a model at the requested layer. With `layer: all`, also a row per layer
+        and the probe on a learned mix of them.
         """
         if self.config.layer != "all":
             emb_ND = self.embed(model, name, self.config.layer)
@@ -179,13 +179,13 @@ class _Bench:
     def head(
         self, emb_ND: FloatArray, model: Any, name: str, recipe: Mapping[str, Any] | None
     ) -> dict[str, Any] | None:
-        """Score of a post-trained model's own head on the classes that it shares with the
-        dataset, without any probe; None where they are too few to rank: two for accuracy, one
-        for average precision.
+        """Score a post-trained model's own head, without a probe, on the classes that it shares
+        with the dataset. None if they are too few to rank: accuracy needs two, average precision
+        one.
 
-        The head is linear on the pooled tokens, so the last layer's embeddings are all it needs.
-        Every pooling begins with those that give fewer numbers. `recipe`, where the file carries
-        one, says which loss the head learned with: see `ranking_scores`.
+        The head is linear on the pooled tokens, so it needs only the last layer's embeddings. Every
+        pooling begins with the statistics of the shorter ones. `recipe`, if the file carries one,
+        tells the loss of the head: see `ranking_scores`.
         """
         clips, tested = self.task.clips, self.task.protocol.tested
         names = {label: i for i, label in enumerate(model.labels or ())}
@@ -221,8 +221,8 @@ class _Bench:
 
 
 def _code_digest(model: nn.Module) -> str:
-    """Of the source files of a model, its parts and the pooling: an edited encoder makes other
-    embeddings.
+    """Digest of the source files of a model, its parts and the pooling, because an edited encoder
+    makes other embeddings.
     """
     digest = hashlib.sha256()
     files = {inspect.getfile(pool)}
@@ -278,12 +278,12 @@ def evaluate(
 
     Args:
         source: run folder, checkpoint, exported folder, or weights of others (`load_model`).
-        config: what to measure, and how.
-        out: JSON file; left out: see `output_paths`.
+        config: the measurements and their options.
+        out: JSON file; None: see `output_paths`.
         console: prints the table; None prints nothing.
 
     Returns:
-        What the JSON holds: plain values only; format in docs/evaluation.md.
+        The content of the JSON: plain values, in the format of docs/evaluation.md.
 
     Raises:
         DataError, CheckpointError, RecipeError: nothing is written then.
@@ -326,7 +326,7 @@ def evaluate(
 def _measure_all(
     bench: _Bench, loaded: LoadedModel
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
-    """Rows of the baselines and the model; rows per layer of the model; learned mixes."""
+    """Make the rows of the baselines and the model, the rows per layer, and the learned mixes."""
     baselines = bench.config.baselines
     rows, mixes = [], {}
     if baselines.logmel:
@@ -348,7 +348,7 @@ def _measure_all(
 def evaluate_command(
     source: str, overrides: Sequence[str], *, preset: str = "default", out: Path | None = None
 ) -> None:
-    """What `chorus evaluate` runs."""
+    """Run `chorus evaluate`."""
     from rich.console import Console
 
     console = Console()

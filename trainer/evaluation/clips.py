@@ -1,4 +1,4 @@
-"""What the evaluation needs to know of a dataset: labels, groups, folds, and where to read.
+"""The clips of a dataset as the evaluation uses them: labels, groups, folds, and reading.
 
 Shape legend: N clips, C classes.
 """
@@ -30,7 +30,7 @@ class Clips:
     path: str
     """Dataset folder, or its URL."""
     digest: str
-    """Of the index and the label space: the same for the same prepared data."""
+    """Digest of the index and the label space; the same for the same prepared data."""
     index: ShardIndex
     """The opened dataset."""
     number_N: IntArray
@@ -59,7 +59,7 @@ class Clips:
 
     @property
     def sample_rate_hz(self) -> int:
-        """One rate for all clips."""
+        """Sample rate of all clips."""
         return self.index.sample_rate_hz
 
     def __len__(self) -> int:
@@ -67,20 +67,20 @@ class Clips:
 
     @property
     def several_labels(self) -> int:
-        """How many clips have more than one label."""
+        """Number of clips with more than one label."""
         return int((self.label_NC.sum(1) > 1).sum())
 
     @property
     def unlabelled(self) -> int:
-        """How many clips have none."""
+        """Number of clips without a label."""
         return int((~self.label_NC.any(1)).sum())
 
     def read(self, clip: int, start: int, samples: int) -> npt.NDArray[np.int16]:
         """Decode a piece of a clip; may be called from several threads.
 
         Raises:
-            DataError: it cannot be decoded. An evaluation on other clips than those asked for
-                would not be comparable, so none is left out silently.
+            DataError: the clip cannot be decoded. Results on fewer clips would not be comparable,
+                so no clip is left out silently.
         """
         if not hasattr(_LOCAL, "reader"):
             _LOCAL.reader = ClipReader()
@@ -98,12 +98,12 @@ class Clips:
         return wav_T
 
     def recordings(self, clips: IntArray) -> set[str]:
-        """Ids of the recordings that the clips are from."""
+        """Ids of the recordings of the clips."""
         ids = self.index.column("recording_id")
         return {str(ids[self.number_N[c]]) for c in clips}
 
     def take(self, numbers: IntArray) -> Clips:
-        """The chosen clips; classes without any clip left are removed."""
+        """Keep the chosen clips; classes that then have no clip are removed."""
         label_NC = self.label_NC[numbers]
         present: BoolArray = np.asarray(label_NC.any(0))
         return replace(
@@ -135,7 +135,7 @@ def open_clips(path: str | Path, splits: Sequence[str] | None = None) -> Clips:
         splits: splits to use; None for all.
 
     Raises:
-        DataError: missing or damaged dataset, no such split, no labels at all.
+        DataError: the dataset is missing or damaged, has no such split, or has no labels at all.
     """
     index = ShardIndex.open(path, splits=splits)
     label_NC = np.zeros((len(index), len(index.labels)), dtype=bool)

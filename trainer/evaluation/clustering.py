@@ -30,7 +30,7 @@ def spread(values: list[float]) -> dict[str, float]:
 def evaluate_clustering(
     emb_ND: npt.NDArray[Any], label_NC: npt.NDArray[np.bool_], config: ClusteringConfig
 ) -> dict[str, Any]:
-    """K-means against the labels, over several seeds.
+    """Compare K-means clusters with the labels, over several seeds.
 
     Only clips with exactly one label take part: a cluster index cannot agree with a set. (AVEX's
     code takes the first label of a multi-label clip instead.)
@@ -69,7 +69,7 @@ def evaluate_clustering(
         kmeans = KMeans(
             n_clusters=clusters, n_init=config.n_init, max_iter=config.max_iter, random_state=seed
         )
-        # Threads that wait for each other's core cost more than they bring on small data.
+        # On small data, threads that wait for a core cost more time than they save.
         with threadpool_limits(1 if emb_ND.size * clusters < _THREADED_SIZE else None):
             found = kmeans.fit_predict(emb_ND)
         nmi.append(float(normalized_mutual_info_score(truth, found)))

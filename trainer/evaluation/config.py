@@ -1,4 +1,4 @@
-"""What `chorus evaluate` measures, and how: one frozen dataclass per part."""
+"""The recipe of `chorus evaluate`: one frozen dataclass for each measurement."""
 
 from __future__ import annotations
 
@@ -43,16 +43,17 @@ class RetrievalConfig:
     enabled: bool = True
     """Whether to measure it."""
     exclude_same_group: bool = True
-    """Also report the figures without the clips of the query's own group (the same recording, or
-    the same recordist and site) in its gallery: finding those says little about the label. The
-    paper leaves them in. Both are reported, the paper's under the plain names."""
+    """Also report figures whose gallery leaves out the query's own group (the same recording, or
+    the same recordist and site): finding those clips says little about the label. The paper leaves
+    them in; its figures have the plain names."""
     across: bool = False
     """Also rank the clips of the training part (and of a validation part that was cut from it) for
     each tested clip: retrieval from one set to another, such as from one year to the next."""
     bootstrap: Whole = 200
-    """Resamples of whole groups of queries for the 95 % interval; 0 turns it off."""
+    """Number of resamples of whole groups of queries for the 95 % interval; 0: no interval."""
     chunk_queries: Count = 256
-    """Queries ranked at once; bounds memory to some tens of bytes x this x clips."""
+    """Number of queries that are ranked at once. The memory is some tens of bytes x this number x
+    the number of clips."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -67,7 +68,7 @@ class ClusteringConfig:
     enabled: bool = True
     """Whether to measure it."""
     seeds: Count = 3
-    """How many clusterings, with seeds 42, 43, ...; the paper ran the first alone."""
+    """Number of clusterings, with seeds 42, 43, ...; the paper ran only the first."""
     n_init: Count = 10
     """Starts per clustering, of which the best inertia is kept (paper: 10)."""
     max_iter: Count = 300
@@ -79,12 +80,12 @@ class ClusteringConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineConfig:
-    """What the model has to beat, measured on the same clips and splits."""
+    """Baselines that the model should beat, measured on the same clips and splits."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
 
     logmel: bool = True
-    """Each log-mel band over the clip, pooled as the model's tokens are: no learning at all."""
+    """Pool the log-mel bands over the clip as the model's tokens are; nothing is learned."""
     random_init: bool = True
     """The same encoder with its initial, untrained weights."""
     random_init_seed: int = 0
@@ -100,48 +101,48 @@ class EvaluateConfig:
     data: str
     """Dataset folder, as `chorus prep` writes it."""
     splits: tuple[str, ...] | None = None
-    """Which of its splits to use (with `protocol: splits` the three named below are opened
-    instead). Null: all of them."""
+    """Splits of the dataset to use. Null: all of them. With `protocol: splits` the three splits
+    named below are used instead."""
     protocol: Literal["auto", "folds", "splits", "groups"] = "auto"
     """How clips are divided for the probe. `folds`: each value of the dataset's fold column is
     the test part once. `splits`: the dataset's own train, valid and test. `groups`: folds made
     here, stratified by label, whole groups only. `auto`: `folds` where all clips have a fold,
     else `splits` where there is a test split, else `groups`."""
     train_split: str = "train"
-    """With `protocol: splits`: where the probe learns."""
+    """With `protocol: splits`: the split on which the probe learns."""
     valid_split: str = "valid"
-    """With `protocol: splits`: where its best epoch is chosen; where the dataset has no such
-    split, that part is carved from the training one."""
+    """With `protocol: splits`: the split that chooses the probe's best epoch. If the dataset has no
+    such split, a part of the training split does it."""
     test_split: str = "test"
-    """With `protocol: splits`: where it is measured."""
+    """With `protocol: splits`: the split on which the probe is measured."""
     test_folds: tuple[str | int, ...] | None = None
     """With `protocol: folds`: only these are test parts, and retrieval and clustering use only
     their clips. Name here the folds that a model was *not* post-trained on. Null: all."""
     group_folds: Annotated[int, Range(ge=2)] = 5
-    """With `protocol: groups`: how many folds to make."""
+    """With `protocol: groups`: the number of folds to make."""
     split_seed: int = 0
     """Decides the folds of `protocol: groups` and the carved validation parts."""
     valid_fraction: ShareBelowOne = 0.2
-    """Share of the training part that chooses the probe's epoch; whole groups, each class keeps
-    training clips. 0: no choice, the last epoch counts."""
+    """Share of the training part that chooses the probe's epoch. It consists of whole groups, and
+    each class keeps training clips. 0: no choice, the last epoch counts."""
     task: Literal["auto", "single", "multi"] = "auto"
     """`single`: one label per clip, cross-entropy, accuracy; clips without a label are left out.
     `multi`: any number, binary cross-entropy, macro mAP; clips without a label are negatives.
     `auto`: what the dataset declares; else `multi` as soon as one clip has two labels, or none."""
     rare_classes: Literal["error", "drop", "keep"] = "error"
-    """What to do with a class that has fewer than two groups, or no group outside the test part:
-    it cannot be learned and tested on different groups. `keep` measures a published division as it
-    is: such a class counts although no probe can get it right; the result says how many do."""
+    """How to treat a class with fewer than two groups, or with no group outside the test part: it
+    cannot be learned and tested on different groups. `keep` measures a published division as it is:
+    such a class counts although no probe can get it right; the result says how many there are."""
     shared_groups: Literal["error", "allow"] = "error"
-    """What to do where given folds or splits have a group in two parts. `allow` measures a
-    published division as it is: what a probe learns of a recording is then tested on the same
-    recording; the result says how many groups are shared."""
+    """How to treat given folds or splits that have a group in two parts. `allow` measures a
+    published division as it is: then a probe may learn and be tested on the same recording; the
+    result says how many groups are shared."""
     layer: Whole | Literal["last", "all"] = "last"
-    """Which output: `last` (the paper), a number (0: before the first block, i: after block i),
-    or `all`, one row per layer and one for a learned mix."""
+    """Layer to measure: `last` (the paper), a number (0: before the first block, i: after block
+    i), or `all`, with one row per layer and one for a learned mix."""
     pooling: Literal["mean", "mean_std", "mean_std_max"] = "mean_std"
-    """Over time, of the valid tokens of an encoder and the frames of log-mel alike: `mean` (the
-    paper), `mean_std` with their standard deviation, `mean_std_max` with their maximum too."""
+    """Statistics over time of an encoder's valid tokens, and of the frames of log-mel: `mean` (the
+    paper), `mean_std` with the standard deviation too, `mean_std_max` with the maximum as well."""
     window_s: Positive = 10.0
     """Longest piece that goes through the model at once (paper: each dataset's own length, at
     most 10 s). Shorter clips are not stretched."""
@@ -149,7 +150,7 @@ class EvaluateConfig:
     """For a clip longer than the window: `first` takes its beginning (the paper), `mean` the mean
     over consecutive windows weighted by their length."""
     batch_size: Count = 16
-    """Windows per forward pass; changes speed and memory, not results."""
+    """Windows per forward pass. It changes speed and memory, not results."""
     device: str = "auto"
     """`auto` takes a CUDA device where there is one; else a torch device name."""
     cache: bool = True
@@ -179,7 +180,7 @@ def load_config(overrides: Sequence[str], preset: str = "default") -> EvaluateCo
     """Compose a preset (of `recipes/evaluate`, or the path of a file) with overrides; validate it.
 
     Raises:
-        RecipeError: with every problem found.
+        RecipeError: lists every problem.
     """
     loaded: EvaluateConfig = load(EVALUATE, preset, overrides)
     return loaded

@@ -35,7 +35,7 @@ Layer = int | Literal["last", "all"]
 
 
 class Embedder(typing.Protocol):
-    """What is evaluated: `trainer.model.BioEncoder`, or anything with this method."""
+    """The interface of an evaluated model: `trainer.model.BioEncoder`, or any other."""
 
     def embed(
         self,
@@ -44,7 +44,7 @@ class Embedder(typing.Protocol):
         layer: int | Literal["all"] = -1,
         pooling: Pooling = "mean",
     ) -> Tensor:
-        """A layer pooled over the valid tokens, [B, K D]; all of them, [B, L, K D]."""
+        """Pool one layer over the valid tokens, [B, K D], or all layers, [B, L, K D]."""
         ...
 
 
@@ -74,10 +74,10 @@ class LogMelStatistics(nn.Module):
 
 @dataclass(frozen=True)
 class Windows:
-    """Which pieces of which clips go through the model."""
+    """The pieces of clips that go through the model."""
 
     clip_W: IntArray
-    """Number of the clip each window is of."""
+    """Number of the clip of each window."""
     start_W: IntArray
     """First sample."""
     samples_W: IntArray
@@ -88,7 +88,7 @@ class Windows:
 
 
 def plan_windows(samples_N: IntArray, window: int, long_clips: Literal["first", "mean"]) -> Windows:
-    """Cut clips into windows, longest first, so that a batch holds windows of about one length.
+    """Cut clips into windows, longest first, so that a batch holds windows of similar length.
 
     Args:
         samples_N: length of each clip.
@@ -114,10 +114,10 @@ def plan_windows(samples_N: IntArray, window: int, long_clips: Literal["first", 
 def _batches(
     clips: Clips, windows: Windows, batch_size: int, workers: int
 ) -> Iterator[tuple[slice, npt.NDArray[np.int16]]]:
-    """Read batches of windows a little ahead of the model. Decoding releases the GIL."""
+    """Read batches of windows in threads, a little ahead of the model; decoding frees the GIL."""
 
     def read(rows: slice) -> tuple[slice, npt.NDArray[np.int16]]:
-        # The first of a batch is its longest.
+        # The first window of a batch is its longest.
         wav_BT = np.zeros((rows.stop - rows.start, int(windows.samples_W[rows.start])), np.int16)
         for i in range(rows.start, rows.stop):
             clip, start, samples = windows.clip_W[i], windows.start_W[i], windows.samples_W[i]
@@ -186,17 +186,17 @@ def embed_clips(
     """Embed every clip.
 
     Args:
-        model: in eval mode, on `device`.
-        clips: what to embed.
+        model: a model in eval mode, on `device`.
+        clips: the clips to embed.
         window: longest piece that goes through the model at once, in samples.
         layer: `last`, a number as in `BioEncoder.embed`, or `all`.
-        pooling: over the tokens of a window.
-        long_clips: for clips longer than the window: see `plan_windows`.
+        pooling: statistics over the tokens of a window.
+        long_clips: treatment of clips longer than the window: see `plan_windows`.
         batch_size: windows per forward pass.
-        device: where the model is.
-        workers: threads that read.
+        device: the device of the model.
+        workers: number of reading threads.
         who: name for the progress bar and messages.
-        make_store: allocates the result (a memory map, say); plain memory when left out.
+        make_store: allocates the result (a memory map, say); None: plain memory.
 
     Returns:
         [N, K D], or [N, L, K D] for all layers; float32. Batching does not change a clip's
@@ -232,7 +232,7 @@ def embed_clips(
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Identifies a model by what it computes: its tensors, and the encoder's numbers."""
+    """Digest that identifies a model by its tensors and the encoder's numbers."""
     digest = hashlib.blake2b(digest_size=16)
     encoder_config = getattr(getattr(model, "encoder", None), "config", None)
     digest.update(f"{type(model).__name__} {encoder_config}".encode())
@@ -247,10 +247,10 @@ def cached(
     path: Path | None,
     compute: Callable[[Callable[[tuple[int, ...]], npt.NDArray[np.float32]] | None], Any],
 ) -> npt.NDArray[np.float32]:
-    """Embeddings from a cache file, or computed into it.
+    """Read embeddings from a cache file; if it does not exist, compute them into it.
 
-    The file appears whole or not at all, so two evaluations of one run can work at once. It is
-    filled through a memory map: the embeddings of a large set never lie in memory as a whole.
+    The file appears whole or not at all, so two evaluations of one run can work at the same time.
+    It is filled through a memory map, so memory never holds all embeddings of a large set.
 
     Args:
         path: cache file (`.npy`); None: no cache.
@@ -272,8 +272,8 @@ def cached(
 
 
 def _store_at(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Return an array of a file. Its space is reserved: a disk that fills up behind a memory map
-    kills the process.
+    """Return an array in a new file. Its space is reserved first, because a disk that fills up
+    behind a memory map kills the process.
     """
     store = np.lib.format.open_memmap(path, "w+", np.dtype(np.float32), shape)
     with path.open("rb+") as file:

@@ -1,7 +1,7 @@
-"""Which of the tested clips a model has already seen in training, with or without their labels.
+"""Counts the tested recordings that a model has seen in training, with or without their labels.
 
-A probe score on clips whose labels the encoder was trained on measures memory. The recipe that
-travels with a checkpoint says which datasets and folds it was trained on, so this can be checked.
+A probe score measures memory if the encoder was trained on the labels of the tested clips. The
+recipe in a checkpoint names its training datasets and folds, so this can be checked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dawnchorus.trainer.errors import DataError
 from dawnchorus.trainer.registry import needs_labels
 from dawnchorus.trainer.runtime.recorded_paths import recorded_path
 
-# A training set that cannot be reached leaves one question open; it is not worth a long wait.
+# An unreachable training set only leaves its exposure unknown; that is not worth a long wait.
 _PATIENCE_S = 10.0
 _MOST_STAGES = 8
 
@@ -32,15 +32,14 @@ def exposure(
     the same archive prepared twice is recognised.
 
     Args:
-        recipe: the resolved recipe of the checkpoint; None where the file carries none.
+        recipe: the resolved recipe of the checkpoint; None if the file carries none.
         recordings: ids of the recordings in the test parts.
-        run: the run folder that the recipe is of: relative paths in it are looked up as
-            `recorded_path` does.
+        run: the run folder of the recipe; `recorded_path` resolves relative paths with it.
 
     Returns:
-        `known`: whether every stage and source could be looked at; `labelled` and `unlabelled`:
-        tested recordings seen with and without labels; `sources`: per source, stage and count;
-        `missing`: what could not be looked at.
+        `known`: whether every stage and source could be read; `labelled` and `unlabelled`: number
+        of tested recordings seen with and without labels; `sources`: stage and count of each
+        source; `missing`: the stages and sources that could not be read.
     """
     tested = set(recordings)
     seen: dict[bool, set[str]] = {True: set(), False: set()}
@@ -82,12 +81,13 @@ def _section(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _recordings(source: Mapping[str, Any], run: Path | None) -> set[str] | None:
-    """Ids of the recordings that a recipe's source draws from; None where it is not at hand."""
+    """Ids of the recordings of a recipe's source; None if the source cannot be reached."""
     import polars as pl
 
     path = str(source.get("path"))
     if "${" in path and recorded_path(path, run) is None:
-        # An address is not filled in: a checkpoint of somebody else's would choose who learns what.
+        # References in an address are not filled in: a foreign checkpoint could send values of our
+        # environment to any server.
         return None
     try:
         folder = open_folder(
@@ -111,12 +111,13 @@ def _recordings(source: Mapping[str, Any], run: Path | None) -> set[str] | None:
 
 
 def _earlier_recipe(path: object, run: Path | None) -> tuple[dict[str, Any] | None, Path | None]:
-    """The recipe of the run folder that `init_from` names, or whose checkpoint it names, and that
-    folder.
+    """Find the run folder of `init_from`, which names the folder or one of its checkpoints.
+
+    Returns its recipe and the folder.
     """
     if not path:
         return None, None
-    # The checkpoint itself may be gone; its run folder is what counts.
+    # The checkpoint itself may be deleted: only its run folder is needed.
     for place in (Path(str(path)), Path(str(path)).parent.parent):
         folder = recorded_path(str(place), run)
         if folder is not None and (folder / "recipe.yaml").is_file():

@@ -1,4 +1,4 @@
-"""Where the result of an evaluation goes, and in which form."""
+"""Paths and writing of the result of an evaluation."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 def output_paths(
     loaded: LoadedModel, source: str | Path, dataset: str, out: Path | None, cache: bool
 ) -> tuple[Path, Path | None]:
-    """Where the JSON and the cached embeddings go.
+    """Paths of the JSON and of the cached embeddings.
 
-    A run: `<run>/evaluation/<dataset>.json`; one of its checkpoint files:
-    `<dataset>@<checkpoint>.json` beside it; anything else: the working folder, no cache.
+    For a run, the JSON is `<run>/evaluation/<dataset>.json`; for one of its checkpoint files, it is
+    `<dataset>@<checkpoint>.json` beside that. For anything else it is in the working folder, and
+    there is no cache.
     """
     run = loaded.weights.run
     if run is None:
@@ -49,7 +50,7 @@ def write_result(path: Path, value: dict[str, Any]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """JSON's types only: no tuples, no numpy, and None for what is not a number."""
+    """Convert to JSON's types: no tuples, no numpy, and None for NaN and infinity."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Which clips train a probe, which choose its epoch, which test it. Groups never straddle.
+"""Divides clips into training, validation and test parts of a probe; groups stay whole.
 
 Shape legend: N clips, C classes.
 """
@@ -25,36 +25,36 @@ class Fold:
     """One division of the clips; the arrays hold clip numbers."""
 
     name: str
-    """The test fold's name, or the test split's."""
+    """Name of the test fold or the test split."""
     train: IntArray
     valid: IntArray
-    """Chooses the epoch; empty where no choice is made."""
+    """Clips that choose the epoch; empty if it is not chosen."""
     test: IntArray
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The divisions of a dataset, and how they came about."""
+    """The divisions of a dataset, and how they were made."""
 
     kind: str
     """`folds`, `splits` or `groups`."""
     folds: tuple[Fold, ...]
     valid: str
-    """Where the validation part is from: `given`, `carved` or `none`."""
+    """Origin of the validation part: `given`, `carved` or `none`."""
     shared_groups: int = 0
-    """Groups that some division has in two parts; only where `shared_groups: allow` says so."""
+    """Groups that lie in two parts of some division; only with `shared_groups: allow`."""
     kept_classes: dict[str, str] = field(default_factory=dict)
     """Classes that cannot be learned and tested on different groups but count, with the reasons;
     only where `rare_classes: keep` says so."""
 
     @property
     def tested(self) -> IntArray:
-        """All clips that are in some test part, in order: the ones retrieval and clustering use."""
+        """All clips of the test parts, in order; retrieval and clustering use these."""
         return np.unique(np.concatenate([f.test for f in self.folds]))
 
     def gallery(self, fold: Fold) -> IntArray:
-        """What is ranked for the tested clips in retrieval across two sets: the training part, with
-        a validation part that was carved from it.
+        """The clips that retrieval across two sets ranks for the tested clips: the training part,
+        and a validation part that was carved from it.
         """
         if self.valid != "carved":
             return fold.train
@@ -69,10 +69,10 @@ def some(names: Iterable[object], limit: int = 5) -> str:
 
 
 def check_disjoint(clips: Clips, parts: Sequence[tuple[str, IntArray]]) -> None:
-    """Raise unless no group has clips in two of the parts.
+    """Make sure that no group has clips in two of the parts.
 
     Raises:
-        DataError: naming the parts and some of the groups.
+        DataError: a group has; the message names the parts and some of the groups.
     """
     for i, (name_a, part_a) in enumerate(parts):
         for name_b, part_b in parts[i + 1 :]:
@@ -101,9 +101,9 @@ def shared_groups(clips: Clips, folds: Iterable[Fold]) -> IntArray:
 def carve_valid(clips: Clips, train: IntArray, fraction: float, seed: int) -> BoolArray:
     """Choose whole groups of a training part for validation, stratified by class.
 
-    Groups are visited in a random order. One is taken where each of its classes stays within its
-    quota (`fraction` of the class's clips, rounded up) or, for a class with none so far, loses at
-    most half of its clips. So every class that has two groups keeps training clips.
+    Groups are visited in a random order. A group is taken if each of its classes stays within its
+    quota (`fraction` of the class's clips, rounded up) or, while a class has no validation clip,
+    loses at most half of its clips. So every class with two groups keeps training clips.
 
     Args:
         clips: the dataset.
@@ -112,7 +112,7 @@ def carve_valid(clips: Clips, train: IntArray, fraction: float, seed: int) -> Bo
         seed: decides the order.
 
     Returns:
-        bool per entry of `train`: true for validation. All false where no group could be taken.
+        bool per entry of `train`: true for validation. All are false if no group could be taken.
     """
     hot_NC = clips.label_NC[train]
     # Clips without a label form a class of their own, so that both parts get some.
@@ -217,7 +217,7 @@ def _by_group(clips: Clips, config: EvaluateConfig) -> list[Fold]:
         config.group_folds, shuffle=True, random_state=config.split_seed
     )
     with warnings.catch_warnings():
-        # Rare classes are this module's own business (`check_classes`).
+        # `check_classes` in this module deals with rare classes.
         warnings.filterwarnings("ignore", message="The least populated class")
         pairs = list(splitter.split(np.zeros(len(clips)), kind_N.ravel(), clips.group_N))
     return [_with_valid(clips, str(k), rest, test, config) for k, (rest, test) in enumerate(pairs)]

@@ -1,4 +1,4 @@
-"""What a model card says that no measurement can tell: the `card` section of a recipe."""
+"""The `card` section of a recipe: the parts of a model card that only a person can write."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True, kw_only=True)
 class CardConfig:
-    """Who publishes the model, under which licence, where, and what for."""
+    """Publisher, licence, place and purpose of the model."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {
         "extra": "forbid",
@@ -16,8 +16,8 @@ class CardConfig:
     }
 
     repo_id: str | None = None
-    """`organisation/name` on Hugging Face. The name is also that of the weights file for avex.
-    Null: the name of the exported folder."""
+    """`organisation/name` on Hugging Face. The weights file for avex gets the same name. Null: the
+    name of the exported folder."""
     author: str | None = None
     """Who publishes the model: a person or an institution."""
     licence: str | None = None
@@ -26,17 +26,17 @@ class CardConfig:
     licence_name: str | None = None
     """With `licence: other`: its name."""
     licence_link: str | None = None
-    """With `licence: other`: where its text is."""
+    """With `licence: other`: the address of its text."""
     accept_licence_conflict: bool = False
     """Publish under a licence that does not pass on the non-commercial or share-alike terms of the
     data. The card then says so."""
     description: str | None = None
     """A sentence or two on what the model is for. Null: one is made from the recipe."""
     limitations: str | None = None
-    """What the model should not be used for, beside what the card says anyway."""
+    """Uses for which the model is not meant, in addition to those that every card names."""
     initial_weights: str | None = None
-    """Where the weights that training started from (`init_from`) come from, their data and their
-    licence. Needed when they are not a run or an export of this project."""
+    """Origin, data and licence of the weights from which training started (`init_from`). Needed
+    if they are not a run or an export of this project."""
     datasets: tuple[str, ...] = ()
     """Ids of the training data on Hugging Face, for the card's header. Empty: the names of the
     datasets in the recipe."""

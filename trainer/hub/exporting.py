@@ -7,11 +7,11 @@
                                      trainer runs them; `parts.py` says which they are
     <out>/preprocessor_config.json   for transformers' feature extractor
     <out>/label_map.json             {name: index}; empty without a head
-    <out>/recipe.yaml, data.json     how it was trained, on whose sound; names, no places
+    <out>/recipe.yaml, data.json     recipe and data of the training, without paths
     <out>/README.md, CREDITS.md      the model card
-    <out>/LICENSE                    of the code; that of the weights is in the card
+    <out>/LICENSE                    licence of the code; the card has that of the weights
 
-It appears whole or not at all: written beside its place, read back, then renamed.
+The folder appears whole or not at all: it is written beside its place, read back, then renamed.
 """
 
 from __future__ import annotations
@@ -54,21 +54,21 @@ def export(
     Args:
         run: a run folder, or a checkpoint in the `checkpoints/` of one.
         out: the folder to make.
-        card: fields of the card; they go over the `card` section of the recipe. Without a
-            `repo_id` the repository is called as the folder.
-        which: which checkpoint of a run folder: `best`, `last`, or `auto` (best, else last).
-        ema: export the moving average of the weights where the checkpoint has one.
-        overwrite: replace an earlier export at `out`, where nothing else is in its folder.
-        private: for oneself: needs no author, licence, credits or evaluation. The card says what is
-            missing, and the model refuses `push_to_hub`.
+        card: fields of the card, which override the `card` section of the recipe. Without a
+            `repo_id` the repository gets the name of the folder.
+        which: checkpoint of a run folder: `best`, `last`, or `auto` (best, else last).
+        ema: export the moving average of the weights if the checkpoint has one.
+        overwrite: replace an earlier export at `out`, if its folder holds nothing else.
+        private: export for one's own use, which needs no author, licence, credits or evaluation.
+            The card lists what is missing, and the model refuses `push_to_hub`.
 
     Returns:
         The folder.
 
     Raises:
-        CheckpointError: nothing usable at `run`; required parts of the card are empty (all are
+        CheckpointError: `run` holds nothing usable; required parts of the card are empty (all are
             listed); the licence contradicts the data's; `out` is in use or cannot be written.
-        RecipeError: `card` has a field that a card does not have.
+        RecipeError: `card` has an unknown field.
     """
     out = Path(out)
     check_place(out, overwrite=overwrite)
@@ -76,8 +76,8 @@ def export(
     folder = weights.run
     if folder is None:
         raise CheckpointError(
-            f"{run} is no run of this project: only a run has the recipe, data and evaluation that "
-            "the model card needs. Give a run folder (runs/NAME)"
+            f"{run} is not a run of this project: only a run has the recipe, data and evaluation "
+            "that the model card needs. Give a run folder (runs/NAME)"
         )
     weights.recipe = _with_latest_card(weights.recipe or {}, folder)
     merged = merge_card(weights.recipe, card, out.resolve().name)
@@ -101,7 +101,7 @@ def export(
 def _write_whole(out: Path, model: BioEncoder, facts: CardFacts, places: set[str]) -> None:
     """Write the repository beside its place, read it back, and move it there.
 
-    `places`: what no file may name.
+    `places` are the folders and addresses that no file may name.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def write_repo(folder: Path, model: BioEncoder, facts: CardFacts) -> None:
 
 
 def config_json(facts: CardFacts) -> dict[str, Any]:
-    """`config.json`: what `DawnchorusConfig` takes, and where transformers finds the code."""
+    """Make `config.json`: the fields of `DawnchorusConfig`, and the place of the code."""
     labels = facts.labels or ()
     auto = {"AutoConfig": "DawnchorusConfig", "AutoModel": "DawnchorusModel"}
     if labels:
@@ -178,9 +178,10 @@ def config_json(facts: CardFacts) -> dict[str, Any]:
 
 
 def preprocessor_json(facts: CardFacts) -> dict[str, Any]:
-    """For transformers' own waveform extractor: it pads on the right and makes the mask.
+    """Make `preprocessor_config.json` for transformers' own waveform extractor.
 
-    The log-mel is part of the model, so nothing is normalised here.
+    The extractor pads on the right and makes the mask. It normalises nothing, because the log-mel
+    is part of the model.
     """
     window_s = (facts.recipe.get("data") or {}).get("window_s")
     return {
@@ -196,7 +197,7 @@ def preprocessor_json(facts: CardFacts) -> dict[str, Any]:
 
 
 def _own(tensor: torch.Tensor) -> torch.Tensor:
-    """A dense tensor on the CPU that shares no memory, as safetensors wants it."""
+    """A dense tensor on the CPU that shares no memory, as safetensors requires."""
     return tensor.detach().cpu().contiguous().clone()
 
 
@@ -209,16 +210,16 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _with_latest_card(recipe: Mapping[str, Any], run: Path) -> dict[str, Any]:
-    """The checkpoint's recipe, but the card as `recipe.yaml` of the run has it now.
+    """The checkpoint's recipe, with the present `card` section of the run's `recipe.yaml`.
 
-    People fill in the card when they come to publish, after the checkpoint was written.
+    People fill in the card when they publish, after the checkpoint was written.
     """
     card = load_yaml(run / "recipe.yaml").get("card")
     return {**recipe, "card": card} if card else dict(recipe)
 
 
 def _refuse_places(folder: Path, places: set[str]) -> None:
-    """Make sure that no text names a folder or a bucket of the run's."""
+    """Make sure that no text names a folder or a bucket of the run."""
     for path in sorted(folder.iterdir()):
         if path.suffix == ".safetensors":
             continue
@@ -232,7 +233,7 @@ def _refuse_places(folder: Path, places: set[str]) -> None:
 
 
 def _read_back(folder: Path, model: BioEncoder) -> None:
-    """Make sure that what lies on the disk is the model, bit by bit."""
+    """Make sure that the files on the disk hold exactly this model, bit by bit."""
     again = build(read_weights(folder))
     theirs = model.state_dict()
     for name, tensor in again.state_dict().items():

@@ -1,7 +1,7 @@
-"""What the licences of the sound ask of the weights.
+"""Derives the terms of the weights from the licences of the sound.
 
-Whether weights are a derivative of the recordings they were trained on is not settled law. The
-careful reading is taken as the default: what every recordist asked for is passed on.
+Whether weights are a derivative of their training recordings is not settled law. The default is
+the careful reading: the terms of every recordist are passed on.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dawnchorus.trainer.licences import Licence, read_licence
 
 
 def strictest(licences: Iterable[Licence]) -> str | None:
-    """The Hub's id of the licence that passes on what all of the data asks for.
+    """The Hub's id of the licence that passes on the terms of all of the data.
 
-    No-derivatives terms have no counterpart (see `caveats`). None where a licence is not
-    Creative Commons' or not understood, or there is none.
+    No-derivatives terms have no counterpart (see `caveats`). None if there is no licence, or one of
+    them is not of Creative Commons or not understood.
     """
     licences = list(licences)
     if not licences or not all(licence.creative_commons for licence in licences):
@@ -28,11 +28,11 @@ def strictest(licences: Iterable[Licence]) -> str | None:
 
 
 def contradictions(choice: str, licences: Iterable[Licence]) -> list[str]:
-    """Why a licence of the weights does not pass on what the data asks for; empty where it does.
+    """Why a licence of the weights does not pass on the terms of the data; empty if it does.
 
     Args:
-        choice: a Hub id. `other` is not judged: its text is unknown here.
-        licences: of the data.
+        choice: a Hub id. `other` is not judged, because its text is unknown here.
+        licences: the licences of the data.
     """
     if choice == "other":
         return []

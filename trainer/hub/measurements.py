@@ -1,4 +1,4 @@
-"""The figures of `<run>/evaluation/<dataset>.json` as the model card wants them."""
+"""Reads the figures of `<run>/evaluation/<dataset>.json` for the model card."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Measurement:
 
     dataset: str
     what: str
-    """As people call it, "Linear probe, accuracy"."""
+    """Name for people, e.g. "Linear probe, accuracy"."""
     metric: str
     """Id for the card's header."""
     value: float
@@ -41,12 +41,12 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation file says about the model."""
+    """The content of one evaluation file about the model."""
 
     dataset: str
     measurements: tuple[Measurement, ...]
     pooling: str = ""
-    """What an embedding is of a clip's tokens over time, in words; empty where it is not told."""
+    """How a clip's tokens are pooled over time to an embedding, in words; empty if unknown."""
     warnings: tuple[str, ...] = ()
     """For example: tested recordings that the model was trained on."""
 

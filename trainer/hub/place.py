@@ -1,6 +1,6 @@
-"""Where an export goes: a new folder, or that of an earlier export which holds nothing else.
+"""The place of an export: a new folder, or a folder that holds only an earlier export.
 
-A folder is never deleted as a whole: the files of an export are, one by one, by their names.
+A folder is never deleted as a whole. Only the files of an export are, one by one, by their names.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FILES = CODE | {
     "README.md", "CREDITS.md", "LICENSE", "config.json", "data.json", "label_map.json",
     "model.safetensors", "preprocessor_config.json", "recipe.yaml", "train_config.yaml",
 }  # fmt: skip
-"""All that an export can hold beside the weights for avex, which are called as the repository."""
+"""All files of an export, except the weights for avex, which have the name of the repository."""
 _AVEX_WEIGHTS = re.compile(r'checkpoint_path="([^"/\\]+\.safetensors)"')
 
 
@@ -32,8 +32,8 @@ def check_place(out: Path, *, overwrite: bool) -> None:
     """Refuse a place that an export must not take.
 
     Raises:
-        CheckpointError: it is a file or a link, is in use and may not be replaced, or holds
-            anything that is not an export's; the first of such files are named.
+        CheckpointError: the place is a file or a link, is in use and may not be replaced, or holds
+            files that belong to no export; the message names the first of them.
     """
     if out.is_symlink():
         raise CheckpointError(f"{out} is a link: give the folder itself")
@@ -60,7 +60,7 @@ def check_place(out: Path, *, overwrite: bool) -> None:
 
 
 def foreign_files(folder: Path) -> list[str]:
-    """Names in an export's folder that are not an export's: other files, folders and links."""
+    """Names in an export's folder that do not belong to it: other files, folders and links."""
     ours = _names(folder)
     return [
         path.name + ("/" if path.is_dir() and not path.is_symlink() else "")
@@ -70,13 +70,13 @@ def foreign_files(folder: Path) -> list[str]:
 
 
 def put_in_place(temporary: Path, out: Path) -> None:
-    """Give a finished folder its name; what an earlier export left there goes.
+    """Give a finished folder its name, and remove an earlier export there.
 
     Raises:
-        CheckpointError: something else has come to lie there since `check_place`.
-        OSError: the file system says no; the earlier export is back at its place then.
+        CheckpointError: other files have appeared there since `check_place`.
+        OSError: the file system refuses; then the earlier export is back at its place.
     """
-    # mkdtemp and safetensors make what only its owner can read; everything else here is as usual.
+    # mkdtemp and safetensors make files that only the owner can read: give all the usual mode.
     umask = os.umask(0)
     os.umask(umask)
     temporary.chmod(0o777 & ~umask)
@@ -98,7 +98,7 @@ def put_in_place(temporary: Path, out: Path) -> None:
         (old / name).unlink(missing_ok=True)
     try:
         old.rmdir()
-    except OSError:  # somebody wrote into it in this very moment
+    except OSError:  # another process has written into it just now
         raise CheckpointError(
             f"{out} was replaced, but other files had come into it; they are in {old} now"
         ) from None

@@ -1,6 +1,6 @@
-"""Where the weights come from: every training stage behind them, its sound, and who recorded it.
+"""The origin of weights: every training stage behind them, its sound, and the recordists.
 
-A post-trained model owes credit for the sound of its pre-training too. So the stages are followed
+A post-trained model also owes credit for the sound of its pre-training. So the stages are followed
 back through `init_from`, and an exported folder carries its whole history in `data.json`.
 """
 
@@ -28,11 +28,11 @@ class Stage:
     """One of "pre-training", "post-training", "supervised training" (from scratch), "weights from
     elsewhere"."""
     sources: tuple[dict[str, Any], ...] = ()
-    """As `data.json` has them, without paths of this machine."""
+    """The sources as in `data.json`, without paths of this machine."""
     step: int | None = None
     clips_seen: int | None = None
     problem: str | None = None
-    """Why its data is not known, where it is not."""
+    """Why the data of the stage is not known; None if it is known."""
 
     @property
     def external(self) -> bool:
@@ -128,7 +128,7 @@ def _recorded(stages: Any) -> list[Stage]:
 
 
 def _without_path(source: Mapping[str, Any]) -> dict[str, Any]:
-    """What may leave this machine: the dataset's name, not where it lies."""
+    """The source with the name of its dataset instead of its path, which stays on this machine."""
     kept = {key: value for key, value in source.items() if key != "path"}
     if "path" in source:
         kept["dataset"] = name_of(str(source["path"]))

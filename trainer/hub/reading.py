@@ -37,7 +37,7 @@ KNOWN = (
 
 @dataclass
 class Weights:
-    """What one file holds, in our names."""
+    """The content of one file, under our names."""
 
     kind: Kind
     file: Path
@@ -48,14 +48,14 @@ class Weights:
     """`encoder.*`, and `frontend.*` and `head.*` where the file has them."""
     labels: tuple[str, ...] | None = None
     pooling: str | None = None
-    """What the head sees of the tokens, where the file says it."""
+    """How the tokens are pooled for the head, if the file says it."""
     recipe: dict[str, Any] | None = None
     averaged: bool = False
     """The tensors are the exponential moving average rather than the last step's."""
     step: int | None = None
     samples_seen: int | None = None
     notes: list[str] = field(default_factory=list)
-    """Things worth telling, for example a head that could not be used."""
+    """Remarks for the user, for example that the head could not be used."""
 
     @property
     def run(self) -> Path | None:
@@ -202,7 +202,7 @@ def _model_part(tensors: Mapping[str, Tensor], *, head: bool) -> dict[str, Tenso
 
 
 def read_objective_part(path: str | Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What an objective learnt beside the encoder, from a run or a checkpoint of one.
+    """Read a part that an objective learnt besides the encoder, from a run or its checkpoint.
 
     Args:
         path: a run folder (its last checkpoint) or a checkpoint.
@@ -255,7 +255,7 @@ def _from_export(folder: Path) -> Weights:
 
 
 def _named(path: Path, foreign: adapters.Foreign, where: str) -> Weights:
-    """What another project's file holds, its head only with a name for each output."""
+    """The content of another project's file; a head stays only if each output has a name."""
     weights = Weights(foreign.kind, path, foreign.encoder, foreign.state)
     weights.pooling, weights.notes = foreign.pooling, list(foreign.notes)
     if foreign.names:
@@ -314,7 +314,7 @@ def _whole(value: object) -> int | None:
 
 
 def _drop_head_without_names(weights: Weights) -> None:
-    """A head is of use only with a name for each of its outputs."""
+    """Remove a head that lacks a name for any of its outputs: it would be of no use."""
     rows = weights.state.get("head.weight")
     names = weights.labels
     if rows is not None and names is not None and len(names) == rows.shape[0]:

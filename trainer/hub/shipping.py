@@ -1,9 +1,9 @@
-"""The code that an exported model carries: its encoder's and its front end's files, as they are.
+"""The code in an exported model: the files of its encoder and its front end, unchanged.
 
-An encoder imports torch, timm, torchaudio and the like, and files beside it by `from .name import`;
-those are followed, so that whatever the encoder needs of ours lies in the repository. One that
-lives outside of this package imports ours by their whole names, and gets relative imports there.
-`parts.py` in the repository says under fixed names which encoder and front end it is.
+An encoder imports torch, timm, torchaudio and the like, and files beside it by `from .name import`.
+These imports are followed, so that the repository holds all files of ours that the encoder needs.
+An encoder outside of this package imports our files by their whole names; in its copy these become
+relative imports. `parts.py` in the repository gives the encoder and the front end fixed names.
 """
 
 from __future__ import annotations

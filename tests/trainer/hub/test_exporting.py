@@ -231,7 +231,7 @@ def test_a_failed_export_leaves_what_was_there(
 
 def test_only_runs_can_be_exported(tmp_path: Path, exported: tuple[Path, BioEncoder]) -> None:
     folder, _ = exported
-    with pytest.raises(CheckpointError, match="no run of this project"):
+    with pytest.raises(CheckpointError, match="not a run of this project"):
         exporting.export(folder, tmp_path / "again")
 
 

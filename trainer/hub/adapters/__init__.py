@@ -1,6 +1,6 @@
 """Files of other projects, one module per family of encoders.
 
-A module is called as the encoder and may have any of these; what it lacks, that family cannot do:
+A module has the name of its encoder and may have any of these functions; each is optional:
 
     from_torch(path, content) -> Foreign | None        a `.pt` file; None: not one of this family's
     from_avex(where, spec, state) -> Foreign | None    avex's safetensors with its `model_spec`
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FAMILIES = ("vit", "beats", "efficientnet", "hubert")
-"""In this order: an EAT of fairseq has the keys of a BEATs file as well."""
+"""The order matters: an EAT of fairseq has the keys of a BEATs file as well."""
 
 
 @dataclass
 class Foreign:
-    """What a file of another project holds, in our names."""
+    """The content of another project's file, under our names."""
 
     kind: str
-    """Whose file it is, in a word."""
+    """Origin of the file, in a word."""
     encoder: dict[str, Any]
     """The `encoder` section of a recipe."""
     state: dict[str, Tensor]
@@ -37,20 +37,20 @@ class Foreign:
     names: Any = None
     """Names of the head's outputs, as the file has them."""
     pooling: str = "mean"
-    """What the head sees of the tokens."""
+    """How the tokens are pooled for the head."""
     notes: list[str] = field(default_factory=list)
-    """Things worth telling, for example a head that cannot be used."""
+    """Remarks for the user, for example that the head cannot be used."""
 
 
 def having(function: str) -> Iterator[Any]:
-    """That function of every family that has it."""
+    """The function of this name from every family that has it."""
     for family in FAMILIES:
         if found := getattr(import_module(f"{__name__}.{family}"), function, None):
             yield found
 
 
 def of_encoder(name: str, function: str) -> Any | None:
-    """That function of the family of an encoder; None where there is none."""
+    """The function of this name from the family of an encoder; None if it has none."""
     if name not in FAMILIES:
         return None
     return getattr(import_module(f"{__name__}.{name}"), function, None)

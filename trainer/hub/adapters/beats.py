@@ -1,8 +1,6 @@
-"""Names: what Microsoft's BEATs files and avex call the parts that we call ours.
+"""Translates the names of Microsoft's BEATs files and of avex into ours.
 
-Files are opened elsewhere (`reading.py`).
-
-Three ways to write down one BEATs:
+`reading.py` opens the files. One BEATs can be stored in three ways:
 
 * ours: `encoder.<name>` with Microsoft's names, the relative-bias table once (in layer 0),
   weight normalisation as `parametrizations.weight.original0/1`, the head as `head.weight/bias`;

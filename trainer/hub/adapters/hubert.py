@@ -1,8 +1,8 @@
-"""Names: what torchaudio's HuBERT and AVES call the parts that we call the same.
+"""Translates the names of torchaudio's HuBERT and AVES into ours.
 
-Files are opened elsewhere (`reading.py`). AVES and BirdAVES are published as a bare state dict of
-torchaudio's `wav2vec2_model` (`.pt`), beside a JSON of its arguments that nothing here needs: the
-shapes tell them, and heads have 64 channels in all of them.
+`reading.py` opens the files. AVES and BirdAVES are published as a bare state dict of torchaudio's
+`wav2vec2_model` (`.pt`), with a JSON of its arguments beside it. The JSON is not needed: the
+arguments follow from the shapes, and all heads have 64 channels.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def from_torch(path: str, content: Mapping[str, Any]) -> Foreign | None:
     if f"{_STEM}.0.conv.weight" not in content:
         return None
     tensors = {k: t for k, t in content.items() if isinstance(t, torch.Tensor)}
-    # The map to letters or units that some files carry; as an encoder nobody asks it.
+    # Some files carry the map to letters or units; an encoder does not need it.
     tensors = {k: t for k, t in tensors.items() if not k.startswith("aux.")}
     for theirs, ours in _NORM.items():
         if f"{_POSITION}.{theirs}" in tensors:

@@ -1,6 +1,6 @@
-"""Names: what EAT's files call the parts that we call ours.
+"""Translates the names of EAT's files into ours.
 
-Files are opened elsewhere (`reading.py`). Three ways to write down one EAT:
+`reading.py` opens the files. One EAT can be stored in three ways:
 
 * fairseq's `.pt` (EAT's own, and those of its forks): `cfg` and `model`, with the input part under
   `modality_encoders.IMAGE.`, the decoder of pre-training and, under `_ema`, the teacher; what is
