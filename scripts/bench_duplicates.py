@@ -1,4 +1,4 @@
-"""How well copies of a sound are found, and what it costs (figures in docs/archives/select.md).
+"""Measures how well and how fast copies of a sound are found (figures: docs/archives/select.md).
 
     python scripts/bench_duplicates.py accuracy FOLDER [--every 1] [--hard]
     python scripts/bench_duplicates.py scale FOLDER [FOLDER ...] --clips 20000 --work DIR
@@ -127,7 +127,7 @@ def sounds(folder: Path) -> list[Path]:
 
 
 def accuracy(folder: Path, every: int, hard: bool, jobs: int) -> dict[str, Any]:
-    """Encode, find, and count pairs against what is known."""
+    """Encode the files, find pairs, and compare them with the known pairs."""
     ways = ASKED | (HARD if hard else {})
     clips: list[tuple[int, str, Path]] = []
     originals = sounds(folder)[::every]
@@ -144,7 +144,7 @@ def accuracy(folder: Path, every: int, hard: bool, jobs: int) -> dict[str, Any]:
     readable = [not reason for reason in reasons]
     result: dict[str, Any] = {"originals": len(originals), "clips": len(clips)}
     result["unreadable"] = len(clips) - sum(readable)
-    # As `chorus prep select` has it by default: half of the shorter one is the same.
+    # This is the default of `chorus prep select`: half of the shorter clip is the same.
     near = {
         (a, b) for a, b, m in found if m.overlap_s * m.shared >= 0.5 * min(length_s[a], length_s[b])
     }
@@ -199,7 +199,7 @@ Source = tuple[int, float]
 
 
 def synthetic(pool: list[Wave], count: int, seconds: float) -> Iterator[tuple[list[Source], Wave]]:
-    """Yield (what it was made of, 16 kHz clip): every tenth is a copy of the one before.
+    """Yield (sources, 16 kHz clip); every tenth clip is a copy of the one before.
 
     A clip is two pieces of real sound at other speeds, one over the other, through a random filter.
     """
@@ -235,7 +235,7 @@ def synthetic(pool: list[Wave], count: int, seconds: float) -> Iterator[tuple[li
 
 
 def related(one: list[Source], two: list[Source]) -> bool:
-    """Two clips have a piece of one recording at nearly one speed (with 20,000 some do)."""
+    """Whether two clips share a piece of a recording at nearly the same speed (a few do)."""
     return any(a == b and abs(x - y) < 0.02 for a, x in one for b, y in two)
 
 

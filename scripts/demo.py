@@ -1,7 +1,7 @@
 """The whole path in minutes: from sound to shards, two trainings, an evaluation and an export.
 
 Every stage is the `chorus` command that a person would type; it is printed before it runs.
-Run again, it continues: what is finished is passed over.
+When the demo runs again, it skips the finished stages and continues.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scripts.demo_plan import (
 REPO = Path(__file__).resolve().parents[1]
 RUNS = Path("runs")
 CHORUS = str(Path(sys.executable).with_name("chorus"))
-# For --quick: enough to see that a folder goes all the way, not to learn anything.
+# For --quick: enough steps to see that every stage works, too few to learn anything.
 QUICK = ["train.global_batch=4", "train.micro_batch=4", "train.max_steps=6", "train.log_every=2",
          "train.validate_every=3", "train.checkpoint_every=3", "optim.warmup_steps=2",
          "data.workers=0"]  # fmt: skip
@@ -39,7 +39,7 @@ SMALL_CLIPS = 100
 
 @dataclass(frozen=True)
 class Demo:
-    """Where everything of one demo lies."""
+    """The folders of one demo."""
 
     folder: Path
     quick: bool = False
@@ -76,7 +76,7 @@ def say(text: str) -> None:
 
 
 def refuse(message: str) -> NoReturn:
-    """End: what was asked for cannot be done."""
+    """End the demo with a message, because the request cannot be fulfilled."""
     print(f"demo: {message}", file=sys.stderr)
     sys.exit(2)
 
@@ -130,8 +130,8 @@ def tell_what_is_missing(dataset: Path) -> None:
     unknown = without_licence(dataset)
     if unknown:
         print(
-            f"\nNote: {unknown} clips have no licence. All goes on without, but the model will not "
-            "be exported. A column `licence` in metadata.csv says it."
+            f"\nNote: {unknown} clips have no licence. The demo continues, but it will not export "
+            "the model. To mend this, add a column `licence` to metadata.csv."
         )
 
 
@@ -144,7 +144,7 @@ def without_licence(dataset: Path) -> int:
 
 
 def train(demo: Demo, division: Division) -> None:
-    """Pre-train without labels on all but the test part, then post-train from that."""
+    """Pre-train without labels on all but the test part, then post-train from those weights."""
     common = [f"data.train.main.path={demo.dataset}", f"data.valid.main.path={demo.dataset}",
               *division.choose.overrides("data.valid.main"), f"runs={demo.folder}",
               *(QUICK if demo.quick else [])]  # fmt: skip
@@ -172,7 +172,7 @@ def evaluate(demo: Demo, division: Division) -> bool:
     """
     say("5. Evaluation on the held-out part: log-mel statistics, random weights, and both models")
     for run in (demo.pretrain, demo.posttrain):
-        # The baselines are those of the first: the parts are the same.
+        # Both models have the same parts, so the baselines are measured only with the first.
         alone = ["baselines.logmel=false", "baselines.random_init=false"]
         done = chorus(
             "evaluate", str(run), f"data={demo.dataset}", *division.test_options,
@@ -186,9 +186,9 @@ def evaluate(demo: Demo, division: Division) -> bool:
 
 
 def licence_options(run: Path) -> list[str] | None:
-    """Options for an export whose licence does not follow from the sounds; None: it cannot be made.
+    """Options for an export whose licence does not follow from the sounds; None: no export.
 
-    The sounds of a person who tries this out may have no licence, or an unusual one.
+    A person who tries the demo may have sounds without a licence, or with an unusual one.
     """
     from dawnchorus.trainer.hub.licences import strictest
     from dawnchorus.trainer.hub.provenance import ledger, stages_of
@@ -219,13 +219,13 @@ def publish(demo: Demo, author: str, *, evaluated: bool) -> bool:
             f"metadata.csv and run this again; the model is in {runs[-1]}."
         )
     else:
-        print(f"Not exported: a model card wants an evaluation. The model is in {runs[-1]}.")
+        print(f"Not exported: a model card needs an evaluation. The model is in {runs[-1]}.")
     chorus("report", *map(str, runs), "--out", str(demo.folder / "report.html"))
     return exported
 
 
 def summary(demo: Demo, seconds: float, *, evaluated: bool, exported: bool) -> None:
-    """The table, where things are, and how to load the model."""
+    """Print the table of results, the paths, and how to load the model."""
     from rich.console import Console
 
     from dawnchorus.trainer.cli import loading_lines
@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="a few steps only, to see whether a folder goes all the way; also DEMO_QUICK=1",
+        help="train only a few steps, to see whether every stage works; also DEMO_QUICK=1",
     )
     arguments = parser.parse_args()
     quick = arguments.quick or os.environ.get("DEMO_QUICK", "") not in ("", "0")

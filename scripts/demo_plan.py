@@ -1,7 +1,6 @@
-"""What the demo makes of a person's folder: which table, which groups, which parts to train on.
+"""Decides how the demo uses a person's folder: its table, its groups, its training parts.
 
-Nothing here runs a stage. Decisions are told as notes, so that nobody takes a score for what it is
-not.
+Nothing here runs a stage. Each decision is printed as a note, so that nobody misreads a score.
 """
 
 from __future__ import annotations
@@ -61,16 +60,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Division:
-    """Who learns, who chooses the checkpoint, who is kept from all learning."""
+    """The parts of a dataset: for learning, for the choice of the checkpoint, and for the test."""
 
     learn: Part
     choose: Part
     hear: Part
-    """For pre-training, which takes no labels: all but what chooses and what tests."""
+    """Part for pre-training, which needs no labels: all clips except validation and test."""
     test_options: tuple[str, ...]
     """Of `chorus evaluate`."""
     no_labels_because: str = ""
-    """Why there is nothing to post-train and evaluate on; '' where there is."""
+    """Why there is nothing to post-train and evaluate on; '' if there is."""
 
 
 def listed(values: tuple[str, ...] | list[str]) -> str:
@@ -79,7 +78,7 @@ def listed(values: tuple[str, ...] | list[str]) -> str:
 
 
 def run_folder(data: Path, root: Path) -> Path:
-    """Return the folder of the runs on `data`: another one when its table or its files change."""
+    """Return the folder of the runs on `data`; it changes with the table or the files."""
     digest = hashlib.sha256(str(data.resolve()).encode())
     for folder, below, names in os.walk(data):
         below.sort()
@@ -159,7 +158,7 @@ def _table(data: Path, run: Path, source: Source) -> Path:
 
 
 def _plan_groups(table: FolderTable, source: Source) -> list[str]:
-    """Decide what is never divided; return the group of every recording."""
+    """Decide which recordings stay together; return the group of every recording."""
     groups = [recording.group_id for recording in table.recordings]
     if "group" not in table.mapped.columns:
         if not table.grouping:

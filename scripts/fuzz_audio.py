@@ -3,7 +3,7 @@
     python -m scripts.fuzz_audio --count 100000 --out findings
     python -m scripts.fuzz_audio --replay findings/000123-crash.bin
 
-An input is a pure function of (seed, index), so a finding can be made again. A child process
+An input is a pure function of (seed, index), so every finding can be reproduced. A child process
 decodes them one after the other as `data_prep.audio.decode` would in a preparation; the parent
 notices when it dies (a decoder's segmentation fault), hangs, or takes memory out of proportion.
 Anything but a recording or `UnusableAudio` is a finding: it is written to --out, and the exit code
@@ -41,7 +41,7 @@ RAISED = re.compile(r"\b([A-Z]\w*(?:Error|Exception))(?=:|$)")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one input did. `kind`: ok, a reason of UnusableAudio, or what was wrong."""
+    """The outcome of one input. `kind`: ok, a reason of UnusableAudio, or the fault."""
 
     index: int
     kind: str
@@ -58,7 +58,7 @@ class Tally:
     kinds: Counter[str] = field(default_factory=Counter)
     findings: list[tuple[int, str, str]] = field(default_factory=list)
     raised: Counter[str] = field(default_factory=Counter)
-    """Exceptions of decoders that became rejections, but for the usual three kinds."""
+    """Exceptions of decoders that became rejections, except the usual three kinds."""
     slowest_s: float = 0.0  # of the processor
     slowest: int = -1
     largest_mb: float = 0.0
@@ -90,7 +90,7 @@ def warm_up(path: Path, spool: Path) -> None:
 
 
 def judge(index: int, name: str, path: Path, spool: Path, open_files: int) -> Outcome:
-    """Decode one file and say what became of it."""
+    """Decode one file and return its outcome."""
     from dawnchorus.data_prep.audio.decode import decode
     from dawnchorus.data_prep.errors import UnusableAudio
 
@@ -121,7 +121,7 @@ def judge(index: int, name: str, path: Path, spool: Path, open_files: int) -> Ou
 
 
 def reset_peak_mb() -> float:
-    """Set this process's peak to what it has now, and return that (proc(5), clear_refs)."""
+    """Reset this process's peak memory to the present value; return it (proc(5), clear_refs)."""
     Path("/proc/self/clear_refs").write_text("5")
     return peak_mb()
 

@@ -2,8 +2,8 @@
 
 Mutations know what the containers have in common: four-letter tags with a size before or after
 them (RIFF, AIFF, CAF, MP4), pages with checksums (Ogg), a few header fields at fixed places
-(FLAC's STREAMINFO, WAV's `fmt `). What carries a checksum is signed again, otherwise most damage
-would stop at the checksum and never reach a decoder.
+(FLAC's STREAMINFO, WAV's `fmt `). Checksums are computed again; otherwise most damage would stop
+at the checksum and never reach a decoder.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FFMPEG = (
 )  # fmt: skip
 
 
-# What libsndfile lists and cannot write; what it writes with one channel only.
+# Formats that libsndfile lists but cannot write, and formats that it writes with one channel only.
 _UNWRITTEN = frozenset(
     (("AIFF", "DWVW_12"), ("MP3", "MPEG_LAYER_I"), ("MP3", "MPEG_LAYER_II"),
      ("WAV", "MPEG_LAYER_III"))

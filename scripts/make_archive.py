@@ -47,7 +47,7 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Recordist:
-    """Who recorded, where, with what: all that makes their recordings sound alike."""
+    """A recordist with a place and equipment, which make their recordings sound alike."""
 
     name: str
     fold: int
@@ -66,7 +66,7 @@ class Recordist:
 
 @dataclass(frozen=True)
 class Row:
-    """One recording to make; one without a species is of the place alone."""
+    """One recording to make; without a species it has only the sound of the place."""
 
     number: int
     species: str
@@ -144,7 +144,7 @@ def sing(
 
 
 def microphone(wav_T: Wave, who: Recordist, rate_hz: int) -> Wave:
-    """What the recordist's microphone and recorder make of it."""
+    """Apply the response of the recordist's microphone and recorder."""
 
     def gain(freq_F: FloatArray) -> FloatArray:
         octaves_F = np.log2(freq_F / 2000.0)
@@ -161,7 +161,7 @@ def amplitude(level_db: float) -> np.float32:
 
 
 def record(row: Row, seed: int) -> NDArray[np.float32]:
-    """Make the samples of one recording, [T, C]; nothing but the row and the seed decides them."""
+    """Make the samples of one recording, [T, C]; they depend only on the row and the seed."""
     rng = np.random.default_rng([seed, 1, row.number])
     who, rate_hz = row.recordist, row.recordist.rate_hz
     samples = int(row.duration_s * rate_hz)
@@ -218,7 +218,7 @@ def recordists(rng: np.random.Generator) -> list[Recordist]:
 
 
 def plan(seed: int, per_species: int) -> list[Row]:
-    """Decide every recording: species and folds in balance, recordists by what they favour."""
+    """Decide every recording: species and folds are balanced, recordists favour some species."""
     rng = np.random.default_rng([seed, 0])
     people = recordists(rng)
     names = list(SPECIES)

@@ -2,8 +2,8 @@
 
 `read_licence` understands what archives and people write: addresses, identifiers of SPDX, GBIF
 and iNaturalist, names in a dozen languages, lists. A text is understood only where every word of
-it is; from the rest its restrictions are taken all the same, so that a text which speaks of
-"non-commercial" never passes for a free one. It is a reading of names, no advice of a lawyer.
+it is. Restrictions are read even from other texts, so that a text which mentions "non-commercial"
+never passes for a free one. This is a reading of names and not legal advice.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Licence:
     family: str
     """One of CREATIVE_COMMONS, "all-rights-reserved", "unknown", or another licence's name."""
     known: bool
-    """Whether every word was understood. Of a text that was not, the terms may be more."""
+    """Whether every word was understood. If not, the text may have more terms than `terms`."""
     terms: frozenset[str] = frozenset()
     """Of "by", "nc", "sa", "nd"."""
     version: str = ""
@@ -123,8 +123,8 @@ class LicenceChoice:
     deny: frozenset[str] = frozenset()
     """None of these."""
     keep_unknown: bool = False
-    """Whether what is not stated or not understood may pass a `deny`. Never where a restriction
-    that is denied is spoken of in it."""
+    """Whether a licence that is missing or not understood may pass a `deny`. It never passes if its
+    text mentions a denied restriction."""
 
     def takes(self, licence: Licence) -> bool:
         """Return whether a recording under this licence is wanted."""
@@ -132,7 +132,7 @@ class LicenceChoice:
         if licence.kind in denied or licence.terms & self.deny & {"nc", "nd", "sa"}:
             return False
         if self.deny and licence.family == "all-rights-reserved":
-            return False  # what permits nothing does not permit what somebody asks for
+            return False  # a text that permits nothing cannot permit the wanted use
         if self.deny and not licence.known and not self.keep_unknown:
             return False
         return self.allow is None or licence.kind in kinds_of(self.allow)

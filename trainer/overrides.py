@@ -1,10 +1,10 @@
-"""`key.key=value` on a command line: what the value means follows from the field that it sets.
+"""Overrides `key.key=value` on a command line; the type of the field decides how a value is read.
 
-Where a field holds text (a path, a name, one of several words), the value is the text as it stands,
-whatever characters it has. Only quotes around the whole of it are removed, and `null` means "no
-value" where the field may be empty. Where a field holds a list of texts, `[a, b]` is that list.
-Everywhere else the value is read as YAML: numbers (1e-4 too), true, false, null, [lists] and
-{mappings}. What is none of these is text.
+If a field holds text (a path, a name, one of several words), the value is taken literally, whatever
+characters it has. Only quotes around the whole value are removed, and `null` means "no value" if
+the field may be empty. If a field holds a list of texts, `[a, b]` is that list. In all other fields
+the value is read as YAML: numbers (1e-4 too), true, false, null, [lists] and {mappings}. Anything
+else is text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a model makes of a few clips, for people to look at: the kinds of panels, and their file.
+"""Panels that show people a model's output for a few clips: their kinds, and their file.
 
 An objective's `look` returns panels for each clip; `save_examples` keeps them in the run folder and
 the report draws every kind, without knowing which objective made it. Torch-free.
@@ -33,7 +33,7 @@ _TEXT = "examples"
 
 @dataclass(frozen=True)
 class TokenPanel:
-    """What happened to each token of a clip; only tokens that stand for sound, no padding."""
+    """Masks, targets and predictions of a clip's tokens, without those of padding."""
 
     token_s: float
     """Seconds from one token to the next in time."""
@@ -119,7 +119,7 @@ class Spectrogram:
 
 @dataclass(frozen=True)
 class Example:
-    """A clip and what the model makes of it."""
+    """A clip with the panels of the model's output."""
 
     source: str
     key: str

@@ -1,9 +1,9 @@
 """YAML by the rules of YAML 1.2, for every recipe and profile.
 
-PyYAML follows 1.1, where `off` and `no` are false, `12:00:00` is 43200, `010` is 8, a date is no
-text, and `1e-4` is a text. Here true and false are the only truth values, a number is what looks
-like one, and everything else is text. A key that occurs twice is an error, and so is a document
-that means far more than stands in it (aliases of aliases) or that nests without end.
+PyYAML follows 1.1, where `off` and `no` are false, `12:00:00` is 43200, `010` is 8, a date is not a
+text, and `1e-4` is a text. Here only true and false are truth values, words that look like numbers
+are numbers, and everything else is text. It is an error if a key occurs twice, if aliases of
+aliases expand a document far beyond its length, or if it nests too deeply.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ for _class in (_Loader, _TextLoader):
 
 
 def load(text: str, *, texts: bool = False) -> Any:
-    """What a YAML document means.
+    """Read a YAML document.
 
     Args:
         text: the document.
@@ -142,7 +142,7 @@ def _size(node: Any, known: dict[int, int]) -> int:
 
 
 def scalar(text: str) -> Any:
-    """What one plain scalar means: None, a bool, an int, a float, or the text itself."""
+    """Read one plain scalar as None, a bool, an int, a float, or the text itself."""
     for name, (pattern, _) in _SCALARS.items():
         if 0 < len(text) <= _MOST_CHARACTERS and pattern.fullmatch(text):
             if name in ("int", "float"):

@@ -1,6 +1,6 @@
-"""One vector per clip from its tokens (or frames): the same for models, baselines and heads.
+"""Pools the tokens (or frames) of a clip to one vector, alike for models, baselines and heads.
 
-Needs torch alone: exported repositories ship this file as it is.
+It imports only torch, because exported repositories ship this file unchanged.
 
 Shape legend: B clips, N tokens, D channels, K statistics (1 to 3).
 """
@@ -18,7 +18,8 @@ how much a channel varies over the clip. `mean_std_max`: and their maximum. `cls
 alone, of encoders whose first token stands for the clip."""
 
 STATISTICS: dict[Pooling, int] = {"mean": 1, "mean_std": 2, "mean_std_max": 3, "cls": 1}
-"""How many times D numbers each gives. Each that starts with `mean` begins with the one before."""
+"""Each gives this many times D numbers. The numbers of a longer `mean_...` begin with those of the
+shorter one."""
 
 
 def pooling_of(width: int, dim: int) -> Pooling:

@@ -12,7 +12,7 @@ LINE_EVERY_S = 10.0
 
 
 class Progress:
-    """Says things on standard error; results belong on standard output."""
+    """Prints messages on standard error; results belong on standard output."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self.stream = stream or sys.stderr
@@ -35,15 +35,15 @@ class Progress:
 
 
 class Bar(AbstractContextManager["Bar"]):
-    """How far a long work has come: a bar on a terminal, a plain line every ten seconds elsewhere.
+    """Shows the progress of long work: a bar on a terminal, else a plain line every ten seconds.
 
     Args:
-        total: how much there is to do, in `unit`s.
-        title: what is done.
+        total: the whole amount of work, in `unit`s.
+        title: name of the work.
         unit: "h" (hours of audio), "files", "steps", ...; all but hours are shown as whole numbers.
         stream: where it is shown; standard error where none is given.
         stays: whether the bar stays on the screen when it is done.
-        done: how much was done before.
+        done: amount that was done before.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Bar(AbstractContextManager["Bar"]):
             self.task = self.bar.add_task(title, total=total, completed=int(done), note="")
 
     def advance(self, count: float) -> None:
-        """Count so much more as done."""
+        """Add `count` to the amount that is done."""
         self.update(self.done + count)
 
     def update(self, done: float, note: str = "", left_s: float | None = None) -> None:

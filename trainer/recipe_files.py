@@ -1,4 +1,4 @@
-"""Where Hydra finds the files of a recipe: the named one, its neighbours, then the shipped ones.
+"""Lets Hydra find the files of a recipe: the named one, its neighbours, then the shipped ones.
 
 Hydra's own source of files reads `.yaml` alone, takes the neighbour of that ending when another is
 named, and its search path goes through a lexer that knows few characters. Here a folder is named
@@ -21,7 +21,7 @@ from dawnchorus.trainer.errors import RecipeError
 
 ENDINGS = (".yaml", ".yml")
 NAMED = "the_named_recipe"
-"""What Hydra knows the file by that the user named."""
+"""Name under which Hydra knows the file that the user named."""
 _HIDDEN = "$\ue000{"
 """Stands for `${` where Hydra must not take it for a reference (a private code point)."""
 _PACKAGE = re.compile(r"#\s*@package\s+(\S+)\s*")
@@ -39,7 +39,7 @@ class RecipeFiles(ConfigSource):  # type: ignore[misc]
 
     @staticmethod
     def scheme() -> str:
-        """As it stands before `://`."""
+        """The scheme, which stands before `://`."""
         return "recipes"
 
     @classmethod
@@ -48,7 +48,7 @@ class RecipeFiles(ConfigSource):  # type: ignore[misc]
 
         Args:
             path: the folder or file.
-            base: what a file without `defaults` starts from.
+            base: the recipe from which a file without `defaults` starts.
             literal: `${` is plain text in these files; `plain_text` gives it back at the end.
         """
         options = [f"base={quote(base, safe='')}"] if base else []
@@ -56,7 +56,7 @@ class RecipeFiles(ConfigSource):  # type: ignore[misc]
         return ";".join([f"{cls.scheme()}://{quote(str(path.absolute()), safe='')}", *options])
 
     def available(self) -> bool:
-        """Whether it is there."""
+        """Whether the folder or file exists."""
         return self.root.exists()
 
     def is_group(self, config_path: str) -> bool:
@@ -112,7 +112,7 @@ class RecipeFiles(ConfigSource):  # type: ignore[misc]
 
 
 def plain_text(tree: Any) -> Any:
-    """What was composed from `literal` files, with every `${` as it stands in them."""
+    """Restore every `${` in the values that were composed from `literal` files."""
     return _replaced(tree, _HIDDEN, "${")
 
 
@@ -143,9 +143,9 @@ def read_mapping(file: Path) -> tuple[str, dict[str, object]]:
 
 
 def _defaults(given: object, file: Path) -> list[object]:
-    """What a file starts from, with `_self_` in it: without, Hydra warns that it has to guess.
+    """The `defaults` list of a file, with `_self_` in it (Hydra warns if it is missing).
 
-    What stands in the file itself goes over what it starts from unless `_self_` says otherwise.
+    The file's own values override those of its `defaults`, unless `_self_` says otherwise.
 
     Raises:
         RecipeError: it is neither a name nor a list of names and of choices of groups.

@@ -15,8 +15,8 @@ from dawnchorus.trainer.overrides import fields_of
 def json_schema(kind: Kind = TRAIN) -> dict[str, Any]:
     """JSON Schema of a file of a kind: every key is described, none is required.
 
-    A file says only what differs from what it starts from; what is missing in the end is told when
-    the whole is checked.
+    A file has only the differences from the recipe that it starts from, so no key is required here.
+    The check of the composed recipe reports missing keys.
     """
     model = kind.schema()
     schema: dict[str, Any] = TypeAdapter(model).json_schema()
@@ -54,7 +54,7 @@ def _inherited(model: type, key: str) -> str:
 
 
 def _lenient(tree: Any) -> Any:
-    """A union's member need not be told yet: a file may leave the `name` to what it starts from."""
+    """Make the `name` of a union's member optional: a file may inherit it from its `defaults`."""
     if isinstance(tree, dict):
         return {
             "anyOf" if key == "oneOf" else key: _lenient(value)

@@ -1,7 +1,7 @@
-"""Where a recipe may read the environment: in paths, and nowhere else.
+"""Makes sure that a recipe reads the environment only in its paths.
 
-What a recipe says is recorded, logged and published with the model, so a recipe of somebody else's
-must not be able to put a password from the environment into a title. Paths are recorded as they
+A recipe is recorded, logged and published with the model, so another person's recipe must not be
+able to put a password from the environment into a title. Paths are recorded as they
 were written, with `${oc.env:NAME}` in them: a job that is queued again reads its own environment.
 """
 
@@ -36,7 +36,7 @@ Written = dict[Key, str]
 
 
 def misread(tree: Any, where: Key = ()) -> Iterator[str]:
-    """What is wrong with the references of a recipe that is not resolved yet, a sentence each.
+    """Find mistakes in the references of an unresolved recipe; yields a sentence for each.
 
     `${a.b}` stands for another key; `${oc.env:NAME,default}` for the environment. Nothing else is a
     reference.
@@ -55,9 +55,9 @@ def misread(tree: Any, where: Key = ()) -> Iterator[str]:
 
 
 def as_written(tree: Any) -> Written:
-    """Key -> text, of all values that read the environment in whatever way.
+    """Collect key -> text of all values that read the environment, directly or by reference.
 
-    References to other keys are filled in, those to the environment are left: what a record holds.
+    References to other keys are filled in; those to the environment stay, as in a record.
 
     Raises:
         OmegaConfBaseException: a reference leads nowhere.
@@ -71,7 +71,7 @@ def as_written(tree: Any) -> Written:
 
 
 def misplaced(written: Written) -> Iterator[str]:
-    """What is wrong with the values of `as_written`: a sentence each, without a value in it."""
+    """Find mistakes in the values of `as_written`; yields a sentence each, without the value."""
     for key, text in written.items():
         path = ".".join(key)
         if next((part for part in reversed(key) if not part.isdigit()), "") not in PATHS:
@@ -93,7 +93,7 @@ def misplaced(written: Written) -> Iterator[str]:
 
 
 def filled(text: str) -> str:
-    """A recorded path with today's environment; references to what is not set stay in it."""
+    """Fill in a recorded path from the present environment; unset references stay in it."""
 
     def fill(found: re.Match[str]) -> str:
         default = found["default"]
