@@ -1,7 +1,7 @@
-"""What `chorus evaluate` wrote, as a type with one reader: for the report, the card, the tables.
+"""The result of `chorus evaluate` as a type with one reader, for report, card and tables.
 
-The form of the file is described in docs/evaluation.md. What is absent was not measured; what is
-there and of another type than it should be makes the file unreadable, and the message says where.
+docs/evaluation.md describes the file. An absent figure was not measured. A value of the wrong type
+makes the file unreadable, and the message says where it is.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def protocol_of(result: Mapping[str, Any]) -> Any:
 
 @dataclass(frozen=True)
 class Measure:
-    """One thing that is measured: where a row has it, and what people call it."""
+    """One kind of measurement: its place in a row, and its name for people."""
 
     key: str
     title: str
@@ -84,7 +84,7 @@ class Figure:
     mean: float
     std: float | None = None
     interval: tuple[float, float] | None = None
-    """95 % confidence interval."""
+    """95 % confidence interval of the value."""
     note: str = ""
     """Why there is no interval."""
 
@@ -95,7 +95,7 @@ class Figure:
 
     @property
     def spread(self) -> str:
-        """How sure it is, or nothing."""
+        """The uncertainty as text; empty if there is none."""
         if self.interval is not None:
             return f"{self.interval[0]:.3f}–{self.interval[1]:.3f}"
         spread = f"± {self.std:.3f}" if self.std is not None else ""
@@ -104,14 +104,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One thing that was measured: a baseline, the model, or one of its layers."""
+    """The measurements of a baseline, of the model, or of one of its layers."""
 
     name: str
     layer: str | int | None
     metric: str
     """What the probe measured: `accuracy`, `map`."""
     figures: dict[str, Figure]
-    """By the key of the measure; what was not measured is not there."""
+    """Figures by the key of their measure; figures that were not measured are absent."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Result:
     comparable: str = ""
     """Results with the same text here measured the same clips in the same way."""
     digest: str | None = None
-    """Of the weights that were measured."""
+    """Digest of the measured weights."""
     step: int | None = None
     seen: tuple[int, int] = (0, 0)
     """(tested recordings whose labels the model was trained with, tested recordings)."""
@@ -228,7 +228,7 @@ def _figure(row: Mapping[str, Any], measure: Measure, where: str) -> Figure | No
     if len(ends) == 2 and ends[0] is not None and ends[1] is not None:
         pair = (ends[0], ends[1])
     if section.get("groups") == 1:
-        # Drawing one group again and again shows no spread, which says nothing of other groups.
+        # Resampling a single group shows no spread, but other groups may well differ.
         return Figure(mean, spread, None, "one group: no interval")
     return Figure(mean, spread, pair)
 

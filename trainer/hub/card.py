@@ -1,7 +1,7 @@
-"""The model card: gathered from the run, refused while a part of it is empty, and rendered.
+"""The model card: collected from the run, refused while a required part is empty, and rendered.
 
 A card with "[More Information Needed]" in it tells users nothing and leaves the recordists without
-credit, so an empty required part stops the export; all of them are told at once.
+credit. So an empty required part stops the export, and the message lists all of them at once.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class CardFacts:
     """"full", "embeddings" (no classifier), or "no"."""
     conflicts: list[str] = field(default_factory=list)
     missing: list[str] | None = None
-    """Of a private export: what publication would need. None: it may be published."""
+    """For a private export: the parts that publication would need. None: it may be published."""
 
     @property
     def repo_name(self) -> str:
@@ -73,7 +73,7 @@ class CardFacts:
 
     @property
     def scores(self) -> str:
-        """What turns logits into scores: "softmax" where the loss was one, else "sigmoid"."""
+        """The function from logits to scores: "softmax" if the loss used it, else "sigmoid"."""
         loss = (self.recipe.get("objective") or {}).get("loss")
         return "softmax" if loss == "softmax" and len(self.labels or ()) > 1 else "sigmoid"
 
@@ -81,10 +81,10 @@ class CardFacts:
 def merge_card(
     recipe: Mapping[str, Any], given: CardConfig | Mapping[str, Any] | None, repo_id: str
 ) -> CardConfig:
-    """The recipe's `card` section with the given fields put over it; `repo_id` where none is set.
+    """The recipe's `card` section, overridden by the given fields; `repo_id` is a default.
 
     Raises:
-        RecipeError: a field that a card does not have, with those it has.
+        RecipeError: a field is unknown; the message lists the known ones.
     """
     if isinstance(given, CardConfig):
         given = {k: v for k, v in dataclasses.asdict(given).items() if v}

@@ -1,7 +1,7 @@
-"""Models from any file we know, strictly and loudly.
+"""Loads models from any known file, and refuses those that do not fit exactly.
 
-A tensor that is missing, left over or of another shape is an error that names it: a model that is
-partly random gives plausible embeddings, so nobody would notice.
+A tensor that is missing, left over or of another shape is an error that names it. A model that is
+partly random would give plausible embeddings, so nobody would notice.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class LoadedModel:
     labels: tuple[str, ...] | None
     """Names of the head's outputs; None where there is no head."""
     recipe: dict[str, Any] | None
-    """The resolved recipe that made it, where the file carries one."""
+    """The resolved recipe of its training, if the file carries one."""
     source: str
     """One phrase for logs: file, step, whether it is the moving average."""
     kind: Kind
     weights: Weights
-    """What was read (the tensors are the model's own by now)."""
+    """The weights as they were read (their tensors now belong to the model)."""
 
 
 def load_model(
@@ -224,7 +224,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) ->
 
 
 def _with_frontend(weights: Weights, model: BioEncoder) -> dict[str, Tensor]:
-    """Files of others hold no front-end tensors; ours follow from the config then."""
+    """Add front-end tensors from the config, because files of other projects hold none."""
     if weights.kind in OURS:
         return weights.state
     own = {f"frontend.{name}": tensor for name, tensor in model.frontend.state_dict().items()}

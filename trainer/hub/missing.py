@@ -1,4 +1,4 @@
-"""What a model card lacks, each with how to fill it."""
+"""Lists the missing parts of a model card, each with the way to fill it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dawnchorus.trainer.sound_folders import PREPARE_AGAIN
 
 
 def wrong_name(card: CardConfig) -> list[str]:
-    """Why the repository cannot be called so; empty where it can."""
+    """Why the repository cannot have this name; empty if it can."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 
@@ -28,7 +28,7 @@ def wrong_name(card: CardConfig) -> list[str]:
 
 
 def empty_card(card: CardConfig, data: Sequence[Licence]) -> list[str]:
-    """What only a person can fill in."""
+    """Missing parts that only a person can fill in."""
     empty = []
     if not card.author:
         empty.append("card.author: set card.author to who publishes the model")
@@ -52,7 +52,7 @@ def empty_card(card: CardConfig, data: Sequence[Licence]) -> list[str]:
 
 
 def empty_data(stages: Sequence[Stage], book: Ledger, card: CardConfig) -> list[str]:
-    """What the data's own ledger should have said."""
+    """Missing parts that the ledger of the data should contain."""
     empty = []
     for stage in stages:
         if stage.external and not card.initial_weights:
