@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import shutil
@@ -351,49 +350,6 @@ def test_another_probe_is_chosen_by_name(run: Path, tone_dataset: Path, tmp_path
     assert set(row["penalty_per_fold"]) == set(found["folds"])
     assert 0.0 <= row["mean"] <= 1.0 and len(row["mean_ci95"]) == 2
     assert "one fit of the probe" in facts(found)
-
-
-@pytest.mark.slow
-def test_esc10_log_mel_probe_is_what_logistic_regression_gets(
-    real_sound: Path, make_dataset: Callable[..., Path], tmp_path: Path
-) -> None:
-    """Official folds; scikit-learn's logistic regression on the same features and division."""
-    import soundfile as sf
-    import soxr
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    from dawnchorus.trainer.evaluation.embed import LogMelStatistics, embed_clips
-    from dawnchorus.trainer.evaluation.probes.linear import Linear
-
-    clips = []
-    with (real_sound / "esc10" / "metadata.csv").open() as file:
-        for row in csv.DictReader(file):
-            wav, rate = sf.read(real_sound / "esc10" / row["filename"], dtype="float32")
-            wav = soxr.resample(wav, rate, 16_000, quality="QQ")
-            clips.append(
-                {"wav": (wav.clip(-1, 1) * 32767).astype(np.int16), "labels": [row["label"]],
-                 "group": row["group_id"], "fold": row["fold"]}
-            )  # fmt: skip
-    labels = sorted({str(c["labels"][0]) for c in clips})
-    path = make_dataset(tmp_path / "esc10", clips, labels, per_shard=100, codec="wav")
-    task = prepare_task(config(path))
-    assert task.protocol.kind == "folds" and len(task.clips) == 400 and not task.dropped
-    emb = embed_clips(LogMelStatistics(), task.clips, window=160_000, pooling="mean_std")
-    probe = (
-        Linear(FAST)
-        .measure(emb, task.clips.label_NC, task.protocol.folds, multi_label=False)
-        .summary()
-    )
-    truth = task.clips.label_NC.argmax(1)
-    regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    expected = np.mean([
-        regression.fit(emb[f.train], truth[f.train]).score(emb[f.test], truth[f.test])
-        for f in task.protocol.folds
-    ])  # fmt: skip
-    assert expected > 0.7
-    assert probe["mean"] == pytest.approx(expected, abs=0.06)
 
 
 def test_a_full_disk_leaves_the_earlier_result(

@@ -96,13 +96,6 @@ class Ridge(Probe):
         hot_NC = torch.from_numpy(np.asarray(label_NC)).to(device)
         target_NC = 2 * hot_NC.double() - 1
 
-        def score(score_NC: Tensor, clips: Tensor) -> float:
-            real_1N = torch.ones(1, len(clips), dtype=torch.bool, device=clips.device)
-            if multi_label:
-                hot_1NC = hot_NC[clips][None].double()
-                return float(macro_average_precision(score_NC[None], hot_1NC, real_1N))
-            return float(accuracy(score_NC[None], hot_NC[clips].int().argmax(1)[None], real_1N))
-
         test_1F, valid_1F = np.full((2, 1, len(folds)), np.nan)
         hit_N = np.full(len(hot_NC), np.nan)
         chosen = []
@@ -112,7 +105,7 @@ class Ridge(Probe):
             )
             path = _Path.of(x_ND[train], target_NC[train], standardise=self.config.standardise)
             merit = {
-                penalty: score(path.scores(x_ND[valid], penalty), valid)
+                penalty: _merit(path.scores(x_ND[valid], penalty), hot_NC[valid], multi_label)
                 if len(valid)
                 else -path.left_out_error(penalty)
                 for penalty in self.config.penalties
@@ -121,7 +114,7 @@ class Ridge(Probe):
             best = max(merit, key=lambda penalty: (merit[penalty], penalty))
             chosen.append(best)
             score_NC = path.scores(x_ND[test], best)
-            test_1F[0, f] = score(score_NC, test)
+            test_1F[0, f] = _merit(score_NC, hot_NC[test], multi_label)
             if len(valid):
                 valid_1F[0, f] = merit[best]
             hits = score_NC.argmax(1) == hot_NC[test].int().argmax(1)
@@ -138,3 +131,11 @@ class Ridge(Probe):
             hit_N=None if multi_label else hit_N,
             penalty_F=chosen,
         )
+
+
+def _merit(score_NC: Tensor, hot_NC: Tensor, multi_label: bool) -> float:
+    """Average precision over classes, or accuracy, of the scores of some clips."""
+    real_1N = torch.ones(1, len(hot_NC), dtype=torch.bool, device=hot_NC.device)
+    if multi_label:
+        return float(macro_average_precision(score_NC[None], hot_NC[None].double(), real_1N))
+    return float(accuracy(score_NC[None], hot_NC.int().argmax(1)[None], real_1N))
