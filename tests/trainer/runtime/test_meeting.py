@@ -90,7 +90,7 @@ def test_ranks_of_one_run_meet_and_strangers_part_again(tmp_path: Path) -> None:
     assert "rank 1 has not read the secret" in said["no access", 0]
     assert "cannot read" in said["no access", 1]
     # Nobody opens what a stranger pickled.
-    assert "rank 1 told something that is not JSON" in said["pickle", 0]
+    assert "rank 1 sent bytes that are not JSON" in said["pickle", 0]
     assert not trap.exists()
     assert list(run.iterdir()) == []
 
