@@ -29,10 +29,11 @@ from dawnchorus.trainer.hub.card_config import CardConfig
 from dawnchorus.trainer.kinds import TRAIN
 from dawnchorus.trainer.layout import fit_micro_batch, total_steps
 from dawnchorus.trainer.names import check_name, control_characters
+from dawnchorus.trainer.objectives import masked_tokens_config
 from dawnchorus.trainer.objectives.base_config import ObjectiveConfig
 from dawnchorus.trainer.optim_config import OptimConfig
 from dawnchorus.trainer.recorded import Recorded
-from dawnchorus.trainer.registry import ENCODERS, LOGGERS, OBJECTIVES
+from dawnchorus.trainer.registry import ENCODERS, LOGGERS, OBJECTIVES, TOKENIZERS
 
 _STRICT: dict[str, object] = {"extra": "forbid", "use_attribute_docstrings": True}
 
@@ -275,6 +276,8 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
 
 def rebuild() -> None:
     """Update the recipe's sections with later additions to the registries."""
+    # Its dataclass looks the name up when the recipe is rebuilt.
+    vars(masked_tokens_config)["AnyTokenizer"] = TOKENIZERS.union("random_projection")
     for name, registry in (("encoder", ENCODERS), ("objective", OBJECTIVES)):
         Recipe.model_fields[name].annotation = registry.union()
     Recipe.model_fields["log"].annotation = _log_config()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dawnchorus.trainer.frontends.frontend import Frontend
     from dawnchorus.trainer.objectives.base import Objective
     from dawnchorus.trainer.objectives.base_config import ObjectiveConfig
+    from dawnchorus.trainer.objectives.tokenizers.base import Tokenizer
     from dawnchorus.trainer.runtime.loggers.base import Logger
 
 HERE = __name__.rpartition(".")[0]
@@ -153,6 +154,16 @@ OBJECTIVES: Registry[ObjectiveConfig, Objective] = Registry(
         "utterance_frame": (
             ".objectives.utterance_frame_config:UtteranceFrameConfig",
             ".objectives.utterance_frame:UtteranceFrame",
+        ),
+    },
+)
+
+TOKENIZERS: Registry[Any, Tokenizer] = Registry(
+    "tokenizer",
+    {
+        "random_projection": (
+            ".objectives.tokenizers.random_projection_config:RandomProjectionConfig",
+            ".objectives.tokenizers.random_projection:RandomProjectionTokenizer",
         ),
     },
 )

@@ -27,12 +27,9 @@ from dawnchorus.trainer.objectives.base import (
 )
 from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
 from dawnchorus.trainer.objectives.masking import MaskPlan, draw_masks, keep_count
-from dawnchorus.trainer.objectives.tokenizers import (
-    CodebookUsage,
-    RandomProjectionTokenizer,
-    codebook_usage,
-)
+from dawnchorus.trainer.objectives.tokenizers.usage import CodebookUsage, codebook_usage
 from dawnchorus.trainer.panels import Panel, TokenPanel
+from dawnchorus.trainer.registry import TOKENIZERS
 
 _IGNORE = -100
 
@@ -57,7 +54,8 @@ class MaskedTokens(Objective):
         assert isinstance(encoder, Maskable)
         self.config = config
         width, codes = config.predictor_dim or encoder.dim, config.tokenizer.codebook_size
-        self.tokenizer = RandomProjectionTokenizer(config.tokenizer, patch=encoder.config.patch)
+        kind = TOKENIZERS.thing(config.tokenizer.name)
+        self.tokenizer = kind(config.tokenizer, patch=encoder.config.patch)
         self.project = nn.Linear(encoder.dim, width)
         self.mask_token = nn.Parameter(torch.empty(width))
         try:
@@ -188,7 +186,7 @@ class MaskedTokens(Objective):
         usage = CodebookUsage(count_V)
         least = self.config.least_perplexity
         if usage.perplexity < least or not usage.tokens:
-            raise RecipeError(_badly_used(usage, least, self.config.tokenizer.seed))
+            raise RecipeError(_badly_used(usage, least, self.tokenizer.remedy))
         # Half a count for each code, so that a code never seen has a finite cost.
         self.unigram_V.copy_((count_V + 0.5) / (usage.tokens + 0.5 * len(count_V)))
         return usage.as_dict() | {"least_perplexity": least}
@@ -234,14 +232,12 @@ class MaskedTokens(Objective):
         forward pass; see `Objective.flops`.
         """
         places = grid.places
-        kept, sizes = self._kept(places), self.config.tokenizer
+        kept = self._kept(places)
         width = self.project.out_features
         ends = 2 * kept * model.encoder.dim * width
-        ends += 2 * (places - kept) * width * sizes.codebook_size
+        ends += 2 * (places - kept) * width * self.config.tokenizer.codebook_size
         view = model.encoder.clip_flops(grid, kept) + self.predictor.flops(places) + ends
-        to_code = sizes.codebook_dim * (sizes.patch_dim + sizes.codebook_size)
-        tokenizer = 2 * places * (sizes.patch_dim * self.tokenizer.patch**2 + to_code)
-        return float(3 * self.config.masks_per_clip * view + tokenizer)
+        return float(3 * self.config.masks_per_clip * view + self.tokenizer.flops(places))
 
 
 def _valid(batch: FeatureBatch, encoder: Encoder) -> Tensor:
@@ -255,7 +251,7 @@ def _across(index_MJ: Tensor, like_MLE: Tensor) -> Tensor:
     return index_MJ[..., None].expand(-1, -1, like_MLE.shape[-1])
 
 
-def _badly_used(usage: CodebookUsage, least: float, seed: int) -> str:
+def _badly_used(usage: CodebookUsage, least: float, remedy: str) -> str:
     if not usage.tokens:
         return "the codebook check got no tokens: is the dataset empty, or are all clips silent?"
     size = len(usage.count_V)
@@ -263,8 +259,7 @@ def _badly_used(usage: CodebookUsage, least: float, seed: int) -> str:
         f"the tokenizer uses its codebook badly: perplexity {usage.perplexity:.0f} over "
         f"{usage.tokens} tokens ({usage.unique} of {size} codes occur), at least {least:.0f} is "
         f"wanted (objective.min_perplexity). Most patches would share a few codes, and guessing "
-        f"those would be learnt instead of sound. Change objective.tokenizer.seed (now {seed}), or "
-        f"raise objective.tokenizer.whiten; "
+        f"those would be learnt instead of sound. {remedy}; "
         f"check that encoder.mel_mean and encoder.mel_std fit the data, and that the clips are not "
         f"mostly silence; or use fewer codes (objective.tokenizer.codebook_size)"
     )

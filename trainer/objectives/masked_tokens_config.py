@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from dawnchorus.trainer.encoders.base_config import EncoderConfig
 from dawnchorus.trainer.encoders.ranges import (
@@ -14,7 +14,15 @@ from dawnchorus.trainer.encoders.ranges import (
     check_ranges,
 )
 from dawnchorus.trainer.objectives.base_config import ObjectiveConfig
-from dawnchorus.trainer.objectives.tokenizers_config import RandomProjectionConfig
+from dawnchorus.trainer.objectives.tokenizers.random_projection_config import (
+    RandomProjectionConfig,
+)
+from dawnchorus.trainer.registry import TOKENIZERS
+
+if TYPE_CHECKING:
+    AnyTokenizer = RandomProjectionConfig
+else:
+    AnyTokenizer = TOKENIZERS.union("random_projection")
 
 _LEAST_PERPLEXITY = 8.0
 """Fewer codes in effective use than this are a collapse. It hardly depends on the codebook's size:
@@ -60,8 +68,8 @@ class MaskedTokensConfig(ObjectiveConfig):
     min_perplexity: NotNegative | None = None
     """Training does not start when the perplexity of the codes over the first clips is lower; null:
     8, or an eighth of a smaller codebook."""
-    tokenizer: RandomProjectionConfig = field(default_factory=RandomProjectionConfig)
-    """The tokenizer that makes the targets."""
+    tokenizer: AnyTokenizer = field(default_factory=RandomProjectionConfig)
+    """The tokenizer that makes the targets; without a `name`, the random projection."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -24,7 +24,7 @@ from dawnchorus.trainer.objectives.base import (
     StepOutput,
 )
 from dawnchorus.trainer.objectives.masked_units_config import MaskedUnitsConfig
-from dawnchorus.trainer.objectives.tokenizers import codebook_usage
+from dawnchorus.trainer.objectives.tokenizers.usage import codebook_usage
 from dawnchorus.trainer.objectives.units import CEPSTRA, Clusters, Layer, Mfcc
 from dawnchorus.trainer.panels import Panel, TokenPanel
 from dawnchorus.trainer.seeds import Use, mix_seeds, uniforms

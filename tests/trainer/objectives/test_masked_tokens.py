@@ -18,8 +18,8 @@ from dawnchorus.trainer.objectives.base import FeatureBatch
 from dawnchorus.trainer.objectives.masked_tokens import MaskedTokens, _valid
 from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
 from dawnchorus.trainer.objectives.masking import MaskPlan, draw_masks
-from dawnchorus.trainer.objectives.tokenizers import codebook_usage
-from dawnchorus.trainer.objectives.tokenizers_config import RandomProjectionConfig
+from dawnchorus.trainer.objectives.tokenizers.random_projection_config import RandomProjectionConfig
+from dawnchorus.trainer.objectives.tokenizers.usage import codebook_usage
 from dawnchorus.trainer.seeds import mix_seeds
 
 TINY = BeatsConfig(

@@ -7,12 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dawnchorus.trainer.objectives.tokenizers import (
-    CodebookUsage,
+from dawnchorus.trainer.objectives.tokenizers.random_projection import RandomProjectionTokenizer
+from dawnchorus.trainer.objectives.tokenizers.random_projection_config import (
     RandomProjectionConfig,
-    RandomProjectionTokenizer,
-    codebook_usage,
 )
+from dawnchorus.trainer.objectives.tokenizers.usage import CodebookUsage, codebook_usage
 
 
 def mel(clips: int = 3, frames: int = 100, seed: int = 0) -> Tensor:

@@ -1,24 +1,20 @@
-"""The numbers of the tokenizers of masked pre-training; imports no torch."""
+"""The numbers of the random-projection tokenizer; imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Literal
 
-from dawnchorus.trainer.encoders.ranges import Range, Share, check_ranges
+from dawnchorus.trainer.encoders.ranges import Range, Share
+from dawnchorus.trainer.objectives.tokenizers.base_config import TokenizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomProjectionConfig:
+class RandomProjectionConfig(TokenizerConfig):
     """A random-projection tokenizer, as BEATs uses for its first iteration."""
 
-    __pydantic_config__: ClassVar[dict[str, object]] = {
-        "extra": "forbid",
-        "use_attribute_docstrings": True,
-    }
-
-    codebook_size: Annotated[int, Range(ge=2)] = 1024
-    """Number of codes. BEATs: 1024."""
+    name: Literal["random_projection"] = "random_projection"
+    """Which tokenizer this is."""
     codebook_dim: Annotated[int, Range(ge=2)] = 256
     """Width of a code. BEATs: 256."""
     patch_dim: Annotated[int, Range(ge=2)] = 512
@@ -32,6 +28,3 @@ class RandomProjectionConfig:
     the corpus' patches, centred, is divided by its standard deviation to this power. 0: as
     published. 1: all directions count alike. On real sound the level of a patch holds 75 to 90 % of
     the variance, so without it most codes say little else (see docs/results.md)."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)

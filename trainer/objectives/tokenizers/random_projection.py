@@ -1,4 +1,4 @@
-"""Tokenizers: log-mel in, one discrete code per patch out; the targets of masked pre-training.
+"""The random-projection tokenizer: log-mel in, one discrete code per patch out.
 
 Shape legend: B clips, T frames, F mel bins, N tokens (n = bands x t + f, as in the encoder),
 K pixels of a patch, P patch channels, D code width, V codes.
@@ -7,19 +7,21 @@ K pixels of a patch, P patch channels, D code width, V codes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from dawnchorus.trainer.objectives.tokenizers_config import RandomProjectionConfig
+from dawnchorus.trainer.objectives.tokenizers.base import Tokenizer
+from dawnchorus.trainer.objectives.tokenizers.random_projection_config import (
+    RandomProjectionConfig,
+)
 
 _ROWS = 4096
 """Patches compared with the codebook at a time: 16 MB of distances to 1024 codes."""
 
 
-class RandomProjectionTokenizer(nn.Module):
+class RandomProjectionTokenizer(Tokenizer):
     """Frozen random projection of each patch to the nearest of random codes.
 
     Patch convolution (Xavier-normal, no bias), layer norm, linear map (Xavier-normal, no bias),
@@ -35,6 +37,7 @@ class RandomProjectionTokenizer(nn.Module):
         patch: side of a patch, in frames and mel bins; the encoder's.
     """
 
+    config: RandomProjectionConfig
     patch_PK: Tensor
     project_DP: Tensor
     codebook_VD: Tensor
@@ -42,9 +45,7 @@ class RandomProjectionTokenizer(nn.Module):
     whiten_KK: Tensor
 
     def __init__(self, config: RandomProjectionConfig, *, patch: int = 16) -> None:
-        super().__init__()
-        self.config = config
-        self.patch = patch
+        super().__init__(config, patch=patch)
         pixels, hidden, width = patch * patch, config.patch_dim, config.codebook_dim
         generator = torch.Generator().manual_seed(config.seed)
 
@@ -133,6 +134,20 @@ class RandomProjectionTokenizer(nn.Module):
             codes = [self._nearest(rows) for rows in torch.split(pixel_BNK.flatten(0, 1), _ROWS)]
         return torch.cat(codes).view(pixel_BNK.shape[:2])
 
+    def flops(self, places: int) -> float:
+        """See `Tokenizer.flops`."""
+        sizes = self.config
+        to_code = sizes.codebook_dim * (sizes.patch_dim + sizes.codebook_size)
+        return float(2 * places * (sizes.patch_dim * self.patch**2 + to_code))
+
+    @property
+    def remedy(self) -> str:
+        """See `Tokenizer.remedy`."""
+        return (
+            f"Change objective.tokenizer.seed (now {self.config.seed}), or raise "
+            f"objective.tokenizer.whiten"
+        )
+
     def _nearest(self, pixel_RK: Tensor) -> Tensor:
         if self.config.whiten > 0:
             pixel_RK = (pixel_RK - self.mean_K) @ self.whiten_KK
@@ -143,49 +158,3 @@ class RandomProjectionTokenizer(nn.Module):
             self.codebook_VD.square().sum(1), z_RD, self.codebook_VD.T, alpha=-2
         )
         return distance_RV.argmin(1)
-
-
-@dataclass(frozen=True)
-class CodebookUsage:
-    """How evenly a tokenizer uses its codes."""
-
-    count_V: Tensor
-    """Occurrences of each code, int64."""
-
-    @property
-    def tokens(self) -> int:
-        """Tokens counted."""
-        return int(self.count_V.sum())
-
-    @property
-    def unique(self) -> int:
-        """Codes that occur at all."""
-        return int((self.count_V > 0).sum())
-
-    @property
-    def entropy_nats(self) -> float:
-        """Entropy of the code distribution, at most ln V; 0 of nothing."""
-        share_V = self.count_V.double() / max(self.tokens, 1)
-        return float(-torch.xlogy(share_V, share_V).sum())
-
-    @property
-    def perplexity(self) -> float:
-        """exp(entropy): as many equally frequent codes would be as hard to guess."""
-        return float(torch.tensor(self.entropy_nats).exp())
-
-    def as_dict(self) -> dict[str, float]:
-        """The figures, as plain numbers."""
-        return {
-            "tokens": self.tokens,
-            "codes_used": self.unique,
-            "codes": len(self.count_V),
-            "entropy_nats": self.entropy_nats,
-            "perplexity": self.perplexity,
-        }
-
-
-def codebook_usage(code_BN: Tensor, valid_BN: Tensor | None, codebook_size: int) -> CodebookUsage:
-    """Count codes (int64, any shape) where `valid_BN` (bool, same shape; None: everywhere)."""
-    weight = torch.ones_like(code_BN) if valid_BN is None else valid_BN.long()
-    count_V = torch.zeros(codebook_size, dtype=torch.int64, device=code_BN.device)
-    return CodebookUsage(count_V.index_add(0, code_BN.flatten(), weight.flatten()))
