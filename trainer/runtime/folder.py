@@ -32,6 +32,8 @@ _FREE_TO_CHANGE = {
     "data.max_broken", "data.remote", "init_from",
 }  # fmt: skip
 _LENGTH = ("train.max_steps", "train.max_clips")
+_EARLIER = {"objective.tokenizer.name": "random_projection"}
+"""Keys that earlier versions did not write -> the only value that they stood for."""
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -54,7 +56,8 @@ def recipe_differences(
         new: the recipe that is to continue it.
         moved: whether the paths of datasets may differ (because their digests are compared).
     """
-    a, b = _flat(old), _flat(new)
+    b = _flat(new)
+    a = {key: value for key, value in _EARLIER.items() if key in b} | _flat(old)
     return [
         f"{key}: {a.get(key)!r} there, {b.get(key)!r} now"
         for key in sorted(a.keys() | b.keys())

@@ -20,6 +20,7 @@ from dawnchorus.trainer.objectives.tokenizers.base import Tokenizer
 from dawnchorus.trainer.objectives.tokenizers.base_config import TokenizerConfig
 from dawnchorus.trainer.recipe import load_recipe, rebuild
 from dawnchorus.trainer.registry import TOKENIZERS
+from dawnchorus.trainer.runtime.folder import recipe_differences
 
 DATA = ["data.train.toy.path=/toy", "objective.tokenizer.name=loudness"]
 
@@ -84,3 +85,13 @@ def test_its_ranges_are_checked() -> None:
 def test_an_unknown_one_is_refused() -> None:
     with pytest.raises(RecipeError, match="tokenizer"):
         load_recipe("ssl_beats_base", DATA)
+
+
+@pytest.mark.usefixtures("loudness")
+def test_a_run_from_before_tokenizers_had_names_continues_with_the_random_projection_only() -> None:
+    written = load_recipe("ssl_beats_base", DATA[:1]).resolved()
+    now = load_recipe("ssl_beats_base", DATA[:1]).resolved()
+    del written["objective"]["tokenizer"]["name"]
+    assert recipe_differences(written, now) == []
+    other = load_recipe("ssl_beats_base", DATA).resolved()
+    assert any("objective.tokenizer.name" in line for line in recipe_differences(written, other))
