@@ -30,6 +30,7 @@ _FREE_TO_CHANGE = {
     "train.validate_every", "train.checkpoint_every", "train.keep_last", "train.keep_every",
     "train.best_metric", "train.watchdog_minutes", "data.workers", "data.prefetch",
     "data.max_broken", "data.remote", "init_from",
+    "train.prepare_batches", "train.codebook_batches",  # before the first step only; the old name
 }  # fmt: skip
 _LENGTH = ("train.max_steps", "train.max_clips")
 _EARLIER = {"objective.tokenizer.name": "random_projection"}
