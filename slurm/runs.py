@@ -15,7 +15,7 @@ from typing import Any
 from dawnchorus.slurm import scheduler
 from dawnchorus.slurm.errors import SubmitError
 from dawnchorus.slurm.submit import read_record
-from dawnchorus.trainer.layout import total_steps
+from dawnchorus.trainer.training.layout import total_steps
 
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
@@ -69,8 +69,8 @@ def find_run(name: str, runs: Path) -> Path:
 def state_of(folder: Path, known: dict[str, str] | None = None) -> RunState:
     """Read the state of a run from its folder and from SLURM's states (`known`) of its job."""
     from dawnchorus.trainer.metrics_log import standing_lines
-    from dawnchorus.trainer.runtime.attempts import read_attempts
-    from dawnchorus.trainer.runtime.failures import first_failure
+    from dawnchorus.trainer.session.attempts import read_attempts
+    from dawnchorus.trainer.session.failures import first_failure
 
     lines = standing_lines(folder / "metrics.jsonl")
     train = [line for line in lines if line["kind"] == "train"]
@@ -99,7 +99,7 @@ def state_of(folder: Path, known: dict[str, str] | None = None) -> RunState:
 
 def _owner(folder: Path) -> dict[str, Any] | None:
     """The lease of the process that works in the folder now; None if no valid one is there."""
-    from dawnchorus.trainer.runtime.lock import LEASE_S, leases
+    from dawnchorus.trainer.session.lease import LEASE_S, leases
 
     for path, owner in leases(folder).items():
         with suppress(FileNotFoundError):
@@ -177,8 +177,8 @@ def table(states: Sequence[RunState]) -> str:
 def details(folder: Path) -> list[str]:
     """Lines for the screen about one run: state, speed, log, sessions, events, failure."""
     from dawnchorus.trainer.metrics_log import standing_lines
-    from dawnchorus.trainer.runtime.attempts import read_attempts
-    from dawnchorus.trainer.runtime.failures import first_failure
+    from dawnchorus.trainer.session.attempts import read_attempts
+    from dawnchorus.trainer.session.failures import first_failure
 
     state = state_of(folder)
     record = read_record(folder)

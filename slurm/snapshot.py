@@ -26,7 +26,7 @@ def keep_code(folder: Path) -> Path:
     from dawnchorus.trainer.compose import recipes_folder
 
     shutil.copytree(recipes_folder(), folder / "dawnchorus" / "recipes", ignore=ignore)
-    from dawnchorus.trainer.runtime.environment import source_revision
+    from dawnchorus.trainer.session.environment import source_revision
 
     revision = {"revision": source_revision(), "from": str(package_folder("trainer").parent)}
     (folder / "revision.json").write_text(json.dumps(revision) + "\n")

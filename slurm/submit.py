@@ -115,7 +115,7 @@ def fix_in_folder(recipe: Recipe, *, code: bool = True) -> None:
         SubmitError: a job already works in the folder.
         RecipeError: the folder holds a run of another recipe.
     """
-    from dawnchorus.trainer.runtime.folder import check_folder
+    from dawnchorus.trainer.training.run_folder import check_folder
 
     run = recipe.folder
     busy = active_job(run)

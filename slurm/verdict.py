@@ -16,13 +16,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dawnchorus.trainer.runtime.failures import (
+from dawnchorus.trainer.session.failures import (
     failure_notes,
     first_failure,
     lost_a_peer,
     noted_exit_code,
 )
-from dawnchorus.trainer.runtime.job import Job
+from dawnchorus.trainer.session.job import Job
 
 _FINAL = {
     2: "the recipe or the data is wrong",

@@ -67,14 +67,14 @@ def _keys_follow(command: str) -> str:
 def train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
     """`chorus train`; the decorator has its help."""
     # Before torch starts threads: they inherit the blocked signals.
-    from dawnchorus.trainer.runtime.preemption import watch_signals
+    from dawnchorus.trainer.session.signals import watch_signals
 
     stop = watch_signals()
     from dawnchorus.trainer.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    from dawnchorus.trainer.runtime.job import early_rank
-    from dawnchorus.trainer.train import run
+    from dawnchorus.trainer.session.job import early_rank
+    from dawnchorus.trainer.training.run import run
 
     folder = run(loaded, stop)
     if early_rank() == 0:
@@ -254,8 +254,8 @@ def _note_for_the_job_script(error: Exception, code: int) -> None:
     run = os.environ.get("CHORUS_RUN")
     if run is None or code == 75:
         return
-    from dawnchorus.trainer.runtime.failures import failure_path, note_failure
-    from dawnchorus.trainer.runtime.job import Job, early_rank
+    from dawnchorus.trainer.session.failures import failure_path, note_failure
+    from dawnchorus.trainer.session.job import Job, early_rank
 
     job, rank = Job.here(), early_rank()
     if not failure_path(Path(run), job, rank).exists():

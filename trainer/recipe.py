@@ -27,13 +27,13 @@ from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.explain import did_you_mean
 from dawnchorus.trainer.hub.card_config import CardConfig
 from dawnchorus.trainer.kinds import TRAIN
-from dawnchorus.trainer.layout import fit_micro_batch, total_steps
 from dawnchorus.trainer.names import check_name, control_characters
 from dawnchorus.trainer.objectives import masked_tokens_config
 from dawnchorus.trainer.objectives.base_config import ObjectiveConfig
-from dawnchorus.trainer.optim_config import OptimConfig
 from dawnchorus.trainer.recorded import Recorded
 from dawnchorus.trainer.registry import ENCODERS, LOGGERS, OBJECTIVES, TOKENIZERS
+from dawnchorus.trainer.training.layout import fit_micro_batch, total_steps
+from dawnchorus.trainer.training.optim_config import OptimConfig
 
 _STRICT: dict[str, object] = {"extra": "forbid", "use_attribute_docstrings": True}
 

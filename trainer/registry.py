@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dawnchorus.trainer.objectives.base import Objective
     from dawnchorus.trainer.objectives.base_config import ObjectiveConfig
     from dawnchorus.trainer.objectives.tokenizers.base import Tokenizer
-    from dawnchorus.trainer.runtime.loggers.base import Logger
+    from dawnchorus.trainer.training.loggers.base import Logger
 
 HERE = __name__.rpartition(".")[0]
 Thing = TypeVar("Thing")
@@ -182,10 +182,10 @@ PROBES: Registry[ProbeConfig, Probe] = Registry(
 LOGGERS: Registry[Any, Logger] = Registry(
     "logger",
     {
-        "wandb": (".runtime.loggers.wandb_config:WandbConfig", ".runtime.loggers.wandb:Wandb"),
+        "wandb": (".training.loggers.wandb_config:WandbConfig", ".training.loggers.wandb:Wandb"),
         "tensorboard": (
-            ".runtime.loggers.tensorboard_config:TensorBoardConfig",
-            ".runtime.loggers.tensorboard:TensorBoard",
+            ".training.loggers.tensorboard_config:TensorBoardConfig",
+            ".training.loggers.tensorboard:TensorBoard",
         ),
     },
 )

@@ -30,7 +30,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from dawnchorus.data_prep.errors import PrepError, SpoolError, UnusableAudio
-from dawnchorus.trainer.runtime.allocation import keep_freed_memory
+from dawnchorus.trainer.allocation import keep_freed_memory
 
 In = TypeVar("In")
 Out = TypeVar("Out")

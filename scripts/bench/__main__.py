@@ -30,7 +30,7 @@ def main() -> None:
 
     import torch
 
-    from dawnchorus.trainer.runtime.environment import processor_name, source_revision
+    from dawnchorus.trainer.session.environment import processor_name, source_revision
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     load = " ".join(f"{x:.1f}" for x in os.getloadavg())

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dawnchorus.trainer.allocation import keep_freed_memory
 from dawnchorus.trainer.encoders.base import Stack
 from dawnchorus.trainer.encoders.beats import Beats
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig
@@ -26,7 +27,6 @@ from dawnchorus.trainer.model import BioEncoder
 from dawnchorus.trainer.objectives.base import FeatureBatch
 from dawnchorus.trainer.objectives.masked_tokens import MaskedTokens
 from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
-from dawnchorus.trainer.runtime.allocation import keep_freed_memory
 from scripts.bench import Report, figure, print_table
 from scripts.bench.paired import (
     AVEX_PYTHON,

@@ -14,12 +14,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from dawnchorus.trainer.allocation import keep_freed_memory
 from dawnchorus.trainer.model import BioEncoder
 from dawnchorus.trainer.objectives.base import FeatureBatch
 from dawnchorus.trainer.objectives.utterance_frame import UtteranceFrame
 from dawnchorus.trainer.objectives.utterance_frame_config import UtteranceFrameConfig
 from dawnchorus.trainer.registry import build_encoder
-from dawnchorus.trainer.runtime.allocation import keep_freed_memory
 from scripts.bench import Report, figure, print_table
 from scripts.bench.beats import optimiser_for
 from scripts.bench.paired import interleave, measure, report_ratio

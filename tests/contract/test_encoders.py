@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from contract.newcomers import forget, register
 from contract.recipes import contract_recipe
-from dawnchorus.trainer.assembly import assemble
 from dawnchorus.trainer.encoders import base
 from dawnchorus.trainer.encoders.base import Maskable, Stack
 from dawnchorus.trainer.model import BioEncoder
-from dawnchorus.trainer.optim import param_groups
-from dawnchorus.trainer.optim_config import OptimConfig
 from dawnchorus.trainer.registry import ENCODERS
+from dawnchorus.trainer.training.assembly import assemble
+from dawnchorus.trainer.training.optim import param_groups
+from dawnchorus.trainer.training.optim_config import OptimConfig
 
 
 @pytest.fixture(autouse=True, scope="module")

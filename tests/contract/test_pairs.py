@@ -19,15 +19,15 @@ from safetensors.torch import load_file, save_file
 
 from contract.newcomers import forget, register
 from contract.recipes import contract_recipe
-from dawnchorus.trainer.assembly import assemble
+from dawnchorus.trainer.checkpoints.checkpoint import load
 from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.hub.exporting import export
 from dawnchorus.trainer.hub.importing import load_model
 from dawnchorus.trainer.objectives.base import FeatureBatch
 from dawnchorus.trainer.panels import load_examples
 from dawnchorus.trainer.registry import ENCODERS, OBJECTIVES
-from dawnchorus.trainer.runtime.checkpoint import load
-from dawnchorus.trainer.train import run
+from dawnchorus.trainer.training.assembly import assemble
+from dawnchorus.trainer.training.run import run
 
 PAIRS = list(itertools.product(sorted(tiny.ENCODERS), sorted(tiny.OBJECTIVES)))
 STRANGER = Path(__file__).with_name("stranger.py")

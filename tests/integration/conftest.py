@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from tiny import ENCODERS, tiny_encoder
 
-from dawnchorus.trainer.runtime.checkpoint import load
+from dawnchorus.trainer.checkpoints.checkpoint import load
 
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))  # of test processes alone; `warm` is forked there

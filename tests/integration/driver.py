@@ -19,16 +19,16 @@ import os
 import signal
 import time
 
-from dawnchorus.trainer.runtime.preemption import watch_signals
+from dawnchorus.trainer.session.signals import watch_signals
 
 _stop = watch_signals()
 
 import torch  # noqa: E402
 
+from dawnchorus.trainer.checkpoints.checkpoint import AtomicCheckpointIO  # noqa: E402
 from dawnchorus.trainer.cli import main  # noqa: E402
-from dawnchorus.trainer.module import TrainingModule  # noqa: E402
-from dawnchorus.trainer.runtime.checkpoint import AtomicCheckpointIO  # noqa: E402
-from dawnchorus.trainer.validation import Validation  # noqa: E402
+from dawnchorus.trainer.training.module import TrainingModule  # noqa: E402
+from dawnchorus.trainer.training.validation import Validation  # noqa: E402
 
 if os.environ.get("DRIVER_NEWCOMERS"):
     from contract.newcomers import register
@@ -94,7 +94,7 @@ def _torch_save(state: object, path: str, *rest: object, **options: object) -> N
 
 def _held(self: TrainingModule, *arguments: object, **options: object) -> None:
     """After the optimiser's step and the average's, while gradients are still there."""
-    from dawnchorus.trainer.sharded import local
+    from dawnchorus.trainer.checkpoints.sharded_tensors import local
 
     optimizer = self.trainer.optimizers[0]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from dawnchorus.slurm.estimate import estimate
+from dawnchorus.trainer.checkpoints.checkpoint import load
 from dawnchorus.trainer.evaluation.benchmark import evaluate
 from dawnchorus.trainer.evaluation.config import load_config
 from dawnchorus.trainer.hub.exporting import export
 from dawnchorus.trainer.hub.importing import load_model
 from dawnchorus.trainer.recipe import load_recipe
-from dawnchorus.trainer.runtime.checkpoint import load
 
 pytestmark = [pytest.mark.slow, pytest.mark.ddp, pytest.mark.timeout(3000)]
 

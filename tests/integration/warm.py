@@ -20,8 +20,8 @@ import pytest
 
 DRIVER = Path(__file__).with_name("driver.py")
 _PRELOAD = [
-    "dawnchorus.trainer.cli", "dawnchorus.trainer.recipe", "dawnchorus.trainer.train",
-    "dawnchorus.trainer.report", "dawnchorus.trainer.runtime.sharding",
+    "dawnchorus.trainer.cli", "dawnchorus.trainer.recipe", "dawnchorus.trainer.training.run",
+    "dawnchorus.trainer.report", "dawnchorus.trainer.training.fsdp",
     "torch.distributed.tensor", "hydra.compose", "pandas", "pyarrow.compute",
 ]  # fmt: skip
 

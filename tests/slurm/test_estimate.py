@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dawnchorus.slurm.estimate import estimate
-from dawnchorus.trainer.assembly import assemble
 from dawnchorus.trainer.recipe import load_recipe
+from dawnchorus.trainer.training.assembly import assemble
 
 CASES = [
     ("ssl_beats_tiny", []),

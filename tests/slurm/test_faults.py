@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dawnchorus.trainer.runtime.lock import leases
+from dawnchorus.trainer.session.lease import leases
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

@@ -22,8 +22,8 @@ from dawnchorus.slurm.sweep import read_sweep, sweep_name
 from dawnchorus.slurm.verdict import verdict
 from dawnchorus.trainer.compose import recipes_folder
 from dawnchorus.trainer.errors import RankMismatch, RecipeError
-from dawnchorus.trainer.runtime.failures import note_failure
-from dawnchorus.trainer.runtime.job import Job
+from dawnchorus.trainer.session.failures import note_failure
+from dawnchorus.trainer.session.job import Job
 
 JOB = Job("7", 0, "0", "n1", 1)
 

@@ -16,11 +16,11 @@ from dawnchorus.trainer import plain_yaml
 from dawnchorus.trainer.compose import compose, recipes_folder, shipped_recipes
 from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.evaluation.config import EvaluateConfig
-from dawnchorus.trainer.optim_config import OptimConfig
 from dawnchorus.trainer.recipe import Recipe, load_recipe
 from dawnchorus.trainer.recipe_data import missing_inputs
 from dawnchorus.trainer.recipe_files import read_mapping
 from dawnchorus.trainer.recipe_schema import json_schema
+from dawnchorus.trainer.training.optim_config import OptimConfig
 
 DATA = ["data.train.mine.path=somewhere"]
 

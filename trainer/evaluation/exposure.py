@@ -16,7 +16,7 @@ from dawnchorus.trainer.data.config import RemoteConfig
 from dawnchorus.trainer.data.storage import open_folder
 from dawnchorus.trainer.errors import DataError
 from dawnchorus.trainer.registry import needs_labels
-from dawnchorus.trainer.runtime.recorded_paths import recorded_path
+from dawnchorus.trainer.training.recorded_paths import recorded_path
 
 # An unreachable training set only leaves its exposure unknown; that is not worth a long wait.
 _PATIENCE_S = 10.0

@@ -14,7 +14,7 @@ from dawnchorus.trainer.evaluation.config import EvaluateConfig
 from dawnchorus.trainer.evaluation.embed import weights_digest
 from dawnchorus.trainer.evaluation.results import FORMAT
 from dawnchorus.trainer.evaluation.splits import Protocol, settle_classes, some
-from dawnchorus.trainer.runtime.environment import describe_environment
+from dawnchorus.trainer.session.environment import describe_environment
 
 if TYPE_CHECKING:
     from dawnchorus.trainer.hub.importing import LoadedModel

@@ -16,7 +16,7 @@ from dawnchorus.trainer.errors import CheckpointError
 from dawnchorus.trainer.hub.reading import OURS, Weights, load_json, read_weights
 from dawnchorus.trainer.licences import Licence, read_licence
 from dawnchorus.trainer.public import name_of
-from dawnchorus.trainer.runtime.recorded_paths import recorded_path
+from dawnchorus.trainer.training.recorded_paths import recorded_path
 
 
 @dataclass(frozen=True)

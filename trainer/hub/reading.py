@@ -18,9 +18,9 @@ import torch
 import yaml
 from torch import Tensor
 
+from dawnchorus.trainer.checkpoints import sharded_folder as shards
 from dawnchorus.trainer.errors import CheckpointError
 from dawnchorus.trainer.hub import adapters
-from dawnchorus.trainer.runtime import shards
 
 CHECKPOINT_FORMAT = 1
 Kind = str

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dawnchorus.trainer.metrics import ScoreHistogram
 from dawnchorus.trainer.objectives.base import (
     Context,
     FeatureBatch,
@@ -28,6 +27,7 @@ from dawnchorus.trainer.objectives.base import (
 from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
 from dawnchorus.trainer.panels import Panel, ScoresPanel
 from dawnchorus.trainer.pooling import pool
+from dawnchorus.trainer.ranking_metrics import ScoreHistogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from dawnchorus.trainer.checkpoints.sharded_tensors import local
 from dawnchorus.trainer.encoders.base import Encoder, Grid, Maskable, Stack
 from dawnchorus.trainer.objectives.base import (
     Context,
@@ -32,7 +33,6 @@ from dawnchorus.trainer.objectives.masking import MaskPlan, block_cover, draw_ma
 from dawnchorus.trainer.objectives.utterance_frame_config import UtteranceFrameConfig
 from dawnchorus.trainer.panels import ImagePanel, Panel, TokenPanel
 from dawnchorus.trainer.seeds import Use, mix_seeds
-from dawnchorus.trainer.sharded import local
 
 _NORM_EPS = 1e-5
 """Of the norms without weights, of targets and decoder (torch's default, which EAT leaves)."""

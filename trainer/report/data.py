@@ -15,7 +15,7 @@ from dawnchorus.trainer.licences import read_licence
 from dawnchorus.trainer.page import bars, card, grid, note, tag, taxon
 from dawnchorus.trainer.page.charts import tail
 from dawnchorus.trainer.report.reading import FOLDER, Run
-from dawnchorus.trainer.runtime.recorded_paths import recorded_path
+from dawnchorus.trainer.training.recorded_paths import recorded_path
 
 _FEW_CLASSES = 40
 

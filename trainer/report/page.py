@@ -35,7 +35,7 @@ from dawnchorus.trainer.report.curves import MARKS, charts_of, other_charts
 from dawnchorus.trainer.report.data import clips_per_class, licence_shares, sources
 from dawnchorus.trainer.report.examples import example_figure
 from dawnchorus.trainer.report.reading import Run, read_datasets, read_ranks, read_run
-from dawnchorus.trainer.runtime.recorded_paths import recorded_path
+from dawnchorus.trainer.training.recorded_paths import recorded_path
 
 _MOST_EXAMPLES = 8
 _MOST_EVENTS = 60

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dawnchorus.trainer.assembly import assemble
 from dawnchorus.trainer.encoders import beats_cpu
 from dawnchorus.trainer.encoders.beats import Attention, BeatsLayers, relative_buckets
 from dawnchorus.trainer.recipe import load_recipe
 from dawnchorus.trainer.registry import build_encoder
+from dawnchorus.trainer.training.assembly import assemble
 
 
 def some_layers(seed: int = 0, **options: Any) -> BeatsLayers:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dawnchorus.trainer.encoders.efficientnet import EfficientNet, Norm
 from dawnchorus.trainer.encoders.efficientnet_config import EfficientNetConfig
 from dawnchorus.trainer.hub.adapters.efficientnet import from_torch
-from dawnchorus.trainer.optim import OptimConfig, param_groups
+from dawnchorus.trainer.training.optim import OptimConfig, param_groups
 
 TINY: dict[str, Any] = {"width": 0.25, "depth": 0.4, "dim": 64}
 

@@ -23,8 +23,8 @@ from dawnchorus.trainer.objectives.multilabel import (
     trained_classes,
 )
 from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
-from dawnchorus.trainer.optim import touch
 from dawnchorus.trainer.pooling import pool
+from dawnchorus.trainer.training.optim import touch
 
 TINY = BeatsConfig(
     layers=2, dim=32, ffn_dim=64, heads=4, patch_dim=16, conv_pos=16, num_buckets=32,
@@ -197,7 +197,7 @@ from dawnchorus.trainer.encoders.beats_config import BeatsConfig
 from dawnchorus.trainer.model import BioEncoder
 from dawnchorus.trainer.objectives.base import FeatureBatch
 from dawnchorus.trainer.objectives.multilabel import MultiLabel
-from dawnchorus.trainer.optim import touch
+from dawnchorus.trainer.training.optim import touch
 from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)

@@ -20,7 +20,7 @@ from dawnchorus.trainer.objectives.tokenizers.base import Tokenizer
 from dawnchorus.trainer.objectives.tokenizers.base_config import TokenizerConfig
 from dawnchorus.trainer.recipe import load_recipe, rebuild
 from dawnchorus.trainer.registry import TOKENIZERS
-from dawnchorus.trainer.runtime.folder import recipe_differences
+from dawnchorus.trainer.training.run_folder import recipe_differences
 
 DATA = ["data.train.toy.path=/toy", "objective.tokenizer.name=loudness"]
 

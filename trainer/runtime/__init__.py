@@ -1,1 +1,0 @@
-"""What surrounds the training step: signals, checkpoints, metrics, throughput, run folders."""
