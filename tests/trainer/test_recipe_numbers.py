@@ -38,6 +38,7 @@ PRETRAINING = BEATS_BASE | {
     "objective.label_smoothing": 0.0,  # BEATs does not say; ESPnet 0.1
     "objective.clean_targets": False,  # as in the code of BEATs and EAT, which add no noise
     "objective.min_perplexity": None,  # ours: a gate before training
+    "objective.tokenizer.name": "random_projection",  # BEATs, iteration 1
     "objective.tokenizer.codebook_size": 1024, "objective.tokenizer.codebook_dim": 256,  # BEATs
     "objective.tokenizer.patch_dim": 512,  # BEATs
     "objective.tokenizer.seed": 45,  # ESPnet, 7Msounds_inf.yaml
