@@ -183,6 +183,11 @@ class Recipe(Recorded):
                 f"optim.warmup_steps ({warmup}) is longer than {phase}: the rate would never reach "
                 "optim.lr. Use fewer, say a tenth of the steps"
             )
+        if self.optim.restarts and self.optim.restarts[-1] >= self.train.total_steps:
+            problems.append(
+                f"optim.restarts ends at {self.optim.restarts[-1]}, and the run has "
+                f"{self.train.total_steps} steps: make it longer (train.max_steps)"
+            )
         problems += self._batch_problems()
         metric, known = self.best[0], list(self.objective.metrics)
         if metric not in known:

@@ -52,6 +52,7 @@ PRETRAINING = BEATS_BASE | {
     "optim.layer_decay": 1.0,  # layer_wise_gradient_decay_ratio of the released checkpoints
     "optim.ema_decay": None, "optim.ema_warmup": True,  # neither; without effect
     "optim.decay_fraction": 0.2,  # wsd only
+    "optim.restarts": [],
     "optim.head_only_steps": 0, "optim.head_lr": None, "optim.head_warmup_steps": 0,  # no head
 }  # fmt: skip
 # AVEX (arXiv 2508.11845): table 5 where it is known, else the published configuration
@@ -61,6 +62,8 @@ POSTTRAINING = BEATS_BASE | {
     "objective.ignore_cross_source_negatives": False,  # code
     "objective.pooling": "mean",  # both
     "objective.head_dropout": 0.0, "objective.head_bias": "default",  # code
+    "objective.gamma_positive": 1.0, "objective.gamma_negative": 4.0,  # asymmetric only
+    "objective.margin": 0.05, "objective.frame_max_weight": 0.0,
     "augment.noise_prob": 0.5, "augment.snr_db": [-10.0, 20.0],  # paper; configs [-5, 20]
     "augment.mixup_prob": 0.5,  # paper; code: one pair in half of the batches
     "augment.mixup_alpha": 0.4,  # code
@@ -73,6 +76,7 @@ POSTTRAINING = BEATS_BASE | {
     "optim.warmup_from": 0.1,  # code: LinearLR(start_factor=0.1)
     "optim.layer_decay": 1.0,  # decay ratio of BEATs_iter3_plus_AS2M.pt, which it starts from
     "optim.decay_fraction": 0.2,  # wsd only
+    "optim.restarts": [],
     "optim.head_lr": 5e-4,  # config; a digest of the paper 1e-4
     "optim.head_only_steps": 22600, "optim.head_warmup_steps": 4000,  # 2 of 10 epochs; config
 }  # fmt: skip

@@ -51,6 +51,10 @@ class SourceConfig:
     """Use only clips of these folds. Null: all clips, with or without a fold."""
     exclude_folds: tuple[Fold, ...] = ()
     """Leave out clips of these folds, for example the one kept for testing."""
+    class_floor: Count | None = None
+    """Least number of clips that each class has in an epoch: clips of rarer classes are drawn
+    several times, each time with another window (BirdCLEF+ 2026). Null: every clip once. It is for
+    `train` only."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -126,3 +130,6 @@ class DataConfig:
                 not given or not missing,
                 f"{kind}: {given} have a weight and {missing} have none; give it for all or none",
             )
+        for kind, sources in (("valid", self.valid), ("noise", self.noise)):
+            floored = [name for name, source in sources.items() if source.class_floor is not None]
+            _require(not floored, f"{kind}: {floored} have a class_floor; it is for train only")

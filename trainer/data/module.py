@@ -100,11 +100,9 @@ class TrainStream(_Stream):
                 "your choice, e.g. data.train.mine.path=DATASET"
             )
         opened = {
-            kind: open_indexes(sources, kind, sample_rate_hz, config.remote)
-            for kind, sources in (
-                ("train", config.train), ("valid", config.valid), ("noise", config.noise)
-            )
-        }  # fmt: skip
+            kind: open_indexes(getattr(config, kind), kind, sample_rate_hz, config.remote)
+            for kind in ("train", "valid", "noise")
+        }
         if labels is None:
             labelled = [*opened["train"].values(), *opened["valid"].values()]
             labels = LabelSpace.union([index.labels for index in labelled])
@@ -127,7 +125,7 @@ class TrainStream(_Stream):
         }
         """Digest of each dataset, by its key in the recipe's `data`."""
         self._any_remote = any(i.remote for indexes in opened.values() for i in indexes.values())
-        noise = [(index, config.noise[name].weight) for name, index in opened["noise"].items()]
+        noise = [(i, config.noise[name].weight) for name, i in opened["noise"].items()]
         self.order = PositionOrder(
             [len(source.index) for source in sources],
             [source.weight for source in sources],
@@ -136,6 +134,7 @@ class TrainStream(_Stream):
             noise_weights=[weight or float(len(index)) for index, weight in noise],
             noise_prob=noise_prob,
             snr_db=snr_db,
+            drawn_clips=[source.drawn_clips for source in sources],
         )
 
     @property

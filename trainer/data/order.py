@@ -197,6 +197,8 @@ class PositionOrder:
         noise_weights: share of each noise source.
         noise_prob: probability that a position gets noise.
         snr_db: bounds of the uniform signal-to-noise ratio.
+        drawn_clips: for each training source the clips of one epoch, where some are drawn more than
+            once; None, also for one source: each clip once.
     """
 
     def __init__(
@@ -209,10 +211,15 @@ class PositionOrder:
         noise_weights: Sequence[float] = (),
         noise_prob: float = 0.0,
         snr_db: tuple[float, float] = (-10.0, 20.0),
+        drawn_clips: Sequence[npt.NDArray[np.int32] | None] | None = None,
     ) -> None:
         if seed < 0:
             raise ValueError(f"seed must be 0 or more, got {seed}")
-        self.sizes = tuple(sizes)
+        self._drawn_clips = drawn_clips or [None] * len(sizes)
+        self.sizes = tuple(
+            n if clips is None else len(clips)
+            for n, clips in zip(sizes, self._drawn_clips, strict=True)
+        )
         self.seed = seed
         self.mixture = Mixture(weights)
         self.noise_sizes = np.array(noise_sizes, dtype=np.int64)
@@ -238,13 +245,17 @@ class PositionOrder:
         snr_B = np.where(noisy_B, low + (high - low) * u_BL[:, 5], np.inf)
         chosen = [self.mixture[position] for position in range(first, first + count)]
         return [
-            Draw(position, source, self._shuffles[source][drawn], *rest)
+            Draw(position, source, self._clip(source, drawn), *rest)
             for position, (source, drawn), *rest in zip(
                 range(first, first + count), chosen, u_BL[:, 0].tolist(), noisy_B.tolist(),
                 noise_source_B.tolist(), noise_clip_B.tolist(), u_BL[:, 4].tolist(),
                 snr_B.tolist(), strict=True,
             )
         ]  # fmt: skip
+
+    def _clip(self, source: int, drawn: int) -> int:
+        place, clips = self._shuffles[source][drawn], self._drawn_clips[source]
+        return place if clips is None else int(clips[place])
 
     def epochs(self, position: int) -> tuple[float, ...]:
         """How often each source was gone through before `position`."""

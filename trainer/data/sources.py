@@ -23,6 +23,8 @@ class Source:
     """Share of the mixture, relative to the other sources."""
     label_map: npt.NDArray[np.int32]
     """For each class of the dataset, its id in the run's label space."""
+    drawn_clips: npt.NDArray[np.int32] | None = None
+    """The clips of one epoch, where some are drawn more than once; None: each once."""
 
     def label_ids(self, clip: int) -> npt.NDArray[np.int32]:
         """Classes of a clip in the run's label space, without repetition."""
@@ -87,6 +89,23 @@ def label_sources(
                 f"of {len(labels)} classes does not know: {shown}{', ...' if unknown[5:] else ''}. "
                 "Start from the union of the label spaces, or leave those clips out of the dataset"
             )
-        weight = configs[name].weight or float(len(index))
-        sources.append(Source(name, index, weight, label_map))
+        drawn_clips = _drawn_clips(index, configs[name].class_floor)
+        clips = len(index) if drawn_clips is None else len(drawn_clips)
+        weight = configs[name].weight or float(clips)
+        sources.append(Source(name, index, weight, label_map, drawn_clips))
     return sources
+
+
+def _drawn_clips(index: ShardIndex, floor: int | None) -> npt.NDArray[np.int32] | None:
+    """The clips of an epoch in which each class of the dataset has at least `floor` clips.
+
+    A clip is repeated as its rarest class needs it: `floor` / (clips of the class), rounded up.
+    """
+    if floor is None:
+        return None
+    counts_C = index.label_counts()
+    factor_C = -(-floor // np.maximum(counts_C, 1))
+    times_N = np.ones(len(index), dtype=np.int64)
+    clip_P = np.repeat(np.arange(len(index)), np.diff(index.label_start_N1))
+    np.maximum.at(times_N, clip_P, factor_C[index.label_P])
+    return np.repeat(np.arange(len(index), dtype=np.int32), times_N)

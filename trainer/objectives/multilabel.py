@@ -4,7 +4,8 @@ AVEX (Miron et al., arXiv 2508.11845), "supervised post-training": masked mean o
 linear layer, binary cross-entropy over the union of the label spaces of all sources.
 
 Shape legend: B clips, N tokens, D channels, E pooled numbers (D times 1, 2 or 3), C classes,
-P label pairs, S sources.
+P label pairs, S sources,
+T columns of time, F bands.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from dawnchorus.trainer.objectives.base import (
@@ -32,14 +34,15 @@ from dawnchorus.trainer.ranking_metrics import ScoreHistogram
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dawnchorus.trainer.encoders.base import EncoderOutput
+    from dawnchorus.trainer.encoders.base import EncoderOutput, Grid
 
 _NEVER = -20.0
 """Logit of a class that has no positive clip: a probability of 2e-9."""
 _SHOWN = 5
 """Classes that people are shown of a clip."""
 _IMPOSSIBLE = -200.0
-"""Log-probability of such a class under a softmax."""
+"""Log-probability of such a class under a softmax; logit of a column that holds no sound."""
+_TINY = 1e-8
 
 
 class MultiLabel(Objective):
@@ -145,18 +148,21 @@ class MultiLabel(Objective):
         real_B = batch.real_B
         real_B = torch.ones_like(target_BC[:, 0]) if real_B is None else real_B
         labelled_B = (target_BC & self.active_C).any(1) & real_B
-        if self.config.loss == "bce":
-            loss_B = self._bce(logit_BC, target_BC, batch.source_B)
-            count = real_B.sum()
-        else:
-            loss_B = self._softmax(logit_BC, target_BC)
-            count = labelled_B.sum()
+        loss_B = self._loss(logit_BC, target_BC, batch.source_B)
+        count = labelled_B.sum() if self.config.loss == "softmax" else real_B.sum()
         loss_sum = loss_B.masked_fill(~real_B, 0.0).sum()
         hit_B = target_BC.gather(1, logit_BC.detach().argmax(1, keepdim=True)).any(1) & real_B
         logs = {
             "loss": (loss_sum.detach(), count),
             "top1": (hit_B.sum(), labelled_B.sum()),
         }
+        if self.config.frame_max_weight:
+            grid = model.encoder.grid(batch.x.shape[1])
+            highest_BC = self._frame_max(out, grid, _head(model))
+            frames_B = self._loss(highest_BC, target_BC, batch.source_B)
+            frames_sum = frames_B.masked_fill(~real_B, 0.0).sum()
+            loss_sum = loss_sum + self.config.frame_max_weight * frames_sum
+            logs |= {"loss": (loss_sum.detach(), count), "frame_loss": (frames_sum.detach(), count)}
         score_BC = ranking_scores(logit_BC.detach(), self.active_C, self.config.loss)
         return StepOutput(loss_sum, count, logs, score_BC)
 
@@ -176,15 +182,49 @@ class MultiLabel(Objective):
         assert model.labels is not None
         return _RankingScorer(len(model.labels), self.active_C)
 
-    def _bce(self, logit_BC: Tensor, target_BC: Tensor, source_B: Tensor | None) -> Tensor:
+    def _frame_max(self, out: EncoderOutput, grid: Grid, head: nn.Linear) -> Tensor:
+        """The highest logit that each class has in any column of sound, [B, C] in fp32."""
+        there_BTF = rearrange(out.valid_BN[:, grid.prefix :], "b (t f) -> b t f", f=grid.bands)
+        tokens_BND = out.tokens_BND[:, grid.prefix :].float()
+        tokens_BTFD = rearrange(tokens_BND, "b (t f) d -> b t f d", f=grid.bands)
+        sum_BTD = tokens_BTFD.masked_fill(~there_BTF[..., None], 0.0).sum(2)
+        mean_BTD = sum_BTD / there_BTF.sum(2).clamp(min=1)[..., None]
+        with torch.autocast(mean_BTD.device.type, enabled=False):
+            logit_BTC: Tensor = head(self.dropout(mean_BTD).to(head.weight.dtype)).float()
+        # Not infinity: a clip without any column of sound would have no gradient but NaN.
+        return logit_BTC.masked_fill(~there_BTF.any(2)[..., None], _IMPOSSIBLE).amax(1)
+
+    def _loss(self, logit_BC: Tensor, target_BC: Tensor, source_B: Tensor | None) -> Tensor:
+        if self.config.loss == "softmax":
+            return self._softmax(logit_BC, target_BC)
         weight = self.active_C.to(logit_BC.dtype) / self.active_C.sum()
         if self.source_classes_SC is not None:
             assert source_B is not None
             # A positive counts whatever the source: mixup brings in labels of another one.
             weight = weight * (self.source_classes_SC[source_B] | target_BC)
+        if self.config.loss == "asymmetric":
+            return (weight * self._asymmetric(logit_BC, target_BC)).sum(1)
         return F.binary_cross_entropy_with_logits(
             logit_BC, target_BC.to(logit_BC.dtype), weight.expand_as(logit_BC), reduction="none"
         ).sum(1)
+
+    def _asymmetric(self, logit_BC: Tensor, target_BC: Tensor) -> Tensor:
+        """The loss of each class (Ridnik et al., ICCV 2021, equations 4 to 6), [B, C].
+
+        For a label -(1 - p)^gamma_positive ln p, else -(1 - q)^gamma_negative ln q, where
+        q = min(1, 1 - p + margin).
+        """
+        c = self.config
+        present_BC = logit_BC.sigmoid()
+        absent_BC = (1.0 - present_BC + c.margin).clamp(max=1.0)
+        # 1 - p rounds to 0 long before its logarithm is out of range.
+        log_absent_BC = absent_BC.log() if c.margin else F.logsigmoid(-logit_BC)
+        # A power below 1 has no finite slope at 0.
+        easy_BC = (1.0 - present_BC).clamp(min=_TINY).pow(c.gamma_positive)
+        easy_absent_BC = (1.0 - absent_BC).clamp(min=_TINY).pow(c.gamma_negative)
+        return -torch.where(
+            target_BC, easy_BC * F.logsigmoid(logit_BC), easy_absent_BC * log_absent_BC
+        )
 
     def _softmax(self, logit_BC: Tensor, target_BC: Tensor) -> Tensor:
         log_share_BC = logit_BC.masked_fill(~self.active_C, -torch.inf).log_softmax(1)
@@ -205,13 +245,13 @@ def ranking_scores(logit_BC: Tensor, active_C: Tensor, loss: str) -> Tensor:
     """What ranks clips for a class, and classes for a clip.
 
     A softmax is blind to a constant added to all of a clip's logits, so raw logits of two clips
-    cannot be compared: its scores are log-probabilities over the active classes. Logits of `bce`
-    are comparable as they are.
+    cannot be compared: its scores are log-probabilities over the active classes. The logits of
+    other losses are comparable as they are.
 
     Args:
         logit_BC: what the head gives.
         active_C: bool, classes with a positive clip in the training data.
-        loss: `bce` or `softmax`, the objective's.
+        loss: the objective's.
 
     Returns:
         [B, C] in fp32 at least, finite; a class that is not active has the same score everywhere.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dawnchorus.trainer.encoders.ranges import ShareBelowOne, check_ranges
+from dawnchorus.trainer.encoders.ranges import NotNegative, ShareBelowOne, check_ranges
 from dawnchorus.trainer.objectives.base_config import ObjectiveConfig
 
 if TYPE_CHECKING:
@@ -27,12 +27,26 @@ class MultiLabelConfig(ObjectiveConfig):
 
     name: Literal["multilabel"] = "multilabel"
     """Which objective this is."""
-    loss: Literal["bce", "softmax"] = "bce"
+    loss: Literal["bce", "softmax", "asymmetric"] = "bce"
     """bce: an independent yes or no per class (AVEX). softmax: one distribution over the classes,
-    with 1/k on each of a clip's k labels (Perch 2); clips without a label then do not count."""
+    with 1/k on each of a clip's k labels (Perch 2); clips without a label then do not count.
+    asymmetric: bce in which classes that are already right count less (Ridnik et al. 2021)."""
+    gamma_positive: NotNegative = 1.0
+    """asymmetric only: exponent of (1 - p) that multiplies the term of a label (Bird-MAE: 1).
+    0: none."""
+    gamma_negative: NotNegative = 4.0
+    """asymmetric only: the same for classes that are absent (Bird-MAE: 4). With the same number as
+    `gamma_positive` and a margin of 0 this is the focal loss (Lin et al. 2017)."""
+    margin: ShareBelowOne = 0.05
+    """asymmetric only: absent classes below this probability count nothing (Bird-MAE: 0.05)."""
+    frame_max_weight: NotNegative = 0.0
+    """Weight of the same loss on the highest logit that each class reaches in any column of time,
+    beside the loss on the pooled clip: for calls that are short (BirdCLEF+ 2026: 0.5). 0: none.
+    With `pooling: mean` only."""
     ignore_cross_source_negatives: bool = False
     """Leave out the classes that a clip's source never labels: a bird may well sing in an AudioSet
-    clip that lists no species. false: their absence counts as a negative (AVEX). bce only."""
+    clip that lists no species. false: their absence counts as a negative (AVEX). Not with
+    softmax."""
     pooling: Literal["mean", "mean_std", "mean_std_max", "cls"] = "mean"
     """What the head sees of a clip's tokens: their mean (AVEX), also their standard deviation, also
     their maximum; cls: the token that stands for the clip, where the encoder has one (AVEX's EAT).
@@ -68,4 +82,16 @@ class MultiLabelConfig(ObjectiveConfig):
         if self.ignore_cross_source_negatives and self.loss == "softmax":
             raise ValueError(
                 "ignore_cross_source_negatives is true; with loss softmax it must be false"
+            )
+        usual = vars(MultiLabelConfig)
+        idle = [k for k in ("gamma_positive", "gamma_negative", "margin")
+                if self.loss != "asymmetric" and getattr(self, k) != usual[k]]  # fmt: skip
+        if idle:
+            raise ValueError(
+                f"{idle[0]} is of no use with loss {self.loss}: set loss to asymmetric"
+            )
+        if self.frame_max_weight and self.pooling != "mean":
+            raise ValueError(
+                f"frame_max_weight is {self.frame_max_weight}; it must be 0 with pooling "
+                f"{self.pooling}, whose head takes no single tokens"
             )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 from dawnchorus.trainer.encoders.ranges import (
+    Count,
     NotNegative,
     Positive,
     Range,
@@ -16,7 +18,7 @@ from dawnchorus.trainer.encoders.ranges import (
     check_ranges,
 )
 
-Schedule = Literal["cosine", "wsd", "linear", "constant"]
+Schedule = Literal["cosine", "wsd", "flat_cosine", "linear", "constant"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,17 +47,22 @@ class OptimConfig:
     """Largest norm of the whole gradient (ESPnet: 1.0; AVEX does not clip). None: no clipping."""
     schedule: Schedule = "cosine"
     """Shape after warm-up. cosine: AVEX post-training; linear: ESPnet's BEATs; wsd: constant, then
-    falling over the last `decay_fraction` of the run; constant: stays at `lr`."""
+    falling over the last `decay_fraction` of the run, as a square root; flat_cosine: the same, as a
+    cosine (BirdCLEF+ 2026); constant: stays at `lr`."""
     warmup_steps: Whole = 1000
     """Steps from `warmup_from` x lr to lr, in a straight line. BEATs in ESPnet 32,000 of 400,000;
     AVEX 3,000 to 5,000. With a head-only phase this is the warm-up of the phase after it."""
     warmup_from: Share = 0.02
     """First learning rate as a fraction of `lr`. ESPnet 1e-5 of 5e-4; AVEX 0.1."""
     min_lr: NotNegative = 1e-6
-    """Learning rate at the end of cosine, linear and wsd, and ever after (AVEX: 1e-6)."""
+    """Learning rate at the end of every schedule but `constant`, and ever after (AVEX: 1e-6)."""
     decay_fraction: ShareAboveNone = 0.2
-    """wsd only: share of the steps in which the rate falls, as 1 - sqrt of the time into it
-    (Hägele et al. 2024, who find 10 to 20 % enough)."""
+    """wsd and flat_cosine: share of the steps in which the rate falls (Hägele et al. 2024, who let
+    it fall as 1 - sqrt of the time, find 10 to 20 % enough)."""
+    restarts: tuple[Count, ...] = ()
+    """Steps, in ascending order, at which earlier ends of this run lay. From each on the rate
+    climbs to `lr` again over `warmup_steps` and falls towards the next end: so a finished run is
+    made longer (XenoMAE's warm restart). Empty: none."""
     head_only_steps: Whole = 0
     """Steps in which only the head learns and the encoder stands still (AVEX: two of ten
     epochs). Then all learn, with a new warm-up and the schedule over the steps that remain."""
@@ -89,4 +96,9 @@ class OptimConfig:
             self.head_warmup_steps <= self.head_only_steps,
             "head_warmup_steps",
             f"at most head_only_steps = {self.head_only_steps}",
+        )
+        need(
+            all(a < b for a, b in pairwise((self.head_only_steps, *self.restarts))),
+            "restarts",
+            f"ascending, and above head_only_steps = {self.head_only_steps}",
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Container
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ _FREE_TO_CHANGE = {
     "train.best_metric", "train.watchdog_minutes", "data.workers", "data.prefetch",
     "data.max_broken", "data.remote", "init_from",
     "train.prepare_batches", "train.codebook_batches",  # before the first step only; the old name
+    "optim.restarts",  # see `_other_length`
 }  # fmt: skip
 _LENGTH = ("train.max_steps", "train.max_clips")
 _EARLIER = {"objective.tokenizer.name": "random_projection"}
@@ -48,7 +51,11 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def recipe_differences(
-    old: dict[str, Any], new: dict[str, Any], *, moved: bool = False
+    old: dict[str, Any],
+    new: dict[str, Any],
+    *,
+    moved: bool = False,
+    usual: Container[str] = (),
 ) -> list[str]:
     """List the differences that keep one resolved recipe from continuing the other's run.
 
@@ -56,6 +63,8 @@ def recipe_differences(
         old: the recipe in the run folder.
         new: the recipe that is to continue it.
         moved: whether the paths of datasets may differ (because their digests are compared).
+        usual: keys that have their default in the new recipe. Where the old one, of an earlier
+            version, does not have such a key, it did what the default does.
     """
     b = _flat(new)
     a = {key: value for key, value in _EARLIER.items() if key in b} | _flat(old)
@@ -63,6 +72,7 @@ def recipe_differences(
         f"{key}: {a.get(key)!r} there, {b.get(key)!r} now"
         for key in sorted(a.keys() | b.keys())
         if a.get(key) != b.get(key)
+        and not (key not in a and key in usual)
         and key not in _LENGTH
         and not any(key == free or key.startswith(free + ".") for free in _FREE_TO_CHANGE)
         and not (moved and _PLACE.fullmatch(key))
@@ -87,7 +97,9 @@ def check_folder(recipe: Recipe, stream: TrainStream | None = None) -> None:
         return
     known = _digests(recipe.folder)
     old = plain_yaml.load(path.read_text(encoding="utf-8"))
-    differences = recipe_differences(old, recipe.resolved(), moved=bool(known))
+    new = recipe.resolved()
+    usual = _flat(new).keys() - _flat(recipe.model_dump(mode="json", exclude_defaults=True)).keys()
+    differences = recipe_differences(old, new, moved=bool(known), usual=usual)
     differences += _other_length(old, recipe)
     if stream is not None:
         differences += [
@@ -105,25 +117,35 @@ def check_folder(recipe: Recipe, stream: TrainStream | None = None) -> None:
 
 
 def _other_length(old: dict[str, Any], recipe: Recipe) -> list[str]:
-    """Why a run cannot get another length; empty if the steps done so far do not depend on it.
+    """Why a run cannot get another length, or other restarts; empty if it can.
 
     A learning-rate schedule falls towards the end of the run. With another end, the steps done so
     far would have had other rates, and the rate would jump now: no single recipe describes such a
     run. The length may change while the rate is the same for both lengths (during warm-up, in the
-    flat part of wsd, or with a constant rate).
+    flat part of wsd, or with a constant rate), and where the old end becomes a restart.
     """
     train = old.get("train") or {}
     there, now = total_steps(train), recipe.train.total_steps
     done = _steps_done(recipe.folder)
-    if there in (None, now) or not done:
+    new = recipe.optim
+    restarts = tuple((old.get("optim") or {}).get("restarts") or ())
+    if there is None or not done or (there, restarts) == (now, new.restarts):
         return []
-    assert there is not None
-    before, after = (learning_rate(recipe.optim, done - 1, total) for total in (there, now))
+    earlier = replace(new, restarts=restarts)
+    # Where two schedules differ, they differ at a restart or at the last step before one.
+    ends = {r + i for r in {*restarts, *new.restarts} for i in (-1, 0)}
+    for step in sorted(s for s in {*ends, done - 1} if s < done):
+        before, after = learning_rate(earlier, step, there), learning_rate(new, step, now)
+        if before != after:
+            break
     if before == after and now >= done:
         return []
     why = f"it has done {done} steps"
     if before != after:
         why += f", and the learning rate would jump from {before:.3g} to {after:.3g}"
+        if step == done - 1:
+            listed = ",".join(map(str, (*restarts, there)))
+            why += f". Let it climb again from there: optim.restarts=[{listed}]"
     key = "max_steps" if recipe.train.max_steps is not None else "max_clips"
     return [f"train.{key}: {there} steps there, {now} now; {why}"]
 

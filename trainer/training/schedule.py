@@ -19,7 +19,8 @@ def learning_rate(
     """Learning rate of the optimiser step `step` (the first is 0) in a run of `max_steps`.
 
     `group`: a group of `param_groups` (None: a body group at full scale). The rate at `max_steps`
-    and later is `min_lr` (constant: `lr`).
+    and later is `min_lr` (constant: `lr`). Between two restarts the schedule is that of a run which
+    begins at the one and ends at the other.
     """
     kind = "body" if group is None else group["kind"]
     scale = 1.0 if group is None else float(group["scale"])
@@ -28,7 +29,9 @@ def learning_rate(
             return 0.0
         peak = config.lr if config.head_lr is None else config.head_lr
         return scale * peak * _warmup(config, step, config.head_warmup_steps)
-    step, max_steps = step - config.head_only_steps, max_steps - config.head_only_steps
+    begin = max((r for r in config.restarts if r <= step), default=config.head_only_steps)
+    end = min((r for r in config.restarts if r > step), default=max_steps)
+    step, max_steps = step - begin, end - begin
     if step < config.warmup_steps:
         return scale * config.lr * _warmup(config, step, config.warmup_steps)
     left = 1.0 - _progress(config, step, max_steps)
@@ -46,9 +49,9 @@ def _progress(config: OptimConfig, step: int, max_steps: int) -> float:
     if config.schedule == "constant":
         return 0.0
     start = config.warmup_steps
-    if config.schedule == "wsd":
+    if config.schedule in ("wsd", "flat_cosine"):
         start = max(start, max_steps - round(config.decay_fraction * max_steps))
     time = min(max((step - start) / max(max_steps - start, 1), 0.0), 1.0)
-    if config.schedule == "cosine":
+    if config.schedule in ("cosine", "flat_cosine"):
         return 0.5 * (1 - math.cos(math.pi * time))
     return math.sqrt(time) if config.schedule == "wsd" else time

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -220,3 +221,14 @@ def test_the_shuffle_library_leaves_no_trace_in_the_log() -> None:
 def test_a_negative_seed_is_refused() -> None:
     with pytest.raises(ValueError, match="seed must be 0 or more"):
         order_of(seed=-1)
+
+
+def test_clips_that_are_drawn_several_times_an_epoch() -> None:
+    clips = np.array([0, 1, 1, 1, 2], dtype=np.int32)
+    order = PositionOrder([3, 2], [5.0, 2.0], seed=5, drawn_clips=[clips, None])
+    draws = order.draws(0, 3 * 7)
+    assert Counter(d.clip for d in draws if d.source == 0) == {0: 3, 1: 9, 2: 3}
+    assert Counter(d.clip for d in draws if d.source == 1) == {0: 3, 1: 3}
+    assert order.epochs(3 * 7) == (3.0, 3.0)
+    assert len({d.window_u for d in draws}) == len(draws)
+    assert [order[d.position] for d in draws] == draws

@@ -141,6 +141,9 @@ def test_warm_up_is_a_straight_line_that_ends_at_the_peak() -> None:
         ("wsd", 88, 1e-3),
         ("wsd", 99, 1e-5 + (1 - math.sqrt(0.5)) * (1e-3 - 1e-5)),
         ("wsd", 110, 1e-5),
+        ("flat_cosine", 88, 1e-3),
+        ("flat_cosine", 99, 0.5 * (1e-3 + 1e-5)),
+        ("flat_cosine", 110, 1e-5),
         ("constant", 11, 1e-3),
         ("constant", 110, 1e-3),
     ],
@@ -150,7 +153,7 @@ def test_values_of_the_curves(schedule: Any, step: int, lr: float) -> None:
     assert learning_rate(config, step, 110) == pytest.approx(lr, rel=1e-12)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd", "flat_cosine", "constant"])
 def test_curves_are_continuous_and_hold_at_the_end(schedule: Any) -> None:
     """ESPnet's schedule jumps fifty-fold after its last point."""
     config = OptimConfig(lr=1e-3, min_lr=1e-6, warmup_steps=200, schedule=schedule)

@@ -58,6 +58,41 @@ def test_a_run_is_made_longer_where_its_rates_stay_what_they_were(
         assert part in told, (part, told)
 
 
+def test_a_finished_run_is_made_longer_by_a_restart(tmp_path: Path) -> None:
+    same = "optim.schedule=cosine"
+    first = recipe(tmp_path, same, "train.max_steps=100")
+    began(first, 100)
+    with pytest.raises(RecipeError, match=r"optim\.restarts=\[100\]"):
+        check_folder(recipe(tmp_path, same, "train.max_steps=200"))
+    longer = recipe(tmp_path, same, "train.max_steps=200", "optim.restarts=[100]")
+    check_folder(longer)
+    # What was done stays, and the new steps are those of a run that begins at the old end.
+    old, new = (
+        [learning_rate(r.optim, s, r.train.total_steps) for s in range(r.train.total_steps)]
+        for r in (first, longer)
+    )
+    assert new[:100] == old and new[100:] == old
+
+    # Its own recipe is in the folder now; it is made longer once more.
+    (first.folder / "recipe.yaml").write_text(yaml.safe_dump(longer.resolved()))
+    (first.folder / "checkpoints" / f"step_{200:09d}.ckpt").touch()
+    check_folder(recipe(tmp_path, same, "train.max_steps=500", "optim.restarts=[100,200]"))
+    for wrong in ("[]", "[200]", "[50,100,200]", "[150,200]"):
+        with pytest.raises(RecipeError, match="the learning rate would jump"):
+            check_folder(recipe(tmp_path, same, "train.max_steps=500", f"optim.restarts={wrong}"))
+
+
+def test_a_key_that_is_newer_than_the_run_stands_for_its_default(tmp_path: Path) -> None:
+    first = recipe(tmp_path, "train.max_steps=100")
+    began(first, 60)
+    there = first.resolved()
+    del there["optim"]["decay_fraction"]
+    (first.folder / "recipe.yaml").write_text(yaml.safe_dump(there))
+    check_folder(first)
+    with pytest.raises(RecipeError, match=r"optim\.decay_fraction: None there, 0\.5 now"):
+        check_folder(recipe(tmp_path, "train.max_steps=100", "optim.decay_fraction=0.5"))
+
+
 def test_the_same_length_may_be_said_otherwise_and_none_is_too_short(tmp_path: Path) -> None:
     began(recipe(tmp_path, "train.max_steps=100", "optim.schedule=constant"), 60)
     clips = ["train.max_steps=null", "train.max_clips=1595"]  # of 16 a step
