@@ -37,6 +37,10 @@ OBJECTIVES: dict[str, list[str]] = {
     ],
     "masked_units": ["objective=masked_units", "objective.units.codes=8", "objective.width=8"],
     "multilabel": ["objective=multilabel"],
+    "tokenizer_distillation": [
+        "objective=tokenizer_distillation", "objective.teacher=start", "objective.codebook_size=16",
+        "objective.codebook_dim=8", "objective.estimator_layers=1", "optim.ema_decay=null",
+    ],
     "utterance_frame": [
         "objective=utterance_frame", "objective.masks_per_clip=2", "objective.decoder_layers=2",
     ],

@@ -19,7 +19,7 @@ MACHINE = frozenset(
     }
 )  # fmt: skip
 """Keys of a recipe that describe the machine and have no effect on the result."""
-PLACES = frozenset({"path", "init_from"})
+PLACES = frozenset({"path", "init_from", "teacher"})
 """Keys whose values are places, even if they do not look like places."""
 _WORDS = frozenset({"card"})
 """Sections that a person wrote for readers: addresses in them are intended."""

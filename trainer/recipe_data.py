@@ -52,7 +52,10 @@ def missing_inputs(
             "data.train: no clip of these datasets has a label, and objective "
             f"{recipe.objective.name} learns from labels"
         )
-    start = recipe.init_from
-    if start is not None and "init_from" not in later and not Path(start).exists():
-        problems.append(f"init_from: {start} does not exist")
+    earlier = {f"objective.{key}": path for key, path in recipe.objective.reads.items()}
+    if recipe.init_from is not None:
+        earlier["init_from"] = recipe.init_from
+    for key, path in earlier.items():
+        if key not in later and not Path(path).exists():
+            problems.append(f"{key}: {path} does not exist")
     return problems

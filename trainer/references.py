@@ -15,7 +15,7 @@ from typing import Any
 from dawnchorus.trainer.names import names_a_secret
 
 PATHS = frozenset(
-    {"path", "table", "audio", "runs", "init_from", "cache", "previous", "species_file"}
+    {"path", "table", "audio", "runs", "init_from", "cache", "previous", "species_file", "teacher"}
 )
 """Keys of all recipes that name a file or folder."""
 ONLY_PATHS = (

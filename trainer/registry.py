@@ -151,6 +151,10 @@ OBJECTIVES: Registry[ObjectiveConfig, Objective] = Registry(
             ".objectives.multilabel_config:MultiLabelConfig",
             ".objectives.multilabel:MultiLabel",
         ),
+        "tokenizer_distillation": (
+            ".objectives.tokenizer_distillation_config:TokenizerDistillationConfig",
+            ".objectives.tokenizer_distillation:TokenizerDistillation",
+        ),
         "utterance_frame": (
             ".objectives.utterance_frame_config:UtteranceFrameConfig",
             ".objectives.utterance_frame:UtteranceFrame",

@@ -46,6 +46,8 @@ class Use:
     """Where the blocks of a view's mask lie: parts view, block."""
     FILLER = 3
     """What a decoder gets where the encoder saw nothing: parts view, token."""
+    REVIVE = 7
+    """Which tokens take the places of codes that nobody chooses: part token."""
 
 
 def mix_seed(*parts: int) -> int:

@@ -117,6 +117,32 @@ def test_the_paper_s_length_batch_and_data() -> None:
     assert all(source.weight is None for source in every.data.train.values())
 
 
+# ESPnet's egs2/audioset/ssl1: conf/tok_beats_base.yaml and conf/ds_beats_tok.json.
+TOKENIZER = BEATS_BASE | {
+    "encoder.layer_drop": 0.0, "encoder.input_dropout": 0.0,
+    "objective.name": "tokenizer_distillation", "objective.teacher": "${oc.env:CHORUS_TEACHER,runs/ssl_beats_base}",
+    "objective.codebook_size": 1024, "objective.codebook_dim": 256,  # BEATs
+    "objective.codebook_decay": 0.99,  # Microsoft's code
+    "objective.revive_below": 0.01,  # ours, after Jukebox; BEATs revives none
+    "objective.commitment_weight": 10.0, "objective.estimator_layers": 3,
+    "objective.clean_targets": False,
+    "augment.noise_prob": 0.0, "augment.mixup_prob": 0.0,
+    "optim.lr": 5e-5, "optim.betas": [0.9, 0.98], "optim.eps": 1e-12, "optim.weight_decay": 0.01,
+    "optim.clip_norm": 1.0, "optim.schedule": "linear", "optim.min_lr": 1e-6,
+    "optim.warmup_steps": 32000, "optim.warmup_from": 0.02, "optim.layer_decay": 1.0,
+    "optim.ema_decay": None,
+}  # fmt: skip
+
+
+def test_the_tokenizer_is_espnet_s() -> None:
+    recipe = load_recipe("tokenizer_beats_base")
+    found = numbers(recipe, "encoder", "objective", "augment", "optim")
+    assert {key: found[key] for key in TOKENIZER} == TOKENIZER
+    assert {key for key in found if key.startswith("objective.")} <= set(TOKENIZER)
+    # 70,000 frames of clips of 998; 14 epochs of about 28,700 steps.
+    assert (recipe.train.max_steps, recipe.train.global_batch) == (400_000, 70)
+
+
 def test_beats_large_is_openbeats() -> None:
     """`openbeats_large.yaml` in ESPnet, with the front end of `beats_base`."""
     large = load_recipe("ssl_beats_base", ["encoder=beats_large"])

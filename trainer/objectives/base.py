@@ -68,6 +68,8 @@ class StepOutput:
     scores_BC: Tensor | None = None
     """What ranks clips and classes, where the objective has classes, detached: a class's scores
     of any two clips can be compared (raw logits of a softmax cannot)."""
+    code_count_V: Tensor | None = None
+    """How often each code was chosen, where the objective chooses codes, int64."""
 
 
 class Scorer(Protocol):

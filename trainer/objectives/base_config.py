@@ -44,6 +44,11 @@ class ObjectiveConfig:
         return False
 
     @property
+    def reads(self) -> dict[str, str]:
+        """Earlier runs or files that it is built from: key within the section -> path."""
+        return {}
+
+    @property
     def head_pooling(self) -> Pooling:
         """What the model's head sees of a clip's tokens, where there is a head."""
         return "mean"

@@ -23,6 +23,7 @@ from dawnchorus.trainer.objectives.base import (
     Objective,
     StepOutput,
 )
+from dawnchorus.trainer.objectives.frozen import load_frozen
 from dawnchorus.trainer.objectives.masked_units_config import MaskedUnitsConfig
 from dawnchorus.trainer.objectives.tokenizers.usage import codebook_usage
 from dawnchorus.trainer.objectives.units import CEPSTRA, Clusters, Layer, Mfcc
@@ -97,24 +98,14 @@ class MaskedUnits(Objective):
         """See `Objective.build`."""
         if config.units.path is None:
             return cls(config, model.encoder)
-        assert context.load_encoder is not None
-        teacher, mine = context.load_encoder(config.units.path), model.encoder
-        where = f"objective.units.path={config.units.path}"
+        teacher = load_frozen(context, config.units.path, "objective.units.path", model.encoder)
         blocks = len(teacher.blocks())
         if config.units.layer > blocks:
             raise RecipeError(
-                f"objective.units.layer={config.units.layer}: the encoder of {where} has {blocks}"
+                f"objective.units.layer={config.units.layer}: the encoder of "
+                f"objective.units.path={config.units.path} has {blocks}"
             )
-        there, here = (
-            [getattr(e.config, name) for name in e.config.frontend_fields] for e in (teacher, mine)
-        )
-        second = int(mine.config.sample_rate_hz)
-        if there != here or teacher.grid(second) != mine.grid(second):
-            raise RecipeError(
-                f"{where}: its encoder hears something else than encoder={mine.config.name} or has "
-                "its tokens elsewhere; take one with the same front end and the same tokens"
-            )
-        return cls(config, mine, teacher)
+        return cls(config, model.encoder, teacher)
 
     def train(self, mode: bool = True) -> Self:
         """As everywhere; a teacher stays in eval mode."""

@@ -77,6 +77,11 @@ class MaskedUnitsConfig(ObjectiveConfig):
         """See `ObjectiveConfig.hears_clean`."""
         return self.clean_targets
 
+    @property
+    def reads(self) -> dict[str, str]:
+        """See `ObjectiveConfig.reads`."""
+        return {"units.path": self.units.path} if self.units.path is not None else {}
+
     def parameters(self, encoder: EncoderConfig, classes: int) -> int:
         """What is trained beside the encoder: projection, units and what hides a token."""
         return encoder.dim + (encoder.dim + 1) * self.width + self.units.codes * self.width

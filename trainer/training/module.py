@@ -172,7 +172,7 @@ class TrainingModule(pl.LightningModule):
         """
         frozen = self.training and self.head_only
         out = self.objective.step(features, self.model, frozen=frozen)
-        return out.loss_sum, out.count, out.logs, out.scores_BC
+        return out.loss_sum, out.count, out.logs, out.scores_BC, out.code_count_V
 
     @torch.no_grad()
     def look(self, features: FeatureBatch) -> list[list[Panel]]:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from dawnchorus.trainer.objectives.base import FeatureBatch, StepOutput
 
 
 @dataclass(frozen=True)
@@ -52,3 +57,33 @@ def codebook_usage(code_BN: Tensor, valid_BN: Tensor | None, codebook_size: int)
     weight = torch.ones_like(code_BN) if valid_BN is None else valid_BN.long()
     count_V = torch.zeros(codebook_size, dtype=torch.int64, device=code_BN.device)
     return CodebookUsage(count_V.index_add(0, code_BN.flatten(), weight.flatten()))
+
+
+def perplexity(share_V: Tensor) -> Tensor:
+    """exp(entropy) of shares that add up to 1: a scalar, on their device."""
+    return (-torch.xlogy(share_V, share_V).sum()).exp()
+
+
+class UsageScorer:
+    """`codes_used` and `perplexity` over a validation's tokens (see `objectives.base.Scorer`)."""
+
+    def __init__(self) -> None:
+        self._count_V: Tensor | None = None
+
+    def update(self, output: StepOutput, batch: FeatureBatch) -> None:
+        """Take a batch in."""
+        assert output.code_count_V is not None
+        before = self._count_V
+        self._count_V = output.code_count_V if before is None else before + output.code_count_V
+
+    def sync(self) -> None:
+        """Add up what the ranks have; every rank has had as many batches."""
+        if dist.is_initialized() and self._count_V is not None:
+            dist.all_reduce(self._count_V)
+
+    def finish(self, figures: dict[str, float]) -> dict[str, float]:
+        """The given figures, these two among them."""
+        if self._count_V is None:
+            return figures
+        usage = CodebookUsage(self._count_V.cpu())
+        return figures | {"codes_used": usage.unique, "perplexity": usage.perplexity}
