@@ -24,7 +24,7 @@ from dawnchorus.trainer.hub import adapters
 
 CHECKPOINT_FORMAT = 1
 Kind = str
-"""`run`, `checkpoint`, `export`; else whose file it is: `microsoft`, `avex`, `fairseq`, `eat`."""
+"""`run`, `checkpoint`, `export`; else whose file it is: `microsoft`, `espnet`, `avex`, ..."""
 OURS = frozenset({"run", "checkpoint", "export"})
 Which = Literal["auto", "best", "last"]
 

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from dawnchorus.trainer.errors import CheckpointError
 from dawnchorus.trainer.hub.adapters import Foreign
+from dawnchorus.trainer.hub.adapters.espnet import as_microsoft
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,11 +103,13 @@ BIAS_TABLE = "self_attn.relative_attention_bias.weight"
 
 
 def from_torch(path: str, content: Mapping[str, Any]) -> Foreign | None:
-    """Microsoft's `.pt`: `cfg`, `model` and, where it was fine-tuned, `label_dict`.
+    """Microsoft's `.pt`: `cfg`, `model` and, where it was fine-tuned, `label_dict`; or ESPnet's.
 
     Raises:
         CheckpointError: it is one, and cannot be used.
     """
+    espnet = as_microsoft(path, content)
+    content = espnet or content
     if not {"cfg", "model"} <= content.keys():
         return None
     if not isinstance(content["cfg"], Mapping) or not isinstance(content["model"], Mapping):
@@ -116,7 +119,8 @@ def from_torch(path: str, content: Mapping[str, Any]) -> Foreign | None:
         )
     encoder = encoder_from_cfg(content["cfg"], path)
     state = state_from_microsoft(content["model"], path)
-    return Foreign("microsoft", encoder, state, content.get("label_dict"))
+    origin = "espnet" if espnet else "microsoft"
+    return Foreign(origin, encoder, state, content.get("label_dict"))
 
 
 def from_avex(where: str, spec: Mapping[str, Any], state: Mapping[str, Tensor]) -> Foreign | None:
