@@ -165,6 +165,10 @@ OBJECTIVES: Registry[ObjectiveConfig, Objective] = Registry(
 TOKENIZERS: Registry[Any, Tokenizer] = Registry(
     "tokenizer",
     {
+        "learned": (
+            ".objectives.tokenizers.learned_config:LearnedConfig",
+            ".objectives.tokenizers.learned:LearnedTokenizer",
+        ),
         "random_projection": (
             ".objectives.tokenizers.random_projection_config:RandomProjectionConfig",
             ".objectives.tokenizers.random_projection:RandomProjectionTokenizer",

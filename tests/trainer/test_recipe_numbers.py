@@ -120,7 +120,8 @@ def test_the_paper_s_length_batch_and_data() -> None:
 # ESPnet's egs2/audioset/ssl1: conf/tok_beats_base.yaml and conf/ds_beats_tok.json.
 TOKENIZER = BEATS_BASE | {
     "encoder.layer_drop": 0.0, "encoder.input_dropout": 0.0,
-    "objective.name": "tokenizer_distillation", "objective.teacher": "${oc.env:CHORUS_TEACHER,runs/ssl_beats_base}",
+    "objective.name": "tokenizer_distillation",
+    "objective.teacher": "${oc.env:CHORUS_TEACHER,runs/ssl_beats_base}",
     "objective.codebook_size": 1024, "objective.codebook_dim": 256,  # BEATs
     "objective.codebook_decay": 0.99,  # Microsoft's code
     "objective.revive_below": 0.01,  # ours, after Jukebox; BEATs revives none

@@ -90,7 +90,7 @@ def read_weights(path: str | Path, *, ema: bool = True, which: Which = "auto") -
     path = Path(path)
     if path.is_dir():
         if (path / "checkpoints").is_dir():
-            return _from_checkpoint(_choose(path, which), ema=ema, kind="run")
+            return _from_checkpoint(choose(path, which), ema=ema, kind="run")
         if (path / "config.json").is_file():
             return _from_export(path)
         if (path / "train_config.yaml").is_file():
@@ -110,7 +110,8 @@ def read_weights(path: str | Path, *, ema: bool = True, which: Which = "auto") -
 # --------------------------------------------------------------------------- our own
 
 
-def _choose(run: Path, which: Which) -> Path:
+def choose(run: Path, which: Which) -> Path:
+    """The checkpoint of a run folder. Raises CheckpointError: there is none."""
     folder = run / "checkpoints"
     names = ["best.ckpt", "last.ckpt"] if which == "auto" else [f"{which}.ckpt"]
     for name in names:
@@ -125,7 +126,7 @@ def _choose(run: Path, which: Which) -> Path:
 
 
 def _from_torch(path: Path, *, ema: bool) -> Weights:
-    content = _load_torch(path)
+    content = load_torch(path)
     if isinstance(content, Mapping) and "dawnchorus" in content:
         return _from_checkpoint(path, ema=ema, kind="checkpoint", content=content)
     if isinstance(content, Mapping):
@@ -142,7 +143,7 @@ def _from_torch(path: Path, *, ema: bool) -> Weights:
 def _from_checkpoint(
     path: Path, *, ema: bool, kind: Kind, content: Mapping[str, Any] | None = None
 ) -> Weights:
-    content = _checkpoint_content(path, _load_torch(path) if content is None else content)
+    content = checkpoint_content(path, load_torch(path) if content is None else content)
     about = content["dawnchorus"]
     recipe = dict(about["recipe"])
     tensors = dict(content["state_dict"])
@@ -171,7 +172,7 @@ def _from_checkpoint(
     )
 
 
-def _checkpoint_content(path: Path, content: Any) -> Mapping[str, Any]:
+def checkpoint_content(path: Path, content: Any) -> Mapping[str, Any]:
     """A checkpoint of this project, or CheckpointError."""
     about = content.get("dawnchorus") if isinstance(content, Mapping) else None
     if not isinstance(about, Mapping) or "state_dict" not in content:
@@ -199,30 +200,6 @@ def _model_part(tensors: Mapping[str, Tensor], *, head: bool) -> dict[str, Tenso
         if head and f"objective.{name}" in tensors:
             state.setdefault(name, tensors[f"objective.{name}"])
     return state
-
-
-def read_objective_part(path: str | Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a part that an objective learnt besides the encoder, from a run or its checkpoint.
-
-    Args:
-        path: a run folder (its last checkpoint) or a checkpoint.
-        name: which part: the first word of its tensors' names (`tokenizer`, say).
-
-    Returns:
-        The `objective` section of the run's recipe, and the tensors of the part, without its name.
-
-    Raises:
-        CheckpointError: no checkpoint of this project, or it has no such part.
-    """
-    path = Path(path)
-    if path.is_dir() and (path / "checkpoints").is_dir():
-        path = _choose(path, "last")
-    content = _checkpoint_content(path, _load_torch(path))
-    prefix = f"objective.{name}."
-    part = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if prefix in k}
-    if not part:
-        raise CheckpointError(f"{path} holds no {name}: its objective trained none")
-    return dict(content["dawnchorus"]["recipe"]["objective"]), part
 
 
 def _from_export(folder: Path) -> Weights:
@@ -342,7 +319,8 @@ def _only_safetensors(folder: Path) -> Path:
 # --------------------------------------------------------------------------- files
 
 
-def _load_torch(path: Path) -> Any:
+def load_torch(path: Path) -> Any:
+    """A `.pt` or `.ckpt`, or a folder of shards, mapped. Raises CheckpointError: unreadable."""
     try:
         if path.is_dir():
             return shards.whole(shards.read(path, only=("dawnchorus", "state_dict")))

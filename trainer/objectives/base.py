@@ -118,9 +118,9 @@ class Context:
     classes that each source labels at all."""
     load_encoder: Callable[[str], Encoder] | None = None
     """Reads an encoder with its weights from a run, a checkpoint or an export: a frozen teacher."""
-    load_part: Callable[[str, str], tuple[dict[str, Any], dict[str, Tensor]]] | None = None
-    """Reads the tensors under a prefix of a run's checkpoint, `load_part(path, "tokenizer")`, with
-    the `objective` section of its recipe."""
+    load_part: Callable[[str, str], dict[str, Tensor]] | None = None
+    """Reads what an objective trained besides the encoder, `load_part(path, "quantizer")`: the
+    tensors of that part, of the same step and average as `load_encoder(path)`."""
 
 
 class Objective(nn.Module):

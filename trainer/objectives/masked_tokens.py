@@ -44,18 +44,21 @@ class MaskedTokens(Objective):
     Args:
         config: the objective's numbers.
         encoder: one that is `Maskable`; only its numbers are kept.
+        context: what the tokenizer may ask for.
     """
 
     config: MaskedTokensConfig
     unigram_V: Tensor
 
-    def __init__(self, config: MaskedTokensConfig, encoder: Encoder) -> None:
+    def __init__(
+        self, config: MaskedTokensConfig, encoder: Encoder, context: Context | None = None
+    ) -> None:
         super().__init__()
         assert isinstance(encoder, Maskable)
         self.config = config
         width, codes = config.predictor_dim or encoder.dim, config.tokenizer.codebook_size
         kind = TOKENIZERS.thing(config.tokenizer.name)
-        self.tokenizer = kind(config.tokenizer, patch=encoder.config.patch)
+        self.tokenizer = kind.build(config.tokenizer, encoder, context or Context())
         self.project = nn.Linear(encoder.dim, width)
         self.mask_token = nn.Parameter(torch.empty(width))
         try:
@@ -74,8 +77,7 @@ class MaskedTokens(Objective):
     @classmethod
     def build(cls, config: MaskedTokensConfig, model: Model, context: Context) -> Self:
         """See `Objective.build`."""
-        del context
-        return cls(config, model.encoder)
+        return cls(config, model.encoder, context)
 
     # ------------------------------------------------------------------ the step
 
@@ -97,7 +99,8 @@ class MaskedTokens(Objective):
         del frozen
         views = self.config.masks_per_clip
         valid_BN = _valid(batch, model.encoder)
-        code_BN = self.tokenizer(batch.x if batch.clean is None else batch.clean)
+        heard = batch.x if batch.clean is None else batch.clean
+        code_BN = self.tokenizer(heard, batch.steps_B)
         plan = draw_masks(valid_BN, self._kept(valid_BN.shape[1]), batch.keys(), views=views)
         hidden_MNE = self._predict(model.encoder, batch.x, valid_BN, plan)
         logit_MJV = self._logits(hidden_MNE, plan.masked_MJ)
@@ -178,11 +181,12 @@ class MaskedTokens(Objective):
         Raises:
             RecipeError: the perplexity is below the recipe's threshold, or there are no batches.
         """
-        seen = [(batch.x, _valid(batch, model.encoder)) for batch in batches]
-        self.tokenizer.fit(seen)
+        seen = [(batch, _valid(batch, model.encoder)) for batch in batches]
+        self.tokenizer.fit([(batch.x, valid_BN) for batch, valid_BN in seen])
         count_V = torch.zeros_like(self.unigram_V, dtype=torch.int64)
-        for x, valid_BN in seen:
-            count_V += codebook_usage(self.tokenizer(x), valid_BN, len(count_V)).count_V
+        for batch, valid_BN in seen:
+            code_BN = self.tokenizer(batch.x, batch.steps_B)
+            count_V += codebook_usage(code_BN, valid_BN, len(count_V)).count_V
         usage = CodebookUsage(count_V)
         least = self.config.least_perplexity
         if usage.perplexity < least or not usage.tokens:
@@ -206,7 +210,7 @@ class MaskedTokens(Objective):
         return {
             "mask_BN": mask_BN,
             "valid_BN": valid_BN,
-            "code_BN": self.tokenizer(batch.x),
+            "code_BN": self.tokenizer(batch.x, batch.steps_B),
             "predicted_BN": self._logits(hidden_BNE).argmax(-1),
         }
 
@@ -237,7 +241,7 @@ class MaskedTokens(Objective):
         ends = 2 * kept * model.encoder.dim * width
         ends += 2 * (places - kept) * width * self.config.tokenizer.codebook_size
         view = model.encoder.clip_flops(grid, kept) + self.predictor.flops(places) + ends
-        return float(3 * self.config.masks_per_clip * view + self.tokenizer.flops(places))
+        return float(3 * self.config.masks_per_clip * view + self.tokenizer.flops(grid))
 
 
 def _valid(batch: FeatureBatch, encoder: Encoder) -> Tensor:

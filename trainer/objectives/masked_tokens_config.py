@@ -32,7 +32,9 @@ codes, by seed (about 150 to 230 with `whiten: 0.75`), and of 5 to 18 of 128."""
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedTokensConfig(ObjectiveConfig):
-    """Masked-token pre-training (BEATs), with a random-projection tokenizer (iteration 1)."""
+    """Masked-token pre-training (BEATs), with a random-projection tokenizer (iteration 1) or one
+    that was learnt from an earlier encoder (`learned`, iteration 2 and on).
+    """
 
     needs_masking: ClassVar[bool] = True
     metrics: ClassVar[dict[str, str]] = {"loss": "min", "masked_accuracy": "max"}
@@ -84,6 +86,15 @@ class MaskedTokensConfig(ObjectiveConfig):
         width, codes = self.predictor_dim or encoder.dim, self.tokenizer.codebook_size
         ends = (encoder.dim + 1) * width + (width + 1) * codes + 3 * width
         return ends + encoder.stack_parameters(self.predictor_layers, width)
+
+    @property
+    def reads(self) -> dict[str, str]:
+        """See `ObjectiveConfig.reads`."""
+        return {f"tokenizer.{key}": path for key, path in self.tokenizer.reads.items()}
+
+    def frozen_parameters(self, encoder: EncoderConfig) -> int:
+        """The tokenizer's."""
+        return self.tokenizer.frozen_parameters(encoder)
 
     @property
     def least_perplexity(self) -> float:

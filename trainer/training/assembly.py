@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -118,10 +118,10 @@ def _load_encoder(path: str) -> Encoder:
     return load_model(path).model.encoder
 
 
-def _load_part(path: str, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    from dawnchorus.trainer.hub.reading import read_objective_part
+def _load_part(path: str, name: str) -> dict[str, Tensor]:
+    from dawnchorus.trainer.hub.objective_parts import read_part
 
-    return read_objective_part(path, name)
+    return read_part(path, name)
 
 
 def first_batches(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dawnchorus.trainer.encoders.base import Grid
 from dawnchorus.trainer.encoders.beats import Beats
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig
 from dawnchorus.trainer.encoders.ranges import Range
@@ -40,14 +41,14 @@ class Loudness(Tokenizer):
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         pass
 
-    def forward(self, mel_BTF: Tensor) -> Tensor:
+    def forward(self, mel_BTF: Tensor, steps_B: Tensor | None = None) -> Tensor:
         side = self.patch
         patches = mel_BTF.unfold(1, side, side).unfold(2, side, side)
         level_BN = patches.mean((-1, -2)).flatten(1)
         return (level_BN / self.config.step).long().clamp(0, self.config.codebook_size - 1)
 
-    def flops(self, places: int) -> float:
-        return float(places * self.patch**2)
+    def flops(self, grid: Grid) -> float:
+        return float(grid.places * self.patch**2)
 
     @property
     def remedy(self) -> str:

@@ -40,6 +40,9 @@ class Foreign:
     """How the tokens are pooled for the head."""
     notes: list[str] = field(default_factory=list)
     """Remarks for the user, for example that the head cannot be used."""
+    parts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """What an objective of ours would have trained besides, by the name of the part: `quantizer`
+    of a tokenizer."""
 
 
 def having(function: str) -> Iterator[Any]:

@@ -99,6 +99,21 @@ AVEX_DEFAULTS: dict[str, Any] = {
 }
 AVEX_HEAD_DIM = 768  # avex 1.4.0 builds its classifier as Linear(768, classes) whatever the encoder
 
+QUANTIZER = ("quantize.", "quantize_layer.")
+"""What the files of tokenizers have besides (Microsoft's `Tokenizers.py`, `quantizer.py`)."""
+QUANTIZER_NAMES = {
+    "quantize_layer.0.weight": "project.0.weight",
+    "quantize_layer.0.bias": "project.0.bias",
+    "quantize_layer.2.weight": "project.2.weight",
+    "quantize_layer.2.bias": "project.2.bias",
+    "quantize.embedding.weight": "codebook_VE",
+}
+QUANTIZER_TRAINING = {
+    "quantize.cluster_size", "quantize.embedding.cluster_size", "quantize.embedding.embed_avg",
+    "quantize.embedding.initted",
+}  # fmt: skip
+"""What only their training needed."""
+
 BIAS_TABLE = "self_attn.relative_attention_bias.weight"
 
 
@@ -118,9 +133,15 @@ def from_torch(path: str, content: Mapping[str, Any]) -> Foreign | None:
             f"{type(content['cfg']).__name__} and {type(content['model']).__name__}"
         )
     encoder = encoder_from_cfg(content["cfg"], path)
-    state = state_from_microsoft(content["model"], path)
-    origin = "espnet" if espnet else "microsoft"
-    return Foreign(origin, encoder, state, content.get("label_dict"))
+    quantizer, rest = dict[str, Any](), dict[str, Any]()
+    for name, tensor in content["model"].items():
+        (quantizer if name.startswith(QUANTIZER) else rest)[name] = tensor
+    state = state_from_microsoft(rest, path)
+    found = Foreign("espnet" if espnet else "microsoft", encoder, state, content.get("label_dict"))
+    if quantizer:
+        found.parts["quantizer"] = quantizer_from_microsoft(content["cfg"], quantizer, path)
+        found.notes.append(f"{path} is a tokenizer: its encoder was read")
+    return found
 
 
 def from_avex(where: str, spec: Mapping[str, Any], state: Mapping[str, Tensor]) -> Foreign | None:
@@ -286,6 +307,41 @@ def state_from_microsoft(state: Mapping[str, Tensor], where: str) -> dict[str, T
     if table is not None:
         ours[f"encoder.encoder.layers.0.{BIAS_TABLE}"] = table
     return ours
+
+
+def quantizer_from_microsoft(
+    cfg: Mapping[str, Any], state: Mapping[str, Tensor], where: str
+) -> dict[str, Tensor]:
+    """Our names (`objectives/quantizer.py`) for projection and codebook of a tokenizer's `.pt`.
+
+    Args:
+        cfg: of the file.
+        state: its tensors whose names begin as `QUANTIZER` says.
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: a tensor is missing or not known, or shapes and `cfg` disagree.
+    """
+    problems = [f"  {name} is missing" for name in QUANTIZER_NAMES if name not in state]
+    known = QUANTIZER_NAMES.keys() | QUANTIZER_TRAINING
+    problems += [f"  {name} is not known" for name in state if name not in known]
+    if not problems:
+        codes, width = (*state["quantize.embedding.weight"].shape, 0, 0)[:2]
+        dim = cfg["encoder_embed_dim"]
+        shapes = {
+            "quantize_layer.0.weight": (dim, dim),
+            "quantize_layer.2.weight": (cfg.get("quant_dim", width), dim),
+            "quantize.embedding.weight": (cfg.get("quant_n", codes), cfg.get("quant_dim", width)),
+        }
+        problems += [
+            f"  {name} has the shape {tuple(state[name].shape)}, by cfg it would be {shape}"
+            for name, shape in shapes.items()
+            if tuple(state[name].shape) != shape
+        ]
+    if problems:
+        lines = "\n".join(problems)
+        raise CheckpointError(f"{where}: not a tokenizer of BEATs as Microsoft's are:\n{lines}")
+    return {ours: state[theirs] for theirs, ours in QUANTIZER_NAMES.items()}
 
 
 def state_from_avex(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

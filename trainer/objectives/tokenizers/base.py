@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
 
 from dawnchorus.trainer.objectives.tokenizers.base_config import TokenizerConfig
 
+if TYPE_CHECKING:
+    from dawnchorus.trainer.encoders.base import Encoder, Grid
+    from dawnchorus.trainer.objectives.base import Context
+
 
 class Tokenizer(nn.Module, ABC):
-    """Log-mel in, one code per patch out. Its tensors are buffers: no optimiser moves them, and
-    every checkpoint carries them.
+    """Log-mel in, one code per patch out. No optimiser moves its tensors, which are buffers or
+    want no gradient, and every checkpoint carries them.
 
     Args:
         config: the tokenizer's numbers; `config.codebook_size` codes exist.
@@ -27,6 +32,22 @@ class Tokenizer(nn.Module, ABC):
         self.config = config
         self.patch = patch
 
+    @classmethod
+    def build(cls, config: Any, encoder: Encoder, context: Context) -> Self:
+        """The tokenizer for an encoder that is to be trained.
+
+        Args:
+            config: the `objective.tokenizer` section of the recipe.
+            encoder: one that is `Maskable`.
+            context: what may be asked for, such as an earlier encoder.
+
+        Raises:
+            RecipeError: the numbers of tokenizer and encoder do not go together.
+            CheckpointError: a file that it is made of cannot be read.
+        """
+        del context
+        return cls(config, patch=encoder.config.patch)
+
     @abstractmethod
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Learn from the corpus what the codes need, once, before the first step.
@@ -37,12 +58,21 @@ class Tokenizer(nn.Module, ABC):
         """
 
     @abstractmethod
-    def forward(self, mel_BTF: Tensor) -> Tensor:
-        """Codes [B, N], int64, of normalised log-mel, in the order of the encoder's tokens."""
+    def forward(self, mel_BTF: Tensor, steps_B: Tensor | None = None) -> Tensor:
+        """Codes of a batch, in the order of the encoder's tokens.
+
+        Args:
+            mel_BTF: normalised log-mel.
+            steps_B: frames of each clip that stand for sound (None: all of them), for a tokenizer
+                whose codes depend on more than their own patch.
+
+        Returns:
+            [B, N], int64; unspecified where the token is padding.
+        """
 
     @abstractmethod
-    def flops(self, places: int) -> float:
-        """Floating-point operations for a clip of `places` tokens."""
+    def flops(self, grid: Grid) -> float:
+        """Floating-point operations for a clip that fills `grid`."""
 
     @property
     @abstractmethod

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from dawnchorus.trainer.encoders.ranges import Range, check_ranges
+
+if TYPE_CHECKING:
+    from dawnchorus.trainer.encoders.base_config import EncoderConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,3 +25,13 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+    @property
+    def reads(self) -> dict[str, str]:
+        """Earlier runs or files that it is built from: key within the section -> path."""
+        return {}
+
+    def frozen_parameters(self, encoder: EncoderConfig) -> int:
+        """What it keeps beside small tables, in float32."""
+        del encoder
+        return 0

@@ -7,6 +7,7 @@ K pixels of a patch, P patch channels, D code width, V codes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,9 @@ from dawnchorus.trainer.objectives.tokenizers.base import Tokenizer
 from dawnchorus.trainer.objectives.tokenizers.random_projection_config import (
     RandomProjectionConfig,
 )
+
+if TYPE_CHECKING:
+    from dawnchorus.trainer.encoders.base import Grid
 
 _ROWS = 4096
 """Patches compared with the codebook at a time: 16 MB of distances to 1024 codes."""
@@ -121,8 +125,8 @@ class RandomProjectionTokenizer(Tokenizer):
         self.whiten_KK.copy_((direction_KK * scale_K) @ direction_KK.T)
 
     @torch.no_grad()
-    def forward(self, mel_BTF: Tensor) -> Tensor:
-        """Codes [B, N], int64, of normalised log-mel; frames that fill no patch are dropped.
+    def forward(self, mel_BTF: Tensor, steps_B: Tensor | None = None) -> Tensor:
+        """See `Tokenizer.forward`; frames that fill no patch are dropped.
 
         Raises:
             ValueError: fewer frames than a patch, or mel bins that are no multiple of it.
@@ -134,11 +138,11 @@ class RandomProjectionTokenizer(Tokenizer):
             codes = [self._nearest(rows) for rows in torch.split(pixel_BNK.flatten(0, 1), _ROWS)]
         return torch.cat(codes).view(pixel_BNK.shape[:2])
 
-    def flops(self, places: int) -> float:
+    def flops(self, grid: Grid) -> float:
         """See `Tokenizer.flops`."""
         sizes = self.config
         to_code = sizes.codebook_dim * (sizes.patch_dim + sizes.codebook_size)
-        return float(2 * places * (sizes.patch_dim * self.patch**2 + to_code))
+        return float(2 * grid.places * (sizes.patch_dim * self.patch**2 + to_code))
 
     @property
     def remedy(self) -> str:
