@@ -3,9 +3,8 @@
 On the CPU: 4 clips of 10 s with a head of 1000 classes, forward, backward and fused AdamW, no
 dropout, beside avex's BEATs with the same optimiser (needs `.venv-avex`; `scripts/avex_env.sh`).
 
-On a CUDA device: clips/s, TFLOP/s and share of a measured bf16 matrix product, supervised (496
-tokens) and masked-token pre-training (128 visible, predictor on 496), eager and compiled, with the
-clips already in the device's memory.
+On a CUDA device the position convolution by FFT beside cuDNN's; the steps there are measured by
+`scripts.bench.training`.
 """
 
 from __future__ import annotations
@@ -19,14 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dawnchorus.trainer.allocation import keep_freed_memory
-from dawnchorus.trainer.encoders.base import Stack
 from dawnchorus.trainer.encoders.beats import Beats
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig
 from dawnchorus.trainer.encoders.beats_cpu import overlap_save, quicken
 from dawnchorus.trainer.model import BioEncoder
-from dawnchorus.trainer.objectives.base import FeatureBatch
-from dawnchorus.trainer.objectives.masked_tokens import MaskedTokens
-from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
 from scripts.bench import Report, figure, print_table
 from scripts.bench.paired import (
     AVEX_PYTHON,
@@ -38,7 +33,6 @@ from scripts.bench.paired import (
 )
 
 SAMPLES, CLASSES = 160000, 1000
-FRAMES = 998
 ROUNDS = 5
 NO_DROPOUT = {
     "dropout": 0.0,
@@ -46,8 +40,6 @@ NO_DROPOUT = {
     "input_dropout": 0.0,
     "layer_drop": 0.0,
 }
-GPU_CLIPS = {"supervised": 128, "masked": 256}
-GPU_TARGETS = {"supervised": ">= 0.50", "masked": ">= 0.40"}
 
 
 def optimiser_for(*modules: nn.Module) -> torch.optim.Optimizer:
@@ -56,63 +48,38 @@ def optimiser_for(*modules: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 
 
-def sound(clips: int, device: str) -> Tensor:
+def sound(clips: int) -> Tensor:
     """Seeded noise."""
     generator = torch.Generator().manual_seed(0)
-    return (0.1 * torch.randn(clips, SAMPLES, generator=generator)).to(device)
+    return 0.1 * torch.randn(clips, SAMPLES, generator=generator)
 
 
-def supervised_step(clips: int, device: str, *, autocast: bool) -> tuple[Callable[[], None], Beats]:
-    """One step of supervised training, and its encoder."""
+def supervised_step(clips: int, *, autocast: bool) -> Callable[[], None]:
+    """One step of supervised training."""
     torch.manual_seed(0)
-    encoder = Beats(BeatsConfig.base(**NO_DROPOUT)).to(device)
-    if device == "cpu":
-        quicken(encoder)  # as the trainer does
-    head = nn.Linear(encoder.config.dim, CLASSES).to(device)
-    front_end = BioEncoder(encoder).frontend.to(device)
+    encoder = Beats(BeatsConfig.base(**NO_DROPOUT))
+    quicken(encoder)  # as the trainer does
+    head = nn.Linear(encoder.config.dim, CLASSES)
+    front_end = BioEncoder(encoder).frontend
     optimiser = optimiser_for(encoder, head)
-    wav_BT = sound(clips, device)
-    target_BC = (torch.rand(clips, CLASSES, device=device) < 0.01).float()
+    wav_BT = sound(clips)
+    target_BC = (torch.rand(clips, CLASSES) < 0.01).float()
 
     def step() -> None:
         mel_BTF, _ = front_end(wav_BT)
-        with torch.autocast(device, torch.bfloat16, enabled=autocast):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             logits_BC = head(encoder(mel_BTF).tokens_BND.mean(1))
         loss = F.binary_cross_entropy_with_logits(logits_BC.float(), target_BC)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         optimiser.zero_grad()
 
-    return step, encoder
-
-
-def masked_step(clips: int, device: str) -> tuple[Callable[[], None], BioEncoder, MaskedTokens]:
-    """One step of masked-token pre-training in bf16, its model and its objective."""
-    torch.manual_seed(0)
-    encoder = Beats(BeatsConfig.base(**NO_DROPOUT)).to(device)
-    objective = MaskedTokens(MaskedTokensConfig(), encoder).to(device)
-    model = BioEncoder(encoder).to(device)
-    optimiser = optimiser_for(encoder, objective)
-    wav_BT = sound(clips, device)
-    length_B = torch.full((clips,), SAMPLES, device=device)
-    key_B = torch.arange(clips, device=device)
-
-    def step() -> None:
-        x, steps_B = model.frontend(wav_BT, length_B)
-        batch = FeatureBatch(x, steps_B, key_B=key_B)
-        with torch.autocast(device, torch.bfloat16):
-            out = objective.step(batch, model)
-            loss = out.loss_sum / out.count
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        optimiser.zero_grad()
-
-    return step, model, objective
+    return step
 
 
 def on_cpu(report: Report, precision: str, rounds: int = ROUNDS, warm_ups: int = 1) -> None:
     """Time over avex's time, in "fp32" or, under autocast, "bf16"."""
-    step, _ = supervised_step(4, "cpu", autocast=precision == "bf16")
+    step = supervised_step(4, autocast=precision == "bf16")
     if not AVEX_PYTHON.exists():
         alone = interleave([lambda: measure(step)], rounds)[0]
         report(figure(f"BEATs step, {precision}", [s.wall_s for s in alone], "s"))
@@ -122,35 +89,6 @@ def on_cpu(report: Report, precision: str, rounds: int = ROUNDS, warm_ups: int =
         ours, theirs = interleave(sides, rounds, warm_ups)
     report_ratio(report, f"BEATs step / avex, {precision}", ours, theirs, "<= 0.80")
     report(figure(f"BEATs step, {precision}", [s.wall_s for s in ours], "s"))
-
-
-def on_gpu(report: Report) -> None:
-    """Speed and share of the measured matrix rate, supervised and masked, eager and compiled."""
-    torch.set_float32_matmul_precision("high")
-    rate = matrix_rate(report)
-    position_convolution(report)
-    for compiled in (False, True):
-        for name, clips in GPU_CLIPS.items():
-            if name == "supervised":
-                step, encoder = supervised_step(clips, "cuda", autocast=True)
-                flops = 3.0 * encoder.clip_flops(encoder.grid(FRAMES))
-                stacks: list[Stack] = [encoder]
-            else:
-                step, model, objective = masked_step(clips, "cuda")
-                flops = objective.flops(model, model.encoder.grid(FRAMES))
-                stacks = [model.encoder, objective.predictor]
-            if compiled:
-                for stack in stacks:
-                    for block in stack.blocks():
-                        block.compile(dynamic=False)
-            speeds = [clips / s for s in gpu_seconds(step)]
-            memory_gb = torch.cuda.max_memory_allocated() / 1e9
-            how = f"{name}, {'compiled' if compiled else 'eager'}, {clips} clips"
-            rates = [s * flops for s in speeds]
-            report_speed(report, how, speeds, rates, of=rate, target=GPU_TARGETS[name])
-            report(figure(f"{how}: memory", [memory_gb], "GB"))
-            del step, encoder, stacks
-            torch.cuda.empty_cache()
 
 
 def position_convolution(report: Report) -> None:
@@ -204,7 +142,6 @@ def gpu_seconds(work: Callable[[], object], rounds: int = 5, steps: int = 10) ->
     """Seconds per call, of `rounds` rounds of `steps` calls."""
     for _ in range(5):
         work()
-    torch.cuda.reset_peak_memory_stats()
     seconds = []
     for _ in range(rounds):
         torch.cuda.synchronize()
@@ -217,9 +154,9 @@ def gpu_seconds(work: Callable[[], object], rounds: int = 5, steps: int = 10) ->
 
 
 def run(report: Report) -> None:
-    """Report the CPU's ratios, and on a machine with a CUDA device first that device's speeds."""
+    """Report the CPU's ratios, and on a machine with a CUDA device first its convolutions."""
     if torch.cuda.is_available():
-        on_gpu(report)
+        position_convolution(report)
     keep_freed_memory()  # as `chorus train` does on a CPU
     if not AVEX_PYTHON.exists():
         print(NO_AVEX)

@@ -28,12 +28,14 @@ CLIPS = 96
 BATCH = 32
 
 
-def bird_sound(rng: np.random.Generator, seconds: int) -> npt.NDArray[np.int16]:
+def bird_sound(
+    rng: np.random.Generator, seconds: float, rate_hz: int = RATE_HZ
+) -> npt.NDArray[np.int16]:
     """Chirps over a background: compresses about as well as field recordings (0.54)."""
-    time_T = np.arange(seconds * RATE_HZ) / RATE_HZ
+    time_T = np.arange(round(seconds * rate_hz)) / rate_hz
     wav_T = 80 * (1 + np.sin(time_T / 2)) * rng.standard_normal(time_T.size)
-    for second in range(seconds):
-        begin = second * RATE_HZ + int(rng.integers(0, 8000))
+    for second in range(int(seconds)):
+        begin = second * rate_hz + int(rng.integers(0, 8000))
         part_T = time_T[begin : begin + int(rng.integers(1000, 8000))]
         phase = 2 * np.pi * rng.uniform(800, 7000) * part_T + 20 * np.sin(2 * np.pi * 9 * part_T)
         wav_T[begin : begin + part_T.size] += 3000 * np.sin(phase)
@@ -41,7 +43,11 @@ def bird_sound(rng: np.random.Generator, seconds: int) -> npt.NDArray[np.int16]:
 
 
 def write_dataset(
-    root: Path, wavs: list[npt.NDArray[np.int16]], codec: str, classes: int = 1
+    root: Path,
+    wavs: list[npt.NDArray[np.int16]],
+    codec: str,
+    classes: int = 1,
+    rate_hz: int = RATE_HZ,
 ) -> Path:
     """One shard with these clips, and its index; each clip has one of `classes` labels."""
     import soundfile as sf
@@ -51,14 +57,16 @@ def write_dataset(
     with tarfile.open(root / "train/000000.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
         for i, wav_T in enumerate(wavs):
             buffer = io.BytesIO()
-            sf.write(buffer, wav_T, RATE_HZ, format=codec.upper(), subtype="PCM_16")
+            sf.write(buffer, wav_T, rate_hz, format=codec.upper(), subtype="PCM_16")
             member = tarfile.TarInfo(f"clip-{i:06d}.{codec}")
             member.size = len(buffer.getvalue())
             offset = tar.offset + tarfile.BLOCKSIZE
             tar.addfile(member, io.BytesIO(buffer.getvalue()))
             rows.append((offset, member.size, len(wav_T)))
     offsets, sizes, samples = np.array(rows, dtype=np.int64).T
-    write_index(root, offsets, sizes, samples, np.zeros(len(rows), dtype=np.int32), codec, classes)
+    write_index(
+        root, offsets, sizes, samples, np.zeros(len(rows), dtype=np.int32), codec, classes, rate_hz
+    )
     return root
 
 
@@ -70,6 +78,7 @@ def write_index(
     shards: npt.NDArray[np.int32],
     codec: str,
     classes: int = 1,
+    rate_hz: int = RATE_HZ,
 ) -> None:
     """Write `index.parquet` and `labels.json`; each clip has one of `classes` labels."""
     import json
@@ -93,7 +102,7 @@ def write_index(
         "offset": offsets,
         "size": sizes,
         "samples": samples,
-        "sample_rate_hz": np.full(n, RATE_HZ, np.int32),
+        "sample_rate_hz": np.full(n, rate_hz, np.int32),
         "start_s": np.zeros(n),
         "licence_id": np.zeros(n, np.int32),
         "label_ids": pa.ListArray.from_arrays(np.arange(n + 1, dtype=np.int32), ids),
