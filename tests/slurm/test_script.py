@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from dawnchorus.slurm.errors import SubmitError
 from dawnchorus.slurm.profile import ClusterProfile, load_profile, seconds
 from dawnchorus.slurm.scheduler import clean_environment
 from dawnchorus.slurm.script import JobScript, write_script
-from dawnchorus.slurm.submit import prepare_recipe, split_overrides
+from dawnchorus.slurm.submit import prepare_recipe, split_overrides, submit
 from dawnchorus.slurm.sweep import read_sweep, sweep_name
 from dawnchorus.slurm.verdict import verdict
 from dawnchorus.trainer.compose import recipes_folder
@@ -260,6 +261,36 @@ def test_a_chain_is_any_steps_in_any_order(
     ):
         assert part in told, (part, told)
     assert not runs.exists()
+
+
+def test_the_iterations_of_beats_are_a_chain(
+    tone_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each tokenizer learns from the encoder before it, each encoder from the tokenizer before."""
+    for name in ("audioset", "noise"):
+        shutil.copytree(tone_dataset, tmp_path / "datasets" / name)
+    monkeypatch.setenv("CHORUS_DATA", str(tmp_path / "datasets"))
+    runs = tmp_path / "runs"
+    words = ["chain/beats_iterations", "cluster=small", f"runs={runs}", "publish.author=me"]
+    done = submit_chain(words, dry_run=True)
+    names = ["first", "tokenizer1", "second", "tokenizer2", "third"]
+    assert [one.run.name for one in done[:5]] == [f"beats_iterations-{name}" for name in names]
+    told = capsys.readouterr().out
+    for name, key, source in (
+        ("tokenizer1", "objective.teacher", "first"),
+        ("second", "objective.tokenizer.path", "tokenizer1"),
+        ("tokenizer2", "objective.teacher", "second"),
+        ("third", "objective.tokenizer.path", "tokenizer2"),
+    ):
+        assert f"in {runs}/beats_iterations-{name}   {key} from {source}" in told
+    # Alone, each wants what it starts from.
+    with pytest.raises(SubmitError, match=r"objective.tokenizer.path: \S+ does not exist"):
+        submit("ssl_beats_base_iter2", words[1:3], dry_run=True)
+    with pytest.raises(SubmitError, match=r"objective.teacher: \S+ does not exist"):
+        submit("tokenizer_beats_base", words[1:3], dry_run=True)
 
 
 @pytest.mark.parametrize(
