@@ -87,10 +87,11 @@ def write_dataset(
     *,
     per_shard: int = 8,
     codec: str = "flac",
+    rate_hz: int = 16000,
 ) -> Path:
     """Write a dataset to the letter of the format (docs/data.md) without using `data_prep`.
 
-    Each clip: `wav` (int16, mono 16 kHz), `labels` (names), optionally `group`, `fold`, `split`.
+    Each clip: `wav` (int16, mono), `labels` (names), optionally `group`, `fold`, `split`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -109,7 +110,7 @@ def write_dataset(
                 for i in members[s : s + per_shard]:
                     wav = np.asarray(clips[i]["wav"], dtype=np.int16)
                     buffer = io.BytesIO()
-                    sf.write(buffer, wav, 16000, format=codec.upper(), subtype="PCM_16")
+                    sf.write(buffer, wav, rate_hz, format=codec.upper(), subtype="PCM_16")
                     names = list(clips[i].get("labels", []))  # type: ignore[call-overload]
                     record = {"id": f"test:{i}", "labels": [{"name": n} for n in names]}
                     tar.write(
@@ -135,7 +136,7 @@ def write_dataset(
                             "offset": member.offset_data,
                             "size": member.size,
                             "codec": codec,
-                            "sample_rate_hz": 16000,
+                            "sample_rate_hz": rate_hz,
                             "samples": len(np.asarray(clips[i]["wav"])),
                             "label_ids": [labels.index(n) for n in names],
                             "background_ids": [],
@@ -165,13 +166,13 @@ def write_dataset(
             {
                 "licence_id": pa.array([0], pa.int32()), "licence_url": ["https://creativecommons.org/publicdomain/zero/1.0/"],
                 "recordist": ["test"], "attribution": [""], "clips": [len(rows)],
-                "hours": [sum(r["samples"] for r in rows) / 16000 / 3600],
+                "hours": [sum(r["samples"] for r in rows) / rate_hz / 3600],
             }
         ),
         root / "licences.parquet",
     )  # fmt: skip
     (root / "stats.json").write_text(
-        json.dumps({"name": root.name, "clips": len(rows), "sample_rate_hz": 16000})
+        json.dumps({"name": root.name, "clips": len(rows), "sample_rate_hz": rate_hz})
     )
     return root
 

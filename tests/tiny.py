@@ -37,6 +37,10 @@ OBJECTIVES: dict[str, list[str]] = {
     ],
     "masked_units": ["objective=masked_units", "objective.units.codes=8", "objective.width=8"],
     "multilabel": ["objective=multilabel"],
+    "reconstruction": [
+        "objective=reconstruction", "objective.decoder_layers=1", "objective.decoder_dim=16",
+        "objective.decoder_heads=2", "objective.masker=voronoi",
+    ],
     "tokenizer_distillation": [
         "objective=tokenizer_distillation", "objective.teacher=start", "objective.codebook_size=16",
         "objective.codebook_dim=8", "objective.estimator_layers=1", "optim.ema_decay=null",
@@ -58,8 +62,9 @@ def named_in(recipe: str, section: str) -> str:
 
 
 def tiny_encoder(recipe: str) -> list[str]:
-    """Overrides that make a shipped recipe's encoder tiny."""
-    return ENCODERS[named_in(recipe, "encoder")]
+    """Overrides that make a shipped recipe's encoder tiny; a ViT stays of its own form and rate."""
+    name = named_in(recipe, "encoder")
+    return [o for o in ENCODERS[name] if name != "vit" or not o.startswith("encoder=")]
 
 
 def tiny_objective(recipe: str) -> list[str]:

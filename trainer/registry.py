@@ -151,6 +151,10 @@ OBJECTIVES: Registry[ObjectiveConfig, Objective] = Registry(
             ".objectives.multilabel_config:MultiLabelConfig",
             ".objectives.multilabel:MultiLabel",
         ),
+        "reconstruction": (
+            ".objectives.reconstruction_config:ReconstructionConfig",
+            ".objectives.reconstruction:Reconstruction",
+        ),
         "tokenizer_distillation": (
             ".objectives.tokenizer_distillation_config:TokenizerDistillationConfig",
             ".objectives.tokenizer_distillation:TokenizerDistillation",
@@ -206,6 +210,7 @@ works without; it is never part of an exported model."""
 FRONTENDS = {
     "beats": ".frontends.kaldi:BeatsLogMel",
     "eat": ".frontends.kaldi:EatLogMel",
+    "mel_db": ".frontends.mel_db:MelDb",
     "minmax_mel": ".frontends.minmax_mel:MinMaxMel",
     "waveform": ".frontends.waveform:Waveform",
 }

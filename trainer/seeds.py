@@ -46,6 +46,10 @@ class Use:
     """Where the blocks of a view's mask lie: parts view, block."""
     FILLER = 3
     """What a decoder gets where the encoder saw nothing: parts view, token."""
+    SHAPE = 4
+    """Sides and place of a rectangle of a view's mask: parts view, rectangle, which number."""
+    POINT = 5
+    """Whether a token is a point around which a view is masked: parts view, token."""
     REVIVE = 7
     """Which tokens take the places of codes that nobody chooses: part token."""
 

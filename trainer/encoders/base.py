@@ -188,7 +188,8 @@ class Maskable(Protocol):
         """A stack of blocks of the encoder's kind, at another width, for a predictor.
 
         It takes (x_BLD, valid_BL) on the places of a whole grid, in its order, and adds positions
-        by itself.
+        by itself. All take `heads`; one of an encoder with tokens in front takes `prefix`, how many
+        of them there are in `x_BLD` as well (0: none), which get no positions.
         """
         ...
 

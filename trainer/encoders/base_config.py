@@ -92,6 +92,7 @@ class EncoderConfig:
         """What cards and reports say of the architecture: name of a row -> text."""
         raise NotImplementedError
 
-    def stack_parameters(self, layers: int, dim: int) -> int:
+    def stack_parameters(self, layers: int, dim: int, heads: int | None = None) -> int:
         """Parameters of a stack of such layers at another width (`base.Maskable.stack`)."""
+        del layers, dim, heads
         raise NotImplementedError(f"{self.title} has no stack of layers for a predictor")

@@ -414,17 +414,21 @@ class Beats(Encoder):
     def stack(self, layers: int, dim: int, **options: Any) -> BeatsLayers:
         """Layers with a position table of their own (no position convolution).
 
+        `heads` and what `BeatsLayers` takes may be given.
+
         Raises:
             ValueError: the heads do not divide `dim`.
         """
         c = self.config
-        if dim % c.heads:
-            raise ValueError(f"a width of {dim} must be a multiple of encoder.heads ({c.heads})")
+        name = "heads" if "heads" in options else "encoder.heads"
+        heads = options.pop("heads", c.heads)
+        if dim % heads:
+            raise ValueError(f"a width of {dim} must be a multiple of {name} ({heads})")
         return BeatsLayers(
             layers,
             dim,
             c.ffn_dim,
-            c.heads,
+            heads,
             **_shared_options(c),
             **options,
         )

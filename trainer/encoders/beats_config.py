@@ -152,8 +152,9 @@ class BeatsConfig(EncoderConfig):
         """Parameters of the first layer, which holds the position table."""
         return self.stack_parameters(1, self.dim)
 
-    def stack_parameters(self, layers: int, dim: int) -> int:
+    def stack_parameters(self, layers: int, dim: int, heads: int | None = None) -> int:
         """Parameters of a stack of such layers of another width, with its one position table."""
-        attention = 4 * (dim + 1) * dim + 8 * (dim // self.heads + 1) + self.heads
+        heads = heads or self.heads
+        attention = 4 * (dim + 1) * dim + 8 * (dim // heads + 1) + heads
         feed_forward = (dim + 1) * self.ffn_dim + (self.ffn_dim + 1) * dim
-        return layers * (attention + feed_forward + 4 * dim) + self.num_buckets * self.heads
+        return layers * (attention + feed_forward + 4 * dim) + self.num_buckets * heads

@@ -98,6 +98,7 @@ class VitLayers(Stack):
         heads: int,
         *,
         bands: int,
+        prefix: int = 0,
         norm: str = "post",
         norm_eps: float = 1e-6,
         qk_norm: bool = False,
@@ -106,6 +107,7 @@ class VitLayers(Stack):
     ) -> None:
         super().__init__()
         self.dim, self.hidden, self.bands, self.drop_path = dim, hidden, bands, drop_path
+        self.prefix = prefix
         self.pre_norm, self.grad_checkpoint = norm == "pre", grad_checkpoint
         self.rng = torch.Generator()
         self.layers = nn.ModuleList(
@@ -139,8 +141,12 @@ class VitLayers(Stack):
 
     @useful_autocast
     def forward(self, x_BLD: Tensor, valid_BL: Tensor | None = None) -> Tensor:
-        """Run the blocks over the places of a whole grid, after adding their positions."""
-        position_LD = sincos(x_BLD.shape[1], self.bands, self.dim, x_BLD.device)
+        """Run the blocks over the tokens in front and the places of a whole grid, after adding the
+        positions of these.
+        """
+        places = x_BLD.shape[1] - self.prefix
+        position_LD = sincos(places, self.bands, self.dim, x_BLD.device)
+        position_LD = F.pad(position_LD, (0, 0, self.prefix, 0))
         return self.run(x_BLD + position_LD.to(x_BLD.dtype), valid_BL)
 
     def run(

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from .base_config import EncoderConfig
-from .ranges import Count, Positive, Range, ShareBelowOne, check_ranges
+from .ranges import Count, NotNegative, Positive, Range, ShareBelowOne, check_ranges
+
+_ONLY_MEL_DB = ("n_fft", "hop_samples", "low_hz", "top_db", "peak_normalise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,8 @@ class VitConfig(EncoderConfig):
     maskable: ClassVar[bool] = True
     feed_forward_taps: ClassVar[bool] = True
     frontend_fields: ClassVar[tuple[str, ...]] = (
-        "frontend", "sample_rate_hz", "mel_bins", "mel_mean", "mel_std",
+        "frontend", "sample_rate_hz", "mel_bins", "mel_mean", "mel_std", "n_fft", "hop_samples",
+        "low_hz", "top_db", "peak_normalise",
     )  # fmt: skip
     training_only: ClassVar[frozenset[str]] = frozenset({"drop_path", "grad_checkpoint"})
 
@@ -62,8 +65,10 @@ class VitConfig(EncoderConfig):
     and on all ranks (stochastic depth, Huang et al. 2016). EAT and MAE pre-training: 0."""
     grad_checkpoint: bool = False
     """Recompute each layer in the backward pass: less memory, about a third more compute."""
-    frontend: Literal["eat", "beats"] = "eat"
-    """Variant of the spectrogram."""
+    frontend: Literal["eat", "beats", "mel_db"] = "eat"
+    """Variant of the spectrogram. eat, beats: Kaldi's log-mel, normalised by `mel_mean` and
+    `mel_std` (AudioMAE and Bird-MAE: eat). mel_db: decibels, 80 of them scaled to [-1, 1]
+    (XenoMAE); it has the five numbers below `mel_std`."""
     sample_rate_hz: Count = 16000
     """Sampling rate the encoder expects, in Hz."""
     mel_bins: Count = 128
@@ -72,6 +77,19 @@ class VitConfig(EncoderConfig):
     """Mean of the log-mel that the front end subtracts (EAT, on AudioSet)."""
     mel_std: Positive = 4.569
     """Standard deviation of the log-mel; the front end divides by twice this (EAT, on AudioSet)."""
+    n_fft: Count | None = None
+    """mel_db only: samples of a window; null: the power of 2 from 25 ms on, which is 1,024 at
+    32 kHz (XenoMAE)."""
+    hop_samples: Count | None = None
+    """mel_db only: samples from one frame to the next; null: 10 ms, which is 320 at 32 kHz
+    (XenoMAE)."""
+    low_hz: NotNegative = 50.0
+    """mel_db only: lower edge of the lowest filter, in Hz (XenoMAE: 50)."""
+    top_db: Positive = 80.0
+    """mel_db only: decibels below a clip's loudest point that count, and the width that is scaled
+    to 2 (XenoMAE: 80)."""
+    peak_normalise: bool = True
+    """mel_db only: divide each clip by its highest sample first (XenoMAE)."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -85,6 +103,13 @@ class VitConfig(EncoderConfig):
             raise ValueError(
                 "position_times is the length of a table of learned positions: set it with "
                 "positions=learned, and leave it out (null) with positions=sincos"
+            )
+
+        changed = [f for f in _ONLY_MEL_DB if getattr(self, f) != getattr(VitConfig, f)]
+        if self.frontend != "mel_db" and changed:
+            raise ValueError(
+                f"{', '.join(changed)}: for frontend=mel_db only; the front end "
+                f"{self.frontend!r} does not know them"
             )
 
     @classmethod
@@ -109,8 +134,18 @@ class VitConfig(EncoderConfig):
 
     @property
     def hop_s(self) -> float:
-        """Seconds from one frame to the next: 10 ms in whole samples."""
-        return int(self.sample_rate_hz * 0.010) / self.sample_rate_hz
+        """Seconds from one frame to the next."""
+        return self.hop / self.sample_rate_hz
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next: 10 ms in whole samples, if nothing else is said."""
+        return self.hop_samples or int(self.sample_rate_hz * 0.010)
+
+    @property
+    def fft_samples(self) -> int:
+        """Samples of a window of the front end `mel_db`."""
+        return self.n_fft or 1 << max(int(self.sample_rate_hz * 0.025) - 1, 1).bit_length()
 
     @property
     def tokens_text(self) -> str:
@@ -146,14 +181,10 @@ class VitConfig(EncoderConfig):
         """Parameters of a layer."""
         return self.stack_parameters(1, self.dim)
 
-    def stack_parameters(self, layers: int, dim: int) -> int:
-        """Parameters of a stack of such layers of another width; its positions are fixed.
-
-        The heads are those of the encoder: with QK-norm another number of them changes the width
-        of a head, and so the four vectors of its norms.
-        """
+    def stack_parameters(self, layers: int, dim: int, heads: int | None = None) -> int:
+        """Parameters of a stack of such layers of another width; its positions are fixed."""
         hidden = self.ffn_dim * dim // self.dim
         attention = (3 * dim + dim) * (dim + 1)
         feed_forward = (dim + 1) * hidden + (hidden + 1) * dim
-        qk_norm = 4 * (dim // self.heads) if self.qk_norm else 0
+        qk_norm = 4 * (dim // (heads or self.heads)) if self.qk_norm else 0
         return layers * (attention + feed_forward + 4 * dim + qk_norm)

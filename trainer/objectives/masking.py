@@ -7,11 +7,19 @@ of the grid, K visible tokens, J masked tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from dawnchorus.trainer.seeds import Use, mix_seeds
+
+if TYPE_CHECKING:
+    from dawnchorus.trainer.encoders.base import Encoder, Grid
+    from dawnchorus.trainer.objectives.base import FeatureBatch
+
+RANK_BITS = 24
+"""Bits of a rank in `draw_masks`; chance has the other 39."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,17 @@ class MaskPlan:
     """Grid indices of the masked tokens, in no order, int64."""
     masked_valid_MJ: Tensor
     """False where `masked_MJ` only fills up, bool."""
+
+
+def valid_places(batch: FeatureBatch, encoder: Encoder) -> tuple[Tensor, Grid]:
+    """Which places of the encoder's grid are sound, bool [B, N]; and the grid."""
+    grid = encoder.grid(batch.x.shape[1])
+    return encoder.valid(batch.steps_B, grid)[:, grid.prefix :], grid
+
+
+def across(index_MJ: Tensor, like_MLE: Tensor) -> Tensor:
+    """Token indices, for `gather` and `scatter` of whole tokens."""
+    return index_MJ[..., None].expand(-1, -1, like_MLE.shape[-1])
 
 
 def keep_count(grid_tokens: int, mask_ratio: float, multiple: int = 1) -> int:
@@ -56,7 +75,7 @@ def draw_masks(
     key_B: Tensor,
     *,
     views: int = 1,
-    preferred_MN: Tensor | None = None,
+    rank_MN: Tensor | None = None,
 ) -> MaskPlan:
     """Choose visible tokens uniformly among the valid ones, anew for each view.
 
@@ -68,15 +87,16 @@ def draw_masks(
         kept: visible tokens K of a clip that fills the grid (`keep_count`).
         key_B: key of each clip's random numbers, int64 (`FeatureBatch.key_B`).
         views: masks k per clip.
-        preferred_MN: tokens that stay visible before all others, bool: where they are too many,
-            some of them are chosen at random; where they are too few, all and some others.
+        rank_MN: tokens of a lower rank stay visible before those of a higher; among equals chance
+            decides, so that the count is exact whatever the ranks. Bool, or int64 in [0, 2^24).
     """
     valid_MN = valid_BN.repeat_interleave(views, 0)
     grid, device = valid_MN.shape[1], valid_BN.device
     slot_N, view_k1 = torch.arange(grid, device=device), torch.arange(views, device=device)[:, None]
     bits_MN = mix_seeds(key_B[:, None, None], Use.MASK, view_k1, slot_N).flatten(0, 1)
-    if preferred_MN is not None:
-        bits_MN = (bits_MN >> 1).where(preferred_MN, (bits_MN >> 1) + (1 << 62))
+    if rank_MN is not None:
+        kept_bits = 1 if rank_MN.dtype == torch.bool else RANK_BITS
+        bits_MN = (bits_MN >> kept_bits) + (rank_MN.long() << 63 - kept_bits)
     # Random order of the valid tokens, the others after them.
     order_MN = bits_MN.masked_fill(~valid_MN, torch.iinfo(torch.int64).max).argsort(dim=1)
     count_M1 = valid_MN.sum(1, keepdim=True)
@@ -97,7 +117,7 @@ def block_cover(
     valid_BN: Tensor, bands: int, key_B: Tensor, *, views: int, side: int, share: float
 ) -> Tensor:
     """Which tokens lie in squares around random places, bool [M, N]: EAT's inverse block mask
-    before its count is made exact (`draw_masks` with `preferred_MN` does that).
+    before its count is made exact (`draw_masks` with these ranked first does that).
 
     A clip with n valid tokens gets floor(n share / side^2) squares, at least one, whose centres are
     drawn uniformly from its tokens, with replacement. An even side reaches one further to the left

@@ -29,7 +29,14 @@ from dawnchorus.trainer.objectives.base import (
     Objective,
     StepOutput,
 )
-from dawnchorus.trainer.objectives.masking import MaskPlan, block_cover, draw_masks, keep_count
+from dawnchorus.trainer.objectives.masking import (
+    MaskPlan,
+    across,
+    block_cover,
+    draw_masks,
+    keep_count,
+    valid_places,
+)
 from dawnchorus.trainer.objectives.utterance_frame_config import UtteranceFrameConfig
 from dawnchorus.trainer.panels import ImagePanel, Panel, TokenPanel
 from dawnchorus.trainer.seeds import Use, mix_seeds
@@ -142,7 +149,7 @@ class UtteranceFrame(Objective):
         """
         del frozen
         views = self.config.masks_per_clip
-        valid_BN, grid = _valid(batch, model.encoder)
+        valid_BN, grid = valid_places(batch, model.encoder)
         target_BND, clip_BD, spread_B = self._targets(batch, valid_BN, grid)
         plan = self._plan(valid_BN, grid, batch.keys())
         predicted_MJD, vector_MD = self._predict(model.encoder, batch, valid_BN, grid, plan)
@@ -198,7 +205,7 @@ class UtteranceFrame(Objective):
             valid_BN, grid.bands, key_B, views=views, side=c.mask_block, share=c.visible_share
         )
         kept = self._kept(grid)
-        return draw_masks(valid_BN, kept, key_B, views=views, preferred_MN=cover_MN)
+        return draw_masks(valid_BN, kept, key_B, views=views, rank_MN=~cover_MN)
 
     def _kept(self, grid: Grid) -> int:
         return keep_count(grid.places, self.config.mask_ratio, self.config.keep_multiple_of)
@@ -220,11 +227,11 @@ class UtteranceFrame(Objective):
             vector_MD = _moments(tok_MKD.float(), plan.keep_valid_MK)[0][:, 0]
         full_MND = self._filler(batch.keys(), valid_BN.shape[1]).to(tok_MKD.dtype)
         # What fills up short clips lands on a padding token, which the decoder takes for nothing.
-        full_MND = full_MND.scatter(1, _across(plan.keep_MK, tok_MKD), tok_MKD)
+        full_MND = full_MND.scatter(1, across(plan.keep_MK, tok_MKD), tok_MKD)
         padded = full_MND.device.type != "cpu" or not bool(valid_BN.all())
         valid_MN = valid_BN.repeat_interleave(views, 0) if padded else None
         hidden_MNE = self.decoder(full_MND, valid_MN, grid.bands)
-        hidden_MJE = hidden_MNE.gather(1, _across(plan.masked_MJ, hidden_MNE))
+        hidden_MJE = hidden_MNE.gather(1, across(plan.masked_MJ, hidden_MNE))
         predicted: Tensor = self.decoder.proj(hidden_MJE)
         return predicted.float(), vector_MD
 
@@ -262,7 +269,7 @@ class UtteranceFrame(Objective):
     @torch.no_grad()
     def look(self, batch: FeatureBatch, model: Model) -> list[list[Panel]]:
         """The first mask of each clip, and the error of each predicted token."""
-        valid_BN, grid = _valid(batch, model.encoder)
+        valid_BN, grid = valid_places(batch, model.encoder)
         target_BND, _, _ = self._targets(batch, valid_BN, grid)
         plan = self._plan(valid_BN, grid, batch.keys())
         predicted_MJD, _ = self._predict(model.encoder, batch, valid_BN, grid, plan)
@@ -298,12 +305,6 @@ class UtteranceFrame(Objective):
         return float(3 * self.config.masks_per_clip * view + self.teacher.clip_flops(grid))
 
 
-def _valid(batch: FeatureBatch, encoder: Encoder) -> tuple[Tensor, Grid]:
-    """Which places of the encoder's grid are sound, bool [B, N]; and the grid."""
-    grid = encoder.grid(batch.x.shape[1])
-    return encoder.valid(batch.steps_B, grid)[:, grid.prefix :], grid
-
-
 def _error(x: Tensor, y: Tensor) -> Tensor:
     """Squared error of the last axis, summed, over the square root of its length."""
     return (x - y).square().sum(-1) / math.sqrt(x.shape[-1])
@@ -321,8 +322,3 @@ def _moments(x_BND: Tensor, valid_BN: Tensor) -> tuple[Tensor, Tensor]:
 def _spread(x_BND: Tensor, valid_BN: Tensor) -> Tensor:
     """Standard deviation over the valid tokens, as a mean over channels, [B]."""
     return _moments(x_BND, valid_BN)[1].sqrt().mean((1, 2))
-
-
-def _across(index_MJ: Tensor, like_MLE: Tensor) -> Tensor:
-    """Token indices, for `gather` and `scatter` of whole tokens."""
-    return index_MJ[..., None].expand(-1, -1, like_MLE.shape[-1])

@@ -23,7 +23,7 @@ from dawnchorus.trainer.encoders import (
     ranges,
 )
 from dawnchorus.trainer.encoders.beats_config import BeatsConfig
-from dawnchorus.trainer.frontends import frontend, minmax_mel, waveform
+from dawnchorus.trainer.frontends import centred, frontend, mel_db, minmax_mel, waveform
 from dawnchorus.trainer.frontends import kaldi as kaldi_module
 from dawnchorus.trainer.frontends.kaldi import FLOOR, BeatsLogMel, EatLogMel, LogMel, mel_filters
 from dawnchorus.trainer.registry import build_frontend
@@ -40,6 +40,8 @@ SHIPPED = [
     hubert,
     hubert_config,
     minmax_mel,
+    centred,
+    mel_db,
     base,
     base_config,
     ranges,

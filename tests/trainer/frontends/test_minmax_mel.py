@@ -10,7 +10,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from dawnchorus.trainer.frontends import minmax_mel
+from dawnchorus.trainer.frontends import centred
 from dawnchorus.trainer.frontends.minmax_mel import MinMaxMel
 
 
@@ -28,7 +28,7 @@ def avex_mel(wav_BT: Tensor) -> Tensor:
 @pytest.fixture(params=["clip by clip", "whole batch"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "whole batch":
-        monkeypatch.setattr(minmax_mel, "eager_cpu", lambda x: False)
+        monkeypatch.setattr(centred, "eager_cpu", lambda x: False)
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:

@@ -267,7 +267,7 @@ def test_masks_are_eats() -> None:
     covered_M = cover_MN.sum(1).float()
     assert float(covered_M.mean()) == pytest.approx(95.7, abs=0.8)
     assert float(covered_M.std()) == pytest.approx(11.5, abs=0.5)
-    plan = draw_masks(valid_BN, 102, key_B, views=16, preferred_MN=cover_MN)
+    plan = draw_masks(valid_BN, 102, key_B, views=16, rank_MN=~cover_MN)
     assert plan.keep_MK.shape == (4000, 102) and plan.keep_valid_MK.all()
     kept_MN = torch.zeros(4000, 512).scatter(1, plan.keep_MK, 1.0)
     by_band_F = kept_MN.view(4000, 64, 8).mean((0, 1))
@@ -285,7 +285,7 @@ def test_squares_lie_in_the_sound_and_follow_the_key() -> None:
     cover_MN = block_cover(valid_BN, 4, key_B, views=50, side=3, share=0.6)
     one = block_cover(valid_BN[1:2, :12], 4, key_B[1:2], views=50, side=3, share=0.6)
     assert torch.equal(cover_MN[50:100, :12], one)
-    plan = draw_masks(valid_BN, 20, key_B, views=50, preferred_MN=cover_MN)
+    plan = draw_masks(valid_BN, 20, key_B, views=50, rank_MN=~cover_MN)
     for m in range(150):
         own = int(valid_BN[m // 50].sum())
         kept = plan.keep_MK[m][plan.keep_valid_MK[m]]
