@@ -182,7 +182,6 @@ def seconds_of(step: Callable[[], None], size: Scale) -> list[float]:
 
 def attention_share(step: Callable[[], None]) -> float:
     """Share of the device's time that the attention kernels take, forward and backward."""
-    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = torch.cuda.is_available()
@@ -190,7 +189,7 @@ def attention_share(step: Callable[[], None]) -> float:
     with profile(activities=kinds) as profiler:
         step()
     # Kernels have rows of their own beside those of the operations that launched them.
-    rows = [row for row in profiler.key_averages() if row.device_type == DeviceType.CPU]
+    rows = [row for row in profiler.key_averages() if row.device_type.name == "CPU"]
     field = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     total = sum(getattr(row, field) for row in rows)
     mine = sum(getattr(row, field) for row in rows if any(word in row.key for word in ATTENTION))

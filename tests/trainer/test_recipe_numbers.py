@@ -64,6 +64,7 @@ POSTTRAINING = BEATS_BASE | {
     "objective.head_dropout": 0.0, "objective.head_bias": "default",  # code
     "objective.gamma_positive": 1.0, "objective.gamma_negative": 4.0,  # asymmetric only
     "objective.margin": 0.05, "objective.frame_max_weight": 0.0,
+    "objective.teacher": None, "objective.teacher_weight": 0.5,
     "augment.noise_prob": 0.5, "augment.snr_db": [-10.0, 20.0],  # paper; configs [-5, 20]
     "augment.mixup_prob": 0.5,  # paper; code: one pair in half of the batches
     "augment.mixup_alpha": 0.4,  # code

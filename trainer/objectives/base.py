@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dawnchorus.trainer.encoders.base import Encoder, Grid
     from dawnchorus.trainer.objectives.base_config import ObjectiveConfig
     from dawnchorus.trainer.panels import Panel
+    from dawnchorus.trainer.pooling import Pooling
 
 
 @dataclass
@@ -106,6 +107,11 @@ class Model(Protocol):
         """Names of the head's outputs."""
         ...
 
+    @property
+    def pooling(self) -> Pooling:
+        """How the tokens are pooled for the head."""
+        ...
+
 
 @dataclass(frozen=True)
 class Context:
@@ -116,6 +122,8 @@ class Context:
     presence: Callable[[], tuple[Tensor, Tensor]] | None = None
     """Gives bool [C], classes with a positive clip in the training data, and bool [S, C], the
     classes that each source labels at all."""
+    load_model: Callable[[str], Model] | None = None
+    """Reads a model with its head and its labels, where it has them; else as `load_encoder`."""
     load_encoder: Callable[[str], Encoder] | None = None
     """Reads an encoder with its weights from a run, a checkpoint or an export: a frozen teacher."""
     load_part: Callable[[str, str], dict[str, Tensor]] | None = None

@@ -29,6 +29,16 @@ def load_frozen(context: Context, path: str, key: str, encoder: Encoder) -> Enco
     """
     assert context.load_encoder is not None
     frozen = context.load_encoder(path)
+    same_hearing(frozen, encoder, f"{key}={path}")
+    return frozen.eval().requires_grad_(False)
+
+
+def same_hearing(frozen: Encoder, encoder: Encoder, where: str) -> None:
+    """Make sure that two encoders hear the same and have their tokens in the same places.
+
+    Raises:
+        RecipeError: they do not; `where` is the key and the value that name the first one.
+    """
     there, here = (
         {name: getattr(one.config, name) for name in one.config.frontend_fields}
         for one in (frozen, encoder)
@@ -43,8 +53,7 @@ def load_frozen(context: Context, path: str, key: str, encoder: Encoder) -> Enco
         different = [f"{frozen.grid(second)} there, {encoder.grid(second)} here"]
     if different:
         raise RecipeError(
-            f"{key}={path}: its encoder hears something else than encoder={encoder.config.name} or "
+            f"{where}: its encoder hears something else than encoder={encoder.config.name} or "
             f"has its tokens elsewhere ({'; '.join(different)}): take one with the same front end "
             "and the same tokens"
         )
-    return frozen.eval().requires_grad_(False)

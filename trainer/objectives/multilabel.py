@@ -27,6 +27,7 @@ from dawnchorus.trainer.objectives.base import (
     StepOutput,
 )
 from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
+from dawnchorus.trainer.objectives.soft_targets import SoftTargets
 from dawnchorus.trainer.panels import Panel, ScoresPanel
 from dawnchorus.trainer.pooling import pool
 from dawnchorus.trainer.ranking_metrics import ScoreHistogram
@@ -56,6 +57,7 @@ class MultiLabel(Objective):
     config: MultiLabelConfig
     active_C: Tensor
     source_classes_SC: Tensor | None
+    labelled_S: Tensor | None
 
     def __init__(self, config: MultiLabelConfig, classes: int) -> None:
         super().__init__()
@@ -64,6 +66,8 @@ class MultiLabel(Objective):
         # Facts about the data, not learnt: `set_active` gives them at every start.
         self.register_buffer("active_C", torch.ones(classes, dtype=torch.bool), persistent=False)
         self.register_buffer("source_classes_SC", None, persistent=False)
+        self.register_buffer("labelled_S", None, persistent=False)
+        self.soft_targets: SoftTargets | None = None
 
     @classmethod
     def build(cls, config: MultiLabelConfig, model: Model, context: Context) -> Self:
@@ -74,6 +78,8 @@ class MultiLabel(Objective):
             rarity = torch.tensor(max(head.out_features - 1.0, 1.0)).log().item()
             nn.init.constant_(head.bias, -rarity)
         objective = cls(config, head.out_features)
+        if config.teacher is not None:
+            objective.soft_targets = SoftTargets.read(config.teacher, model, context)
         if context.presence is not None:
             objective.set_active(head, *context.presence())
         return objective
@@ -109,6 +115,8 @@ class MultiLabel(Objective):
                 )
             self.source_classes_SC = source_classes_SC.to(self.active_C.device, torch.bool)
         self.active_C = active_C.to(self.active_C.device, torch.bool)
+        if self.soft_targets is not None and source_classes_SC is not None:
+            self.labelled_S = source_classes_SC.any(1).to(self.active_C.device)
         with torch.no_grad():
             head.weight[~self.active_C] = 0.0
             head.bias[~self.active_C] = _NEVER
@@ -148,7 +156,8 @@ class MultiLabel(Objective):
         real_B = batch.real_B
         real_B = torch.ones_like(target_BC[:, 0]) if real_B is None else real_B
         labelled_B = (target_BC & self.active_C).any(1) & real_B
-        loss_B = self._loss(logit_BC, target_BC, batch.source_B)
+        soft = self._soft(batch, target_BC)
+        loss_B = self._loss(logit_BC, target_BC, batch.source_B, soft)
         count = labelled_B.sum() if self.config.loss == "softmax" else real_B.sum()
         loss_sum = loss_B.masked_fill(~real_B, 0.0).sum()
         hit_B = target_BC.gather(1, logit_BC.detach().argmax(1, keepdim=True)).any(1) & real_B
@@ -159,7 +168,7 @@ class MultiLabel(Objective):
         if self.config.frame_max_weight:
             grid = model.encoder.grid(batch.x.shape[1])
             highest_BC = self._frame_max(out, grid, _head(model))
-            frames_B = self._loss(highest_BC, target_BC, batch.source_B)
+            frames_B = self._loss(highest_BC, target_BC, batch.source_B, soft)
             frames_sum = frames_B.masked_fill(~real_B, 0.0).sum()
             loss_sum = loss_sum + self.config.frame_max_weight * frames_sum
             logs |= {"loss": (loss_sum.detach(), count), "frame_loss": (frames_sum.detach(), count)}
@@ -194,18 +203,40 @@ class MultiLabel(Objective):
         # Not infinity: a clip without any column of sound would have no gradient but NaN.
         return logit_BTC.masked_fill(~there_BTF.any(2)[..., None], _IMPOSSIBLE).amax(1)
 
-    def _loss(self, logit_BC: Tensor, target_BC: Tensor, source_B: Tensor | None) -> Tensor:
+    def _soft(self, batch: FeatureBatch, target_BC: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The share of each class in a clip, [B, C], and which classes count, bool [B, C]."""
+        if self.soft_targets is None or not self.training:
+            return None  # a validation judges by labels
+        told_BC, known_C = self.soft_targets(batch), self.soft_targets.known_C
+        weight_B1 = torch.full_like(told_BC[:, :1], self.config.teacher_weight)
+        alone_B1 = torch.zeros_like(target_BC[:, :1])
+        if self.labelled_S is not None and batch.source_B is not None:
+            alone_B1 = ~self.labelled_S[batch.source_B][:, None]
+        weight_BC = torch.where(known_C, weight_B1.masked_fill(alone_B1, 1.0), 0.0)
+        return target_BC.float().lerp(told_BC, weight_BC), known_C | ~alone_B1
+
+    def _loss(
+        self,
+        logit_BC: Tensor,
+        target_BC: Tensor,
+        source_B: Tensor | None,
+        soft: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
         if self.config.loss == "softmax":
             return self._softmax(logit_BC, target_BC)
         weight = self.active_C.to(logit_BC.dtype) / self.active_C.sum()
-        if self.source_classes_SC is not None:
+        share_BC = target_BC.to(logit_BC.dtype)
+        if soft is not None:
+            share_BC, weight = soft[0], weight * soft[1]
+        # Validation sets have numbers of their own, and are judged by all classes.
+        if self.source_classes_SC is not None and self.training:
             assert source_B is not None
             # A positive counts whatever the source: mixup brings in labels of another one.
             weight = weight * (self.source_classes_SC[source_B] | target_BC)
         if self.config.loss == "asymmetric":
             return (weight * self._asymmetric(logit_BC, target_BC)).sum(1)
         return F.binary_cross_entropy_with_logits(
-            logit_BC, target_BC.to(logit_BC.dtype), weight.expand_as(logit_BC), reduction="none"
+            logit_BC, share_BC, weight.expand_as(logit_BC), reduction="none"
         ).sum(1)
 
     def _asymmetric(self, logit_BC: Tensor, target_BC: Tensor) -> Tensor:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dawnchorus.trainer.encoders.ranges import NotNegative, ShareBelowOne, check_ranges
+from dawnchorus.trainer.encoders.ranges import NotNegative, Share, ShareBelowOne, check_ranges
 from dawnchorus.trainer.objectives.base_config import ObjectiveConfig
 
 if TYPE_CHECKING:
     from dawnchorus.trainer.encoders.base_config import EncoderConfig
     from dawnchorus.trainer.pooling import Pooling
+    from dawnchorus.trainer.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,38 @@ class MultiLabelConfig(ObjectiveConfig):
     """Start of the head's bias. default: torch's own (AVEX). prior: every class at a probability of
     1 / classes, so that the first steps are not spent on learning that most labels are absent."""
 
+    teacher: str | None = None
+    """A run, checkpoint or export with a head, whose probabilities are targets too: on labelled
+    clips with `teacher_weight` (self-distillation, Furlanello et al. 2018), on clips of datasets
+    that have no label at all alone (noisy student, Xie et al. 2020). It hears clips without noise.
+    Null: none; clips without labels then count as negatives of every class."""
+    teacher_weight: Share = 0.5
+    """Share of the teacher in the target of a labelled clip, for the classes that it knows."""
+
+    @property
+    def hears_clean(self) -> bool:
+        """The teacher hears no noise."""
+        return self.teacher is not None
+
+    @property
+    def reads(self) -> dict[str, str]:
+        """See `ObjectiveConfig.reads`."""
+        return {} if self.teacher is None else {"teacher": self.teacher}
+
+    def frozen_parameters(self, encoder: EncoderConfig) -> int:
+        """The teacher, which is taken for as large as the encoder."""
+        return 0 if self.teacher is None else encoder.parameters
+
+    def forbids(self, recipe: Recipe) -> list[str]:
+        """See `ObjectiveConfig.forbids`."""
+        problems = super().forbids(recipe)
+        if self.teacher is not None and recipe.augment.mixup_prob > 0:
+            problems.append(
+                "objective.teacher hears clips as they are, and mixup makes other clips of them: "
+                "choose augment=noise or augment=none"
+            )
+        return problems
+
     @property
     def head_pooling(self) -> Pooling:
         """See `ObjectiveConfig.head_pooling`."""
@@ -82,6 +115,10 @@ class MultiLabelConfig(ObjectiveConfig):
         if self.ignore_cross_source_negatives and self.loss == "softmax":
             raise ValueError(
                 "ignore_cross_source_negatives is true; with loss softmax it must be false"
+            )
+        if self.teacher is not None and self.loss != "bce":
+            raise ValueError(
+                f"teacher needs loss bce, whose targets may be shares; not {self.loss}"
             )
         usual = vars(MultiLabelConfig)
         idle = [k for k in ("gamma_positive", "gamma_negative", "margin")

@@ -104,18 +104,23 @@ def assemble(
 
         initialise_pretrained(model.encoder, which)
     context = Context(
-        labels=labels, presence=presence, load_encoder=_load_encoder, load_part=_load_part
-    )
+        labels=labels, presence=presence, load_model=_load_model, load_encoder=_load_encoder,
+        load_part=_load_part,
+    )  # fmt: skip
     objective = OBJECTIVES.thing(recipe.objective.name).build(recipe.objective, model, context)
     if recipe.train.accelerator != "gpu":
         quicken_on_cpu(recipe.encoder.name, model, objective)
     return model, objective
 
 
-def _load_encoder(path: str) -> Encoder:
+def _load_model(path: str) -> BioEncoder:
     from dawnchorus.trainer.hub.importing import load_model
 
-    return load_model(path).model.encoder
+    return load_model(path).model
+
+
+def _load_encoder(path: str) -> Encoder:
+    return _load_model(path).encoder
 
 
 def _load_part(path: str, name: str) -> dict[str, Tensor]:

@@ -108,6 +108,19 @@ def test_classes_without_positives_learn_nothing_and_win_nothing() -> None:
     assert bool((logit_BC[:, active_C].amin() > logit_BC[:, ~active_C].amax()).all())
 
 
+def test_a_validation_counts_all_negatives_whatever_its_datasets_are_called() -> None:
+    model, objective = build(ignore_cross_source_negatives=True)
+    source_classes_SC = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]).bool()
+    objective.set_active(head(model), torch.ones(CLASSES, dtype=torch.bool), source_classes_SC)
+    model.eval(), objective.eval()
+    plain, usual = build()
+    plain.eval()
+    third = replace(batch(), source_B=torch.full((4,), 2))  # there are two in training
+    torch.testing.assert_close(
+        objective.step(third, model).loss_sum, usual.step(third, plain).loss_sum
+    )
+
+
 def test_cross_source_negatives_can_be_ignored() -> None:
     model, objective = build(ignore_cross_source_negatives=True)
     model.eval()
