@@ -29,6 +29,7 @@ from dawnchorus.data_prep.archives.checked import (
 from dawnchorus.data_prep.archives.dwca import BadRow, Joined, Row, open_archive
 from dawnchorus.data_prep.archives.file_index import FileIndex, asa_key
 from dawnchorus.data_prep.archives.inaturalist import bare_url, sound_number
+from dawnchorus.data_prep.archives.times import REASON, TimeColumns, label_times
 from dawnchorus.data_prep.table.recording import RANKS, Label, Recording, tidy_name
 from dawnchorus.data_prep.table.recording_table import Rejected
 from dawnchorus.trainer.licences import read_licence
@@ -55,11 +56,13 @@ CORE_KEYS = frozenset(
 )  # fmt: skip
 MEDIA_KEYS = frozenset(
     ("type", "format", "identifier", "accessuri", "references", "title", "description", "created",
-     "creator", "license", "rights", "rightsholder", "rating")
+     "creator", "license", "rights", "rightsholder", "rating", "starttime", "endtime")
 )  # fmt: skip
 _XC_NUMBER = re.compile(
     r"(?:\bXC[-_ ]?0*(\d{1,9})(?!\d))|(?:\b0*(\d{1,9})@XC\b)|(?:xeno-canto\.org/0*(\d{1,9})(?!\d))"
 )
+_TIMES = TimeColumns("starttime", "endtime")
+"""Audubon Core's ac:startTime and ac:endTime: a region of the file. https://ac.tdwg.org/termlist/"""
 _ALPHA_KEY = re.compile(r"(?=.*[A-Z])[A-Z0-9]+")
 
 
@@ -132,6 +135,9 @@ def _recordings(item: Joined | BadRow, asked: Asked) -> Iterator[Recording | Rej
             return
     seen: set[str] = set()
     for number, media in enumerate(item.rows):
+        if span := label_times(media, _TIMES):
+            yield Rejected(recording_id=name, reason=REASON, detail=span, path=_address(media))
+            continue
         address = _address(media)
         if address and address in seen:
             yield Rejected(recording_id=name, reason="repeated_sound", path=address)

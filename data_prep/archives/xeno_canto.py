@@ -28,6 +28,13 @@ from dawnchorus.data_prep.archives.delimited import BadRow, picker, read_rows, s
 from dawnchorus.data_prep.archives.file_index import FileIndex
 from dawnchorus.data_prep.archives.json_files import broken_file, documents, items, top_level_keys
 from dawnchorus.data_prep.archives.text_files import as_utf8, text_form
+from dawnchorus.data_prep.archives.times import (
+    REASON,
+    TimeColumns,
+    label_times,
+    time_columns,
+    unless_all_timed,
+)
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording import BACKGROUND, Label, Recording, tidy_name
 from dawnchorus.data_prep.table.recording_table import Rejected
@@ -63,8 +70,9 @@ def read_dump(path: Path, audio: FileIndex | None = None) -> Iterator[Recording 
     JSON also in a zip.
 
     JSON: a page of the API, several, a list of pages, or a list of recordings; fields of v2 or v3.
-    `audio` (with `xeno_canto_key`) gives the files that are on disk. Raises PrepError when the
-    file is none of these, or breaks off.
+    `audio` (with `xeno_canto_key`) gives the files that are on disk. Rejected: labels of parts of
+    recordings. Raises PrepError when the file is none of these, breaks off, or all its labels have
+    times.
     """
     start = _start(path)
     if start[:1] in (b"{", b"[") or start[:2] == b"PK":
@@ -73,8 +81,24 @@ def read_dump(path: Path, audio: FileIndex | None = None) -> Iterator[Recording 
         raise PrepError(f"{path} is a web page (HTML or XML), no answer of the API. Get it again.")
     else:
         rows = _csv_rows(path)
+    yield from unless_all_timed(_read(rows, audio), path)
+
+
+def _read(
+    rows: Iterable[dict[str, Any] | Rejected], audio: FileIndex | None
+) -> Iterator[Recording | Rejected]:
+    """Turn rows into recordings; tables of others may add times, of which the API has none."""
+    times_of: dict[tuple[str, ...], TimeColumns] = {}
     for row in rows:
-        yield from checked([row if isinstance(row, Rejected) else from_api(row, audio)])
+        if isinstance(row, Rejected):
+            yield from checked([row])
+            continue
+        found = from_api(row, audio)
+        if isinstance(found, Recording):
+            times = times_of.setdefault((names := tuple(row)), time_columns(names))
+            if span := label_times(row, times, found.duration_s):
+                found = Rejected(recording_id=found.id, reason=REASON, detail=span)
+        yield from checked([found])
 
 
 @contextmanager

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from scripts.xc_birds_dump import MULTIMEDIA
+from scripts.xc_birds_dump import MULTIMEDIA as TERMS
 
 GBIF, DWC = "http://rs.gbif.org/terms/1.0/", "http://rs.tdwg.org/dwc/terms/"
 DC = "http://purl.org/dc/terms/"
+AC = "http://rs.tdwg.org/ac/terms/"
+MULTIMEDIA = (*TERMS, AC + "startTime", AC + "endTime")  # as publishers' archives have them
 # Some of the 223 columns of a GBIF download; the others are filled up without names of sense.
 OCCURRENCE = (
     GBIF + "gbifID", DC + "license", DC + "references", DC + "rightsHolder",

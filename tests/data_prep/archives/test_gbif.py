@@ -246,6 +246,17 @@ def test_ranks_and_taxonomies(gbif_download, tmp_path, taxon, name, rank, taxono
         assert (label.name, label.rank, label.taxonomy) == (name, rank, taxonomy)
 
 
+def test_regions_of_a_sound_are_no_labels_of_all_of_it(gbif_download, tmp_path):
+    core = {"gbifID": "5", "scientificName": "Parus major", "species": "Parus major"}
+    sounds = [
+        media("5", identifier="http://museum.org/a.wav", startTime="0.5", endTime="2"),
+        media("5", identifier="http://museum.org/b.wav"),
+    ]
+    timed, whole = read(gbif_download(tmp_path / "a.zip", [core], sounds))
+    assert isinstance(whole, Recording) and isinstance(timed, Rejected)
+    assert (timed.reason, timed.detail) == ("label_times", "from 0.5 s to 2 s")
+
+
 def test_rows_that_meet_nothing_are_counted(gbif_download, tmp_path):
     silent = LOON | {"gbifID": "1", "catalogNumber": "XC1"}
     path = gbif_download(

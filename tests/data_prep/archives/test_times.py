@@ -16,6 +16,7 @@ from dawnchorus.data_prep.archives.json_files import documents
 from dawnchorus.data_prep.archives.own_folder import FolderTable, read_folder
 from dawnchorus.data_prep.archives.times import time_columns
 from dawnchorus.data_prep.archives.watkins import read_watkins
+from dawnchorus.data_prep.archives.xeno_canto import read_dump
 from dawnchorus.data_prep.dataset.options import FolderOptions
 from dawnchorus.data_prep.errors import PrepError
 
@@ -128,6 +129,15 @@ def test_real_tables(real_sound: Path, dataset: str, table: str) -> None:
     with pytest.raises(PrepError, match="not supported yet"):
         read_folder(folder, FolderOptions(metadata=folder / table))
     assert read_folder(folder, FolderOptions()).recordings
+
+
+def test_tables_of_xeno_canto_with_times(tmp_path: Path) -> None:
+    head = "id,gen,sp,file,length,begin,end\n"
+    (tmp_path / "xc.csv").write_text(head + "7,Bubo,bubo,http://x/7,0:30,1,2\n")
+    with pytest.raises(PrepError, match=r"from 1 s to 2 s; 1 rows"):
+        list(read_dump(tmp_path / "xc.csv"))
+    (tmp_path / "xc.csv").write_text(head + "7,Bubo,bubo,http://x/7,0:30,0,30\n")
+    assert [type(row).__name__ for row in read_dump(tmp_path / "xc.csv")] == ["Recording"]
 
 
 def test_other_readers(tmp_path: Path) -> None:
