@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -129,8 +130,8 @@ def compose(
         tree, texts = _resolved(tree, file)
         if written is not None:
             written |= texts
-    for key in _too_large(tree):
-        collect(_refuse, f"{key}: a whole number in a recipe must be between -2^53 and 2^53")
+    for key in _impossible(tree):
+        collect(_refuse, f"{key}: a number in a recipe is finite and, if whole, at most 2^53")
     composed: dict[str, Any] = tree
     return composed
 
@@ -158,8 +159,8 @@ def _refuse(message: str) -> None:
     raise RecipeError(message)
 
 
-def _too_large(tree: Any, where: tuple[str, ...] = ()) -> Iterator[str]:
-    """Keys whose whole numbers are too large to be exact in JSON, a tensor or a seed."""
+def _impossible(tree: Any, where: tuple[str, ...] = ()) -> Iterator[str]:
+    """Keys whose numbers are infinite, none, or too large to be exact in JSON or a seed."""
     inner = (
         tree.items()
         if isinstance(tree, dict)
@@ -168,8 +169,9 @@ def _too_large(tree: Any, where: tuple[str, ...] = ()) -> Iterator[str]:
         else ()
     )
     for key, value in inner:
-        yield from _too_large(value, (*where, str(key)))
-    if isinstance(tree, int) and abs(tree) > 2**53:
+        yield from _impossible(value, (*where, str(key)))
+    large = isinstance(tree, int) and abs(tree) > 2**53
+    if large or (isinstance(tree, float) and not math.isfinite(tree)):
         yield ".".join(where)
 
 

@@ -35,6 +35,7 @@ from dawnchorus.trainer.registry import ENCODERS, LOGGERS, OBJECTIVES, TOKENIZER
 from dawnchorus.trainer.training.layout import fit_micro_batch, total_steps
 from dawnchorus.trainer.training.optim_config import OptimConfig
 
+_MOST_PARAMETERS = 10**12
 _STRICT: dict[str, object] = {"extra": "forbid", "use_attribute_docstrings": True}
 
 
@@ -170,6 +171,12 @@ class Recipe(Recorded):
     @_model_validator(mode="after")
     def _choices_fit(self) -> Recipe:
         problems = [*odd_texts(self), *self.objective.forbids(self)]
+        size = self.encoder.parameters + self.objective.parameters(self.encoder, 1)
+        if size > _MOST_PARAMETERS:
+            problems.append(
+                f"encoder, objective: {size:.1e} parameters, more than any machine holds: look at "
+                "layers and widths"
+            )
         head_only = self.optim.head_only_steps
         if head_only >= self.train.total_steps:
             problems.append(

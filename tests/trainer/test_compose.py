@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,24 @@ def test_a_choice_is_refused_in_the_recipes_words(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="Could not find 'encoder/huge'") as caught:
         load_recipe("ssl_beats_tiny", ["encoder=huge"])
     assert "provider=" not in str(caught.value) and "beats_large" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "word", "said"),
+    [
+        ("ssl_beats_tiny", "encoder.layers=1000000000000", "less than or equal to 100000"),
+        ("ssl_beats_tiny", "encoder.sample_rate_hz=100000000000", "less than or equal"),
+        ("ssl_beats_tiny", "objective.predictor_layers=1000000000", "more than any machine holds"),
+        ("ssl_beats_tiny", "encoder.mel_mean=.nan", "finite"),
+        ("ssl_beats_tiny", "encoder.mel_mean=nan", "must be a number"),
+        ("ssl_beats_tiny", "optim.lr=inf", "finite"),
+        ("ssl_beats_tiny", "data.window_s=1e12", "less than or equal to 3600"),
+        ("sl_effnet_tiny", "encoder.depth=1e12", "less than or equal to 100"),
+    ],
+)
+def test_absurd_numbers_are_refused_at_once(recipe: str, word: str, said: str) -> None:
+    """An encoder's parameters are counted by its config, so even that must not take long."""
+    started = time.process_time()
+    with pytest.raises(RecipeError, match=said):
+        load_recipe(recipe, [word])
+    assert time.process_time() - started < 5

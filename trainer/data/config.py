@@ -12,6 +12,7 @@ from dawnchorus.trainer.encoders.ranges import (
     Count,
     NotNegative,
     Positive,
+    Range,
     Share,
     Whole,
     check_ranges,
@@ -107,7 +108,7 @@ class DataConfig:
     """Datasets to validate on. Of every clip, the first window is used once."""
     noise: dict[str, SourceConfig] = field(default_factory=dict)
     """Datasets whose clips are mixed in as background noise. Empty: no noise is added."""
-    window_s: Positive = 10.0
+    window_s: Annotated[float, Range(gt=0, le=3600)] = 10.0
     """Length of the window cut out of each clip, in seconds; shorter clips are zero-padded
     (10 s: the supervised stage of the paper, section 3)."""
     workers: Whole = 2

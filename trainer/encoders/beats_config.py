@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from .base_config import EncoderConfig
-from .ranges import Count, Positive, Range, ShareBelowOne, check_ranges
+from .ranges import Bins, Hertz, Positive, Range, ShareBelowOne, Size, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,25 +33,25 @@ class BeatsConfig(EncoderConfig):
 
     name: Literal["beats"] = "beats"
     """Which encoder; the other keys are its own."""
-    layers: Count = 12
+    layers: Size = 12
     """Transformer layers. Base 12, large 24."""
-    dim: Count = 768
+    dim: Size = 768
     """Width of a token. Base 768, large 1024."""
-    ffn_dim: Count = 3072
+    ffn_dim: Size = 3072
     """Hidden width of the feed-forward part."""
-    heads: Count = 12
+    heads: Size = 12
     """Attention heads; must divide `dim`."""
-    patch_dim: Count = 512
+    patch_dim: Size = 512
     """Channels of the patch convolution, projected to `dim` where the two differ."""
-    patch: Count = 16
+    patch: Size = 16
     """Side of a square patch, in frames and in mel bins."""
-    conv_pos: Count = 128
+    conv_pos: Size = 128
     """Kernel of the convolutional position embedding, in tokens."""
-    conv_pos_groups: Count = 16
+    conv_pos_groups: Size = 16
     """Groups of the convolutional position embedding; must divide `dim`."""
-    num_buckets: Annotated[int, Range(ge=4, multiple_of=4)] = 320
+    num_buckets: Annotated[int, Range(ge=4, le=100_000, multiple_of=4)] = 320
     """Buckets of the relative position bias, half of them per direction."""
-    max_distance: Count = 800
+    max_distance: Size = 800
     """Distance in tokens from which all positions share the last bucket. 800 in every released
     checkpoint; Microsoft's code has 1280 as its default."""
     dropout: ShareBelowOne = 0.1
@@ -69,9 +69,9 @@ class BeatsConfig(EncoderConfig):
     """Recompute each layer in the backward pass: less memory, about a third more compute."""
     frontend: Literal["beats", "eat"] = "beats"
     """Variant of the log-mel front end."""
-    sample_rate_hz: Count = 16000
+    sample_rate_hz: Hertz = 16000
     """Sampling rate the encoder expects, in Hz."""
-    mel_bins: Count = 128
+    mel_bins: Bins = 128
     """Mel bins; a multiple of `patch`."""
     mel_mean: float = 15.41663
     """Mean of the natural-log mel that the front end subtracts. Microsoft's number, which travels

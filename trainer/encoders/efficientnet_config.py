@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from .base_config import EncoderConfig
-from .ranges import Count, Positive, ShareBelowOne, check_ranges
+from .ranges import Bins, Hertz, Range, ShareBelowOne, Size, check_ranges
 
 DIVISOR = 8
 """Channels are multiples of this (Tan and Le 2019, their released code)."""
@@ -59,11 +59,11 @@ class EfficientNetConfig(EncoderConfig):
 
     name: Literal["efficientnet"] = "efficientnet"
     """Which encoder; the other keys are its own."""
-    width: Positive = 1.0
+    width: Annotated[float, Range(gt=0, le=100)] = 1.0
     """Factor of B0's channels. B0 and B1 1.0 (Tan and Le 2019)."""
-    depth: Positive = 1.0
+    depth: Annotated[float, Range(gt=0, le=100)] = 1.0
     """Factor of B0's blocks per stage, rounded up. B0 1.0, B1 1.1."""
-    dim: Count = 1280
+    dim: Size = 1280
     """Width of a token: channels of the last convolution. B0 and B1 1280."""
     pretrained: Literal["imagenet"] | None = None
     """First weights of a new run. imagenet: B0's or B1's after ImageNet, which timm fetches (AVEX
@@ -75,13 +75,13 @@ class EfficientNetConfig(EncoderConfig):
     """Recompute each stage in the backward pass: less memory, about a third more compute."""
     frontend: Literal["minmax_mel"] = "minmax_mel"
     """The front end: log-mel, scaled to [0, 1] over each clip (AVEX)."""
-    sample_rate_hz: Count = 16000
+    sample_rate_hz: Hertz = 16000
     """Sampling rate the encoder expects, in Hz. AVEX: 16,000."""
-    mel_bins: Count = 128
+    mel_bins: Bins = 128
     """Mel bins from 0 Hz to half the sampling rate. AVEX: 128."""
-    n_fft: Count = 800
+    n_fft: Size = 800
     """Samples of a window and of its spectrum. AVEX: 800."""
-    hop_samples: Count = 160
+    hop_samples: Size = 160
     """Samples from one frame to the next. AVEX: 160."""
 
     def __post_init__(self) -> None:
@@ -158,11 +158,9 @@ class EfficientNetConfig(EncoderConfig):
         """Parameters of each stage, and of the last convolution."""
         found, before = [], self.channels(STEM)
         for stage in self.stages:
-            total = 0
-            for _ in range(stage.blocks):
-                total += _block_parameters(stage, before)
-                before = stage.channels
-            found.append(total)
+            more = (stage.blocks - 1) * _block_parameters(stage, stage.channels)
+            found.append(_block_parameters(stage, before) + more)
+            before = stage.channels
         return [*found, (before + 2) * self.dim]
 
 

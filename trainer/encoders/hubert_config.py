@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from .base_config import EncoderConfig
-from .ranges import Count, Share, ShareBelowOne, check_ranges
+from .ranges import Hertz, Share, ShareBelowOne, Size, check_ranges
 
 KERNELS = (10, 3, 3, 3, 3, 2, 2)
 """Of the convolutions over samples: the same in wav2vec 2.0, HuBERT and AVES, as their strides."""
@@ -37,19 +37,19 @@ class HubertConfig(EncoderConfig):
 
     name: Literal["hubert"] = "hubert"
     """Which encoder; the other keys are its own."""
-    layers: Count = 12
+    layers: Size = 12
     """Transformer layers. Base 12, BirdAVES large 24."""
-    dim: Count = 768
+    dim: Size = 768
     """Width of a token. Base 768, BirdAVES large 1024."""
-    ffn_dim: Count = 3072
+    ffn_dim: Size = 3072
     """Hidden width of the feed-forward part. Base 3072, BirdAVES large 4096."""
-    heads: Count = 12
+    heads: Size = 12
     """Attention heads; must divide `dim`. Base 12, BirdAVES large 16."""
-    conv_dim: Count = 512
+    conv_dim: Size = 512
     """Channels of the convolutions over samples."""
-    conv_pos: Count = 128
+    conv_pos: Size = 128
     """Kernel of the convolutional position embedding, in tokens."""
-    conv_pos_groups: Count = 16
+    conv_pos_groups: Size = 16
     """Groups of the convolutional position embedding; must divide `dim`."""
     dropout: ShareBelowOne = 0.1
     """Dropout on the output of attention and feed-forward, and after the position embedding. 0.1 as
@@ -69,7 +69,7 @@ class HubertConfig(EncoderConfig):
     """Recompute each layer in the backward pass: less memory, about a third more compute."""
     frontend: Literal["waveform"] = "waveform"
     """The front end: the waveform itself."""
-    sample_rate_hz: Count = 16000
+    sample_rate_hz: Hertz = 16000
     """Sampling rate the encoder expects, in Hz."""
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ shipped inside exported models, beside the configs of the encoders.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -30,12 +31,15 @@ class Range:
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
         """Tell pydantic: its schema of a number has keys of the same names."""
         limits = {key: limit for key, limit in vars(self).items() if limit is not None}
-        return {**handler(source), **limits}
+        schema = handler(source)
+        finite = {"allow_inf_nan": False} if schema["type"] == "float" else {}
+        return {**schema, **limits, **finite}
 
     def __contains__(self, number: float) -> bool:
-        """Whether a number is within the limits. NaN never is."""
+        """Whether a number is within the limits. NaN and infinity never are."""
         return (
-            (self.ge is None or number >= self.ge)
+            abs(number) < math.inf
+            and (self.ge is None or number >= self.ge)
             and (self.gt is None or number > self.gt)
             and (self.le is None or number <= self.le)
             and (self.lt is None or number < self.lt)
@@ -63,6 +67,13 @@ Count = Annotated[int, Range(ge=1)]
 """At least one."""
 Whole = Annotated[int, Range(ge=0)]
 """Zero or more."""
+Size = Annotated[int, Range(ge=1, le=100_000)]
+"""Of a part of a model: the largest published ones have some 20,000 channels. A number beyond the
+limit is a mistake, or is meant to fill the memory of who loads the model."""
+Hertz = Annotated[int, Range(ge=100, le=1_000_000)]
+"""A sampling rate: infrasound of elephants to ultrasound of bats."""
+Bins = Annotated[int, Range(ge=1, le=4096)]
+"""Bands of a spectrogram."""
 Positive = Annotated[float, Range(gt=0)]
 NotNegative = Annotated[float, Range(ge=0)]
 Share = Annotated[float, Range(ge=0, le=1)]
@@ -89,6 +100,9 @@ def check_ranges(config: Any) -> None:
 
 def _problem(name: str, value: Any, annotation: Any) -> str:
     """What is wrong with one field; empty if nothing is."""
+    kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    if kind in (int, float) and not _is(value, kind):
+        return f"{name} is {value!r}; it must be a {'whole ' if kind is int else ''}number"
     numbers = value if isinstance(value, list | tuple) else [value]
     for limits in _limits(annotation):
         for number in numbers:
@@ -99,6 +113,13 @@ def _problem(name: str, value: Any, annotation: Any) -> str:
     if words and value not in words:
         return f"{name} is {value!r}; allowed: {', '.join(map(repr, words))}"
     return ""
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Whether a value is such a number; a whole one is a float as well."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, int) if kind is int else abs(value) < math.inf
 
 
 def _limits(annotation: Any) -> Iterator[Range]:

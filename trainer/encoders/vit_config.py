@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from .base_config import EncoderConfig
-from .ranges import Count, NotNegative, Positive, Range, ShareBelowOne, check_ranges
+from .ranges import Bins, Hertz, NotNegative, Positive, Range, ShareBelowOne, Size, check_ranges
 
 _ONLY_MEL_DB = ("n_fft", "hop_samples", "low_hz", "top_db", "peak_normalise")
 
@@ -33,15 +33,15 @@ class VitConfig(EncoderConfig):
 
     name: Literal["vit"] = "vit"
     """Which encoder; the other keys are its own."""
-    layers: Count = 12
+    layers: Size = 12
     """Transformer layers. Base 12, large 24."""
-    dim: Annotated[int, Range(ge=4, multiple_of=4)] = 768
+    dim: Annotated[int, Range(ge=4, le=100_000, multiple_of=4)] = 768
     """Width of a token. Base 768, large 1024. A multiple of 4: sines and cosines of two axes."""
-    ffn_dim: Count = 3072
+    ffn_dim: Size = 3072
     """Hidden width of the feed-forward part: 4 times `dim` in every published model."""
-    heads: Count = 12
+    heads: Size = 12
     """Attention heads; must divide `dim`. Base 12, large 16."""
-    patch: Count = 16
+    patch: Size = 16
     """Side of a square patch, in frames and in mel bins."""
     cls_token: bool = True
     """Whether a token that stands for the whole clip goes in front of the others. EAT predicts the
@@ -57,7 +57,7 @@ class VitConfig(EncoderConfig):
     positions: Literal["sincos", "learned"] = "sincos"
     """sincos: fixed sines and cosines of time and frequency, for clips of any length (EAT, the MAE
     family). learned: a table for `position_times` columns, which begins as these."""
-    position_times: Count | None = None
+    position_times: Size | None = None
     """learned only: columns that the table has; longer clips are refused."""
     drop_path: ShareBelowOne = 0.0
     """Probability that a training step leaves out a part of the last block (attention or
@@ -69,18 +69,18 @@ class VitConfig(EncoderConfig):
     """Variant of the spectrogram. eat, beats: Kaldi's log-mel, normalised by `mel_mean` and
     `mel_std` (AudioMAE and Bird-MAE: eat). mel_db: decibels, 80 of them scaled to [-1, 1]
     (XenoMAE); it has the five numbers below `mel_std`."""
-    sample_rate_hz: Count = 16000
+    sample_rate_hz: Hertz = 16000
     """Sampling rate the encoder expects, in Hz."""
-    mel_bins: Count = 128
+    mel_bins: Bins = 128
     """Mel bins; a multiple of `patch`."""
     mel_mean: float = -4.268
     """Mean of the log-mel that the front end subtracts (EAT, on AudioSet)."""
     mel_std: Positive = 4.569
     """Standard deviation of the log-mel; the front end divides by twice this (EAT, on AudioSet)."""
-    n_fft: Count | None = None
+    n_fft: Size | None = None
     """mel_db only: samples of a window; null: the power of 2 from 25 ms on, which is 1,024 at
     32 kHz (XenoMAE)."""
-    hop_samples: Count | None = None
+    hop_samples: Size | None = None
     """mel_db only: samples from one frame to the next; null: 10 ms, which is 320 at 32 kHz
     (XenoMAE)."""
     low_hz: NotNegative = 50.0

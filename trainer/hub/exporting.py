@@ -31,9 +31,10 @@ from dawnchorus.trainer.hub import adapters
 from dawnchorus.trainer.hub.card import CardFacts, gather, merge_card, render
 from dawnchorus.trainer.hub.card_config import CardConfig
 from dawnchorus.trainer.hub.importing import build, whole_section
+from dawnchorus.trainer.hub.opening import load_yaml
 from dawnchorus.trainer.hub.place import MODELING, check_place, discard, put_in_place
 from dawnchorus.trainer.hub.provenance import to_json
-from dawnchorus.trainer.hub.reading import Which, load_yaml, read_weights
+from dawnchorus.trainer.hub.reading import Which, read_weights
 from dawnchorus.trainer.hub.shipping import parts_py, ship, shipped_files
 from dawnchorus.trainer.model import BioEncoder
 from dawnchorus.trainer.public import places_in, public_recipe

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dawnchorus.trainer.encoders.base import Encoder
 from dawnchorus.trainer.errors import CheckpointError
 from dawnchorus.trainer.hub import adapters
+from dawnchorus.trainer.hub.opening import nonsense_refused, refuse_larger
 from dawnchorus.trainer.hub.reading import OURS, Kind, Weights, Which, read_weights, some
 from dawnchorus.trainer.model import BioEncoder
 from dawnchorus.trainer.pooling import Pooling, pooling_of
@@ -76,16 +77,18 @@ def build(weights: Weights) -> BioEncoder:
         CheckpointError: no such encoder, impossible numbers, or tensors that do not fit.
     """
     section = whole_section(weights)
-    config = ENCODERS.config(section["name"])(**section)
-    pooling: Pooling = "mean"
-    if weights.labels and "head.weight" in weights.state:
-        width = weights.state["head.weight"].shape[1]
-        try:
-            pooling = "cls" if weights.pooling == "cls" else pooling_of(width, config.dim)
-        except ValueError as error:
-            raise CheckpointError(f"{weights.file}: the head does not fit: {error}") from None
-    model = BioEncoder.from_config(section, weights.labels, pooling)
-    load_strictly(model, _with_frontend(weights, model), str(weights.file))
+    with nonsense_refused(weights.file):
+        config = ENCODERS.config(section["name"])(**section)
+        refuse_larger(config, weights.state, weights.file)
+        pooling: Pooling = "mean"
+        if weights.labels and "head.weight" in weights.state:
+            width = weights.state["head.weight"].shape[1]
+            try:
+                pooling = "cls" if weights.pooling == "cls" else pooling_of(width, config.dim)
+            except ValueError as error:
+                raise CheckpointError(f"{weights.file}: the head does not fit: {error}") from None
+        model = BioEncoder.from_config(section, weights.labels, pooling)
+        load_strictly(model, _with_frontend(weights, model), str(weights.file))
     return model
 
 
@@ -98,7 +101,7 @@ def whole_section(weights: Weights) -> dict[str, Any]:
     try:
         config = ENCODERS.config(str(weights.encoder.get("name")))(**weights.encoder)
         return dataclasses.asdict(config)
-    except (ValueError, TypeError) as error:
+    except (ArithmeticError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{weights.file}: no model can be built from its encoder section: {error}"
         ) from None
@@ -189,8 +192,8 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) ->
     """Load a state dict of which every tensor must fit.
 
     Raises:
-        CheckpointError: names every tensor that is missing, left over, of another shape or not
-            finite; the module is untouched then.
+        CheckpointError: names every tensor that is missing, left over, of another shape or type,
+            or not finite; the module is untouched then.
     """
     own = module.state_dict()
     problems = []
@@ -207,6 +210,13 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) ->
     ]
     if shapes:
         problems.append(f"of another shape: {some(shapes)}")
+    types = [
+        f"{name} {state[name].dtype} instead of {own[name].dtype}"
+        for name in own
+        if name in state and state[name].is_floating_point() != own[name].is_floating_point()
+    ]
+    if types:
+        problems.append(f"of another type: {some(types)}")
     broken = [
         name
         for name in own

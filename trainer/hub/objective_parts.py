@@ -10,7 +10,8 @@ from torch import Tensor
 from dawnchorus.trainer.checkpoints import sharded_folder as shards
 from dawnchorus.trainer.errors import CheckpointError
 from dawnchorus.trainer.hub import adapters
-from dawnchorus.trainer.hub.reading import checkpoint_content, choose, load_torch
+from dawnchorus.trainer.hub.opening import load_torch, nonsense_refused, refuse_odd_tensors
+from dawnchorus.trainer.hub.reading import checkpoint_content, choose
 
 
 def read_part(path: str | Path, name: str) -> dict[str, Tensor]:
@@ -27,6 +28,13 @@ def read_part(path: str | Path, name: str) -> dict[str, Tensor]:
         CheckpointError: nothing is there that can be read, or it has no such part.
     """
     path = Path(path)
+    with nonsense_refused(path):
+        part = _read(path, name)
+        refuse_odd_tensors(part, path)
+    return part
+
+
+def _read(path: Path, name: str) -> dict[str, Tensor]:
     if path.is_dir() and (path / "checkpoints").is_dir():
         path = choose(path, "auto")
     missing = CheckpointError(

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dawnchorus.trainer.errors import CheckpointError
-from dawnchorus.trainer.hub.reading import OURS, Weights, load_json, read_weights
+from dawnchorus.trainer.hub.opening import load_json
+from dawnchorus.trainer.hub.reading import OURS, Weights, read_weights
 from dawnchorus.trainer.licences import Licence, read_licence
 from dawnchorus.trainer.public import name_of
 from dawnchorus.trainer.training.recorded_paths import recorded_path

@@ -6,21 +6,26 @@ the numbers that travelled with the weights.
 
 from __future__ import annotations
 
-import json
 import re
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-import yaml
 from torch import Tensor
 
 from dawnchorus.trainer.checkpoints import sharded_folder as shards
 from dawnchorus.trainer.errors import CheckpointError
 from dawnchorus.trainer.hub import adapters
+from dawnchorus.trainer.hub.opening import (
+    load_json,
+    load_safetensors,
+    load_torch,
+    load_yaml,
+    nonsense_refused,
+    refuse_odd_tensors,
+)
 
 CHECKPOINT_FORMAT = 1
 Kind = str
@@ -89,6 +94,13 @@ def read_weights(path: str | Path, *, ema: bool = True, which: Which = "auto") -
         CheckpointError: nothing there, not a known format, damaged, or of a newer format.
     """
     path = Path(path)
+    with nonsense_refused(path):
+        weights = _read(path, ema=ema, which=which)
+        refuse_odd_tensors(weights.state, path)
+    return weights
+
+
+def _read(path: Path, *, ema: bool, which: Which) -> Weights:
     if path.is_dir():
         if (path / "checkpoints").is_dir():
             return _from_checkpoint(choose(path, which), ema=ema, kind="run")
@@ -207,7 +219,7 @@ def _from_export(folder: Path) -> Weights:
     where, tensors = folder / "config.json", folder / "model.safetensors"
     config = load_json(where)
     for from_hub in adapters.having("from_hub"):
-        if foreign := from_hub(str(where), config, lambda: _load_safetensors(tensors)):
+        if foreign := from_hub(str(where), config, partial(load_safetensors, tensors)):
             return _named(tensors, foreign, str(where))
     if config.get("model_type") != "dawnchorus" or not isinstance(config.get("encoder"), dict):
         raise CheckpointError(
@@ -222,7 +234,7 @@ def _from_export(folder: Path) -> Weights:
         kind="export",
         file=tensors,
         encoder=dict(config["encoder"]),
-        state=_load_safetensors(tensors),
+        state=load_safetensors(tensors),
         labels=labels,
         pooling=config.get("pooling"),
         recipe=load_yaml(recipe_file) if recipe_file.is_file() else None,
@@ -251,7 +263,7 @@ def _from_avex(path: Path) -> Weights:
         )
     spec = load_yaml(config_file).get("model_spec")
     spec = spec if isinstance(spec, dict) else {}
-    state = _load_safetensors(path)
+    state = load_safetensors(path)
     for from_avex in adapters.having("from_avex"):
         if foreign := from_avex(str(config_file), spec, state):
             label_map = path.parent / "label_map.json"
@@ -315,62 +327,6 @@ def _only_safetensors(folder: Path) -> Path:
             "path of the one to read"
         )
     return files[0]
-
-
-# --------------------------------------------------------------------------- files
-
-
-def load_torch(path: Path) -> Any:
-    """A `.pt` or `.ckpt`, or a folder of shards, mapped. Raises CheckpointError: unreadable."""
-    try:
-        if path.is_dir():
-            return shards.whole(shards.read(path, only=("dawnchorus", "state_dict")))
-        # Mapped, so that an optimiser state three times the size of the weights is never read;
-        # files from before torch 1.6 are no zip archives and cannot be.
-        mapped = zipfile.is_zipfile(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be opened: {error.strerror or error}") from None
-    except Exception as error:  # whatever torch's zip reader or unpickler met in the file
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise CheckpointError(
-            f"{path} cannot be read ({type(error).__name__}: {first}). It is cut off, damaged, or "
-            "holds objects other than tensors and plain values: copy it again or use another one"
-        ) from None
-
-
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be opened: {error}") from None
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}). It is cut off or damaged: copy it again"
-        ) from None
-
-
-def load_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises CheckpointError."""
-    return _mapping(path, json.loads, "JSON object")
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping from a file. Raises CheckpointError."""
-    return _mapping(path, yaml.safe_load, "YAML mapping")
-
-
-def _mapping(path: Path, parse: Callable[[str], Any], what: str) -> dict[str, Any]:
-    try:
-        content = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} does not hold a {what}")
-    return content
 
 
 def some(names: list[str], most: int = 10) -> str:

@@ -23,7 +23,7 @@ def test_a_source_says_what_is_wrong(fields: dict[str, object], complaint: str) 
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
-        ({"window_s": 0.0}, "window_s is .*above 0"),
+        ({"window_s": 0.0}, "window_s is .*3600"),
         ({"workers": -1}, "workers is .*at least 0"),
         ({"prefetch": 0}, "prefetch is .*at least 1"),
         ({"max_broken": 1.5}, r"max_broken is .*in \[0, 1\]"),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from foreign_models import DIM, HIDDEN, HUB, SPEC, cfg, fairseq, hub
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -18,69 +19,8 @@ from dawnchorus.trainer.hub.importing import initialise_from, load_model
 from dawnchorus.trainer.model import BioEncoder
 from dawnchorus.trainer.registry import build_encoder
 
-DIM, HIDDEN = 128, 256
 ENCODER = {"name": "vit", "layers": 2, "dim": DIM, "ffn_dim": HIDDEN, "heads": 2}
 LABELS = ("Parus major", "Strix aluco", "Turdus merula")
-
-
-def blocks(prefix: str) -> dict[str, Tensor]:
-    """Random tensors of two blocks under the names that all of EAT's files share."""
-    shapes = {
-        "norm1": (DIM,), "norm2": (DIM,), "attn.qkv": (3 * DIM, DIM), "attn.proj": (DIM, DIM),
-        "mlp.fc1": (HIDDEN, DIM), "mlp.fc2": (DIM, HIDDEN),
-    }  # fmt: skip
-    found = {}
-    for i in range(2):
-        for name, shape in shapes.items():
-            found[f"{prefix}blocks.{i}.{name}.weight"] = 0.1 * torch.randn(shape)
-            found[f"{prefix}blocks.{i}.{name}.bias"] = 0.1 * torch.randn(shape[:1])
-    return found
-
-
-def fairseq(prefix: str = "") -> dict[str, Tensor]:
-    """As `checkpoint["model"]` of EAT's pre-training has them, without the teacher."""
-    torch.manual_seed(0)
-    image = f"{prefix}modality_encoders.IMAGE."
-    return {
-        f"{image}extra_tokens": torch.randn(1, 1, DIM),
-        f"{image}local_encoder.proj.weight": 0.1 * torch.randn(DIM, 1, 16, 16),
-        f"{image}local_encoder.proj.bias": torch.randn(DIM),
-        f"{image}fixed_positional_encoder.positions": sincos(512, 8, DIM)[None],
-        f"{image}context_encoder.norm.weight": torch.randn(DIM),
-        f"{image}context_encoder.norm.bias": torch.randn(DIM),
-        f"{image}decoder.blocks.0.0.weight": torch.randn(DIM, 8, 3, 3),
-        f"{image}decoder.proj.weight": torch.randn(DIM, DIM),
-        **blocks(prefix),
-    }
-
-
-def hub(prefix: str = "model.") -> dict[str, Tensor]:
-    """The same tensors as `model.safetensors` of Hugging Face has them."""
-    found = {}
-    for name, tensor in fairseq().items():
-        name = name.removeprefix("modality_encoders.IMAGE.")
-        name = name.replace("context_encoder.norm", "pre_norm")
-        if not name.startswith("decoder"):
-            found[prefix + name] = tensor
-    return found
-
-
-def cfg(**image: Any) -> dict[str, Any]:
-    numbers = {
-        "_name": "data2vec_multi", "depth": 2, "embed_dim": DIM, "num_heads": 2, "mlp_ratio": 2.0,
-        "norm_eps": 1e-6, "layer_norm_first": False, "end_of_block_targets": False,
-    }  # fmt: skip
-    modality = {"patch_size": 16, "in_chans": 1, "num_extra_tokens": 1, "fixed_positions": True,
-                "use_alibi_encoder": False, "prenet_depth": 0}  # fmt: skip
-    return {"model": {**numbers, "modalities": {"image": modality | image}}}
-
-
-HUB = {"model_type": "eat", "embed_dim": DIM, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0,
-       "model_variant": "pretrain", "auto_map": {"AutoModel": "modeling_eat.EATModel"}}  # fmt: skip
-SPEC: dict[str, Any] = {
-    "name": "eat_hf", "eat_norm_mean": -5.553, "eat_norm_std": 4.606, "pretrained": False,
-    "audio_config": {"sample_rate": 16000, "representation": "raw"},
-}  # fmt: skip
 
 
 def write_hub(folder: Path, state: dict[str, Tensor], **changes: Any) -> Path:

@@ -11,6 +11,7 @@ import timm
 import torch
 import torchvision
 import yaml
+from foreign_models import AUDIO
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,11 +21,6 @@ from dawnchorus.trainer.errors import CheckpointError
 from dawnchorus.trainer.hub.adapters.efficientnet import TIMM, state_to_avex
 from dawnchorus.trainer.hub.importing import initialise_pretrained, load_model
 
-AUDIO: dict[str, Any] = {
-    "sample_rate": 16000, "n_fft": 800, "hop_length": 160, "win_length": 800, "window": "hann",
-    "n_mels": 128, "representation": "mel_spectrogram", "normalize": True,
-    "target_length_seconds": 10, "window_selection": "random",
-}  # fmt: skip
 NAMES = {"Parus major": 0, "Strix aluco": 1, "Wind": 2}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from foreign_models import microsoft_cfg, microsoft_names
 from safetensors.torch import save_file
 
 from dawnchorus.trainer.errors import CheckpointError
@@ -17,38 +18,11 @@ from dawnchorus.trainer.hub.adapters.beats import cfg_from_encoder, state_to_ave
 from dawnchorus.trainer.hub.importing import load_model
 from dawnchorus.trainer.model import BioEncoder
 
-LAYERS = 2
-
 
 def same(a: BioEncoder, b: BioEncoder) -> bool:
     theirs = b.state_dict()
     ours = a.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
-
-
-def microsoft_names(model: BioEncoder) -> dict[str, torch.Tensor]:
-    """The tensors as Microsoft's files name them."""
-    table = "self_attn.relative_attention_bias.weight"
-    found = {}
-    for name, tensor in model.encoder.state_dict().items():
-        name = name.replace("parametrizations.weight.original0", "weight_g")
-        name = name.replace("parametrizations.weight.original1", "weight_v")
-        found[name] = tensor.clone()
-    for layer in range(LAYERS):
-        found[f"encoder.layers.{layer}.{table}"] = found[f"encoder.layers.0.{table}"].clone()
-    return found
-
-
-def microsoft_cfg(**changes: Any) -> dict[str, Any]:
-    return {
-        "encoder_layers": 2, "encoder_embed_dim": 48, "encoder_ffn_embed_dim": 96,
-        "encoder_attention_heads": 4, "activation_fn": "gelu", "layer_norm_first": False,
-        "layer_wise_gradient_decay_ratio": 1.0, "deep_norm": True, "dropout": 0.1,
-        "attention_dropout": 0.1, "activation_dropout": 0.0, "encoder_layerdrop": 0.05,
-        "dropout_input": 0.1, "input_patch_size": 16, "embed_dim": 32, "conv_bias": False,
-        "conv_pos": 16, "conv_pos_groups": 4, "relative_position_embedding": True,
-        "num_buckets": 32, "max_distance": 100, "gru_rel_pos": True, **changes,
-    }  # fmt: skip
 
 
 def test_microsoft_file(tmp_path: Path, make_run: Callable[..., BioEncoder]) -> None:

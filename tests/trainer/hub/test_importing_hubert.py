@@ -7,28 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-import torchaudio
+from foreign_models import published
 from torch import Tensor
 
 from dawnchorus.trainer.errors import CheckpointError
 from dawnchorus.trainer.hub.importing import load_model
-
-
-def published(**changes: Any) -> torch.nn.Module:
-    """A small network of AVES' published configuration (`default_cfg_aves-base-all.json`)."""
-    shapes = [(24, 10, 5)] + [(24, 3, 2)] * 4 + [(24, 2, 2)] * 2
-    arguments = {
-        "extractor_mode": "group_norm", "extractor_conv_layer_config": shapes,
-        "extractor_conv_bias": False, "encoder_embed_dim": 128, "encoder_projection_dropout": 0.1,
-        "encoder_pos_conv_kernel": 32, "encoder_pos_conv_groups": 16, "encoder_num_layers": 2,
-        "encoder_num_heads": 2, "encoder_attention_dropout": 0.1,
-        "encoder_ff_interm_features": 200, "encoder_ff_interm_dropout": 0.0,
-        "encoder_dropout": 0.1, "encoder_layer_norm_first": False, "encoder_layer_drop": 0.05,
-    }  # fmt: skip
-    network: torch.nn.Module = torchaudio.models.wav2vec2_model(
-        **arguments | {"aux_num_out": None} | changes
-    )
-    return network.eval()
 
 
 @pytest.mark.parametrize("old_names", [False, True])

@@ -77,7 +77,7 @@ def _encoder(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    from dawnchorus.trainer.hub.reading import load_yaml
+    from dawnchorus.trainer.hub.opening import load_yaml
 
     where = path.parent / CONFIG
     if not where.is_file():
