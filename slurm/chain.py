@@ -21,6 +21,7 @@ from dawnchorus.slurm.submit import (
     split_overrides,
     training_script,
 )
+from dawnchorus.trainer.overrides import read_override
 
 if TYPE_CHECKING:
     from dawnchorus.trainer.recipe import Recipe
@@ -155,7 +156,7 @@ def _export(step: Step, overrides: list[str], recipe: Recipe) -> list[str]:
     """The command of an export. Mistakes are found now, not days later when the job starts."""
     from dawnchorus.trainer.hub.card_config import CardConfig
 
-    given = dict(override.split("=", 1) for override in overrides if "=" in override)
+    given = {read_override(word).path[0]: word.partition("=")[2] for word in overrides}
     known = [field.name for field in dataclasses.fields(CardConfig)]
     if unknown := sorted(set(given) - set(known)):
         raise SubmitError(f"{step.name}.{unknown[0]}: no such field; known: {', '.join(known)}")

@@ -28,6 +28,13 @@ from dawnchorus.trainer.compose import load
 from dawnchorus.trainer.kinds import CHAIN
 from dawnchorus.trainer.names import check_name
 
+RESOURCES = frozenset({
+    "partition", "cpu_partition", "account", "qos", "constraint", "nodes", "tasks_per_node",
+    "gpus_per_node", "gpu_type", "cpus_per_task", "memory_gb", "time", "signal_s", "stuck_s",
+    "max_requeues",
+})  # fmt: skip
+"""Keys of a cluster profile that a chain may set. The others hold bash, paths of programs and
+options of SLURM that run some: a profile is yours, a chain may be a stranger's."""
 STAGES = ("pretrain", "posttrain", "evaluate", "export")
 """Steps of the short form."""
 Name = Annotated[str, AfterValidator(check_name)]
@@ -59,7 +66,8 @@ class Step(_Strict):
     overrides: tuple[str, ...] = ()
     """Overrides `KEY=VALUE` for the training recipe, the evaluation or the model card."""
     cluster: tuple[str, ...] = ()
-    """Overrides `KEY=VALUE` of the cluster profile, for this step alone."""
+    """Overrides `KEY=VALUE` of the cluster profile, for this step alone: resources and limits. What
+    a job runs (`setup`, `venv`, `environment`, ...) is the profile's or the command line's."""
 
     @model_validator(mode="after")
     def _does_one_thing(self) -> Step:
@@ -75,6 +83,13 @@ class Step(_Strict):
             )
         if self.takes and self.train is None:
             raise ValueError(f"the step {self.name!r} takes weights but trains nothing: write `of`")
+        for word in self.cluster:
+            if word.partition("=")[0].strip("+~") not in RESOURCES:
+                raise ValueError(
+                    f"the step {self.name!r}: cluster: {word!r}: a chain sets resources only "
+                    f"({', '.join(sorted(RESOURCES))}); write the rest in your cluster profile, "
+                    "or on the command line (cluster.KEY=VALUE)"
+                )
         if self.of is not None and self.train is not None:
             raise ValueError(f"the step {self.name!r} trains: write `takes`, not `of`")
         return self

@@ -11,7 +11,7 @@ from typing import Any
 from dawnchorus.slurm import scheduler
 from dawnchorus.slurm.errors import SubmitError
 from dawnchorus.slurm.profile import ClusterProfile
-from dawnchorus.slurm.script import JobScript, dependency
+from dawnchorus.slurm.script import Expanded, JobScript, dependency
 from dawnchorus.slurm.snapshot import keep_code
 from dawnchorus.slurm.submit import active_job, hand_over, profile_from
 
@@ -114,7 +114,7 @@ def _scripts(
     """Make the scripts of plan, array and merge; `folder` holds scripts, logs and code."""
     where = ["--audio", str(audio.resolve())] if audio is not None else []
     if "jobs" not in options:
-        where += ["--jobs", '"$SLURM_CPUS_PER_TASK"']
+        where += ["--jobs", Expanded('"$SLURM_CPUS_PER_TASK"')]
     command = (
         "chorus", "prep", "shards", str(table), "--out", str(out), *where, *command_line(options)
     )  # fmt: skip
@@ -122,7 +122,7 @@ def _scripts(
         name=f"{out.name}-shards",
         title=f"the shards of {out.name}, in {parts} parts",
         run=folder,
-        command=(*command, "--part", f'"$((SLURM_ARRAY_TASK_ID + 1))/{parts}"'),
+        command=(*command, "--part", Expanded(f'"$((SLURM_ARRAY_TASK_ID + 1))/{parts}"')),
         profile=profile,
         code=folder / "code",
         train=False,

@@ -14,6 +14,15 @@ from dawnchorus.slurm.profile import ClusterProfile, quoted
 from dawnchorus.trainer.names import control_characters
 
 
+class Expanded(str):
+    """A word of a command that bash expands, "$NAME" with its quotes. All others are quoted.
+
+    What a word is decides, and not how it begins: words of strangers may begin in any way.
+    """
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobScript:
     """One job: its command, its folder and its resources."""
@@ -23,8 +32,7 @@ class JobScript:
     run: Path
     """The run folder (absolute), in which the script and the logs are written."""
     command: tuple[str, ...]
-    """The command that each task runs. Bash expands the words in double quotes: "$RUN" becomes the
-    run folder of an array's task."""
+    """The command that each task runs. Bash expands those of its words that are `Expanded`."""
     profile: ClusterProfile
     code: Path
     """Snapshot of the code."""
@@ -148,7 +156,7 @@ class JobScript:
 
     def _command(self) -> str:
         words = [self._bin(self.command[0]), *self.command[1:]]
-        return " ".join(w if w.startswith('"$') else shlex.quote(w) for w in words)
+        return " ".join(w if isinstance(w, Expanded) else shlex.quote(w) for w in words)
 
 
 def directive(value: object) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dawnchorus.slurm.errors import SubmitError
-from dawnchorus.slurm.script import JobScript
+from dawnchorus.slurm.script import Expanded, JobScript
 from dawnchorus.slurm.snapshot import keep_code
 from dawnchorus.slurm.submit import (
     Submitted,
@@ -77,8 +77,8 @@ def submit_sweep(
         )
     array = JobScript(
         name=base.name, title=f"sweep of {len(runs)} runs: {' '.join(sweep.split())}", run=home,
-        command=("chorus", "train", '"$RUN/submitted.yaml"'), profile=profile, code=home / "code",
-        array_runs=folders, array_limit=at_once,
+        command=("chorus", "train", Expanded('"$RUN/submitted.yaml"')), profile=profile,
+        code=home / "code", array_runs=folders, array_limit=at_once,
     )  # fmt: skip
     table = replace(
         array, name=f"{base.name}-table", title=f"table of {base.name}-sweep", train=False,

@@ -13,7 +13,7 @@ import pytest
 
 from dawnchorus.slurm.errors import SubmitError
 from dawnchorus.slurm.profile import ClusterProfile, load_profile
-from dawnchorus.slurm.script import JobScript, directive, expandable
+from dawnchorus.slurm.script import Expanded, JobScript, directive, expandable
 from dawnchorus.slurm.submit import prepare_recipe, training_script
 from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.names import check_name
@@ -119,6 +119,14 @@ def test_no_part_of_a_script_holds_a_line_break(tmp_path: Path, text: str) -> No
         value = values.get(field, text)
         with pytest.raises(SubmitError, match="holds the control character"):
             script(tmp_path, **{field: value}).text()
+
+
+@pytest.mark.parametrize("text", ['"$(touch F)"', '"$RUN`touch F`"', '"${F:=$(touch F)}"', *ODD])
+def test_a_word_of_a_command_is_not_expanded_by_how_it_begins(tmp_path: Path, text: str) -> None:
+    """A chain's overrides become words of a command; only this program's own are `Expanded`."""
+    command = ("chorus", "export", "x", "--card", text, Expanded('"$RUN"'))
+    told = run_it(script(tmp_path, command=command), tmp_path)
+    assert f'--card {shlex.quote(text)} "$RUN"' in told
 
 
 FIELDS = [

@@ -305,6 +305,10 @@ def test_the_iterations_of_beats_are_a_chain(
         ("{name: b, train: sl_beats_tiny, takes: {weights: a}}", "weights: there is no such key"),
         ("{name: b, evaluate: /gone}", "b: there is no finished dataset"),
         ("{name: b, evaluat: x}", "did you mean 'evaluate'"),
+        ("{name: b, export: x, cluster: ['setup=[touch F]']}", "a chain sets resources only"),
+        ("{name: b, export: x, cluster: ['srun_extra=[--task-prolog=/x]']}", "resources only"),
+        ("{name: b, export: x, cluster: ['environment.LD_PRELOAD=/x']}", "resources only"),
+        ("{name: b, export: x, overrides: [author=me, '\"$(touch F)\"']}", "are key=value"),
     ],
 )
 def test_mistakes_of_a_chain_are_told(
