@@ -219,6 +219,8 @@ def _choice(word: str, value: str | None) -> str:
         raise RecipeError(f"{word}: {key!r} cannot name a group of recipe files")
     if value is None or value == "null":
         return word
+    if "${" in value:
+        raise RecipeError(f"{word}: a choice is written out: it holds no reference (${{...}})")
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
     return f"{key}='{escaped}'"

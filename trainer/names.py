@@ -9,10 +9,11 @@ NAME = re.compile(r"\w[\w.+=@-]{0,149}")
 """A run's name becomes a folder, a job of SLURM, a file on wandb and a word in commands."""
 
 _SECRET = re.compile(
-    r"(?:^|_)(?:API_?)?KEYS?(?:_|$)|APIKEY|TOKENS?(?:_|$)|SECRET|PASSW(?:OR)?D|PASSPHRASE|CREDENTIAL",
+    r"(?:^|_)(?:API_?)?KEYS?(?:_|$)|APIKEY|TOKENS?(?:_|$)|SECRET|PASSW(?:OR)?D|PASSPHRASE|CREDENTIAL|CREDS"
+    r"|_PWD$|(?:^|_)(?:AUTH|BEARER|COOKIES?|PAT)(?:_|$)",
     re.IGNORECASE,
 )
-_A_FILE = re.compile(r"_(?:FILE|PATH|DIR)$", re.IGNORECASE)
+_A_FILE = re.compile(r"_(?:FILE|PATH|DIR|SOCK)$", re.IGNORECASE)
 
 
 def names_a_secret(variable: str) -> bool:

@@ -156,6 +156,9 @@ def _defaults(given: object, file: Path) -> list[object]:
             f"{file}: defaults is a list of names and of choices, for example "
             "[sl_beats_tiny, {override encoder: beats_base}]"
         )
+    if "${" in str(found):
+        # Hydra would fill it in, from the environment too, and show it in its messages.
+        raise RecipeError(f"{file}: defaults are written out: they hold no references (${{...}})")
     return found if "_self_" in found else [*found, "_self_"]
 
 

@@ -76,7 +76,7 @@ def test_all_mistakes_of_a_profile_are_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     ["WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "my_password",
-     "APIKEY", "GCP_CREDENTIALS"],
+     "APIKEY", "GCP_CREDENTIALS", "GH_PAT", "DB_PWD", "BASIC_AUTH"],
 )  # fmt: skip
 def test_a_secret_does_not_go_into_a_job_script(name: str, tmp_path: Path) -> None:
     place = tmp_path / "mine.yaml"

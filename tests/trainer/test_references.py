@@ -121,3 +121,23 @@ def test_paths_are_recorded_as_they_were_written(
 )  # fmt: skip
 def test_what_leaves_the_machine_has_a_name_for_it(recorded: str, name: str) -> None:
     assert public_recipe({"init_from": recorded}) == {"init_from": name}
+
+
+@pytest.mark.parametrize(
+    "defaults",
+    ['["${oc.env:NAME}"]', "'${oc.env:NAME}'",
+     "[ssl_beats_tiny, {override encoder: '${oc.env:NAME}'}]",
+     "[ssl_beats_tiny, {override encoder: 'x${runs}'}]"],
+)  # fmt: skip
+def test_defaults_hold_no_references(
+    defaults: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hydra fills them in itself: the value would stand in its message."""
+    monkeypatch.setenv("NAME", "hush-hush")
+    (tmp_path / "x.yaml").write_text(f"defaults: {defaults}\n")
+    with pytest.raises(RecipeError, match="defaults are written out") as told:
+        load_recipe(str(tmp_path / "x.yaml"))
+    assert "hush" not in str(told.value)
+    with pytest.raises(RecipeError, match="a choice is written out") as told:
+        load_recipe("ssl_beats_tiny", ["encoder=${oc.env:NAME}"])
+    assert "hush" not in str(told.value)
