@@ -127,7 +127,7 @@ TOKENIZER = BEATS_BASE | {
     "objective.codebook_decay": 0.99,  # Microsoft's code
     "objective.revive_below": 0.01,  # ours, after Jukebox; BEATs revives none
     "objective.commitment_weight": 10.0, "objective.estimator_layers": 3,
-    "objective.clean_targets": False,
+    "objective.clean_targets": False, "objective.centre_targets": False,  # BEATs
     "augment.noise_prob": 0.0, "augment.mixup_prob": 0.0,
     "optim.lr": 5e-5, "optim.betas": [0.9, 0.98], "optim.eps": 1e-12, "optim.weight_decay": 0.01,
     "optim.clip_norm": 1.0, "optim.schedule": "linear", "optim.min_lr": 1e-6,

@@ -54,6 +54,7 @@ class TokenizerDistillation(Objective):
     """
 
     config: TokenizerDistillationConfig
+    mean_T: Tensor
 
     def __init__(
         self, config: TokenizerDistillationConfig, encoder: Encoder, teacher: Encoder
@@ -75,6 +76,8 @@ class TokenizerDistillation(Objective):
         self.norm = nn.LayerNorm(teacher.dim)
         nn.init.normal_(self.widen.weight, std=0.02)
         nn.init.zeros_(self.widen.bias)
+        # Of the teacher's tokens, once `prepare` has seen data.
+        self.register_buffer("mean_T", torch.zeros(teacher.dim))
 
     @classmethod
     def build(cls, config: TokenizerDistillationConfig, model: Model, context: Context) -> Self:
@@ -101,9 +104,11 @@ class TokenizerDistillation(Objective):
 
         In training mode the tokens are counted for the codebook, which moves in `after_step`.
 
-        Logs: `loss`; `cosine`, of estimate and teacher; `commitment`, before its weight; and as
-        they stand at this step, from the moving shares of the codes: `codes_used`, `perplexity`,
-        `revived_codes` so far. In a validation the first two are of its own tokens.
+        Logs: `loss`; `cosine`, of estimate and teacher; `mean_cosine`, what the teacher's mean over
+        the first clips alone would reach: the floor that training has to leave (0 where targets
+        are centred); `commitment`, before its weight; and as they stand at this step, from the
+        moving shares of the codes: `codes_used`, `perplexity`, `revived_codes` so far. In a
+        validation the first two of these are of its own tokens.
 
         Args:
             batch: log-mel, frames and keys, from which follows what revives a code.
@@ -120,6 +125,8 @@ class TokenizerDistillation(Objective):
         unit_BNE, code_BN, estimate_BNT = self._estimate(token_BND, valid_BN)
         counts_BN = valid_BN if batch.real_B is None else valid_BN & batch.real_B[:, None]
         cosine_BN = F.cosine_similarity(estimate_BNT, target_BNT, dim=-1)
+        guess_T = torch.zeros_like(self.mean_T) if self.config.centre_targets else self.mean_T
+        guess_BN = F.cosine_similarity(guess_T, target_BNT, dim=-1)
         distance_BN = (unit_BNE - self.quantizer.codebook_VE[code_BN]).square().mean(-1)
         cosine = cosine_BN.masked_fill(~counts_BN, 0.0).sum()
         commitment = distance_BN.masked_fill(~counts_BN, 0.0).sum()
@@ -130,6 +137,7 @@ class TokenizerDistillation(Objective):
         logs = {
             "loss": (loss_sum.detach(), count),
             "cosine": (cosine.detach(), count),
+            "mean_cosine": (guess_BN.masked_fill(~counts_BN, 0.0).sum(), count),
             "commitment": (commitment.detach(), count),
             **{name: (value * count, count) for name, value in self._standing().items()},
         }
@@ -138,10 +146,10 @@ class TokenizerDistillation(Objective):
 
     @torch.no_grad()
     def _target(self, batch: FeatureBatch, grid: Grid) -> Tensor:
-        """The teacher's output, float32 [B, N, T]."""
+        """The teacher's output, float32 [B, N, T], without its mean where the recipe says so."""
         heard = batch.x if batch.clean is None else batch.clean
         target: Tensor = self.teacher(heard, batch.steps_B).tokens_BND[:, grid.prefix :]
-        return target.float()
+        return target.float() - self.mean_T if self.config.centre_targets else target.float()
 
     def _estimate(self, token_BND: Tensor, valid_BN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What is quantised, the codes, and what the estimator makes of them in float32."""
@@ -168,7 +176,8 @@ class TokenizerDistillation(Objective):
 
     @torch.no_grad()
     def prepare(self, model: Model, batches: Iterable[FeatureBatch]) -> dict[str, float]:
-        """Find the first codes: k-means of what the untrained tokenizer makes of the first clips.
+        """Find the first codes: k-means of what the untrained tokenizer makes of the first clips;
+        and the mean of the teacher's tokens.
 
         Returns:
             `tokens`, `codes_used`, `codes`, `entropy_nats`, `perplexity`.
@@ -178,12 +187,14 @@ class TokenizerDistillation(Objective):
         """
         encoder, mode = model.encoder, model.encoder.training
         encoder.eval()
-        units, draws = [], []
+        self.mean_T.zero_()
+        units, draws, total_T = [], [], torch.zeros_like(self.mean_T)
         for batch in batches:
             valid_BN, grid = _valid(batch, encoder)
             token_BND = encoder(batch.x, batch.steps_B).tokens_BND[:, grid.prefix :]
             units.append(self.quantizer.unit(token_BND)[valid_BN])
             draws.append(lots(batch.keys(), valid_BN)[valid_BN])
+            total_T += self._target(batch, grid)[valid_BN].sum(0)
         encoder.train(mode)
         tokens, codes = sum(map(len, units)), self.quantizer.codes
         if tokens < 2 * codes:
@@ -191,6 +202,7 @@ class TokenizerDistillation(Objective):
                 f"objective.codebook_size={codes}: the first clips have {tokens} tokens, too few "
                 "for so many codes; take fewer, or raise train.prepare_batches"
             )
+        self.mean_T.copy_(total_T / tokens)
         unit_RE = torch.cat(units)
         self.quantizer.start(unit_RE, torch.cat(draws))
         return codebook_usage(self.quantizer.nearest(unit_RE[None]), None, codes).as_dict()

@@ -53,6 +53,10 @@ class TokenizerDistillationConfig(ObjectiveConfig):
     formula has the sum over channels, which is 256 here."""
     estimator_layers: Count = 3
     """Layers, of the encoder's kind, that tell the teacher's output from the codes (BEATs: 3)."""
+    centre_targets: bool = False
+    """Take the mean of the teacher's tokens over the first clips off its output. Tokens of a norm
+    after the last block share a large mean: little training tells that apart from nothing, a few
+    codes do for it, and the loss looks excellent (`mean_cosine` says by how much). false: BEATs."""
     clean_targets: bool = False
     """The teacher hears the sound without the noise of `augment`, which only the tokenizer hears.
     false: both hear the same (BEATs and ESPnet add no noise). true costs a second log-mel."""

@@ -68,7 +68,11 @@ def rows(whole: FeatureBatch, *which: int) -> FeatureBatch:
 
 
 def second_implementation(
-    objective: TokenizerDistillation, model: Plain, whole: FeatureBatch, beta: float
+    objective: TokenizerDistillation,
+    model: Plain,
+    whole: FeatureBatch,
+    beta: float,
+    mean_T: Tensor | float = 0.0,
 ) -> tuple[Tensor, int, list[list[int]]]:
     """The loss clip by clip and token by token: each clip alone, without its padding."""
     project, codebook = objective.quantizer.project, objective.quantizer.codebook_VE
@@ -76,7 +80,7 @@ def second_implementation(
     for mel_TF, frames in zip(whole.x, whole.steps_B.tolist(), strict=True):
         mel_1TF = mel_TF[None, : frames // 16 * 16]
         with torch.no_grad():
-            target_ND = objective.teacher(mel_1TF).tokens_BND[0]
+            target_ND = objective.teacher(mel_1TF).tokens_BND[0] - mean_T
         h_ND = model.encoder(mel_1TF).tokens_BND[0]
         passed, chosen, squares = [], [], []
         for h_D in h_ND:
@@ -117,6 +121,32 @@ def test_loss_and_gradients_are_those_of_a_second_implementation() -> None:
                 continue
             assert mine.grad is not None and his.grad is not None, name
             torch.testing.assert_close(mine.grad, his.grad, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_centred_targets_and_the_floor_of_the_mean() -> None:
+    """The mean is that of the valid tokens of the first clips; a guess of it is the floor."""
+    (plain, model), (centred, same) = made(), made(centre_targets=True)
+    first, tokens = batch(9), []
+    with torch.no_grad():
+        for mel_TF, frames in zip(first.x, FRAMES, strict=True):
+            tokens += list(plain.teacher(mel_TF[None, : frames // 16 * 16]).tokens_BND[0])
+    mean_T = torch.stack(tokens).mean(0)
+    for objective in (plain, centred):
+        torch.testing.assert_close(objective.mean_T, mean_T, rtol=1e-4, atol=1e-5)
+    whole = batch()
+    out = centred.step(whole, same)
+    expected, count, _ = second_implementation(centred, same, whole, 1.0, mean_T)
+    torch.testing.assert_close(out.loss_sum, expected, rtol=1e-4, atol=1e-3)
+    assert float(out.logs["mean_cosine"][0]) == 0
+    out = plain.step(whole, model)
+    guess, _ = out.logs["mean_cosine"]
+    with torch.no_grad():
+        targets = [
+            plain.teacher(mel_TF[None, : frames // 16 * 16]).tokens_BND[0]
+            for mel_TF, frames in zip(whole.x, FRAMES, strict=True)
+        ]
+    cosines = [float(t @ mean_T / (t.norm() * mean_T.norm())) for t in torch.cat(targets)]
+    assert float(guess) == pytest.approx(sum(cosines), rel=1e-4) and len(cosines) == count
 
 
 # ------------------------------------------------------------------ the codebook
