@@ -171,7 +171,9 @@ class Recipe(Recorded):
     @_model_validator(mode="after")
     def _choices_fit(self) -> Recipe:
         problems = [*odd_texts(self), *self.objective.forbids(self)]
-        size = self.encoder.parameters + self.objective.parameters(self.encoder, 1)
+        size = self.encoder.parameters
+        if not self.objective.refuses(self.encoder):  # else it may not be countable
+            size += self.objective.parameters(self.encoder, 1)
         if size > _MOST_PARAMETERS:
             problems.append(
                 f"encoder, objective: {size:.1e} parameters, more than any machine holds: look at "
