@@ -98,13 +98,24 @@ def private_name(url: str) -> bool:
         return private_address(name)
 
 
+_HOLD_IPV4 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("::/96"))
+"""Addresses of IPv6 that end in one of IPv4: a gateway asks it (NAT64, RFC 6052), or they once
+stood for it (RFC 4291, section 2.5.5.1)."""
+_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
+"""Of gateways that may lead into private networks (RFC 8215)."""
+
+
 def private_address(address: str) -> bool:
     """Return whether an IP address is not a public one; False for any other text."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
+    if found in _LOCAL_NAT64:
+        return True
     inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
+    if any(found in network for network in _HOLD_IPV4):
+        inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
     return not (inner or found).is_global or found.is_multicast
 
 

@@ -78,6 +78,8 @@ def test_where_a_redirect_may_lead(url, location, target):
         ("localhost.", True), ("a.localhost", True), ("metadata.google.internal", True),
         ("[::1]", True), ("[::ffff:127.0.0.1]", True), ("[fe80::1]", True), ("[fd00::1]", True),
         ("[::ffff:7f00:1]", True), ("224.0.0.1", True), ("[2002:7f00:1::]", True),
+        ("[64:ff9b::a00:1]", True), ("[::127.0.0.1]", True), ("[64:ff9b:1::808:808]", True),
+        ("[64:ff9b::808:808]", False),
         ("8.8.8.8", False), ("134744072", False), ("[2001:4860:4860::8888]", False),
         ("a.example", False), ("localhost.example", False), ("10.example", False),
     ],
