@@ -104,7 +104,7 @@ def show(facts: Mapping[str, Any], *, top: int = 20, console: Console | None = N
     console.print(f"[bold]{escape(facts['name'])}[/bold]", highlight=False)
     summary = Table(show_header=False)
     for row in _summary(facts):
-        summary.add_row(*row)
+        summary.add_row(*map(escape, row))
     console.print(summary)
     total_h = facts["hours"] or 1.0
     splits = [

@@ -319,7 +319,7 @@ def evaluate(
     write_result(path, written)
     if console is not None:
         print_result(written, console)
-        console.print(f"written: {path}", highlight=False, soft_wrap=True)
+        console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
     return written
 
 

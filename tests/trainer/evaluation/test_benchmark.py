@@ -308,6 +308,8 @@ def test_the_printed_table_is_whole_without_colour(
     assert logmel.count("±") == 2
     result = json.loads((tmp_path / "printed.json").read_text())
     assert "…" not in text_of(result_table(result), width=80)
+    result["dataset"] = result["rows"][0]["name"] = "a[/b][bold]c[/bold]"
+    assert text_of(result_table(result)).count("a[/b][bold]c[/bold]") == 2
 
 
 def test_models_are_compared_in_one_table(
