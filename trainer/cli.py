@@ -188,11 +188,15 @@ def _card_fields(pairs: list[str]) -> dict[str, object]:
 
 
 def loading_lines(folder: Path) -> str:
-    """Three lines of Python that load an exported model."""
+    """Three lines of Python that load an exported model, with the rate that it hears at."""
+    import json
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    rate = f"{config['encoder']['sample_rate_hz'] / 1000:g} kHz"
     return (
         "from transformers import AutoModel\n"
         f'model = AutoModel.from_pretrained("{folder}", trust_remote_code=True).eval()\n'
-        "embedding = model(waveform).pooler_output   # float [clips, samples], 16 kHz, in [-1, 1]"
+        f"embedding = model(waveform).pooler_output   # float [clips, samples], {rate}, in [-1, 1]"
     )
 
 

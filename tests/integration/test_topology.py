@@ -26,6 +26,9 @@ MORE = {
                         "train.max_steps=4", "train.validate_every=2"],
     "ssl_eat_tiny": ["encoder.drop_path=0.3", "objective.masks_per_clip=2",
                      "objective.clean_targets=true", "train.max_steps=4", "train.validate_every=2"],
+    "ssl_mae_tiny": ["encoder.drop_path=0.3", "encoder.sample_rate_hz=16000",
+                     "objective.masker=block", "objective.masks_per_clip=2",
+                     "objective.clean_targets=true", "train.max_steps=4", "train.validate_every=2"],
 }  # fmt: skip
 ONE, TWO = "train.devices=1", "train.devices=2"
 FSDP = "train.strategy=fsdp"
@@ -56,7 +59,7 @@ def figures(run: Any, kind: str) -> list[dict[str, float]]:
     own = {"loss", "grad_norm", "map", "auroc", "top1", "clips", "classes", "masked_accuracy",
            "unigram_accuracy", "unigram_nll", "codes_per_clip", "lr", "frame_loss",
            "utterance_loss", "target_std", "prediction_std", "masked_nll",
-           "stem_square"}  # fmt: skip
+           "stem_square", "flat_loss"}  # fmt: skip
     lines = [x for x in run.metrics() if x["kind"] == kind]
     return [{k: v for k, v in line.items() if k in own} for line in lines]
 
@@ -68,6 +71,7 @@ def figures(run: Any, kind: str) -> list[dict[str, float]]:
         ("ssl_beats_tiny", [(16, ONE), (5, ONE), (4, TWO, FSDP)]),
         ("ssl_hubert_tiny", [(16, ONE), (8, TWO, FSDP)]),
         ("ssl_eat_tiny", [(16, ONE), (4, TWO), (8, TWO, FSDP)]),
+        ("ssl_mae_tiny", [(16, ONE), (4, TWO, FSDP)]),
     ],
 )
 def test_any_layout_trains_alike(chorus_train, uneven, recipe: str, layouts: list[Any]) -> None:

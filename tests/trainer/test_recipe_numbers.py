@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
 
 from dawnchorus.trainer.recipe import Recipe, load_recipe
+from dawnchorus.trainer.registry import build_encoder
 
 
 def numbers(recipe: Recipe, *sections: str) -> dict[str, object]:
@@ -193,3 +197,32 @@ def test_the_paper_s_eat(corpus: str, mean: float, std: float, clips: float) -> 
         assert (found["optim.head_lr"], found["optim.lr"]) == (1e-4, 8e-5)
         assert (found["optim.head_warmup_steps"], found["optim.warmup_steps"]) == (2000, 6000)
         assert found["objective.pooling"] == "cls" and later.train.global_batch == 256
+
+
+# bioacoustic-ssl: configs/module/{mae,model/mae}.yaml, data/transforms/pretrain.yaml, README.
+XENOMAE = {
+    "encoder.layers": 12, "encoder.dim": 768, "encoder.ffn_dim": 3072, "encoder.heads": 12,
+    "encoder.patch": 16, "encoder.norm": "pre", "encoder.norm_eps": 1e-6, "encoder.qk_norm": True,
+    "encoder.cls_token": True, "encoder.positions": "sincos", "encoder.drop_path": 0.0,
+    "encoder.frontend": "mel_db", "encoder.sample_rate_hz": 32000, "encoder.mel_bins": 128,
+    "encoder.low_hz": 50.0, "encoder.top_db": 80.0, "encoder.peak_normalise": True,
+    "objective.mask_ratio": 0.75, "objective.masker": "random", "objective.masks_per_clip": 1,
+    "objective.normalise_pixels": True, "objective.pixel_eps": 1e-4,
+    "objective.decoder_layers": 8, "objective.decoder_dim": 512, "objective.decoder_heads": 16,
+    "optim.lr": 1e-4, "optim.betas": [0.9, 0.95], "optim.weight_decay": 1e-4,
+    "optim.clip_norm": 1.0, "optim.schedule": "cosine", "optim.min_lr": 1e-6,
+    "optim.warmup_steps": 50_000,  # 5 %
+}  # fmt: skip
+
+
+def test_the_mae_at_32_khz_is_xenomae() -> None:
+    recipe = load_recipe("ssl_mae_xc_32k")
+    found = numbers(recipe, "encoder", "objective", "optim")
+    assert {key: found[key] for key in XENOMAE} == XENOMAE
+    assert (recipe.train.max_steps, recipe.train.global_batch) == (1_000_000, 256)
+    assert recipe.data.window_s == 5.0
+    c: Any = recipe.encoder
+    assert (c.fft_samples, c.hop) == (1024, 320)
+    # XenoMAE has 256, of which the last column is mostly padding.
+    with torch.device("meta"):
+        assert build_encoder(recipe.encoder).grid(501).places == 248

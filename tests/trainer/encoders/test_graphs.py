@@ -1,4 +1,4 @@
-"""EfficientNet and HuBERT as graphs for other runtimes: any number of clips, any length.
+"""EfficientNet, HuBERT and MAE as graphs for other runtimes: any number of clips, any length.
 
 Shape legend: B clips, T samples.
 """
@@ -17,6 +17,8 @@ TINY: dict[str, dict[str, Any]] = {
     "efficientnet": {"width": 0.25, "depth": 0.3, "dim": 32},
     "hubert": {"layers": 1, "dim": 32, "ffn_dim": 48, "heads": 2, "conv_dim": 16, "conv_pos": 16,
                "conv_pos_groups": 4},
+    "mae": {"name": "vit", "layers": 1, "dim": 32, "ffn_dim": 48, "heads": 2, "norm": "pre",
+            "qk_norm": True, "frontend": "mel_db"},
 }  # fmt: skip
 
 

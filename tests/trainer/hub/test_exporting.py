@@ -10,6 +10,7 @@ import torch
 import yaml
 from safetensors import safe_open
 
+from dawnchorus.trainer.cli import loading_lines
 from dawnchorus.trainer.encoders import beats, beats_config
 from dawnchorus.trainer.errors import CheckpointError, RecipeError
 from dawnchorus.trainer.frontends import frontend, kaldi
@@ -263,3 +264,17 @@ def test_card_of_recipe_yaml_goes_over_that_of_the_checkpoint(
     path.write_text(yaml.safe_dump(recipe))
     folder = exporting.export(tmp_path / "run", tmp_path / "out")
     assert "Published by Later" in (folder / "README.md").read_text()
+
+
+def test_another_rate_is_said_wherever_people_look(tmp_path: Path, make_run: MakeRun) -> None:
+    """Card, configs and the lines after `chorus export`, of an encoder at 32 kHz."""
+    mae = {"name": "vit", "layers": 1, "dim": 32, "ffn_dim": 48, "heads": 2, "norm": "pre",
+           "frontend": "mel_db", "sample_rate_hz": 32000}  # fmt: skip
+    make_run(tmp_path / "run", encoder=mae)
+    folder = exporting.export(tmp_path / "run", tmp_path / "out")
+    assert json.loads((folder / "preprocessor_config.json").read_text())["sampling_rate"] == 32000
+    card = (folder / "README.md").read_text()
+    assert "32000 Hz" in card and "above 16000 Hz" in card
+    lines = loading_lines(folder)
+    assert "32 kHz" in lines and not any("16 kHz" in text for text in (card, lines))
+    assert {"mel_db.py", "centred.py"} <= {path.name for path in folder.iterdir()}
