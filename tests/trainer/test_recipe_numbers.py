@@ -203,7 +203,8 @@ def test_the_paper_s_eat(corpus: str, mean: float, std: float, clips: float) -> 
 XENOMAE = {
     "encoder.layers": 12, "encoder.dim": 768, "encoder.ffn_dim": 3072, "encoder.heads": 12,
     "encoder.patch": 16, "encoder.norm": "pre", "encoder.norm_eps": 1e-6, "encoder.qk_norm": True,
-    "encoder.cls_token": True, "encoder.positions": "sincos", "encoder.drop_path": 0.0,
+    "encoder.qk_norm_eps": 1e-5, "encoder.cls_token": True,
+    "encoder.positions": "sincos", "encoder.drop_path": 0.0,
     "encoder.frontend": "mel_db", "encoder.sample_rate_hz": 32000, "encoder.mel_bins": 128,
     "encoder.low_hz": 50.0, "encoder.top_db": 80.0, "encoder.peak_normalise": True,
     "objective.mask_ratio": 0.75, "objective.masker": "random", "objective.masks_per_clip": 1,

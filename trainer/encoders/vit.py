@@ -40,12 +40,13 @@ def sincos(places: int, bands: int, dim: int, device: torch.device | None = None
 class Attention(nn.Module):
     """Self-attention; queries and keys may be normalised per head."""
 
-    def __init__(self, dim: int, heads: int, qk_norm: bool, eps: float) -> None:
+    def __init__(self, dim: int, heads: int, qk_norm_eps: float | None) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
-        self.q_norm = nn.LayerNorm(dim // heads, eps) if qk_norm else nn.Identity()
-        self.k_norm = nn.LayerNorm(dim // heads, eps) if qk_norm else nn.Identity()
+        wide, eps = dim // heads, qk_norm_eps
+        self.q_norm = nn.Identity() if eps is None else nn.LayerNorm(wide, eps)
+        self.k_norm = nn.Identity() if eps is None else nn.LayerNorm(wide, eps)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x_BLD: Tensor, mask: Tensor | None) -> Tensor:
@@ -61,12 +62,19 @@ class Block(nn.Module):
     """One transformer layer, with its norms before or after what they belong to."""
 
     def __init__(
-        self, dim: int, hidden: int, heads: int, *, pre_norm: bool, qk_norm: bool, eps: float
+        self,
+        dim: int,
+        hidden: int,
+        heads: int,
+        *,
+        pre_norm: bool,
+        eps: float,
+        qk_norm_eps: float | None = None,
     ) -> None:
         super().__init__()
         self.pre_norm = pre_norm
         self.norm1 = nn.LayerNorm(dim, eps)
-        self.attn = Attention(dim, heads, qk_norm, eps)
+        self.attn = Attention(dim, heads, qk_norm_eps)
         self.norm2 = nn.LayerNorm(dim, eps)
         fc1, fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
         self.mlp = nn.Sequential(OrderedDict(fc1=fc1, act=nn.GELU(), fc2=fc2))
@@ -101,7 +109,7 @@ class VitLayers(Stack):
         prefix: int = 0,
         norm: str = "post",
         norm_eps: float = 1e-6,
-        qk_norm: bool = False,
+        qk_norm_eps: float | None = None,
         drop_path: float = 0.0,
         grad_checkpoint: bool = False,
     ) -> None:
@@ -111,7 +119,7 @@ class VitLayers(Stack):
         self.pre_norm, self.grad_checkpoint = norm == "pre", grad_checkpoint
         self.rng = torch.Generator()
         self.layers = nn.ModuleList(
-            Block(dim, hidden, heads, pre_norm=self.pre_norm, qk_norm=qk_norm, eps=norm_eps)
+            Block(dim, hidden, heads, pre_norm=self.pre_norm, eps=norm_eps, qk_norm_eps=qk_norm_eps)
             for _ in range(layers)
         )
         self.reset_parameters()
@@ -226,7 +234,8 @@ class Vit(Encoder):
         if dim % heads or dim % 4:
             raise ValueError(f"a width of {dim} is no multiple of {heads} heads and of 4")
         options = {
-            "bands": c.bands, "norm": c.norm, "norm_eps": c.norm_eps, "qk_norm": c.qk_norm,
+            "bands": c.bands, "norm": c.norm, "norm_eps": c.norm_eps,
+            "qk_norm_eps": c.qk_norm_eps if c.qk_norm else None,
             "grad_checkpoint": c.grad_checkpoint,
         } | options  # fmt: skip
         return VitLayers(layers, dim, c.ffn_dim * dim // c.dim, heads, **options)

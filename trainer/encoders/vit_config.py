@@ -54,6 +54,8 @@ class VitConfig(EncoderConfig):
     """Epsilon of the layer norms (EAT, MAE: 1e-6)."""
     qk_norm: bool = False
     """Normalise the queries and keys of each head (XenoMAE), which keeps scores small."""
+    qk_norm_eps: Positive = 1e-6
+    """qk_norm only: epsilon of these norms (timm: that of the others; XenoMAE: 1e-5)."""
     positions: Literal["sincos", "learned"] = "sincos"
     """sincos: fixed sines and cosines of time and frequency, for clips of any length (EAT, the MAE
     family). learned: a table for `position_times` columns, which begins as these."""

@@ -45,7 +45,7 @@ def load_model(
     path: str | Path, *, ema: bool = True, device: str | torch.device = "cpu", which: Which = "auto"
 ) -> LoadedModel:
     """Load a model from a run folder, a checkpoint, an exported folder, a Microsoft BEATs `.pt`,
-    an EAT (fairseq's `.pt`, Hugging Face's folder), a Bird-MAE (Hugging Face's folder), or an avex
+    an EAT (fairseq's `.pt`, Hugging Face's folder), a Bird-MAE or XenoMAE (the latter), or an avex
     safetensors with its `train_config.yaml`.
 
     Args:

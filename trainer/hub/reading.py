@@ -36,8 +36,8 @@ Which = Literal["auto", "best", "last"]
 KNOWN = (
     "a run folder, a checkpoint of a run (.ckpt), an exported folder, an avex .safetensors with "
     "train_config.yaml beside it, or one of these: a Microsoft BEATs .pt, an EAT (.pt of fairseq "
-    "or Hugging Face folder), a Bird-MAE (Hugging Face folder), a torchvision or timm EfficientNet "
-    ".pth, an AVES or BirdAVES .pt"
+    "or Hugging Face folder), a Bird-MAE or XenoMAE (Hugging Face folder), a torchvision or timm "
+    "EfficientNet .pth, an AVES or BirdAVES .pt"
 )
 
 

@@ -1,7 +1,7 @@
 """Files of other projects, one module per family of encoders.
 
-A module has the name of its encoder (`vit_mae`: a second family of `vit`) and may have any of these
-functions; each is optional:
+A module has the name of its encoder (`vit_mae`, `vit_xeno`: more families of `vit`) and may have
+any of these functions; each is optional:
 
     from_torch(path, content) -> Foreign | None        a `.pt` file; None: not one of this family's
     from_avex(where, spec, state) -> Foreign | None    avex's safetensors with its `model_spec`
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-FAMILIES = ("vit", "vit_mae", "beats", "efficientnet", "hubert")
+FAMILIES = ("vit", "vit_mae", "vit_xeno", "beats", "efficientnet", "hubert")
 """The order matters: an EAT of fairseq has the keys of a BEATs file as well."""
 
 

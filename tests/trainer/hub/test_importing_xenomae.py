@@ -1,0 +1,133 @@
+"""XenoMAE's folders as Hugging Face has them, with random weights, against its own formula.
+
+Shape legend: B clips, N tokens, T frames, F mel bins, D channels.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchaudio.transforms as T
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dawnchorus.trainer.errors import CheckpointError
+from dawnchorus.trainer.hub.importing import load_model
+
+DIM, HEADS, BANDS, COLUMNS = 64, 4, 8, 32
+CONFIG: dict[str, Any] = {
+    "model_type": "xenomae", "architectures": ["XenoMAEModel"], "num_mel_bins": 128,
+    "num_frames": 512, "patch_size": 16, "num_channels": 1, "hidden_size": DIM,
+    "num_hidden_layers": 2, "num_attention_heads": HEADS, "mlp_ratio": 4.0, "qkv_bias": True,
+    "qkv_norm": True, "layer_norm_eps": 1e-6,
+}  # fmt: skip
+HEARS: dict[str, Any] = {
+    "feature_extractor_type": "XenoMAEFeatureExtractor", "sampling_rate": 32000, "n_fft": 1024,
+    "win_length": None, "hop_length": 320, "f_min": 50.0, "f_max": None, "power": 2.0,
+    "top_db": 80.0, "do_peak_normalize": True, "clip_seconds": 5.0, "num_frames": 512,
+}  # fmt: skip
+
+
+def tensors() -> dict[str, Tensor]:
+    """Every tensor of `XenoMAEModel`, under its names."""
+    torch.manual_seed(0)
+    shapes: dict[str, tuple[int, ...]] = {
+        "cls_token": (1, 1, DIM), "pos_embed": (1, 1 + BANDS * COLUMNS, DIM),
+        "patch_embed.proj.weight": (DIM, 1, 16, 16), "patch_embed.proj.bias": (DIM,),
+        "norm.weight": (DIM,), "norm.bias": (DIM,),
+    }  # fmt: skip
+    for i in range(2):
+        for name, shape in {
+            "norm1": (DIM,), "norm2": (DIM,), "attn.q_norm": (DIM // HEADS,),
+            "attn.k_norm": (DIM // HEADS,), "attn.qkv": (3 * DIM, DIM), "attn.proj": (DIM, DIM),
+            "mlp.fc1": (4 * DIM, DIM), "mlp.fc2": (DIM, 4 * DIM),
+        }.items():  # fmt: skip
+            shapes[f"blocks.{i}.{name}.weight"] = shape
+            shapes[f"blocks.{i}.{name}.bias"] = shape[:1]
+    return {name: 0.2 * torch.randn(shape) for name, shape in shapes.items()}
+
+
+def write(folder: Path, state: dict[str, Tensor] | None = None, **changes: Any) -> Path:
+    folder.mkdir()
+    hears = HEARS | {k: changes.pop(k) for k in list(changes) if k not in CONFIG}
+    (folder / "config.json").write_text(json.dumps(CONFIG | changes))
+    (folder / "preprocessor_config.json").write_text(json.dumps(hears))
+    save_file(tensors() if state is None else state, folder / "model.safetensors")
+    return folder
+
+
+def xenomae(w: dict[str, Tensor], wav_T: Tensor) -> Tensor:
+    """Tokens of one clip of 512 frames: CLS, then band by band, [N, D]."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mel = T.MelSpectrogram(32000, n_fft=1024, hop_length=320, f_min=50.0, n_mels=128)
+    power_FT = mel(wav_T / wav_T.abs().max())
+    image = 2 * (T.AmplitudeToDB("power", 80.0)(power_FT[None, None]) + 80) / 80 - 1
+    x = F.conv2d(image[..., :512], w["patch_embed.proj.weight"], w["patch_embed.proj.bias"],
+                 stride=16).flatten(2).transpose(1, 2)  # fmt: skip
+    x = torch.cat([w["cls_token"], x], 1) + w["pos_embed"]
+    for i in range(2):
+        p = {k.removeprefix(f"blocks.{i}."): v for k, v in w.items() if f"blocks.{i}." in k}
+        y = F.layer_norm(x, (DIM,), p["norm1.weight"], p["norm1.bias"], 1e-6)
+        qkv = y @ p["attn.qkv.weight"].T + p["attn.qkv.bias"]
+        q, k, v = qkv.view(1, -1, 3, HEADS, DIM // HEADS).permute(2, 0, 3, 1, 4)
+        # torch's own epsilon here: modeling_xenomae.py leaves it out.
+        q = F.layer_norm(q, q.shape[-1:], p["attn.q_norm.weight"], p["attn.q_norm.bias"])
+        k = F.layer_norm(k, k.shape[-1:], p["attn.k_norm.weight"], p["attn.k_norm.bias"])
+        out = (q @ k.mT / (DIM // HEADS) ** 0.5).softmax(-1) @ v
+        out = out.transpose(1, 2).reshape(1, -1, DIM)
+        x = x + out @ p["attn.proj.weight"].T + p["attn.proj.bias"]
+        y = F.layer_norm(x, (DIM,), p["norm2.weight"], p["norm2.bias"], 1e-6)
+        y = F.gelu(y @ p["mlp.fc1.weight"].T + p["mlp.fc1.bias"])
+        x = x + y @ p["mlp.fc2.weight"].T + p["mlp.fc2.bias"]
+    return F.layer_norm(x, (DIM,), w["norm.weight"], w["norm.bias"], 1e-6)[0]
+
+
+def test_tokens_are_xenomae_s_from_the_waveform_on(tmp_path: Path) -> None:
+    """Theirs band by band, ours column by column; a classifier's folder holds the same encoder."""
+    loaded = load_model(write(tmp_path / "encoder"))
+    wav_T = 0.1 * torch.randn(511 * 320)
+    theirs_ND = xenomae(tensors(), wav_T)
+    with torch.no_grad():
+        ours_ND = loaded.model(wav_T[None]).tokens_BND[0]
+    torch.testing.assert_close(ours_ND[0], theirs_ND[0], atol=5e-5, rtol=0)
+    by_column = theirs_ND[1:].view(BANDS, COLUMNS, DIM).transpose(0, 1).flatten(0, 1)
+    torch.testing.assert_close(ours_ND[1:], by_column, atol=5e-5, rtol=0)
+    assert loaded.kind == "xenomae" and not loaded.weights.notes
+    head = {"head.class_bias": torch.zeros(5), "layer_weights": torch.zeros(2),
+            "layer_norms.0.weight": torch.ones(DIM)}  # fmt: skip
+    state = {f"encoder.{k}": v for k, v in tensors().items()} | head
+    whole = load_model(write(tmp_path / "classifier", state, model_type="birdmae2"))
+    with torch.no_grad():
+        assert torch.equal(whole.model(wav_T[None]).tokens_BND[0], ours_ND)
+    assert "prototypes" in whole.weights.notes[0] and whole.labels is None
+
+
+def test_how_it_hears_is_what_its_folder_says(tmp_path: Path) -> None:
+    loaded = load_model(write(tmp_path / "other", hop_length=160, top_db=60.0, f_min=0.0))
+    c: Any = loaded.model.encoder.config
+    assert (c.hop, c.top_db, c.low_hz, c.fft_samples) == (160, 60.0, 0.0, 1024)
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    def refused(path: Path, said: str) -> None:
+        with pytest.raises(CheckpointError, match=said):
+            load_model(path)
+
+    state = tensors()
+    refused(write(tmp_path / "bias", qkv_bias=False), "qkv_bias is False")
+    refused(write(tmp_path / "top", f_max=12000.0), "f_max is 12000.0")
+    refused(write(tmp_path / "odd", num_frames=500), "num_frames is 500")
+    refused(write(tmp_path / "text", hidden_size="64"), "hidden_size is '64'")
+    refused(write(tmp_path / "deep", num_hidden_layers=3), r"missing: encoder\.trunk\.layers\.2")
+    refused(write(tmp_path / "table", num_frames=256), "8 x 16 more")
+    refused(write(tmp_path / "more", state | {"decoder.x": torch.zeros(1)}), "not part of the mod")
+    alone = write(tmp_path / "alone")
+    (alone / "preprocessor_config.json").unlink()
+    refused(alone, "how XenoMAE hears")
