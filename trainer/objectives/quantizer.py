@@ -162,8 +162,9 @@ class MovingQuantizer(Quantizer):
         revived_V = dead_V & (turn_V < (self.lot_C < _NONE).sum())
         taken_VE = self.candidate_CE[turn_V.clamp(min=0, max=len(self.lot_C) - 1)]
         code_VE = torch.where(revived_V[:, None], taken_VE, code_VE)
-        # It has an even share to begin with, so that it has time to be chosen.
+        # It has an even share to begin with, so that it has time to be chosen; all add up to 1.
         share_V = share_V.masked_fill(revived_V, 1 / self.codes)
+        share_V = share_V / share_V.sum()
         fine = (total > 0) & code_VE.isfinite().all() & share_V.isfinite().all()
         self.codebook_VE.copy_(torch.where(fine, code_VE, self.codebook_VE))
         self.share_V.copy_(torch.where(fine, share_V, self.share_V))

@@ -214,6 +214,7 @@ def test_codes_that_nobody_chooses_take_the_places_of_tokens() -> None:
         quantizer = MovingQuantizer(4, 12, 6, decay=0.9, revive_below=revive_below)
         quantizer.codebook_VE.copy_(unit_BNE[0].repeat(2, 1))
         quantizer.codebook_VE[3] = quantizer.codebook_VE[7] = torch.tensor([-1.0, 0, 0, 0, 0, 0])
+        quantizer.share_V.fill_((1 - 2 * 0.0045) / 10)
         quantizer.share_V[3] = quantizer.share_V[7] = 0.0045  # nine tenths of it are below
         for step in range(2):
             code_BN = quantizer.nearest(unit_BNE)
@@ -228,7 +229,9 @@ def test_codes_that_nobody_chooses_take_the_places_of_tokens() -> None:
             elif step == 0:
                 # Two tokens, and none of padding; they have an even share to begin with.
                 assert max(near) == 0 and not torch.equal(*revived)
-                assert quantizer.share_V[[3, 7]].tolist() == pytest.approx([1 / 12] * 2)
+                even = 1 / 12 / (1 - 2 * 0.9 * 0.0045 + 2 / 12)
+                assert quantizer.share_V[[3, 7]].tolist() == pytest.approx([even] * 2)
+            assert float(quantizer.share_V.sum()) == pytest.approx(1.0)
 
 
 def test_padding_micro_batches_and_modes_change_nothing() -> None:
