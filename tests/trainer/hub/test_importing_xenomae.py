@@ -18,7 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dawnchorus.trainer.errors import CheckpointError
-from dawnchorus.trainer.hub.importing import load_model
+from dawnchorus.trainer.hub.importing import initialise_from, load_model
+from dawnchorus.trainer.recipe import load_recipe
+from dawnchorus.trainer.registry import build_encoder
 
 DIM, HEADS, BANDS, COLUMNS = 64, 4, 8, 32
 CONFIG: dict[str, Any] = {
@@ -107,6 +109,16 @@ def test_tokens_are_xenomae_s_from_the_waveform_on(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(whole.model(wav_T[None]).tokens_BND[0], ours_ND)
     assert "prototypes" in whole.weights.notes[0] and whole.labels is None
+
+
+def test_it_starts_an_encoder_of_the_shipped_numbers(tmp_path: Path) -> None:
+    recipe = load_recipe("ssl_mae_xc_32k", [
+        "encoder.layers=2", f"encoder.dim={DIM}", f"encoder.ffn_dim={4 * DIM}",
+        f"encoder.heads={HEADS}", "encoder.positions=learned", f"encoder.position_times={COLUMNS}",
+    ])  # fmt: skip
+    encoder = build_encoder(recipe.encoder)
+    initialise_from(encoder, write(tmp_path / "encoder"))
+    assert torch.equal(encoder.state_dict()["cls_token"], tensors()["cls_token"])
 
 
 def test_how_it_hears_is_what_its_folder_says(tmp_path: Path) -> None:

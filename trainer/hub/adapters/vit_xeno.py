@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dawnchorus.trainer.encoders.vit_config import VitConfig
 from dawnchorus.trainer.errors import CheckpointError
 from dawnchorus.trainer.hub.adapters import Foreign
 
@@ -39,7 +40,7 @@ HEARS: dict[str, Any] = {
 HEARS_FIXED = {"win_length": None, "f_max": None, "power": 2.0}
 QK_NORM_EPS = 1e-5
 """torch's default, which `modeling_xenomae.py` leaves there, unlike in its other norms."""
-_ABOVE_0 = ("patch_size", "hop_length", "n_fft", "num_frames")
+_ABOVE_0 = ("patch_size", "sampling_rate", "hop_length", "n_fft", "num_frames")
 _LEFT_OUT = ("head.", "layer_weights", "layer_norms.")
 """The classifier, which mixes all layers and compares tokens with prototypes."""
 
@@ -120,6 +121,9 @@ def _section(where: str, numbers: Mapping[str, Any], hears: Mapping[str, Any]) -
             f"{where}: {wrong[0]} is {whole[wrong[0]]!r}; it has to be a number that goes with the "
             "others"
         )
+    # As a recipe says them: nothing where they follow from the rate.
+    rate, usual = hears["sampling_rate"], VitConfig(sample_rate_hz=hears["sampling_rate"])
+    n_fft, hop = hears["n_fft"], hears["hop_length"]
     return {
         "name": "vit",
         "layers": numbers["num_hidden_layers"],
@@ -134,10 +138,10 @@ def _section(where: str, numbers: Mapping[str, Any], hears: Mapping[str, Any]) -
         "positions": "learned",
         "position_times": numbers["num_frames"] // numbers["patch_size"],
         "frontend": "mel_db",
-        "sample_rate_hz": hears["sampling_rate"],
+        "sample_rate_hz": rate,
         "mel_bins": numbers["num_mel_bins"],
-        "n_fft": hears["n_fft"],
-        "hop_samples": hears["hop_length"],
+        "n_fft": None if n_fft == usual.fft_samples else n_fft,
+        "hop_samples": None if hop == usual.hop else hop,
         "low_hz": float(hears["f_min"]),
         "top_db": float(hears["top_db"]),
         "peak_normalise": bool(hears["do_peak_normalize"]),
