@@ -162,8 +162,14 @@ def gather(
         averaged=weights.averaged,
         avex=avex,
         conflicts=conflicts,
-        missing=[without_places(line) for line in empty] if private else None,
+        missing=[_without_run(line, run) for line in empty] if private else None,
     )
+
+
+def _without_run(line: str, run: Path) -> str:
+    """A sentence without folders; a relative path of the run looks like none, and is one."""
+    given = str(run)
+    return without_places(line.replace(given, run.resolve().name) if "/" in given else line)
 
 
 def _no_metrics(run: Path, others: list[str]) -> str:

@@ -117,6 +117,17 @@ def test_private_use_needs_nothing(
     assert len(json.loads((folder / "config.json").read_text())["not_for_publication"]) == 4
 
 
+def test_a_relative_place_of_the_run_stays_here(
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "jane-home/runs/warbler", card={}, evaluation={})
+    monkeypatch.chdir(tmp_path)
+    folder = export(Path("jane-home/runs/warbler"), tmp_path / "out", private=True)
+    assert "chorus evaluate warbler data" in (folder / "config.json").read_text()
+    for path in folder.iterdir():
+        assert b"jane-home" not in path.read_bytes(), path.name
+
+
 def test_private_without_data_json(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path / "run")
     (tmp_path / "run/data.json").unlink()
