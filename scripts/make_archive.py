@@ -2,10 +2,10 @@
 
     python -m scripts.make_archive OUT --seed 0
 
-The species differ in how their sound unfolds, much less in where its energy lies: most share a
-band with another and differ from it by direction, order or tempo alone. Individuals vary in pitch,
-tempo and level, recordists in microphone, place and file format, and folds are made of whole
-recordists. Time-averaged spectra therefore tell some species apart and not others.
+Species of a genus have the same notes in the same band and differ in their order in time alone:
+what rises in one falls in the other. Individuals vary in pitch, tempo and level, recordists in
+microphone, place and file format, and folds are made of whole recordists. So level, tone and place
+say nothing of the species, and spectra averaged over time tell the genus at most.
 
 Shape suffixes: T samples, C channels, F frequency bins. Levels are relative to full scale.
 """

@@ -65,77 +65,39 @@ def overtones(voice: Voice, count: int) -> tuple[float, ...]:
     return tuple(k**-voice.tilt for k in range(1, count + 1))
 
 
-def sweeps(start_hz: float, end_hz: float) -> Song:
-    """Song of repeated glides."""
+def glides(*pieces: tuple[float, float]) -> Song:
+    """Song of repeated notes; each note glides through the octave that all such songs keep to, in
+    pieces of equal length that go from one height to another (0: bottom, 1: top).
+    """
 
     def song(voice: Voice, rng: np.random.Generator, rate_hz: int) -> Wave:
-        length_s = 0.16 / voice.tempo
-        note_T = tone(
-            glide(start_hz * voice.pitch, end_hz * voice.pitch, length_s, rate_hz),
-            rate_hz,
-            overtones(voice, 2),
-        )
-        note_T *= envelope(len(note_T), 0.5)
-        count = int(rng.integers(3, 7))
-        return series([note_T] * count, [1.6 * length_s * i for i in range(count)], rate_hz)
+        each = int(0.32 / voice.tempo * rate_hz) // len(pieces)
+        samples = each * len(pieces)
+        height_T = np.concatenate([np.linspace(start, end, each) for start, end in pieces])
+        note_T = tone(2300 * voice.pitch * 2**height_T, rate_hz, overtones(voice, 2))
+        # Flat but for its ends, so that no height is louder because of when it comes.
+        note_T *= np.minimum(1, 16 * envelope(samples, 0.5))
+        count = int(rng.integers(3, 6))
+        return series([note_T] * count, [0.48 / voice.tempo * i for i in range(count)], rate_hz)
 
     return song
 
 
-def trill(notes_per_s: float, low_hz: float) -> Song:
-    """Song of one short arched note, repeated evenly."""
+def whistles(order: tuple[int, ...]) -> Song:
+    """Song of the same three steady whistles, in an order of its own."""
 
     def song(voice: Voice, rng: np.random.Generator, rate_hz: int) -> Wave:
-        period_s = 1.0 / (notes_per_s * voice.tempo)
-        bow_T = np.sin(np.linspace(0, np.pi, max(int(0.6 * period_s * rate_hz), 2)))
-        note_T = tone(voice.pitch * low_hz * (1 + 0.3 * bow_T), rate_hz)
-        note_T *= envelope(len(note_T), 0.4)
-        count = int(rng.uniform(0.8, 1.8) / period_s)
-        return series([note_T] * count, [period_s * i for i in range(count)], rate_hz)
-
-    return song
-
-
-def two_notes(first_hz: float, second_hz: float) -> Song:
-    """Song of two steady whistles, sung two or three times."""
-
-    def song(voice: Voice, rng: np.random.Generator, rate_hz: int) -> Wave:
-        length_s = 0.22 / voice.tempo
+        length_s = 0.13 / voice.tempo
         notes = []
-        for freq_hz in (first_hz, second_hz):
-            freq_T = glide(freq_hz * voice.pitch, 1.01 * freq_hz * voice.pitch, length_s, rate_hz)
+        for step in order:
+            freq_hz = 1600 * voice.pitch * 1.32**step
+            freq_T = glide(freq_hz, 1.01 * freq_hz, length_s, rate_hz)
             note_T = tone(freq_T, rate_hz, overtones(voice, 2))
             notes.append(note_T * envelope(len(note_T), 0.25))
-        count = int(rng.integers(2, 4))
-        # A pause twice as long after the second note tells which one comes first.
-        starts_s = [3.4 * length_s * i + 1.1 * length_s * k for i in range(count) for k in (0, 1)]
-        return series(notes * count, starts_s, rate_hz)
-
-    return song
-
-
-def whistle(wobbles_per_s: float, centre_hz: float) -> Song:
-    """Song of one long whistle whose pitch swings."""
-
-    def song(voice: Voice, rng: np.random.Generator, rate_hz: int) -> Wave:
-        time_T = np.arange(int(rng.uniform(0.9, 1.7) * rate_hz)) / rate_hz
-        swing_T = np.sin(2 * np.pi * wobbles_per_s * voice.tempo * time_T)
-        wav_T = tone(voice.pitch * centre_hz * 2 ** (0.22 * swing_T), rate_hz)
-        return wav_T * envelope(len(wav_T), 0.15)
-
-    return song
-
-
-def stack(start_hz: float, end_hz: float) -> Song:
-    """Nasal calls: many partials over a low fundamental."""
-
-    def song(voice: Voice, rng: np.random.Generator, rate_hz: int) -> Wave:
-        length_s = rng.uniform(0.35, 0.5) / voice.tempo
-        freq_T = glide(start_hz * voice.pitch, end_hz * voice.pitch, length_s, rate_hz)
-        note_T = tone(freq_T, rate_hz, overtones(voice, 7))
-        note_T *= envelope(len(note_T), 0.2)
         count = int(rng.integers(2, 5))
-        return series([note_T] * count, [1.5 * length_s * i for i in range(count)], rate_hz)
+        # The pause after the last note tells where a phrase begins.
+        starts_s = [5.2 * length_s * i + 1.1 * length_s * k for i in range(count) for k in range(3)]
+        return series(notes * count, starts_s, rate_hz)
 
     return song
 
@@ -162,38 +124,48 @@ def band_noise(
     return wav_T / np.float32(wav_T.std() + 1e-9)
 
 
-def clicks(voice: Voice, rng: np.random.Generator, rate_hz: int) -> Wave:
-    """Song of clicks that come faster and faster."""
-    click_T = 1.6 * band_noise(int(0.012 * rate_hz), 1500 * voice.pitch, 5500, rng, rate_hz)
-    click_T *= np.exp(-np.linspace(0, 6, len(click_T), dtype=np.float32))
-    gaps_s = np.geomspace(0.2, 0.025, int(rng.integers(12, 20))) / voice.tempo
-    starts_s = [float(s) for s in np.cumsum(gaps_s)]
-    return series([click_T] * len(starts_s), starts_s, rate_hz)
+def clicks(first_s: float, last_s: float) -> Song:
+    """Song of clicks between which the pause goes from `first_s` to `last_s`."""
+
+    def song(voice: Voice, rng: np.random.Generator, rate_hz: int) -> Wave:
+        click_T = 1.6 * band_noise(int(0.012 * rate_hz), 1500 * voice.pitch, 5500, rng, rate_hz)
+        click_T *= np.exp(-np.linspace(0, 6, len(click_T), dtype=np.float32))
+        gaps_s = np.geomspace(first_s, last_s, int(rng.integers(12, 17))) / voice.tempo
+        starts_s = [float(s) for s in np.cumsum(gaps_s)]
+        return series([click_T] * len(starts_s), starts_s, rate_hz)
+
+    return song
 
 
-def hisses(voice: Voice, rng: np.random.Generator, rate_hz: int) -> Wave:
-    """Song of noisy bursts at an even pace."""
-    length_s = 0.13 / voice.tempo
-    count = int(rng.integers(4, 9))
-    notes = []
-    for _ in range(count):
-        samples = int(length_s * rate_hz)
-        note_T = 0.5 * band_noise(samples, 2000 * voice.pitch, 5500 * voice.pitch, rng, rate_hz)
-        notes.append(note_T * envelope(samples, 0.1))
-    return series(notes, [1.7 * length_s * i for i in range(count)], rate_hz)
+def hisses(peak: float) -> Song:
+    """Song of noisy bursts at an even pace, each loudest at the share `peak` of its length."""
+
+    def song(voice: Voice, rng: np.random.Generator, rate_hz: int) -> Wave:
+        samples = int(0.3 / voice.tempo * rate_hz)
+        low_hz, high_hz = 2000 * voice.pitch, 5500 * voice.pitch
+        bursts = []
+        for _ in range(int(rng.integers(3, 7))):
+            burst_T = 0.5 * band_noise(samples, low_hz, high_hz, rng, rate_hz)
+            bursts.append(burst_T * envelope(samples, peak) ** 2)
+        starts_s = [0.42 / voice.tempo * i for i in range(len(bursts))]
+        return series(bursts, starts_s, rate_hz)
+
+    return song
 
 
 SPECIES: dict[str, Song] = {
-    "Chirpa ascendens": sweeps(2300.0, 4700.0),
-    "Chirpa descendens": sweeps(5000.0, 2500.0),
-    "Trilla lenta": trill(9.0, 2900.0),
-    "Trilla rapida": trill(24.0, 3600.0),
-    "Duota surgens": two_notes(1900.0, 2600.0),
-    "Duota cadens": two_notes(2500.0, 1750.0),
-    "Undula lenta": whistle(5.0, 4200.0),
-    "Undula strepens": whistle(45.0, 5200.0),
-    "Nasica plana": stack(640.0, 640.0),
-    "Nasica cadens": stack(830.0, 490.0),
-    "Crepita accelerans": clicks,
-    "Sibila pulsans": hisses,
+    "Chirpa ascendens": glides((0, 1)),
+    "Chirpa descendens": glides((1, 0)),
+    "Chirpa saliens": glides((0.5, 1), (0, 0.5)),
+    "Chirpa relabens": glides((0.5, 0), (1, 0.5)),
+    "Trina surgens": whistles((0, 1, 2)),
+    "Trina cadens": whistles((2, 1, 0)),
+    "Trina saliens": whistles((1, 2, 0)),
+    "Trina vertens": whistles((0, 2, 1)),
+    "Crepita accelerans": clicks(0.2, 0.025),
+    "Crepita tardans": clicks(0.025, 0.2),
+    "Sibila crescens": hisses(0.85),
+    "Sibila evanescens": hisses(0.15),
 }
+"""Species of a genus have the same notes in the same band: only the order in time tells them apart.
+"""
