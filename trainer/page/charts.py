@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,67 +74,63 @@ class Plot:
         """What is cut off at the axes' edges."""
         self.around: list[str] = []
 
-    def at(self, x: Any, y: Any) -> tuple[Values, Values]:
+    def at(self, x: Any, y: Any) -> list[tuple[float, float]]:
         """Pixels of points."""
         across = self.left + (self.right - self.left) * self.x.place(x)
-        return across, self.bottom - (self.bottom - self.top) * self.y.place(y)
+        up = self.bottom - (self.bottom - self.top) * self.y.place(y)
+        return list(zip(*(v.tolist() for v in np.broadcast_arrays(across, up)), strict=True))
 
-    def path(self, x: Any, y: Any) -> str:
-        """The path through points, interrupted where one is not a number."""
+    def line(self, x: Any, y: Any, css: str, end: str = "") -> None:
+        """Draw a curve through points, interrupted where one is not a number."""
         words, pen = [], "M"
-        for a, b in zip(*(v.tolist() for v in self.at(x, y)), strict=True):
-            if math.isfinite(a) and math.isfinite(b):
-                words.append(f"{pen}{a:.1f} {b:.1f}")
-                pen = "L"
-            else:
-                pen = "M"
-        return "".join(words)
-
-    def line(self, x: Any, y: Any, css: str) -> None:
-        """Draw a curve."""
-        self.inside.append(f'<path class="line {css}" d="{self.path(x, y)}"/>')
+        for a, b in self.at(x, y):
+            known = math.isfinite(a) and math.isfinite(b)
+            words.append(f"{pen}{a:.1f} {b:.1f}" if known else "")
+            pen = "L" if known else "M"
+        self.inside.append(f'<path class="{css}" d="{"".join(words)}{end}"/>')
 
     def area(self, x: Values, low: Values, high: Values, css: str) -> None:
         """Fill what lies between two curves."""
         good = np.isfinite(low) & np.isfinite(high)
         x, low, high = x[good], low[good], high[good]
-        outline = self.path(np.concatenate([x, x[::-1]]), np.concatenate([high, low[::-1]]))
-        self.inside.append(f'<path class="area {css}" d="{outline}Z"/>')
+        up_and_back = np.concatenate([high, low[::-1]])
+        self.line(np.concatenate([x, x[::-1]]), up_and_back, f"area {css}", "Z")
 
     def text(self, x: float, y: float, text: str, anchor: str = "middle", css: str = "") -> None:
         """Write at a pixel."""
-        named = f' class="{css}"' if css else ""
-        self.around.append(
-            f'<text{named} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-        )
+        self.around.append(text_at(x, y, text, anchor, css))
 
     def svg(self, label: str, x_name: str = "", y_name: str = "", *, x_ticks: int = 5) -> Markup:
         """The finished drawing; `label` describes it to those who do not see it."""
-        lines = []
+        lines = ""
         ticks = self.y.ticks(4)
-        for value, y in zip(ticks, self.at(self.x.low, ticks)[1].tolist(), strict=True):
-            lines.append(f"M{self.left:g} {y:.1f}H{self.right:g}")
+        for value, (_, y) in zip(ticks, self.at(self.x.low, ticks), strict=True):
+            lines += f"M{self.left:g} {y:.1f}H{self.right:g}"
             self.text(self.left - 5, y + 3.5, tick(value, self.y), "end")
         across = self.x.ticks(x_ticks) if x_ticks else []
-        for value, x in zip(across, self.at(across, self.y.low)[0].tolist(), strict=True):
+        for value, (x, _) in zip(across, self.at(across, self.y.low), strict=True):
             self.text(x, self.bottom + 15, tick(value, self.x))
         self.text(self.right, self.bottom + 30, x_name, "end")
         self.text(0, 9, y_name, "start")
-        box = f"{self.left:g} {self.top:g} {self.right - self.left:g} {self.bottom - self.top:g}"
-        x, y, width, height = box.split()
-        clip = (
-            f'<svg class="clip" x="{x}" y="{y}" width="{width}" height="{height}" viewBox="{box}">'
-        )
-        parts = [f'<path class="grid-line" d="{"".join(lines)}"/>', clip, *self.inside, "</svg>"]
+        sides = self.left, self.top, self.right - self.left, self.bottom - self.top
+        box = [f"{side:g}" for side in sides]
+        names = zip(("x", "y", "width", "height"), box, strict=True)
+        place = " ".join(f'{name}="{side}"' for name, side in names)
+        clip = f'<svg class="clip" {place} viewBox="{" ".join(box)}">'
+        parts = [f'<path class="grid-line" d="{lines}"/>', clip, *self.inside, "</svg>"]
         return drawing(self.width, self.height, [*parts, *self.around], label)
+
+
+def text_at(x: float, y: float, text: str, anchor: str, css: str = "") -> str:
+    """Words in a drawing."""
+    named = f'class="{css}" ' if css else ""
+    return f'<text {named}x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def drawing(width: float, height: float, parts: Sequence[str], label: str, css: str = "") -> Markup:
     """An SVG of these parts, which are markup."""
-    return tag(
-        "svg", Markup("".join(parts)), css=css, role="img", aria_label=label,
-        viewBox=f"0 0 {width:g} {height:g}",
-    )  # fmt: skip
+    box, inside = f"0 0 {width:g} {height:g}", Markup("".join(parts))
+    return tag("svg", inside, css=css, role="img", aria_label=label, viewBox=box)
 
 
 def tick(value: float, axis: Axis) -> str:
@@ -175,29 +170,11 @@ class Chart:
     """(class, name, newest value) of each curve."""
     pointer: dict[str, Any] = field(default_factory=dict)
 
-    def __html__(self) -> str:
-        rows = [
-            tag("li", name, " ", tag("output", value), css=css) for css, name, value in self.legend
-        ]
-        # As data only: `<` must not end the element, whatever it holds.
-        data = Markup(json.dumps(self.pointer, separators=(",", ":")).replace("<", "\\u003c"))
-        unit = [" ", tag("span", self.unit, css="of")] if self.unit else None
-        return tag(
-            "figure", tag("figcaption", self.title, unit), self.svg, tag("ul", rows, css="legend"),
-            tag("script", data, type="application/json"), css="card chart",
-        )  # fmt: skip
-
 
 def curves(
-    title: str,
-    unit: str,
-    lines: Sequence[Curve],
-    *,
-    x: Axis,
-    y: Axis,
-    x_name: str,
+    title: str, unit: str, lines: Sequence[Curve], *, x: Axis, y: Axis, x_name: str,
     marks: Mapping[str, Sequence[float]] | None = None,
-) -> Chart:
+) -> Chart:  # fmt: skip
     """Draw curves over one axis, with a read-out under the pointer.
 
     `marks` are symbols and where on the x axis they stand, each kind above the plot in its row.
@@ -210,18 +187,20 @@ def curves(
         if curve.band is not None:
             plot.area(*curve.band, css)
         if curve.pale is not None:
-            plot.line(*curve.pale, f"pale {css}")
-        plot.line(curve.x, curve.y, css)
-        if len(curve.x) <= 30 and not curve.dashed:
-            for a, b in zip(*(v.tolist() for v in plot.at(curve.x, curve.y)), strict=True):
-                if math.isfinite(b):
-                    plot.inside.append(f'<circle class="{css}" cx="{a:.1f}" cy="{b:.1f}" r="2"/>')
+            plot.line(*curve.pale, f"line pale {css}")
+        plot.line(curve.x, curve.y, f"line {css}")
+        few = len(curve.x) <= 30 and not curve.dashed
+        plot.inside += [
+            f'<circle class="{css}" cx="{a:.1f}" cy="{b:.1f}" r="2"/>'
+            for a, b in (plot.at(curve.x, curve.y) if few else ())
+            if math.isfinite(b)
+        ]
         finite = curve.y[np.isfinite(curve.y)]
         legend.append((css, curve.title, readable(float(finite[-1]) if finite.size else None)))
         values = [readable(v) for v in curve.y.tolist()]
         read.append({"x": [round(v, 4) for v in curve.x.tolist()], "y": values})
     for row, (symbol, places) in enumerate((marks or {}).items()):
-        across = plot.at(list(places), y.high)[0].tolist()
+        across = [a for a, _ in plot.at(list(places), y.high)]
         lines_up = "".join(f"M{a:.1f} {plot.top:g}V{plot.bottom:g}" for a in across)
         plot.around.append(f'<path class="mark-line" d="{lines_up}"/>')
         for a in across:
@@ -235,19 +214,19 @@ def curves(
 # --------------------------------------------------------------------------- counts
 
 
-def columns(values: Sequence[float], names: Sequence[str], *, unit: str, label: str) -> Markup:
-    """Draw a column for each value, named below (as many names as there is room for).
+def columns(rows: Sequence[tuple[str, float]], *, unit: str, label: str) -> Markup:
+    """Draw a column for each (name, value), named below (as many names as there is room for).
 
     `unit` stands above the axis.
     """
-    most = max(values, default=0) or 1
+    most, number = max((v for _, v in rows), default=0) or 1, max(len(rows), 1)
     power = 10 ** math.floor(math.log10(most))
     top = next(s * power for s in (1, 2, 4, 6, 8, 10) if s * power >= most * (1 - 1e-9))
-    plot = Plot(Axis(0, max(len(values), 1)), Axis(0, top), size=(360, 186), top=16)
-    step = (plot.right - plot.left) / max(len(values), 1)
+    plot = Plot(Axis(0, number), Axis(0, top), size=(360, 186), top=16)
+    step = (plot.right - plot.left) / number
     wide = min(step - min(2.0, 0.2 * step), 44.0)
-    every = max(1, math.ceil((max(map(len, names), default=1) * 6.5 + 6) / step))
-    for i, (value, name) in enumerate(zip(values, names, strict=True)):
+    every = max(1, math.ceil((max((len(n) for n, _ in rows), default=1) * 6.5 + 6) / step))
+    for i, (name, value) in enumerate(rows):
         x, height = plot.left + (i + 0.5) * step, (plot.bottom - plot.top) * value / top
         if value > 0:
             height = max(height, 1.0)  # what is there is seen
@@ -255,7 +234,7 @@ def columns(values: Sequence[float], names: Sequence[str], *, unit: str, label: 
                 f'<rect x="{x - wide / 2:.1f}" y="{plot.bottom - height:.1f}" width="{wide:.1f}" '
                 f'height="{height:.1f}"><title>{escape(name)}: {value:,.4g}</title></rect>'
             )
-        if i % every == 0 and (i + every <= len(values) or i == len(values) - 1 or every == 1):
+        if i % every == 0 and (i + every <= len(rows) or i == len(rows) - 1):
             plot.text(x, plot.bottom + 15, name)
     return plot.svg(label, "", unit, x_ticks=0)
 
@@ -269,55 +248,49 @@ def tail(counts: Sequence[int], *, unit: str, label: str) -> Markup:
     rank_X = np.unique(np.round(np.geomspace(1, ranks, 240)))
     value_X = counts_C[rank_X.astype(int) - 1]
     plot.area(rank_X, np.ones_like(rank_X), value_X, "s1")
-    plot.line(rank_X, value_X, "s1")
+    plot.line(rank_X, value_X, "line s1")
     return plot.svg(label, "rank of the class", unit)
 
 
 # --------------------------------------------------------------------------- the map
 
 
-def world(places: Sequence[tuple[float, float, int]], *, label: str) -> Markup:
-    """Draw (latitude, longitude, recordings) on a plain map: two units of drawing a degree."""
-    south = -90.0 if any(lat < -60 for lat, _, _ in places) else -60.0
-    north = 84.0
+def world(places: Sequence[tuple[float, float, int]], *, label: str, what: str = "") -> Markup:
+    """Draw (latitude, longitude, recordings) on a plain map: two units of drawing a degree.
+
+    `what` is said before the legend of the five kinds of dots.
+    """
+    south, north = -90.0 if any(lat < -60 for lat, _, _ in places) else -60.0, 84.0
     width, height = 720, round(2 * (north - south))
     lines = "".join(f"M{2 * x} 0v{height}" for x in range(30, 360, 30))
     lines += "".join(f"M0 {2 * (north - y):g}h{width}" for y in range(-60, 90, 30) if y > south)
-    levels: list[list[str]] = [[] for _ in _LEVELS]
+    levels = [""] * len(_LEVELS)
     for lat, lon, count in places:
         level = max(i for i, least in enumerate(_LEVELS) if count >= least)
-        levels[level].append(f"M{2 * (lon + 180):g} {2 * (north - lat):g}h0")
+        levels[level] += f"M{2 * (lon + 180):g} {2 * (north - lat):g}h0"
     parts = [
         f'<rect class="sea" width="{width}" height="{height}"/>',
         f'<path class="grid-line" d="{lines}"/><path class="land" d="{_land(north)}"/>',
-        *(f'<path class="places p{i}" d="{"".join(d)}"/>' for i, d in enumerate(levels) if d),
+        *(f'<path class="places p{i}" d="{d}"/>' for i, d in enumerate(levels) if d),
     ]
-    return drawing(width, height, parts, label, "map")
-
-
-def map_legend(what: str) -> Markup:
-    """What the map's five kinds of dots mean."""
     ends = [f"{a} to {b - 1}" if b - a > 1 else str(a) for a, b in itertools.pairwise(_LEVELS)]
-    dots = [
-        tag("li", tag("i"), text, css=f"p{level}")
-        for level, text in enumerate([*ends, f"{_LEVELS[-1]:,} or more"])
-    ]
-    return tag("ul", tag("li", what), dots, css="map-legend")
+    ends.append(f"{_LEVELS[-1]:,} or more")
+    dots = [tag("li", tag("i"), text, css=f"p{level}") for level, text in enumerate(ends)]
+    return drawing(width, height, parts, label, "map") + tag(
+        "ul", tag("li", what), *dots, css="map-legend"
+    )
 
 
 @functools.cache
 def _land(north: float) -> str:
     """The outlines as one path, relative (that is half the size)."""
-    text = (resources.files("dawnchorus.trainer.page") / "land.txt").read_text("utf-8")
     rings = []
-    for line in text.splitlines():
-        if line.startswith("#"):
-            continue
-        points = [tuple(map(int, pair.split(","))) for pair in line.split()]
-        at = [(round(2 * (x + 900) / 5, 1), round(2 * (5 * north - y) / 5, 1)) for x, y in points]
-        steps = [
-            f"{round(b[0] - a[0], 1):g} {round(b[1] - a[1], 1):g}"
-            for a, b in itertools.pairwise(at)
-        ]
-        rings.append(f"M{at[0][0]:g} {at[0][1]:g}l{' '.join(steps)}z")
+    for line in Path(__file__).with_name("land.txt").read_text("utf-8").splitlines():
+        if not line.startswith("#"):
+            points = [map(int, pair.split(",")) for pair in line.split()]
+            at = [
+                (round(2 * (x + 900) / 5, 1), round(2 * (5 * north - y) / 5, 1)) for x, y in points
+            ]
+            steps = (f"{c - a:.1f} {d - b:.1f}" for (a, b), (c, d) in itertools.pairwise(at))
+            rings.append(f"M{at[0][0]:g} {at[0][1]:g}l{' '.join(steps).replace('.0', '')}z")
     return "".join(rings)

@@ -50,7 +50,7 @@ def sound_picture(level_XF: NDArray[Any], height: int = 0) -> str:
     palette = np.stack([np.interp(np.arange(256) / 255, place, c) for c in anchors.T], axis=1)
     buffer = io.BytesIO()
     Image.fromarray(palette.astype(np.uint8)[np.asarray(grey)]).save(
-        buffer, format="WEBP", quality=62, method=6
+        buffer, format="WEBP", quality=62, method=4
     )
     return data_url("image/webp", buffer.getvalue())
 

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from markupsafe import Markup
-
 from dawnchorus.trainer.evaluation.results import (
     BASELINES,
     MEASURES,
@@ -15,9 +13,8 @@ from dawnchorus.trainer.evaluation.results import (
     Figure,
     Measure,
     Result,
-)
+)  # fmt: skip
 from dawnchorus.trainer.evaluation.tables import log_mel_ahead
-from dawnchorus.trainer.page import Number, Section, bar, card, details, note, section, table, tag
 from dawnchorus.trainer.report.reading import Run
 
 # P@1 and ARI stand in the result and on the terminal; here they would only crowd the table.
@@ -59,6 +56,16 @@ class Table:
         """Return the row of a run's encoder."""
         return next((r for r in self.rows if not r.baseline and r.run == run), None)
 
+    def layer_rows(self) -> list[tuple[str | None, ...]]:
+        """The layers as rows of a table."""
+        return [
+            (row.title, row.detail, *[
+                f"{f.text} {f.spread}" if (f := row.figures.get(c.key)) else None
+                for c in self.columns
+            ])
+            for row in self.layers
+        ]  # fmt: skip
+
     def baseline(self, name: str = "log-mel") -> Row | None:
         """Return the row of a baseline."""
         return next((r for r in self.rows if r.baseline and r.title.startswith(name)), None)
@@ -74,16 +81,9 @@ def tables(runs: Sequence[Run]) -> list[Table]:
             table = found.setdefault((result.dataset, result.comparable), Table(result.dataset))
             table.facts = table.facts or _facts(result)
             _add_rows(table, result, run)
-            table.layers += [
-                Row(
-                    f"layer {'?' if r.layer is None else r.layer}",
-                    run.name,
-                    False,
-                    run.name,
-                    r.figures,
-                )
-                for r in result.layers
-            ]
+            for r in result.layers:
+                title = f"layer {'?' if r.layer is None else r.layer}"
+                table.layers.append(Row(title, run.name, False, run.name, r.figures))
             table.warnings += [(run.name, text) for text in result.warnings]
     complete = [t for t in found.values() if t.rows]
     for table in complete:
@@ -220,78 +220,3 @@ def _log_verdict(run: Run) -> str:
     if loss is not None and loss.last is not None:
         return f"Training loss {loss.last:.3g} at step {int(loss.step[-1]):,}. No evaluation yet."
     return ""
-
-
-# --------------------------------------------------------------------------- the section
-
-
-def evaluation(compared: Sequence[Table]) -> Section:
-    """Show the tables, with what there is to know about them."""
-    notes = "".join(f" {c.title}: {c.note}." for c in compared[0].columns)
-    how = (
-        "Bold is the best of a column. Bars run from 0 to 1; the whisker is ± one standard "
-        "deviation over seeds, or the 95 % interval where two ends are given."
-    )
-    return section("evaluation", "Evaluation", [_compared(t) for t in compared], note(how, notes))
-
-
-def _compared(found: Table) -> list[Markup | None]:
-    heads = [
-        c.title + (f", {found.metric}" if c.key == "probe" and found.metric else "")
-        for c in found.columns
-    ]
-    rows = []
-    for row in found.rows:
-        title = [row.title, tag("span", f" {row.detail}", css="facts") if row.detail else None]
-        cells = [
-            tag("td", _measured(row, column), data_title=column.title) for column in found.columns
-        ]
-        kind = "baseline" if row.baseline else "model"
-        rows.append(tag("tr", tag("th", title, scope="row"), cells, css=kind))
-    layers = [
-        (row.title, row.detail, *[
-            f"{f.text} {f.spread}" if (f := row.figures.get(c.key)) else None for c in found.columns
-        ])
-        for row in found.layers
-    ]  # fmt: skip
-    facts = tag("span", f" {found.facts}", css="facts")
-    return [
-        card(
-            tag(
-                "table",
-                tag("caption", found.dataset, facts),
-                tag("thead", tag("tr", [tag("th", t, scope="col") for t in ("Embedding", *heads)])),
-                tag("tbody", rows),
-                css="scores",
-            )
-        ),
-        note(found.wins, css="strong") if found.wins else None,
-        *[note(tag("b", run), " ", text, css="warning") for run, text in found.warnings],
-        details(
-            f"Layer by layer on {found.dataset}",
-            table(["Layer", "Run", *[Number(c.title) for c in found.columns]], layers),
-        )
-        if layers
-        else None,
-    ]
-
-
-def _measured(row: Row, column: Measure) -> list[Markup] | Markup:
-    figure = row.figures.get(column.key)
-    if figure is None:
-        return tag("span", "–", css="none")
-    ends = figure.interval
-    if ends is None and figure.std:
-        ends = figure.mean - figure.std, figure.mean + figure.std
-    over = []
-    if ends is not None:
-        low, high = (100 * min(max(end, 0.0), 1.0) for end in ends)
-        over.append(tag("span", css="whisker", style=f"left:{low:.1f}%;width:{high - low:.1f}%"))
-    if column.chance:
-        where = f"left:{100 * column.chance:g}%"
-        over.append(tag("span", css="chance", style=where, title="chance"))
-    return [
-        tag("span", figure.text, css="best" if column.key in row.best else None),
-        tag("span", f" {figure.spread}", css="spread"),
-        bar(100 * figure.mean, over=over),
-    ]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from dawnchorus.trainer.licences import read_licence
-from dawnchorus.trainer.page import bars, card, grid, note, tag, taxon
+from dawnchorus.trainer.page import taxon
 from dawnchorus.trainer.page.charts import tail
-from dawnchorus.trainer.report.reading import FOLDER, Run
+from dawnchorus.trainer.report.reading import FOLDER, Run, mappings
 from dawnchorus.trainer.training.recorded_paths import recorded_path
 
 _FEW_CLASSES = 40
@@ -55,26 +54,26 @@ def sources(
     """
     at_hand = {str(s.get(FOLDER) or s.get("name")): s for s in stats}
     found: dict[str, Source] = {}
+    told: dict[str, None] = {}
     for run in runs:
-        for raw in _rows(run.data.get("sources")):
+        for raw in run.sources():
             name, path = str(raw.get("name", "")), str(raw.get("path", ""))
             place = recorded_path(path, run.folder)
             key = str(place.resolve()) if place is not None else path or name
             known = at_hand.get(key) or at_hand.get(Path(path).name) or {}
             source = found.setdefault(key, _whole(name or Path(path).name, raw, known))
-            now = _count(known.get("clips"))
-            if problems is not None and now is not None and source.clips not in (None, now):
-                told = (
-                    f"{path} has {now:,} clips now; it had {source.clips:,} when {run.name} began"
-                )
-                problems += [told] * (told not in problems)
-            part = _count(raw.get("clips"))
+            now, part = _count(known.get("clips")), _count(raw.get("clips"))
+            if now is not None and source.clips not in (None, now):
+                had = f"it had {source.clips:,} when {run.name} began"
+                told[f"{path} has {now:,} clips now; {had}"] = None
             used = run.name
             if part is not None and source.clips is not None and part < source.clips:
                 hours = _amount(raw.get("hours"))
                 used += f" ({part:,} clips" + (f", {hours:.2f} h)" if hours is not None else ")")
             if used not in source.used_by:
                 source.used_by.append(used)
+    if problems is not None:
+        problems += told
     named = {*found, *(Path(key).name for key in found)}
     for folder, s in at_hand.items():
         if folder not in named and str(s.get("name")) not in named:
@@ -82,19 +81,36 @@ def sources(
     return list(found.values())
 
 
+def source_rows(
+    runs: Sequence[Run], stats: Sequence[Mapping[str, Any]], problems: list[str]
+) -> list[tuple[Any, ...]]:
+    """The sources as rows of a table."""
+    return [
+        (s.name, s.clips, None if s.hours is None else hours(s.hours), s.labels or None,
+         s.recordists or None, None if s.weight is None else f"{s.weight:.3g}",
+         ", ".join(s.used_by) or None)
+        for s in sources(runs, stats, problems)
+    ]  # fmt: skip
+
+
+def hours(value: float) -> str:
+    """Write 1,234.5 or 6.10."""
+    return f"{value:.2f}" if value < 10 else f"{value:,.1f}"
+
+
 def _whole(name: str, raw: Mapping[str, Any], stats: Mapping[str, Any]) -> Source:
     """A dataset as a whole: by its licence ledger when a run started, by its own statistics now, or
     by what the run took of it.
     """
-    ledger = _rows(raw.get("licences"))
+    ledger = mappings(raw.get("licences"))
     clips = sum(_count(r.get("clips")) or 0 for r in ledger) or _count(stats.get("clips"))
-    hours = sum(_amount(r.get("hours")) or 0.0 for r in ledger) or _amount(stats.get("hours"))
+    length = sum(_amount(r.get("hours")) or 0.0 for r in ledger) or _amount(stats.get("hours"))
     # Nobody is named in a row without a recordist.
-    people = {str(r["recordist"]) for r in _rows(raw.get("recordists")) if r.get("recordist")}
+    people = {str(r["recordist"]) for r in mappings(raw.get("recordists")) if r.get("recordist")}
     return Source(
         name=name,
         clips=clips or _count(raw.get("clips")),
-        hours=hours or _amount(raw.get("hours")),
+        hours=length or _amount(raw.get("hours")),
         weight=_amount(raw.get("weight")),
         recordists=len(people) or _count(stats.get("recordists")) or None,
         labels=_count(stats.get("labels")),
@@ -103,32 +119,31 @@ def _whole(name: str, raw: Mapping[str, Any], stats: Mapping[str, Any]) -> Sourc
 
 def licence_shares(runs: Sequence[Run]) -> list[LicenceShare]:
     """Share out the hours of all distinct sources by licence, largest first."""
+    ledgers: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        for raw in run.sources():
+            key = str(raw.get("name", "")), str(raw.get("path", ""))
+            ledgers.setdefault(key, mappings(raw.get("licences")))
     clips: dict[str, int] = defaultdict(int)
-    hours: dict[str, float] = defaultdict(float)
+    length: dict[str, float] = defaultdict(float)
     links: dict[str, str] = {}
-    ledgers = {
-        (str(raw.get("name", "")), str(raw.get("path", ""))): _rows(raw.get("licences"))
-        for run in reversed(runs)
-        for raw in reversed(_rows(run.data.get("sources")))
-    }
-    for ledger in reversed(ledgers.values()):
-        for row in ledger:
-            url = str(row.get("licence_url") or "")
-            licence = read_licence(url).name or "not stated"
-            clips[licence] += _count(row.get("clips")) or 0
-            hours[licence] += _amount(row.get("hours")) or 0.0
-            links.setdefault(licence, url)
+    for row in (row for ledger in ledgers.values() for row in ledger):
+        url = str(row.get("licence_url") or "")
+        licence = read_licence(url).name or "not stated"
+        clips[licence] += _count(row.get("clips")) or 0
+        length[licence] += _amount(row.get("hours")) or 0.0
+        links.setdefault(licence, url)
     # Sources that count clips only are still shared out.
-    measure: Mapping[str, float] = hours if sum(hours.values()) > 0 else clips
+    measure: Mapping[str, float] = length if sum(length.values()) > 0 else clips
     total = sum(measure.values()) or 1.0
     order = sorted(measure, key=lambda name: -measure[name])
-    return [LicenceShare(n, links[n], clips[n], hours[n], 100 * measure[n] / total) for n in order]
+    return [LicenceShare(n, links[n], clips[n], length[n], 100 * measure[n] / total) for n in order]
 
 
-def clips_per_class(stats: Mapping[str, Any], ranks: Mapping[str, str]) -> Markup | None:
-    """Draw the clips per class of a dataset's stats.json; None where it has none.
+def clips_per_class(stats: Mapping[str, Any], ranks: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return the clips per class of a dataset's stats.json for the page; None where it has none.
 
-    Few classes are a list of bars; many are the long tail with a list at both ends.
+    Few classes are a list of bars; many are the long tail (`tail`) with a list at both ends.
     """
     raw = stats.get("clips_per_label")
     counted = raw.items() if isinstance(raw, Mapping) else ()
@@ -137,43 +152,29 @@ def clips_per_class(stats: Mapping[str, Any], ranks: Mapping[str, str]) -> Marku
         return None
     order = sorted(counts, key=lambda n: (-counts[n], n))
     value = [counts[n] for n in order]
-    few, spread = len(order) <= _FEW_CLASSES, value[0] / max(value[-1], 1)
-    log_scale = few and spread > 50
-    middle = (value[(len(value) - 1) // 2] + value[len(value) // 2]) // 2
-    facts = (
-        f"{len(order):,} classes; median {middle:,} clips, most {value[0]:,}, fewest {value[-1]:,}"
-    )
-    if thin := sum(count < 10 for count in value):
-        facts += f"; {thin:,} with fewer than 10"
-    facts += "; bars on a logarithmic scale" if log_scale else ""
-
-    def rows(names: Sequence[str]) -> Markup:
-        size = math.log1p if log_scale else float
-        share = 100 / (size(value[0]) or 1.0)
-        return bars(
-            (taxon(n, ranks.get(n)), share * size(counts[n]), f"{counts[n]:,}") for n in names
-        )
-
-    name = str(stats.get("name", ""))
-    head = note(facts, css="facts")
-    if few:
-        return card(head, rows(order), title="Clips per class", of=name, css="wide")
-    drawn = tail(value, unit="clips", label=f"Clips per class of {name}, both axes logarithmic")
-    ends = grid(
-        tag("div", tag("h4", "Most frequent"), rows(order[:12])),
-        tag("div", tag("h4", "Rarest"), rows(order[-12:])),
-    )
-    return card(head, drawn, ends, title="Clips per class", of=name, css="chart")
-
-
-def _rows(value: object) -> list[Mapping[str, Any]]:
-    return [r for r in value if isinstance(r, Mapping)] if isinstance(value, list) else []
+    few = len(order) <= _FEW_CLASSES
+    log_scale = few and value[0] / max(value[-1], 1) > 50
+    thin = sum(count < 10 for count in value)
+    size = math.log1p if log_scale else float
+    share, name = 100 / (size(value[0]) or 1.0), str(stats.get("name", ""))
+    shown = order if few else order[:12] + order[-12:]
+    described = f"Clips per class of {name}, both axes logarithmic"
+    return {
+        "name": name,
+        "facts": f"{len(order):,} classes; median {int(statistics.median(value)):,} clips, "
+        f"most {value[0]:,}, fewest {value[-1]:,}"
+        + (f"; {thin:,} with fewer than 10" if thin else "")
+        + ("; bars on a logarithmic scale" if log_scale else ""),
+        "rows": [
+            (taxon(n, ranks.get(n)), share * size(counts[n]), f"{counts[n]:,}") for n in shown
+        ],
+        "tail": None if few else tail(value, unit="clips", label=described),
+    }
 
 
 def _amount(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and math.isfinite(value) else None  # type: ignore[arg-type]
 
 
 def _count(value: object) -> int | None:

@@ -6,15 +6,14 @@ Shape legend: X times, F bands.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from dawnchorus.trainer.page import bars, join, tag, taxon
-from dawnchorus.trainer.page.charts import Axis, drawing
+from dawnchorus.trainer.page import tag
+from dawnchorus.trainer.page.charts import Axis, drawing, text_at
 from dawnchorus.trainer.page.pictures import code_picture, sound_picture
 from dawnchorus.trainer.panels import Example, ImagePanel, ScoresPanel, TokenPanel
 
@@ -23,34 +22,42 @@ _SOUND, _MAP, _GAP = 112.0, 40.0, 24.0
 _KHZ = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 
 
-def example_figure(example: Example, ranks: Mapping[str, str]) -> Markup:
-    """Draw one clip; `ranks` are the taxonomic ranks of labels."""
+def drawn(example: Example) -> dict[str, Any]:
+    """Return a clip for the page: title, facts, drawing, labels, and answers with their scores."""
     strip = _Strip(example)
     facts = [f"{strip.seconds:.1f} s"]
-    answer: list[Markup] = []
+    shown = [panel for panel in example.panels if isinstance(panel, ScoresPanel)]
     for panel in example.panels:
         if isinstance(panel, TokenPanel):
             facts += strip.add_tokens(panel)
         elif isinstance(panel, ImagePanel):
-            strip.add_image(panel)
-        else:
-            answer.append(_scores(panel, example.labels, ranks))
-    if example.labels or answer:
-        shown = [p for p in example.panels if isinstance(p, ScoresPanel)]
-        answer.insert(0, _labels(example.labels, shown, ranks))
-    source = f"{example.source} · " if example.source else ""
-    return tag(
-        "figure",
-        tag(
-            "figcaption",
-            example.key or "example",
-            " ",
-            tag("span", source, "; ".join(facts), css="of"),
-        ),
-        strip.svg(),
-        tag("div", answer, css="answer") if answer else None,
-        css="card clip",
-    )
+            strip.row(panel.title)
+            strip.image(
+                sound_picture(panel.image_XF), _SOUND, "", len(panel.image_XF) * panel.step_s
+            )
+    named = {name for panel in shown for name, _ in panel.scores}
+    late = f"not among the {sum(len(panel.scores) for panel in shown)} highest"
+    return {
+        "title": example.key or "example",
+        "facts": (f"{example.source} · " if example.source else "") + "; ".join(facts),
+        "svg": strip.svg(),
+        "labels": [(n, late if shown and n not in named else "") for n in example.labels],
+        "answers": [_scores(panel, example.labels) for panel in shown],
+    }
+
+
+def _scores(panel: ScoresPanel, labels: tuple[str, ...]) -> list[tuple[str, float, bool, str]]:
+    """(class, score, whether it is right, what is said of a label that came too late).
+
+    An answer names as many classes as the clip has labels: those among the first are right.
+    """
+    finite = sorted((p for p in panel.scores if math.isfinite(p[1])), key=lambda pair: -pair[1])
+    first = len(set(labels))
+    return [
+        (name, score, name in labels and rank <= first,
+         f"label, rank {rank}" if name in labels else "")
+        for rank, (name, score) in enumerate(finite, 1)
+    ]  # fmt: skip
 
 
 class _Strip:
@@ -62,7 +69,7 @@ class _Strip:
         self.titles: list[str] = ["Spectrogram"]
         self.parts: list[str] = []
         self.bottom = 8.0
-        self._image(sound_picture(example.sound.level_XF), _SOUND)
+        self.image(sound_picture(example.sound.level_XF), _SOUND)
         band_hz = np.asarray(example.sound.band_hz)
         edge_hz = 2 * band_hz[-1] - band_hz[-2:][0]  # the upper edge, half a band above its centre
         last = math.inf
@@ -73,12 +80,12 @@ class _Strip:
             band = len(band_hz) if 1000 * khz > band_hz[-1] else band
             y = self.bottom - _SOUND * band / len(band_hz)
             if last - y >= 11:  # one label does not stand on another
-                self.parts.append(_text(_LEFT - 5, y + 3.5, f"{khz:g}", "end"))
+                self.parts.append(text_at(_LEFT - 5, y + 3.5, f"{khz:g}", "end"))
                 last = y
         turned = f"translate(11 {self.bottom - _SOUND / 2:g}) rotate(-90)"
         self.parts.append(f'<text transform="{turned}" text-anchor="middle">kHz</text>')
 
-    def _image(self, source: str, height: float, css: str = "", end_s: float | None = None) -> None:
+    def image(self, source: str, height: float, css: str = "", end_s: float | None = None) -> None:
         width = self._x(self.seconds if end_s is None else end_s) - _LEFT
         self.parts.append(
             f'<image class="{css}" x="{_LEFT:g}" y="{self.bottom:g}" width="{width:.1f}" '
@@ -86,18 +93,13 @@ class _Strip:
         )
         self.bottom += height
 
-    def _row(self, title: str) -> None:
+    def row(self, title: str) -> None:
         self.titles.append(title.lower())
         self.parts.append(str(tag("text", title, css="title", x=_LEFT, y=self.bottom + 17)))
         self.bottom += _GAP
 
     def _x(self, seconds: float) -> float:
         return _LEFT + (_RIGHT - _LEFT) * float(self.time.place(seconds))
-
-    def add_image(self, panel: ImagePanel) -> None:
-        """A picture over time and frequency."""
-        self._row(panel.title)
-        self._image(sound_picture(panel.image_XF), _SOUND, "", len(panel.image_XF) * panel.step_s)
 
     def add_tokens(self, panel: TokenPanel) -> list[str]:
         """The veil over the sound, the codes, hits and misses; what there is to say of them."""
@@ -106,16 +108,16 @@ class _Strip:
         if mask is not None:
             self._squares(mask, panel, 8.0, _SOUND, "veil", (0.0, 0.0))
         if panel.code_N is not None:
-            self._row("Target codes")
-            self._image(code_picture(panel.code_N.reshape(shape)), _MAP, "codes", end_s)
+            self.row("Target codes")
+            self.image(code_picture(panel.code_N.reshape(shape)), _MAP, "codes", end_s)
         if panel.predicted_N is not None:
-            self._row("Predicted codes at masked places")
+            self.row("Predicted codes at masked places")
             picture = code_picture(panel.predicted_N.reshape(shape), mask)
-            self._image(picture, _MAP, "codes", end_s)
+            self.image(picture, _MAP, "codes", end_s)
         hits_N = panel.hits_N
         if hits_N is None:
             return [] if mask is None else [f"{mask.sum()} of {mask.size} tokens masked"]
-        self._row("Right (filled) and wrong (dot)")
+        self.row("Right (filled) and wrong (dot)")
         wide = self._x(panel.token_s) - _LEFT
         high = _MAP / panel.bands
         dot = 0.36 * min(wide, high)
@@ -145,43 +147,7 @@ class _Strip:
     def svg(self) -> Markup:
         """The drawing."""
         times = self.time.ticks(6)
-        parts = [_text(self._x(t), self.bottom + 15, f"{t:g}", "middle") for t in times]
-        parts.append(_text(_RIGHT, self.bottom + 30, "time (s)", "end"))
+        parts = [text_at(self._x(t), self.bottom + 15, f"{t:g}", "middle") for t in times]
+        parts.append(text_at(_RIGHT, self.bottom + 30, "time (s)", "end"))
         label = f"{', '.join(self.titles)}; {self.seconds:.1f} s"
         return drawing(_WIDTH, self.bottom + 34, self.parts + parts, label)
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
-
-
-def _labels(labels: tuple[str, ...], shown: list[ScoresPanel], ranks: Mapping[str, str]) -> Markup:
-    named = {name for panel in shown for name, _ in panel.scores}
-    count = sum(len(panel.scores) for panel in shown)
-    late = tag("span", f" not among the {count} highest", css="late")
-    rows: list[Any] = [
-        tag("li", taxon(name, ranks.get(name)), late if shown and name not in named else None)
-        for name in labels
-    ]
-    return tag(
-        "div", tag("h4", "Labels"), tag("ul", rows or tag("li", "none", css="none"), css="plain")
-    )
-
-
-def _scores(panel: ScoresPanel, labels: tuple[str, ...], ranks: Mapping[str, str]) -> Markup:
-    """An answer names as many classes as the clip has labels: those among the first are right."""
-    finite = sorted((p for p in panel.scores if math.isfinite(p[1])), key=lambda pair: -pair[1])
-    title = "a label of this clip, ranked high enough to be its answer"
-    rows = []
-    for rank, (name, score) in enumerate(finite, 1):
-        right = name in labels and rank <= len(set(labels))
-        told = (
-            tag("span", " ✓", css="tick", title=title)
-            if right
-            else tag("span", f" label, rank {rank}", css="late")
-            if name in labels
-            else None
-        )
-        said = join([taxon(name, ranks.get(name)), told])
-        rows.append((said, 100 * score, f"{score:.2f}", "right" if right else "wrong"))
-    return tag("div", tag("h4", "Highest scores"), bars(rows), css="top")

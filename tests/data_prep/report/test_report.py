@@ -260,10 +260,10 @@ def test_the_map_puts_places_where_they_are() -> None:
 
 
 def test_columns_and_tail_hold_their_numbers() -> None:
-    drawn = columns([0, 5, 10], ["a", "b", "c"], unit="n", label="x")
+    drawn = columns([("a", 0), ("b", 5), ("c", 10)], unit="n", label="x")
     heights = [float(v) for v in re.findall(r'height="([\d.]+)"><title>', drawn)]
     assert len(heights) == 2 and heights[1] == pytest.approx(2 * heights[0])
-    assert "b: 5" in drawn and columns([], [], unit="n", label="x")
+    assert "b: 5" in drawn and columns([], unit="n", label="x")
     drawn = tail([1000, 100, 10, 1], unit="n", label="x")
     points = re.search(r'class="line s1" d="([^"]*)"', drawn)
     assert points is not None

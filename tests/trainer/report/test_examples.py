@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,15 @@ from dawnchorus.trainer.panels import (
     TokenPanel,
     mel_centres,
 )
-from dawnchorus.trainer.report.examples import example_figure
+from dawnchorus.trainer.report.page import render
+from dawnchorus.trainer.report.reading import Run
 
 
 def shown(*panels: Panel, labels: tuple[str, ...] = ("a",), frames: int = 160) -> str:
     level = np.random.default_rng(0).normal(-60, 9, (frames, 128)).astype(np.float32)
     sound = Spectrogram(level, 0.01, mel_centres(128, 20.0, 8000.0))
-    return str(example_figure(Example("s", "k", labels, sound, panels), {"a": "species"}))
+    example = Example("s", "k", labels, sound, panels)
+    return render([Run(Path("x"), examples=[example], ranks={"a": "species"})])
 
 
 def tokens(**arrays: Any) -> TokenPanel:
