@@ -110,6 +110,10 @@ class FileIndex:
         found = self.find_all(key) if key else []
         return str(found[0]) if found else ""
 
+    def names(self) -> list[str]:
+        """Return the paths of all files, relative to the folder."""
+        return self._names.decode().split("\0")[:-1]
+
     def _walk(self) -> Iterator[str]:
         """Yield the paths of files relative to the folder, sorted within each folder."""
         waiting = [""]

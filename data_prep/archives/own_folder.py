@@ -14,23 +14,25 @@ from typing import Any
 from dawnchorus.data_prep.archives.cells import is_absent, is_nothing, number_in
 from dawnchorus.data_prep.archives.checked import text_of
 from dawnchorus.data_prep.archives.columns import FIELDS, Mapped, map_columns
-from dawnchorus.data_prep.archives.delimited import BadRow
+from dawnchorus.data_prep.archives.own_folder_events import (
+    FILE,
+    TimedRows,
+    folder_events,
+    listing,
+    read_annotations,
+    without_labels,
+)
 from dawnchorus.data_prep.archives.own_folder_labels import LabelReader
 from dawnchorus.data_prep.archives.own_folder_notes import grouping_column, split_map, warnings
 from dawnchorus.data_prep.archives.own_folder_paths import Finder, best_base, relative
-from dawnchorus.data_prep.archives.table_rows import RowTable, open_table
-from dawnchorus.data_prep.archives.times import NOT_SUPPORTED, header_length_s, refuse_times
+from dawnchorus.data_prep.archives.own_folder_table import read_table, refuse_pathless_times
+from dawnchorus.data_prep.archives.times import TimesOfLabels, refuse_times
+from dawnchorus.data_prep.audio.decode import header_length_s
 from dawnchorus.data_prep.dataset.options import BuildOptions, FolderOptions
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording import BACKGROUND, FOREGROUND, Recording, tidy_name
 from dawnchorus.trainer.licences import read_licence
-from dawnchorus.trainer.sound_folders import is_sound_name
 
-EXAMPLE = """\
-    filename,label,recordist,licence
-    audio/a.wav,Parus major,Ann,CC BY 4.0
-    audio/b.mp3,Parus major;Turdus merula,Ben,CC0"""
-_MAX_NAMED = 5
 Row = dict[str, Any]
 
 
@@ -60,16 +62,26 @@ def read_folder(directory: Path, options: FolderOptions) -> FolderTable:
     if not directory.is_dir():
         raise PrepError(f"{directory} is not a folder.")
     metadata = options.metadata or directory / "metadata.csv"
-    table, rows = _read_table(metadata, directory, options)
-    header = list(table.columns)
-    if not options.ignore_times:
-        _refuse_pathless_times(metadata, header, rows, options)
-    mapped = map_columns(header, options.columns)
+    if options.annotations is not None and options.metadata is None and not metadata.is_file():
+        rows, header, notes = listing(directory), [FILE], []
+        metadata = directory
+    else:
+        table, rows = read_table(metadata, directory, options)
+        header, notes = list(table.columns), list(table.notes)
+    if options.annotations is not None:
+        mapped = map_columns(header, without_labels(options.columns, header))
+    else:
+        if not options.ignore_times:
+            refuse_pathless_times(metadata, header, rows, options)
+        mapped = map_columns(header, options.columns)
     reader = _Reader(directory, metadata, mapped, options, rows)
-    if not options.ignore_times:
-        reader.refuse_times(header)
+    if not options.ignore_times and options.annotations is None:
+        reader.find_times(header)
     recordings = reader.recordings()
-    notes = [*table.notes, *reader.notes()]
+    if options.annotations is not None:
+        recordings, more = reader.annotated(recordings)
+        notes += more
+    notes += reader.notes()
     if options.make_folds and "fold" not in mapped.columns:
         from dawnchorus.data_prep.archives.folds import make_folds
 
@@ -78,69 +90,6 @@ def read_folder(directory: Path, options: FolderOptions) -> FolderTable:
     notes += warnings(recordings, mapped, rows)
     grouping = grouping_column(recordings, mapped, rows)
     return FolderTable(directory, metadata, recordings, mapped, notes, grouping)
-
-
-def _refuse_pathless_times(
-    metadata: Path, header: list[str], rows: list[tuple[int, Row]], options: FolderOptions
-) -> None:
-    """Refuse a table of times that names no files, as those of Raven and Audacity."""
-    if any(options.columns.values()):
-        return
-    try:
-        map_columns(header, options.columns)
-    except PrepError:
-        if named := next((name for name in header if is_sound_name(name)), ""):
-            raise PrepError(
-                f"{metadata} has no header: its first line names the file {named!r}. Put a line "
-                "such as filename,label above it."
-            ) from None
-        if len(header) in (2, 3) and all(number_in(name) is not None for name in header[:2]):
-            raise PrepError(
-                f"{metadata} has no header; it looks like labels of Audacity, with times. "
-                f"{NOT_SUPPORTED}. Cut the sounds to these times and list the pieces."
-            ) from None
-        refuse_times(str(metadata), header, rows, lambda row: "", lambda name: 0.0)
-
-
-def _read_table(
-    path: Path, directory: Path, options: FolderOptions
-) -> tuple[RowTable, list[tuple[int, Row]]]:
-    """Return the table and its rows with their numbers. Raises PrepError that names bad rows."""
-    if not path.is_file():
-        others = sorted(
-            p.name for p in directory.iterdir()
-            if p.suffix.lower() in (".csv", ".tsv", ".txt", ".parquet", ".jsonl") and p.is_file()
-        )  # fmt: skip
-        there = f" There are {', '.join(others[:_MAX_NAMED])}." if others else ""
-        raise PrepError(
-            f"There is no table at {path}.{there} Describe the recordings of {directory} in a "
-            f"metadata.csv such as\n{EXAMPLE}\nor name another table with --metadata."
-        )
-    table = open_table(path, encoding=options.encoding, guess=True)
-    good: list[tuple[int, Row]] = []
-    bad: list[str] = []
-    for number, row in table.numbered():
-        if isinstance(row, BadRow):
-            bad.append(f"row {number}: {row.detail.partition(', line ')[2].partition(': ')[2]}")
-        elif any(value not in ("", None) for value in row.values()):
-            good.append((number, row))
-    if bad:
-        more = f"\n  and {len(bad) - _MAX_NAMED} more" if len(bad) > _MAX_NAMED else ""
-        count = "a row" if len(bad) == 1 else f"{len(bad)} rows"
-        raise PrepError(
-            f"{path} has {count} that cannot be read:\n  "
-            + "\n  ".join(bad[:_MAX_NAMED])
-            + more
-            + "\nPut cells that hold commas (decimal commas too) or quotes in quotes, or save the "
-            "table with tabs, as UTF-8."
-            + (" Or name its --encoding, such as shift_jis." if "not utf-8" in str(bad) else "")
-        )
-    if not good:
-        raise PrepError(f"{path} has a header but no rows.")
-    if table.kind == "jsonl":  # any row, also the first, may lack columns that others have
-        names = dict.fromkeys(name for _, row in good for name in row)
-        table = dataclasses.replace(table, columns=tuple(names))
-    return table, good
 
 
 class _Reader:
@@ -165,24 +114,44 @@ class _Reader:
         self.odd_numbers: dict[str, list[str]] = {}
         self.found_paths: dict[str, Path] = {}
         self.time_notes: list[str] = []
+        self.timed: TimedRows | None = None
+        """Gets the events, where the table itself has times."""
         self.outside: list[str] = []
         self._real_directory = directory.resolve()
         self._real_folders: dict[Path, Path] = {}
 
-    def refuse_times(self, header: list[str]) -> None:
-        """Raise PrepError where the table gives times of labels."""
+    def find_times(self, header: list[str]) -> None:
+        """Find out whether the table gives times of labels. Raises PrepError for times that cannot
+        be read as events.
+        """
         taken = {c for f, c in self.mapped.columns.items() if f != "duration"}
 
         def length_of(name: str) -> float:
             return header_length_s(self._find(name)) if name else 0.0
 
-        self.time_notes = refuse_times(
-            str(self.metadata),
-            [name for name in header if name not in taken],
-            self.rows,
-            lambda row: self._text(row, "path"),
-            functools.cache(length_of),
-        )
+        try:
+            self.time_notes = refuse_times(
+                str(self.metadata),
+                [name for name in header if name not in taken],
+                self.rows,
+                lambda row: self._text(row, "path"),
+                functools.cache(length_of),
+            )
+        except TimesOfLabels as err:
+            events = folder_events(self.directory, self.options)
+            has_labels = bool({"label", "background"} & set(self.mapped.columns))
+            self.timed = TimedRows(err, header, self.labels, events, has_labels)
+
+    def annotated(self, recordings: list[Recording]) -> tuple[list[Recording], list[str]]:
+        """Return the recordings with the events of the annotations beside them, and notes."""
+        events = folder_events(self.directory, self.options)
+
+        def find(name: str) -> str:
+            return relative(self._find(name), self.directory)
+
+        notes = read_annotations(self.options, self.metadata, events, recordings, self.labels, find)
+        kept = events.attach(recordings)
+        return kept, [*notes, *events.notes(len(recordings), len(kept))]
 
     def recordings(self) -> list[Recording]:
         """Return one recording per file."""
@@ -200,8 +169,14 @@ class _Reader:
                 self.outside.append(f"{where}: {text!r}")
                 continue
             recording = self._recording(row, path, where)
+            if self.timed is not None:
+                self.timed.add(path, row, recording.labels, where)
+                # What else the row says is about the event.
+                recording = dataclasses.replace(
+                    recording, labels=(), quality="", sound_type="", duration_s=0.0
+                )
             if path in merged:
-                self.repeated += 1
+                self.repeated += self.timed is None
                 recording = _merge(merged[path], recording, where, self.mapped)
             merged[path] = recording
         if self.outside:
@@ -213,7 +188,12 @@ class _Reader:
                 "Use --allow-outside if you know this table."
             )
         self.labels.check()
-        return list(merged.values())
+        if self.timed is None:
+            return list(merged.values())
+        self.timed.events.check()
+        kept = self.timed.events.attach(merged.values())
+        self.time_notes += self.timed.events.notes(len(merged), len(kept))
+        return kept
 
     def _is_inside(self, file: Path) -> bool:
         """Whether a file lies below the folder, whatever its path says and links lead to."""

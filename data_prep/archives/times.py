@@ -1,9 +1,9 @@
 """Times in tables: labels that hold for a part of a recording only.
 
-A label from 0.1 to 0.2 s is not a label of the whole recording. Until such labels become clips of
-their own, readers refuse them: `time_columns` finds the columns by the names that are in use
-(Raven, Audacity, BirdNET, Praat, BEANS, BirdSet, ...), their values decide. A column `start` that
-holds dates, or times that span each whole file, is no reason to refuse.
+A label from 0.1 to 0.2 s is not a label of the whole recording. `chorus prep folder` reads such
+labels as events (`annotations`); readers that do not refuse them. `time_columns` finds the columns
+by the names that are in use (Raven, Audacity, BirdNET, Praat, BEANS, BirdSet, ...), their values
+decide: a column `start` that holds dates, or times that span each whole file, are none.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from dawnchorus.data_prep.archives.cells import number_in
-from dawnchorus.data_prep.audio.decode import probe_duration_s
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording import Recording
 from dawnchorus.data_prep.table.recording_table import Rejected
@@ -113,6 +112,14 @@ def _plain(name: str) -> str:
     return "".join(c for c in decomposed if c.isascii() and c.isalnum())
 
 
+class TimesOfLabels(PrepError):
+    """A table gives times of labels: in columns, or as lists of events in the cells of one."""
+
+    def __init__(self, what: str, columns: TimeColumns, cells: str = "") -> None:
+        super().__init__(_refusal(what))
+        self.columns, self.cells = columns, cells
+
+
 @dataclass(frozen=True)
 class Span:
     """When a label begins and ends, in seconds as far as its column says the unit."""
@@ -191,6 +198,24 @@ def _scale(column: str) -> float:
     return 1.0
 
 
+def seconds_in(value: Any, column: str) -> float | None:
+    """Return the time in a cell, in seconds as far as its column says the unit; None: no time."""
+    return _time(value, column)[0]
+
+
+def unit_of(column: str) -> str:
+    """Return the unit that a column's name says ("ms", "samples", "frames", ...); '' for none."""
+    key = _plain(column)
+    for word in ("sample", "frame"):
+        if word in key:
+            return f"{word}s"
+    for pattern in (*_NAME.values(), _OFFSET, _POINT):
+        found = pattern.fullmatch(key)
+        if found:
+            return found["unit"] or ""
+    return ""
+
+
 def times_in_cells(row: Row) -> str:
     """Return the name of a column that lists events with times, as BEANS' `annotations` do."""
     for name, cell in row.items():
@@ -242,20 +267,6 @@ def unless_all_timed(
         )
 
 
-def header_length_s(path: Path) -> float:
-    """Return the length of a sound in seconds, by its header; 0 where no decoder can tell it."""
-    found = probe_duration_s(path)
-    if found > 0 or not path.is_file():
-        return found
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            return (container.duration or 0) / 1e6
-    except (av.error.FFmpegError, OSError, ValueError):
-        return 0.0
-
-
 def refuse_times(
     table: str,
     header: Sequence[str],
@@ -274,13 +285,16 @@ def refuse_times(
     """
     for number, row in rows:
         if name := times_in_cells(row):
-            raise PrepError(_refusal(f"{table}, row {number}: column {name!r} lists events."))
+            what = f"{table}, row {number}: column {name!r} lists events."
+            raise TimesOfLabels(what, TimeColumns(), name)
     left = list(header)
     while columns := time_columns(left):
         spans = [(number, row, span) for number, row in rows if (span := span_of(row, columns))]
+        if columns.start and spans and all(span.start is None for _, _, span in spans):
+            left.remove(columns.start)  # of dates
+            continue
         if spans and not all(span.are_years for _, _, span in spans):
             return _judge(table, columns, spans, file_of, length_of)
-        # Dates or words: other columns may hold the times.
         left = [name for name in left if name not in (columns.start, columns.end)]
     if pair := _unnamed_times(header, rows, file_of, length_of):
         raise PrepError(
@@ -322,17 +336,15 @@ def _judge(
             outside.append(number)
             continue
         lasts = f", which lasts {length_s:.3g} s" if length_s > 0 else ""
-        raise PrepError(
-            _refusal(
-                f"{table} gives times of labels in the {columns} (row {number}: {span}"
-                + (f" of {name}{lasts}" if name else "")
-                + ")."
-            )
+        raise TimesOfLabels(
+            f"{table} gives times of labels in the {columns} (row {number}: {span}"
+            + (f" of {name}{lasts}" if name else "")
+            + ").",
+            columns,
         )
     if outside and len(outside) < len(spans):
-        raise PrepError(
-            _refusal(f"{table}, row {outside[0]}: the {columns} give a time beyond the file's end.")
-        )
+        what = f"{table}, row {outside[0]}: the {columns} give a time beyond the file's end."
+        raise TimesOfLabels(what, columns)
     if outside:
         return [f"{columns}: no times within the files, so not used"]
     return [f"{columns}: each row spans its whole file, so the labels hold for it"]
@@ -382,7 +394,7 @@ def _unnamed_times(
 
 def _refusal(what: str) -> str:
     return (
-        f"{what} {NOT_SUPPORTED}. Cut the sounds to these times and list the pieces; or, where "
-        "the columns mean something else, `chorus prep folder --ignore-times` takes every label "
-        "for its whole file."
+        f"{what} Labels of parts of a recording need a begin and end: columns such as start and "
+        "end (or duration). Where the columns mean something else, `chorus prep folder "
+        "--ignore-times` takes every label for its whole file."
     )

@@ -299,3 +299,17 @@ _REWRITE = (
     "write it anew with its true length (`sox --ignore-length IN OUT.wav`, "
     "`ffmpeg -ignore_length 1 -i IN OUT.wav`)"
 )
+
+
+def header_length_s(path: Path) -> float:
+    """Return the length of a sound in seconds, by its header; 0 where no decoder can tell it."""
+    found = probe_duration_s(path)
+    if found > 0 or not path.is_file():
+        return found
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            return (container.duration or 0) / 1e6
+    except (av.error.FFmpegError, OSError, ValueError):
+        return 0.0

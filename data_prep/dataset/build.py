@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 
 from dawnchorus.data_prep.dataset.lengths import lengths_s
 from dawnchorus.data_prep.dataset.missing_shards import missing_message, missing_shards, summary_of
-from dawnchorus.data_prep.dataset.options import FREE_OPTIONS, BuildOptions, Part
+from dawnchorus.data_prep.dataset.options import BuildOptions, Part, settings_of
 from dawnchorus.data_prep.dataset.places import companion, published
 from dawnchorus.data_prep.dataset.plan import PLAN, Plan, ShardPlan, plan_shards, write_plan
 from dawnchorus.data_prep.dataset.row_store import RowStore, Scan, first_of_group, scan, shared_keys
@@ -42,6 +41,7 @@ from dawnchorus.data_prep.dataset.write_shard import ShardSummary, ShardTask, re
 from dawnchorus.data_prep.dataset.write_tables import write_tables
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.report.card import write_card
+from dawnchorus.data_prep.report.events import lost_words, negatives_words
 from dawnchorus.data_prep.table.recording import Recording
 from dawnchorus.trainer.files import write_whole
 from dawnchorus.trainer.progress import Progress
@@ -177,7 +177,7 @@ class _Builder:
             recordings = list(recordings)
         self.recordings, self.root, self.out, self.options = recordings, root, out, options
         self.progress = Progress()
-        self.settings = _settings(options, out)
+        self.settings = settings_of(options, out)
         identity = getattr(recordings, "identity", None)
         # This identifies the request without reading any row or file.
         self.request = identity and {**identity, "root": str(root.resolve())}
@@ -267,6 +267,7 @@ class _Builder:
             shared_R=shared_keys(found),
             size_R=np.frombuffer(found.size, np.int64),
             request=self.request,
+            strong=found.with_events > 0,
         )
 
     def _refuse_missing(self) -> None:
@@ -303,7 +304,7 @@ class _Builder:
             tasks.append(
                 ShardTask(
                     out=self.out, root=self.root, work=work, plan=plan.folder, shard=shard,
-                    options=self.options, fingerprint=plan.fingerprint,
+                    options=self.options, fingerprint=plan.fingerprint, strong=plan.strong,
                 )
             )  # fmt: skip
         if len(tasks) < len(shards):
@@ -332,6 +333,10 @@ def _finish(plan: Plan, out: Path, progress: Progress) -> dict[str, Any]:
         write_whole(out / path.name, path.read_bytes())
     stats = write_tables(plan, out)
     _name_copies(stats, out, progress)
+    if words := negatives_words(stats):
+        progress.say(f"negatives: {words}")
+    for line in lost_words(stats):
+        progress.say(f"too high: {line}; --sample-rate-hz keeps them")
     return stats
 
 
@@ -389,12 +394,3 @@ def _summary(stats: dict[str, Any]) -> str:
         f"{stats['clips']} clips of {stats['recordings']} recordings, {stats['hours']:.2f} h, "
         f"{stats['labels']} labels, {stats['shards']} shards{rejected}{silence}"
     )
-
-
-def _settings(options: BuildOptions, out: Path) -> dict[str, Any]:
-    """Return the options that decide what is in the dataset."""
-    settings = {k: v for k, v in asdict(options).items() if k not in FREE_OPTIONS}
-    settings["name"] = options.name or out.resolve().name
-    if not options.task:  # a dataset from before there were tasks is still the same
-        del settings["task"]
-    return settings

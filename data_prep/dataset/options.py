@@ -18,11 +18,17 @@ from dawnchorus.trainer.tasks import TASKS
 
 LABELS = "Labels and origin"
 AUDIO = "Audio and shards"
+EVENTS = "Events (recordings whose labels have times)"
 RUNNING = "Running"
 
 CODECS = ("flac", "wav")
 CHANNELS = ("mean", "first")
+CLIPS_AT = ("windows", "events")
+TIME_UNITS = {"": 1.0, "s": 1.0, "ms": 1e-3, "min": 60.0}
 # Options that do not change the dataset, so they may differ when a run is continued.
+EVENT_OPTIONS = (
+    "clip_s", "hop_s", "clips_at", "least_overlap", "least_overlap_s", "empty_share"
+)  # fmt: skip
 FREE_OPTIONS = ("jobs", "max_broken", "allow_broken")
 
 
@@ -62,6 +68,26 @@ class FolderOptions:
         "Take labels for their whole files although the table gives times (columns such as start "
         "and end): where these mean something else.",
     )
+    annotations: Path | None = _option(
+        None,
+        EVENTS,
+        "Tables of events: a file, or a folder of them. Raven selection tables, labels of Audacity "
+        "(with frequency lines), results of BirdNET, CSV, TSV, Parquet or JSON lines with start "
+        "and end. Without a table of recordings, all sound files of DIR are taken.",
+    )
+    event_label: str = _option("", EVENTS, "Label of every event, where no column has labels.")
+    min_confidence: float | None = _option(
+        None, EVENTS, "Events of a detector with less confidence than this are left out (0 to 1)."
+    )
+    time_unit: str = _option(
+        "", EVENTS, "Unit of times where their columns do not say it: s (the default), ms or min."
+    )
+    unannotated: str = _option(
+        "leave",
+        EVENTS,
+        "Recordings without any annotation: leave (out; whether anybody listened is not known), or "
+        "negative (nothing is heard in them).",
+    )
     allow_outside: bool = _option(
         False,
         LABELS,
@@ -98,6 +124,10 @@ class FolderOptions:
         """Raise PrepError that names every invalid value."""
         if self.make_folds < 0 or self.make_folds == 1:
             raise PrepError("make_folds must be 0 (none) or at least 2.")
+        if self.time_unit not in TIME_UNITS:
+            raise PrepError("time_unit must be s, ms or min.")
+        if self.unannotated not in ("leave", "negative"):
+            raise PrepError("unannotated must be leave or negative.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +150,35 @@ class BuildOptions:
     sample_rate_hz: int = _option(16000, AUDIO, "Sample rate of the stored clips.")
     max_piece_s: float = _option(
         60.0, AUDIO, "Longer recordings are stored in equal pieces of at most this many seconds."
+    )
+    clip_s: float = _option(
+        5.0, EVENTS, "Length of the clips of a recording with events, in seconds."
+    )
+    hop_s: float = _option(
+        0.0, EVENTS, "Seconds from one window to the next; 0: windows follow one another."
+    )
+    clips_at: str = _option(
+        "windows",
+        EVENTS,
+        "windows: all windows of a recording; events: a clip around each event, and the windows "
+        "without any.",
+    )
+    least_overlap: float = _option(
+        0.2,
+        EVENTS,
+        "A clip has the label of an event if they share at least this part of the shorter of the "
+        "two.",
+    )
+    least_overlap_s: float | None = _option(
+        None,
+        EVENTS,
+        "Instead of --least-overlap: if they share so many seconds, or all of the shorter.",
+    )
+    empty_share: float = _option(
+        1.0,
+        EVENTS,
+        "Share of the windows without any event that is kept as negatives, drawn at random; 0: "
+        "none.",
     )
     channels: str = _option(
         "mean",
@@ -202,6 +261,14 @@ class BuildOptions:
             "min_peak_dbfs must be -200 to 0": -200 <= self.min_peak_dbfs <= 0,
             "max_hours must be positive": self.max_hours > 0,
             "max_broken must be 0 to 1": 0 <= self.max_broken <= 1,
+            "clip_s must be above 0, hop_s at least 0": self.clip_s > 0 and self.hop_s >= 0,
+            f"clips_at must be one of {', '.join(CLIPS_AT)}": self.clips_at in CLIPS_AT,
+            "least_overlap and empty_share must be 0 to 1": (
+                0 <= self.least_overlap <= 1 and 0 <= self.empty_share <= 1
+            ),
+            "least_overlap_s must be above 0": (
+                self.least_overlap_s is None or self.least_overlap_s > 0
+            ),
             "jobs must not be negative": self.jobs >= 0,
             "trim_silence_s must be 0 (cut nothing) or at least 1": (
                 self.trim_silence_s == 0 or self.trim_silence_s >= 1
@@ -212,6 +279,27 @@ class BuildOptions:
         broken = [rule for rule, kept in rules.items() if not kept]
         if broken:
             raise PrepError("These options are not valid: " + "; ".join(broken) + ".")
+
+
+def settings_of(options: BuildOptions, out: Path) -> dict[str, Any]:
+    """Return the options that decide what is in the dataset.
+
+    Options that came later are left out where they have their default, so that a dataset from
+    before is still the same.
+    """
+    settings = {k: v for k, v in dataclasses.asdict(options).items() if k not in FREE_OPTIONS}
+    settings["name"] = options.name or out.resolve().name
+    defaults = {item.name: item.default for item in dataclasses.fields(options)}
+    for name in ("task", *EVENT_OPTIONS):
+        if settings[name] == defaults[name]:
+            del settings[name]
+    return settings
+
+
+def event_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rule from events to clips that `settings_of` stands for, with its defaults."""
+    defaults = {item.name: item.default for item in dataclasses.fields(BuildOptions)}
+    return {name: settings.get(name, defaults[name]) for name in EVENT_OPTIONS}
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,8 @@ class Plan:
     options: dict[str, Any]
     recordings: int
     shards: tuple[ShardPlan, ...]
+    strong: bool = False
+    """Whether recordings have events."""
     request: Mapping[str, Any] | None = None
     """The request that it was made for, as far as it can be compared without reading the table."""
     files: Mapping[str, str] = field(default_factory=dict)
@@ -134,6 +136,7 @@ def write_plan(
     shared_R: NDArray[np.bool_],
     size_R: NDArray[np.int64],
     request: Mapping[str, Any] | None = None,
+    strong: bool = False,
 ) -> None:
     """Put the plan and all rows into `work`, all at once.
 
@@ -155,6 +158,7 @@ def write_plan(
             "recordings": len(members_R),
             "shards": [list(asdict(shard).values()) for shard in shards],
             "request": request,
+            "strong": strong,
             "files": {
                 name: _sum(mine / name)
                 for name in (*(f"{name}.npy" for name in arrays), OFFSETS, CHECKSUMS, ROWS)

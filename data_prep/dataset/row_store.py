@@ -79,6 +79,8 @@ class Scan:
     """Digest of the file name's extension."""
     not_downloaded: int = 0
     """Recordings with an empty path."""
+    with_events: int = 0
+    """Recordings whose labels have times."""
     some_missing: list[str] = field(default_factory=list)
     """The first few paths without a file."""
 
@@ -197,6 +199,7 @@ def _noted(
             suffix = PurePosixPath(recording.path).suffix.lower()
             result.suffix.append(zlib.crc32(suffix.encode("utf-8", "replace")))
             result.not_downloaded += not recording.path
+            result.with_events += recording.events is not None
             if found < 0 and recording.path and len(result.some_missing) < _NAMED:
                 result.some_missing.append(recording.path)
         result.splits = list(numbers)

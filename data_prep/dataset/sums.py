@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dawnchorus.data_prep.dataset.event_clips import Counts
 from dawnchorus.data_prep.dataset.plan import Plan
 from dawnchorus.data_prep.dataset.row_store import hash64
 from dawnchorus.data_prep.dataset.work_folder import WORK
@@ -73,6 +74,8 @@ class Gathered:
     clips_per_label: Counter[str] = field(default_factory=Counter)
     folds: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
+    strong: Counts | None = None
+    """Of the recordings with events; None where there are none."""
     groups: int = 0
     recordists: int = 0
 
@@ -101,6 +104,7 @@ def gather(plan: Plan, out: Path) -> Gathered:
         samples: Counter[int] = Counter()
         for clip in result.clips:
             samples[clip["recording"]] += clip["samples"]
+            found.clips_per_label.update(clip.get("foreground", ()))  # of a recording with events
         for item in result.kept:
             number = item["recording"]
             found.kept_R[number] = True
@@ -110,8 +114,12 @@ def gather(plan: Plan, out: Path) -> Gathered:
                 column[number] = item[name]
             _add_to_ledger(found.ledger, item, samples[number])
             found.split_samples[split] += samples[number]
-            for name in item["foreground"]:
-                found.clips_per_label[name] += item["clips"]
+            if "strong" in item:
+                found.strong = found.strong or Counts()
+                found.strong.add(item["strong"])
+            else:
+                for name in item["foreground"]:
+                    found.clips_per_label[name] += item["clips"]
             if item["fold"] is not None:
                 found.folds[item["fold"]] += 1
             if item["recordist"]:

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dawnchorus.data_prep.audio.processes import each
+from dawnchorus.data_prep.dataset.places import finer_rows
 from dawnchorus.data_prep.dataset.verify_shard import ShardCheck, check_shard
 from dawnchorus.data_prep.dataset.verify_tables import Expected, check_tables, read_expected
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.report.describe import refuse_unfinished
+from dawnchorus.data_prep.report.events import negatives_words
 from dawnchorus.trainer.progress import Progress
+from dawnchorus.trainer.strong_labels import KEY
 
 if TYPE_CHECKING:
     from dawnchorus.trainer.progress import Bar
@@ -102,6 +105,9 @@ def verify_dataset(
     try:
         expected = read_expected(dataset, report)
         check_tables(dataset, expected, report)
+        _check_places(dataset, expected, report)
+        if expected.stats.get(KEY, {}).get("negatives") == 0:
+            report.warnings.append(f"negatives: {negatives_words(expected.stats)}")
         checks = _checks(dataset, expected, quick)
         progress = Progress()
         with progress.hours(max(expected.hours, 1e-9), "checking") as bar:
@@ -131,6 +137,7 @@ def _checks(dataset: Path, expected: Expected, quick: bool) -> Iterator[ShardChe
                       if 0 <= i < len(expected.licences)},
             sha256=expected.sums.get(shard, ""),
             places=expected.places,
+            rule=expected.rule,
             quick=quick,
         )  # fmt: skip
 
@@ -146,3 +153,14 @@ def _add(report: Report, check: ShardCheck, problems: Sequence[tuple[str, str]],
 
 def _check(check: ShardCheck) -> tuple[ShardCheck, list[tuple[str, str]]]:
     return check, check_shard(check)
+
+
+def _check_places(dataset: Path, expected: Expected, report: Report) -> None:
+    """Report recordings of which the table tells more than the card says."""
+    finer, example = finer_rows(dataset / "recordings.parquet", expected.places)
+    if finer:
+        report.add(
+            "recordings.parquet",
+            f"{finer:,} rows tell more than places={expected.places} of the card ({example}): "
+            "make the dataset again before anybody gets it",
+        )

@@ -11,14 +11,16 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dawnchorus.data_prep.audio.decoders import brief
 from dawnchorus.data_prep.audio.processes import decoding
 from dawnchorus.data_prep.dataset.places import finer_than
+from dawnchorus.data_prep.dataset.verify_events import check_events
 from dawnchorus.data_prep.errors import UnusableAudio
+from dawnchorus.trainer.strong_labels import OverlapRule
 
 _BUFFER = 1 << 20
 _CLOSE_S = 1e-6
@@ -48,6 +50,8 @@ class ShardCheck:
     sha256: str
     """Empty where none was recorded."""
     quick: bool
+    rule: OverlapRule = field(default_factory=OverlapRule)
+    """Which events count for a clip."""
     places: str = ""
     """How exactly the dataset's card says that it tells places and times."""
 
@@ -206,11 +210,13 @@ def _check_record(check: ShardCheck, row: Mapping[str, Any], data: bytes) -> Ite
         ]
         pairs += [(name, a, b) for name, a, b in times if abs(a - b) > _CLOSE_S]
         finer = finer_than(record, check.places)
-    except (ValueError, KeyError, TypeError, AttributeError) as err:
+        wrong = list(check_events(record, row, check.label_names, check.rule))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as err:
         yield f"its JSON is not a record of a clip ({type(err).__name__}: {err})"
         return
     if finer:
         yield f"its JSON tells more than places={check.places} of the card: {finer}"
+    yield from wrong
     for name, theirs, ours in pairs:
         if theirs != ours:
             yield f"{name} is {theirs!r} in its JSON and {ours!r} in the tables"

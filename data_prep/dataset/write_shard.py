@@ -8,7 +8,7 @@ import json
 import os
 import tarfile
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +22,8 @@ from dawnchorus.data_prep.audio.levels import NAMED_DB, check_levels, explain_lo
 from dawnchorus.data_prep.audio.pcm import FULL_SCALE, Pcm
 from dawnchorus.data_prep.audio.processes import decoding
 from dawnchorus.data_prep.audio.trim import sounding
+from dawnchorus.data_prep.dataset.clip_record import clip_record, index_facts
+from dawnchorus.data_prep.dataset.event_clips import Cut, event_cuts
 from dawnchorus.data_prep.dataset.plan import (
     ShardPlan,
     generator,
@@ -31,7 +33,6 @@ from dawnchorus.data_prep.dataset.plan import (
     spread,
 )
 from dawnchorus.data_prep.dataset.row_store import RowStore, file_size, hash64, key_stem
-from dawnchorus.data_prep.download.addresses import redact
 from dawnchorus.data_prep.errors import PrepError, UnusableAudio
 from dawnchorus.data_prep.table.recording import BACKGROUND, FOREGROUND, Recording
 from dawnchorus.trainer.files import whole_file
@@ -56,6 +57,8 @@ class ShardTask:
     options: BuildOptions
     fingerprint: str = ""
     """Fingerprint of the plan, which the result states."""
+    strong: bool = False
+    """Whether recordings of the dataset have events."""
 
 
 @dataclass(slots=True)
@@ -121,6 +124,8 @@ class _Piece(NamedTuple):
     spool_at: int
     size: int
     record_size: int
+    facts: dict[str, Any]
+    """`index_facts`."""
 
 
 def piece_bounds(samples: int, max_samples: int) -> list[int]:
@@ -155,7 +160,7 @@ def write_shard(task: ShardTask, advance: Callable[[float], None]) -> ShardSumma
                 pcm, original = _decode(recording, task)
                 with pcm:
                     _check(pcm, original, task.options)
-                    new, facts = _encode(pcm, number, recording, stem, task.options, spool)
+                    new, facts = _encode(pcm, number, recording, stem, task, spool)
             except UnusableAudio as err:
                 result.summary.rejected.append(
                     {"recording": number, "reason": err.reason, "detail": err.detail}
@@ -244,19 +249,17 @@ def _encode(
     number: int,
     recording: Recording,
     stem: str,
-    options: BuildOptions,
+    task: ShardTask,
     spool: IO[bytes],
 ) -> tuple[list[_Piece], dict[str, Any]]:
     """Cut a recording, encode its pieces into the spool; return them, and what was left out."""
+    options = task.options
     rate_hz = options.sample_rate_hz
-    stretches = sounding(pcm, options.trim_silence_s, options.trim_below_db)
-    spans: list[tuple[int, int]] = []
-    for first, last in stretches:
-        bounds = piece_bounds(last - first, int(options.max_piece_s * rate_hz))
-        spans += [(first + a, first + b) for a, b in pairwise(bounds)]
+    cuts, facts = _cuts(pcm, recording, options)
     group = hash64(recording.group_id)
     pieces = []
-    for place, (start, stop) in enumerate(spans):
+    for place, cut in enumerate(cuts):
+        start, stop = cut.start, cut.stop
         pcm_T = pcm.read(start, stop)
         # A stretch of digital silence (a paused recorder) contains nothing that the labels name.
         if not pcm_T.any():
@@ -265,28 +268,50 @@ def _encode(
         key = f"{stem}_{place:04d}"
         place_in_recording = {
             "piece": place,
-            "pieces": len(spans),
+            "pieces": len(cuts),
             "start_s": start / rate_hz,
             "duration_s": (stop - start) / rate_hz,
             "sample_rate_hz": rate_hz,
         }
-        record = clip_record(recording, key) | place_in_recording
+        record = clip_record(recording, key, cut, task.strong) | place_in_recording
         text = json.dumps(record, ensure_ascii=False).encode()
         at = spool.seek(0, os.SEEK_END)
         spool.write(data)
         spool.write(text)
-        labelled = bool(recording.labels)
         pieces.append(
-            _Piece(number, group, labelled, key, start, stop - start, at, len(data), len(text))
-        )
-    if not pieces:
+            _Piece(
+                number, group, bool(cut.labels and (cut.events or not task.strong)), key, start,
+                stop - start, at, len(data), len(text), index_facts(cut),
+            )
+        )  # fmt: skip
+    if not pieces and cuts:
         raise UnusableAudio("faint", "all of it rounds to zero in 16 bit: --peak-dbfs -1 keeps it")
-    return pieces, {
+    if not pieces:
+        raise UnusableAudio("no_clip", "no window has a certain label, none is kept as a negative")
+    if "strong" in facts:  # silent windows are left out
+        facts["strong"]["negatives"] = sum(not piece.facts["foreground"] for piece in pieces)
+    return pieces, facts | {
         "clips": len(pieces),
-        "silent_pieces": len(spans) - len(pieces),
-        "trimmed_s": round((pcm.samples - sum(b - a for a, b in stretches)) / rate_hz, 6),
+        "silent_pieces": len(cuts) - len(pieces),
         "gain_db": round(20 * float(np.log10(pcm.gain)), 3),
     }
+
+
+def _cuts(
+    pcm: Pcm, recording: Recording, options: BuildOptions
+) -> tuple[list[Cut], dict[str, Any]]:
+    """Return the parts of a recording that become clips, and facts about them."""
+    rate_hz = options.sample_rate_hz
+    if recording.events is not None:
+        found, counts = event_cuts(recording, pcm.samples, options)
+        return found, {"trimmed_s": 0.0, "strong": asdict(counts)}
+    stretches = sounding(pcm, options.trim_silence_s, options.trim_below_db)
+    cuts = []
+    for first, last in stretches:
+        bounds = piece_bounds(last - first, int(options.max_piece_s * rate_hz))
+        cuts += [Cut(first + a, first + b, recording.labels) for a, b in pairwise(bounds)]
+    left_out = pcm.samples - sum(b - a for a, b in stretches)
+    return cuts, {"trimmed_s": round(left_out / rate_hz, 6)}
 
 
 def encode(pcm_T: NDArray[np.int16], sample_rate_hz: int, codec: str) -> bytes:
@@ -341,6 +366,7 @@ def _write_tar(
                         "samples": piece.samples,
                         "start_s": piece.start / rate_hz,
                     }
+                    | piece.facts
                 )
     result.summary.sha256 = hashed.digest.hexdigest()
     result.summary.bytes = hashed.size
@@ -348,7 +374,7 @@ def _write_tar(
 
 
 def _labelled_first(pieces: list[_Piece]) -> list[_Piece]:
-    """Move one labelled piece to the front where the first has no labels.
+    """Move one labelled piece (with events, where there are any) to the front.
 
     `datasets` takes the types of all columns from the first members it sees, and an empty list
     tells it nothing about labels that come later.
@@ -366,35 +392,3 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
     info.mode = 0o644
     tar.addfile(info, io.BytesIO(data))
     return tar.offset - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-
-
-def clip_record(recording: Recording, key: str) -> dict[str, Any]:
-    """Return the content of a clip's JSON member.
-
-    Every value has one type throughout a dataset ("" where nothing is known, never null), because
-    readers that build a table guess the types from the first few clips.
-    """
-    return {
-        "key": key,
-        "id": recording.id,
-        "source": recording.source,
-        "source_id": recording.source_id,
-        "url": redact(recording.url),
-        "licence_url": recording.licence_url,
-        "attribution": recording.attribution,
-        "recordist": recording.recordist,
-        "labels": [
-            {part: getattr(label, part) for part in ("name", "rank", "role", "taxonomy")}
-            for label in sorted(recording.labels, key=lambda item: item.role != FOREGROUND)
-        ],
-        "quality": recording.quality,
-        "sound_type": recording.sound_type,
-        "datetime": recording.datetime,
-        "lat": "" if recording.lat is None else str(recording.lat),
-        "lon": "" if recording.lon is None else str(recording.lon),
-        "uncertainty_m": "" if recording.uncertainty_m is None else str(recording.uncertainty_m),
-        "country": recording.country,
-        "group_id": recording.group_id,
-        "split": recording.split,
-        "fold": recording.fold or "",
-    }

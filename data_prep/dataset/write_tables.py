@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from dawnchorus.data_prep.audio.levels import NAMED_DB
+from dawnchorus.data_prep.dataset.options import event_settings
 from dawnchorus.data_prep.dataset.places import EXACT, shown_path
 from dawnchorus.data_prep.dataset.plan import Plan
 from dawnchorus.data_prep.dataset.row_store import RowStore
@@ -28,6 +29,7 @@ from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.report.card import card
 from dawnchorus.data_prep.table.recording import Recording, label_ranks, recording_schema, to_row
 from dawnchorus.trainer.files import whole_file, write_whole
+from dawnchorus.trainer.strong_labels import KEY, OverlapRule
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,7 +66,7 @@ def write_tables(plan: Plan, out: Path) -> dict[str, Any]:
         "fingerprint": plan.fingerprint,
     }
     licences = _licences(found, licence_ids, settings["sample_rate_hz"])
-    write_whole(out / "labels.json", _labels_json(labels, settings.get("task")))
+    write_whole(out / "labels.json", _labels_json(labels, settings, found))
     write_whole(out / "licences.parquet", _parquet(licences))
     sums = [f"{s.sha256}  {s.shard}\n" for s in found.summaries if s.clips]
     write_whole(out / SHARD_SUMS, "".join(sums).encode())
@@ -146,6 +148,8 @@ def _write_recordings(
     from dawnchorus.data_prep.table.recording_table import rejected_schema
 
     schema = recording_schema()
+    if found.strong is None:
+        schema = schema.remove(schema.get_field_index("events"))
     for name, kind in (("clips", pa.int32()), ("silent_pieces", pa.int32()),
                        ("saturated", pa.float64()),
                        ("level_dbfs", pa.float64()), ("peak_dbfs", pa.float64()),
@@ -195,12 +199,21 @@ def _split_rows(
         yield recording
 
 
-def _labels_json(labels: dict[str, tuple[str, str]], task: str | None) -> bytes:
+def _labels_json(
+    labels: dict[str, tuple[str, str]], settings: Mapping[str, Any], found: Gathered
+) -> bytes:
     rows = [
         {"id": i, "name": name, "rank": rank, "taxonomy": taxonomy}
         for i, (name, (rank, taxonomy)) in enumerate(labels.items())
     ]
-    declared = {"task": task} if task else {}
+    task, strong = settings.get("task"), found.strong
+    if strong and strong.recordings == found.kept_R.sum():
+        # Where all recordings have events, a clip without a label is one without a sound.
+        task = task or "detection"
+    declared: dict[str, Any] = {"task": task} if task else {}
+    if strong is not None:
+        rule = event_settings(settings)
+        declared[KEY] = OverlapRule(rule["least_overlap"], rule["least_overlap_s"]).to_json()
     return _json({"version": 1, **declared, "labels": rows})
 
 
@@ -226,10 +239,20 @@ def _licences(found: Gathered, licence_ids: dict[LicenceKey, int], sample_rate_h
     )
 
 
-def index_schema() -> pa.Schema:
-    """Return the Arrow schema of `index.parquet`."""
+def index_schema(strong: bool = False) -> pa.Schema:
+    """Return the Arrow schema of `index.parquet`; `strong`: of a dataset with events.
+
+    Then three lists go in parallel: class, begin and end of every event in the foreground of which
+    a part lies in the clip, in seconds from the clip's start; null where the labels hold for the
+    whole clip.
+    """
     import pyarrow as pa
 
+    events = [
+        ("event_ids", pa.list_(pa.int32())),
+        ("event_start_s", pa.list_(pa.float64())),
+        ("event_end_s", pa.list_(pa.float64())),
+    ]
     return pa.schema(
         [
             ("key", pa.string()),
@@ -247,6 +270,7 @@ def index_schema() -> pa.Schema:
             ("group_id", pa.string()),
             ("fold", pa.string()),
             ("licence_id", pa.int32()),
+            *(events if strong else ()),
         ]
     )
 
@@ -260,7 +284,7 @@ def _write_index(
     licence_ids: dict[LicenceKey, int],
 ) -> None:
     """Write the rows of `index.parquet` in the order of the tars."""
-    index = _Rows(file, index_schema(), INDEX_ROWS)
+    index = _Rows(file, index_schema(plan.strong), INDEX_ROWS)
     for split, result in results(plan, out):
         shared = {
             "split": split,
@@ -280,8 +304,22 @@ def _write_index(
             for item in result.kept
         }
         for clip in result.clips:
-            index.add(shared | of_recording[clip["recording"]] | clip)
+            own = _own_labels(clip, label_ids)
+            index.add(shared | of_recording[clip["recording"]] | clip | own)
     index.close()
+
+
+def _own_labels(clip: Mapping[str, Any], label_ids: Mapping[str, int]) -> dict[str, Any]:
+    """Return the labels and events of a clip of a recording with events."""
+    if "events" not in clip:
+        return dict.fromkeys(("event_ids", "event_start_s", "event_end_s"))
+    return {
+        "label_ids": sorted(label_ids[name] for name in clip["foreground"]),
+        "background_ids": sorted(label_ids[name] for name in clip["background"]),
+        "event_ids": [label_ids[label] for label, _, _ in clip["events"]],
+        "event_start_s": [start_s for _, start_s, _ in clip["events"]],
+        "event_end_s": [end_s for _, _, end_s in clip["events"]],
+    }
 
 
 def _stats(
@@ -331,7 +369,20 @@ def _stats(
         "original_codecs": dict(sorted(zip(found.codecs, codecs, strict=True))),
         "original_sample_rates_hz": _counts(facts["sample_rate_hz"][kept]),
         "original_channels": _counts(facts["channels"][kept]),
+        **_strong_stats(found, settings),
     }
+
+
+def _strong_stats(found: Gathered, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the stats say of events and negatives; nothing where no recording has events."""
+    if found.strong is None:
+        return {}
+    counts = dataclasses.asdict(found.strong)
+    events = {
+        label: {"events": int(n), "seconds": round(seconds, 3), "above_nyquist": int(above)}
+        for label, (n, seconds, above) in sorted(counts["events"].items())
+    }
+    return {KEY: {"rule": event_settings(settings), **counts, "events": events}}
 
 
 def _counts(values: Any) -> dict[str, int]:

@@ -13,8 +13,10 @@ from dawnchorus.data_prep.dataset.same_audio import same_audio_words
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.report.citations import citation, source_name
 from dawnchorus.data_prep.report.credits import licence_name, permissions
+from dawnchorus.data_prep.report.events import event_section
 from dawnchorus.trainer.licences import read_licence
 from dawnchorus.trainer.markdown import link, plain
+from dawnchorus.trainer.strong_labels import KEY
 
 if TYPE_CHECKING:
     from dawnchorus.data_prep.report.gather import Facts, Share
@@ -43,7 +45,7 @@ def card(
     parts = [_front_matter(stats, licences), f"# {stats['name']}\n", _summary(stats)]
     if facts is not None:
         parts += [_sources(facts), _taxa(facts)]
-    parts += [_licence_table(licences), _label_table(stats)]
+    parts += [_licence_table(licences), _label_table(stats), event_section(stats)]
     if facts is not None:
         parts += [_selection(facts)]
     parts += [_limits(stats, facts), _loading(stats), _making(stats)]
@@ -187,10 +189,11 @@ def _limits(stats: Mapping[str, Any], facts: Facts | None) -> str:
             "* No background species are labelled: a label that is missing does not say that the "
             "animal is silent."
         )
-    lines.append(
-        "* Labels hold for a recording, not for a moment: a piece of a long one may lack the sound "
-        "that its label names."
-    )
+    if KEY not in stats:
+        lines.append(
+            "* Labels hold for a recording, not for a moment: a piece of a long one may lack the "
+            "sound that its label names."
+        )
     if stats["rejected"]:
         lines.append(f"* Recordings left out: {stats['rejected']:,}{_reasons(stats)}.")
     return "## Known limits\n\n" + "\n".join(lines) + "\n"

@@ -13,7 +13,9 @@ from dawnchorus.data_prep.dataset.same_audio import same_audio_words
 from dawnchorus.data_prep.dataset.work_folder import WORK
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.report.credits import licence_name
+from dawnchorus.data_prep.report.events import event_rows, negatives_words, rule_words
 from dawnchorus.trainer.sound_folders import what_to_do_with
+from dawnchorus.trainer.strong_labels import KEY
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,6 +126,8 @@ def show(facts: Mapping[str, Any], *, top: int = 20, console: Console | None = N
     _print(console, "Sources", ("archive", "recordings"), sources, top)
     counts = Counter(facts["clips_per_label"]).most_common()
     _print(console, "Labels", ("label", "clips"), [(n, f"{c:,}") for n, c in counts], top)
+    events = event_rows(facts)
+    _print(console, "Events", ("label", "events", "mean s", "too high"), events, top)
     rejected = [(name, f"{count:,}") for name, count in facts["rejected_reasons"].items()]
     _print(console, "Left out", ("reason", "recordings"), rejected, len(rejected))
 
@@ -150,8 +154,10 @@ def _summary(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("silence cut", f"{facts.get('trimmed_hours', 0):,.2f} h"),
         ("same audio twice", f"{same_audio_words(facts)} recordings"),
         ("weaker by 20 dB", f"{facts.get('weaker_recordings', 0):,} recordings"),
+        *([("negatives", negatives_words(facts)), ("clips of events", rule_words(facts))]
+          if KEY in facts else []),
         ("saturated", f"{facts['saturated_recordings']:,} recordings"),
-    ]
+    ]  # fmt: skip
 
 
 def _counts(counts: Mapping[str, int], unit: str = "", shown: int = 6) -> str:

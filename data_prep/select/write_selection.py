@@ -150,8 +150,14 @@ def _stream(
                     heard = tuple(label for label in heard if label.name in labels)
                 for role, name in {(label.role, label.name) for label in heard}:
                     used[role][name] += 1
+                events = recording.events
+                if events is not None and labels is not None:  # a dropped label: something unknown
+                    events = tuple(
+                        e if e.label in labels else dataclasses.replace(e, label="") for e in events
+                    )
                 yield dataclasses.replace(
-                    recording, path=audio[n], labels=heard, split=place.split, fold=place.fold,
+                    recording, events=events, path=audio[n], labels=heard,
+                    split=place.split, fold=place.fold,
                     group_id=place.group_id, duration_s=seconds[n],
                 )  # fmt: skip
             n += 1

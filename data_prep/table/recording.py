@@ -48,6 +48,22 @@ class Label:
     ids: tuple[tuple[str, str], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A stretch of a recording, in seconds from its start, in which something is heard."""
+
+    start_s: float
+    end_s: float
+    low_hz: float | None = None
+    """None where the annotation has no frequencies."""
+    high_hz: float | None = None
+    label: str = ""
+    """Name of one of the recording's labels; empty where the annotation names nothing."""
+    role: str = FOREGROUND
+    source: str = ""
+    """The annotation that it is from, such as the name of a selection table."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
     """One recording of an archive. Unknown text is the empty string.
@@ -57,6 +73,8 @@ class Recording:
     `sample_rate_hz`, `channels`, `codec` and `duration_s` describe the original file; a reader may
     leave them 0 or empty, the decoder fills them in. `uncertainty_m`: the true place lies within so
     many metres, where the archive says so (obscured and generalised places).
+    `events` says when the labels are heard: None where that is not known (labels hold for the whole
+    recording), () for an annotated recording in which nothing is heard.
     """
 
     id: str
@@ -83,6 +101,7 @@ class Recording:
     group_id: str = ""
     split: str = "train"
     fold: str | None = None
+    events: tuple[Event, ...] | None = None
 
     def __post_init__(self) -> None:
         # Tables, tars and credits are passed on, so passwords in addresses are removed.
@@ -115,6 +134,17 @@ def recording_schema() -> pa.Schema:
         ]
     )
     text = pa.string()
+    event = pa.struct(
+        [
+            ("start_s", pa.float64()),
+            ("end_s", pa.float64()),
+            ("low_hz", pa.float64()),
+            ("high_hz", pa.float64()),
+            ("label", text),
+            ("role", text),
+            ("source", text),
+        ]
+    )
     return pa.schema(
         [
             ("id", text),
@@ -141,6 +171,7 @@ def recording_schema() -> pa.Schema:
             ("group_id", text),
             ("split", text),
             ("fold", text),
+            ("events", pa.list_(event)),
         ]
     )
 
@@ -150,7 +181,7 @@ def to_row(recording: Recording) -> dict[str, Any]:
     row = {
         field.name: getattr(recording, field.name)
         for field in dataclasses.fields(recording)
-        if field.name not in ("labels", "audioset_mids")
+        if field.name not in ("labels", "audioset_mids", "events")
     }
     row["labels"] = [
         {
@@ -163,6 +194,8 @@ def to_row(recording: Recording) -> dict[str, Any]:
         for label in recording.labels
     ]
     row["audioset_mids"] = list(recording.audioset_mids)
+    events = recording.events
+    row["events"] = None if events is None else [dataclasses.asdict(event) for event in events]
     return row
 
 
@@ -177,6 +210,8 @@ def from_row(row: Mapping[str, Any]) -> Recording:
         if row.get(field.name) is not None
     }
     known["audioset_mids"] = tuple(row.get("audioset_mids") or ())
+    if row.get("events") is not None:
+        known["events"] = tuple(Event(**event) for event in row["events"])
     known["labels"] = tuple(
         Label(
             label["name"],
@@ -193,7 +228,10 @@ def from_row(row: Mapping[str, Any]) -> Recording:
 def canonical_json(recordings: Iterable[Recording]) -> Iterable[bytes]:
     """Yield one line of JSON per recording, the same for equal recordings (for fingerprints)."""
     for recording in recordings:
-        yield json.dumps(to_row(recording), sort_keys=True, ensure_ascii=False).encode() + b"\n"
+        row = to_row(recording)
+        if row["events"] is None:  # as before there were events
+            del row["events"]
+        yield json.dumps(row, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
 def validate(recordings: Sequence[Recording]) -> None:
@@ -231,6 +269,7 @@ def _field_problems(recordings: Sequence[Recording]) -> dict[str, list[str]]:
         f"label roles other than {ROLES}": where(
             lambda r: any(label.role not in ROLES for label in r.labels)
         ),
+        "events that end before they begin, or are not among the labels": where(_has_bad_events),
         "recordings without a group": where(lambda r: not r.group_id),
         "split names that are not letters, digits, '_' and '-'": where(
             lambda r: not _SPLIT_NAME.fullmatch(r.split)
@@ -239,6 +278,16 @@ def _field_problems(recordings: Sequence[Recording]) -> dict[str, list[str]]:
             lambda r: not (_within(r.lat, 90.0) and _within(r.lon, 180.0))
         ),
     }
+
+
+def _has_bad_events(recording: Recording) -> bool:
+    names = {label.name for label in recording.labels} | {""}
+    return any(
+        not 0 <= event.start_s <= event.end_s < math.inf
+        or event.label not in names
+        or event.role not in ROLES
+        for event in recording.events or ()
+    )
 
 
 def _within(value: float | None, limit: float) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dawnchorus.data_prep.dataset.work_folder import disk_errors
 from dawnchorus.data_prep.errors import PrepError
-from dawnchorus.data_prep.table.recording import BACKGROUND, FOREGROUND, Label, Recording
+from dawnchorus.data_prep.table.recording import BACKGROUND, FOREGROUND, Event, Label, Recording
 from dawnchorus.data_prep.table.recording_table import (
     REJECTED,
     SUMMARY,
@@ -276,7 +276,8 @@ def _rows(
             where = recording.path
             if where and root is not None and not Path(where).is_absolute():
                 where = str(root / where)
-            yield replace(recording, labels=labels, path=where)
+            events = _new_events(recording, ready)
+            yield replace(recording, labels=labels, path=where, events=events)
         yield from _rejected_before(path)
 
 
@@ -294,6 +295,23 @@ def _new_labels(
                 for made in ready[key][role]:
                     chosen.setdefault(made.name, made)
     return tuple(chosen.values())
+
+
+def _new_events(
+    recording: Recording, ready: dict[Given, dict[str, tuple[Label, ...]]]
+) -> tuple[Event, ...] | None:
+    """Return the events of a recording under the new names of their labels."""
+    if recording.events is None:
+        return None
+    given = {label.name: Given(label.name, label.rank, label.taxonomy, label.ids)
+             for label in recording.labels}  # fmt: skip
+    found: list[Event] = []
+    for event in recording.events:
+        made = ready[given[event.label]][event.role] if event.label else ()
+        # An event whose name is dropped is one of which nothing is known.
+        names = [label.name for label in made] or [""]
+        found += [replace(event, label=name) for name in names]
+    return tuple(found)
 
 
 def _rejected_before(path: Path) -> Iterator[Rejected]:

@@ -6,7 +6,8 @@ of an optimiser step.
 A batch is a dict:
     wav_BT        int16 [B, T], PCM; zeros behind a clip's end. Divide by 32768 on the device.
     length_B      int32 [B], samples of the clip itself; 0 in a padding row (validation)
-    labels_P2     int64 [P, 2], (row, class); no row is listed for a clip without labels
+    labels_P2     int64 [P, 2], (row, class); no row is listed for a clip without labels. Where
+                  labels have times, those of the window
     noise_BT      int16 [B, T]; only where the recipe has noise sources; rows without noise are zero
     snr_db_B      float32 [B], infinite for a row without noise
     position_B    int64 [B], in the training stream or the validation list; -1 in a padding row

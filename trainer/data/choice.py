@@ -1,7 +1,7 @@
 """Chooses rows of a dataset's index and reads them into arrays.
 
 Shape legend: N clips, M rows of one piece of the index file, Q their label entries, P label entries
-of the chosen clips.
+and E events of the chosen clips.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ IntArray = npt.NDArray[np.int64]
 CODECS = ("flac", "wav")
 _NUMBERS = ("offset", "size", "samples", "sample_rate_hz")
 _COLUMNS = ("split", "shard", "codec", "fold", "label_ids", *_NUMBERS)
+_EVENTS = ("event_ids", "event_start_s", "event_end_s")
+"""Columns of datasets whose labels have times; see docs/data.md."""
 REBUILD_HINT = f"restore the files from a good copy, or {PREPARE_AGAIN}"
 
 
@@ -42,6 +44,15 @@ class ClipColumns:
     """Labels of clip i are `label_P[label_start_N1[i] : label_start_N1[i + 1]]`."""
     label_P: npt.NDArray[np.int32]
     """Foreground class ids, numbered as in `labels`."""
+    strong_N: npt.NDArray[np.bool_] | None = None
+    """Whether the labels of each clip have times; None: those of none."""
+    event_start_N1: IntArray | None = None
+    """Events of clip i are `event_E[event_start_N1[i] : event_start_N1[i + 1]]`."""
+    event_E: npt.NDArray[np.int32] | None = None
+    """Their classes."""
+    begin_E: npt.NDArray[np.float64] | None = None
+    """Their begins in seconds from the clip's start; an event may begin before it."""
+    end_E: npt.NDArray[np.float64] | None = None
 
 
 @dataclass
@@ -70,7 +81,15 @@ class Choice:
         joined = {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
         start_N1 = np.zeros(len(joined["row"]) + 1, dtype=np.int64)
         np.cumsum(joined["labels_of"], out=start_N1[1:])
+        events: dict[str, Any] = {}
+        if "event" in joined:
+            first_N1 = np.zeros(len(joined["row"]) + 1, dtype=np.int64)
+            np.cumsum(joined["events_of"], out=first_N1[1:])
+            events = {"strong_N": joined["strong"], "event_start_N1": first_N1,
+                      "event_E": joined["event"], "begin_E": joined["begin"],
+                      "end_E": joined["end"]}  # fmt: skip
         return ClipColumns(
+            **events,
             row_N=joined["row"],
             shard_N=joined["shard"],
             codec_N=joined["codec"],
@@ -96,7 +115,8 @@ class Choice:
                 f"or its preparation did not finish; run `chorus prep` on the sound first"
             )
         try:
-            missing = sorted({*_COLUMNS, "key"} - set(pq.read_schema(path).names))
+            names = set(pq.read_schema(path).names)
+            missing = sorted({*_COLUMNS, "key"} - names)
             if missing:
                 raise DataError(f"{path} lacks the columns {missing}: {REBUILD_HINT}")
             # Text columns are read as dictionary codes, not as a string per row. No threads are
@@ -104,7 +124,8 @@ class Choice:
             text = ["split", "shard", "codec", "fold"]
             with pq.ParquetFile(path, read_dictionary=text, pre_buffer=False) as file:
                 first = 0
-                for batch in file.iter_batches(1 << 16, columns=list(_COLUMNS), use_threads=False):
+                columns = [*_COLUMNS, *(_EVENTS if names >= set(_EVENTS) else ())]
+                for batch in file.iter_batches(1 << 16, columns=columns, use_threads=False):
                     yield batch, first
                     first += batch.num_rows
         except (pa.ArrowException, OSError) as error:
@@ -147,6 +168,7 @@ class Choice:
             **{n: numbers[n][keep_M].astype(np.int64) for n in ("offset", "size", "samples")},
             "labels_of": count_M[keep_M].astype(np.int64),
             "label": label_Q[np.repeat(keep_M, count_M)].astype(np.int32),
+            **_events(batch, keep_M),
         }
 
     def _check_names(self) -> None:
@@ -161,6 +183,27 @@ class Choice:
                     f"{self.folder.location} has no {what} {_listed(unknown)}; it has "
                     f"{_listed(sorted(seen))}"
                 )
+
+
+def _events(batch: Any, keep_M: npt.NDArray[np.bool_]) -> dict[str, npt.NDArray[Any]]:
+    """The events of the chosen rows of one piece; nothing for a dataset without such columns."""
+    if "event_ids" not in batch.schema.names:
+        return {}
+    ids = batch.column("event_ids")
+    count_M = ids.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    keep_Q = np.repeat(keep_M, count_M)
+
+    def values(name: str, kind: type) -> npt.NDArray[Any]:
+        column = batch.column(name).flatten().to_numpy(zero_copy_only=False)
+        return np.asarray(column[keep_Q].astype(kind))
+
+    return {
+        "strong": ids.is_valid().to_numpy(zero_copy_only=False)[keep_M],
+        "events_of": count_M[keep_M].astype(np.int64),
+        "event": values("event_ids", np.int32),
+        "begin": values("event_start_s", np.float64),
+        "end": values("event_end_s", np.float64),
+    }
 
 
 def _codes(column: Any) -> tuple[npt.NDArray[np.int64], list[str]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from dawnchorus.trainer.data.config import RemoteConfig
 from dawnchorus.trainer.data.remote import Version
 from dawnchorus.trainer.data.storage import DatasetFolder, open_folder
 from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.strong_labels import KEY, OverlapRule
 from dawnchorus.trainer.tasks import TASKS, DeclaredTask
 
 _TAR_BLOCK = 512
@@ -37,6 +38,8 @@ class LabelSpace:
     """Class names; the id of a class is its place in this list."""
     task: DeclaredTask | None = None
     """The task that the dataset declares for its labels; None if it declares none."""
+    overlap: OverlapRule = field(default=OverlapRule(), compare=False)
+    """Which events count for a window, where labels have times."""
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -58,6 +61,7 @@ class LabelSpace:
         try:
             whole = json.loads(path.read_text(encoding="utf-8"))
             labels, task = whole["labels"], whole.get("task")
+            overlap = OverlapRule.from_json(whole[KEY]) if KEY in whole else OverlapRule()
             names = {int(label["id"]): str(label["name"]) for label in labels}
         except FileNotFoundError:
             raise DataError(f"{path} is missing: {REBUILD_HINT}") from None
@@ -69,7 +73,7 @@ class LabelSpace:
             raise DataError(
                 f"{path}: task is {task!r}; it can be {', '.join(TASKS)}, or be left out"
             )
-        return cls(tuple(names[i] for i in range(len(names))), task)
+        return cls(tuple(names[i] for i in range(len(names))), task, overlap)
 
     @classmethod
     def union(cls, spaces: Sequence[LabelSpace]) -> LabelSpace:
@@ -137,6 +141,7 @@ class ShardIndex(ClipColumns):
         choice = Choice(folder, splits, folds, tuple(exclude_folds))
         table = choice.read()
         labels = LabelSpace.read(folder.root / "labels.json")
+        _check_events(folder.location, table, len(labels))
         if table.label_P.size and not 0 <= table.label_P.min() <= table.label_P.max() < len(labels):
             raise DataError(
                 f"{folder.location}/index.parquet has label id {table.label_P.max()}, but "
@@ -204,13 +209,45 @@ class ShardIndex(ClipColumns):
             self.folder.version(shard),
         )
 
-    def label_ids(self, clip: int) -> npt.NDArray[np.int32]:
-        """Foreground classes of a clip, numbered as in `labels`."""
-        return self.label_P[self.label_start_N1[clip] : self.label_start_N1[clip + 1]]
+    def label_ids(
+        self, clip: int, start: int = 0, samples: int | None = None
+    ) -> npt.NDArray[np.int32]:
+        """Foreground classes of a clip, numbered as in `labels`.
+
+        Where labels have times, those of the events that count for a window of the clip: by
+        default the whole clip, else `samples` samples from `start` on, as far as the clip goes.
+        """
+        if self.strong_N is None or samples is None or not self.strong_N[clip]:
+            return self.label_P[self.label_start_N1[clip] : self.label_start_N1[clip + 1]]
+        event_E, begin_E, end_E = self.events(clip)
+        rate, last = self.sample_rate_hz, min(start + samples, int(self.samples_N[clip]))
+        counts_E = self.labels.overlap.counts(begin_E, end_E, start / rate, last / rate)
+        return np.unique(event_E[counts_E])
+
+    def events(
+        self, clip: int
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Class, begin and end of the events in a clip, in seconds from its start; they may begin
+        before it and end behind it. Empty where the labels hold for the whole clip.
+        """
+        if (
+            self.event_start_N1 is None or self.event_E is None
+            or self.begin_E is None or self.end_E is None
+        ):  # fmt: skip
+            none_E = np.empty(0, np.float64)
+            return np.empty(0, np.int32), none_E, none_E
+        here = slice(int(self.event_start_N1[clip]), int(self.event_start_N1[clip + 1]))
+        return self.event_E[here], self.begin_E[here], self.end_E[here]
 
     def label_counts(self) -> IntArray:
-        """Clips per class of `labels` (a clip that names a class twice counts twice)."""
-        return np.bincount(self.label_P, minlength=len(self.labels)).astype(np.int64)
+        """Clips per class of `labels` (a clip that names a class twice counts twice).
+
+        A class that only windows of clips can have counts once.
+        """
+        counts_C = np.bincount(self.label_P, minlength=len(self.labels)).astype(np.int64)
+        if self.event_E is not None:
+            counts_C[self.event_E] = np.maximum(counts_C[self.event_E], 1)
+        return counts_C
 
     def key(self, clip: int) -> str:
         """Name of a clip. Each call reads a row group of the file, so do not use it in loops."""
@@ -259,6 +296,16 @@ class ShardIndex(ClipColumns):
                     f"{blocks + 2 * _TAR_BLOCK}, in whole blocks of {_TAR_BLOCK}. It was truncated "
                     f"or is not the one that was indexed: {REBUILD_HINT}"
                 )
+
+
+def _check_events(location: str, table: ClipColumns, labels: int) -> None:
+    """Raise DataError where events do not fit the label space, or have impossible times."""
+    event_E, begin_E, end_E = table.event_E, table.begin_E, table.end_E
+    if event_E is None or begin_E is None or end_E is None or not event_E.size:
+        return
+    fit = len(event_E) == len(begin_E) == len(end_E) and 0 <= event_E.min() <= event_E.max()
+    if not fit or event_E.max() >= labels or not bool(np.all(begin_E <= end_E)):
+        raise DataError(f"{location}/index.parquet has events that cannot be: {REBUILD_HINT}")
 
 
 def _below(shard: str) -> bool:

@@ -21,7 +21,6 @@ from dawnchorus.trainer.data.batches import (
     PositionBatches,
     Rows,
     broken_entry,
-    broken_name,
     make_loader,
 )
 from dawnchorus.trainer.data.config import DataConfig, RemoteConfig
@@ -61,11 +60,17 @@ class _Stream(BatchDataset):
         """Fetch those clips that lie in an object store, all at once rather than one by one."""
         self._reader.prepare(index.member(clip) for index, clip in clips if index.remote)
 
-    def _read(self, index: ShardIndex, clip: int, u: float, out_T: npt.NDArray[np.int16]) -> int:
-        """Decode a window; its start is the fraction `u` of all possible starts in the clip."""
+    def _read(
+        self, index: ShardIndex, clip: int, u: float, out_T: npt.NDArray[np.int16]
+    ) -> tuple[int, int]:
+        """Decode a window; its start is the fraction `u` of all possible starts in the clip.
+
+        Returns:
+            Number of valid samples, and the window's first sample.
+        """
         member = index.member(clip)
-        room = max(0, member.samples - len(out_T))
-        return self._reader.read_window(member, int(u * (room + 1)), out_T)
+        start = int(u * (max(0, member.samples - len(out_T)) + 1))
+        return self._reader.read_window(member, start, out_T), start
 
 
 class TrainStream(_Stream):
@@ -153,10 +158,11 @@ class TrainStream(_Stream):
         for row, draw in enumerate(draws):
             if self._any_remote and row % _AHEAD == 0:
                 self._prepare(self._clips(draws[row : row + _AHEAD]))
-            used = self._fill(rows, draw, rows.wav_BT[row], noise=False)
-            rows.length_B[row], (rows.source_B[row], rows.clip_B[row]) = used[0], used[1]
+            length, start, source, clip = self._fill(rows, draw, rows.wav_BT[row], noise=False)
+            rows.length_B[row], rows.source_B[row], rows.clip_B[row] = length, source, clip
             rows.position_B[row] = draw.position
-            rows.add_labels(row, self.sources[used[1][0]].label_ids(used[1][1]))
+            classes = self.sources[source].label_ids(clip, start, self.window_samples)
+            rows.add_labels(row, classes)
             if rows.noise_BT is None:
                 continue
             if draw.noisy:
@@ -180,11 +186,11 @@ class TrainStream(_Stream):
 
     def _fill(
         self, rows: Rows, draw: Draw, out_T: npt.NDArray[np.int16], *, noise: bool
-    ) -> tuple[int, tuple[int, int]]:
+    ) -> tuple[int, int, int, int]:
         """Decode the clip (or noise) of a draw; if it is broken, that of a following position.
 
         Returns:
-            Number of valid samples, and the (source, clip) that was used.
+            Number of valid samples, first sample of the window, source and clip that were used.
         """
         for position in range(draw.position, draw.position + _MAX_REPLACEMENTS):
             if position > draw.position:
@@ -193,8 +199,8 @@ class TrainStream(_Stream):
             index = self.noise[source] if noise else self.sources[source].index
             try:
                 if noise:
-                    return self._read_noise(index, clip, draw.noise_u, out_T), (source, clip)
-                return self._read(index, clip, draw.window_u, out_T), (source, clip)
+                    return self._read_noise(index, clip, draw.noise_u, out_T), 0, source, clip
+                return *self._read(index, clip, draw.window_u, out_T), source, clip
             except BrokenClip as error:
                 rows.broken.append(broken_entry(index.describe(clip), error))
         named = "\n  ".join(rows.broken[-3:])
@@ -209,7 +215,7 @@ class TrainStream(_Stream):
         """Read a random window of a noise clip; a short clip is repeated from a random point on."""
         samples = int(index.samples_N[clip])
         if samples >= len(out_T):
-            return self._read(index, clip, u, out_T)
+            return self._read(index, clip, u, out_T)[0]
         whole_T = np.empty(samples, dtype=np.int16)
         self._read(index, clip, 0.0, whole_T)
         out_T[:] = np.resize(np.roll(whole_T, -int(u * samples)), len(out_T))
@@ -288,13 +294,13 @@ class ValidStream(_Stream):
                 ahead = chosen[place : place + _AHEAD]
                 self._prepare((self.sources[n].index, c) for _, n, c in ahead)
             try:
-                rows.length_B[row] = self._read(source.index, clip, 0.0, rows.wav_BT[row])
+                rows.length_B[row], _ = self._read(source.index, clip, 0.0, rows.wav_BT[row])
             except BrokenClip as error:
                 rows.broken.append(broken_entry(source.index.describe(clip), error))
                 continue
             rows.position_B[row] = position
             rows.source_B[row], rows.clip_B[row] = number, clip
-            rows.add_labels(row, source.label_ids(clip))
+            rows.add_labels(row, source.label_ids(clip, 0, self.window_samples))
             row += 1
         rows.wav_BT[row:] = 0
         return rows.batch()
@@ -354,46 +360,3 @@ def valid_loader(
         return None
     batches = PositionBatches(0, micro_batch, rank, world_size, total=len(valid))
     return make_loader(valid, batches, workers, 2, pin_memory)
-
-
-class BrokenLedger:
-    """Counts the distinct broken clips of a run, and ends the run when there are too many.
-
-    Args:
-        stream: the training clips; their number is the whole.
-        max_broken: the share of them that may be broken.
-    """
-
-    def __init__(self, stream: TrainStream, max_broken: float | None = None) -> None:
-        self.clips = stream.clips
-        self.max_broken = stream.config.max_broken if max_broken is None else max_broken
-        self.seen: dict[str, str] = {}
-        """Entry (name and reason) of each broken clip, by its name."""
-
-    def add(self, entries: Iterable[str]) -> list[str]:
-        """Count broken clips (`broken` of a batch); returns those that were not counted yet."""
-        fresh = {broken_name(entry): entry for entry in entries}
-        fresh = {name: entry for name, entry in fresh.items() if name not in self.seen}
-        self.seen.update(fresh)
-        return list(fresh.values())
-
-    def too_many(self) -> bool:
-        """Whether the run must stop: more than the allowed share, and at least two clips."""
-        return len(self.seen) >= 2 and len(self.seen) > self.max_broken * self.clips
-
-    def check(self) -> None:
-        """Stop the run if too many clips are broken.
-
-        Raises:
-            DataError: too many broken clips; the message names them.
-        """
-        if not self.too_many():
-            return
-        named = list(self.seen.values())
-        listed = "".join(f"\n  {name}" for name in named[:10])
-        more = f"\n  and {len(named) - 10} more" if len(named) > 10 else ""
-        raise DataError(
-            f"{len(named)} of {self.clips} clips cannot be decoded, more than data.max_broken="
-            f"{self.max_broken:g} allows:{listed}{more}\n"
-            f"Restore the shards from a good copy, raise data.max_broken, or {PREPARE_AGAIN}"
-        )

@@ -26,9 +26,17 @@ class Source:
     drawn_clips: npt.NDArray[np.int32] | None = None
     """The clips of one epoch, where some are drawn more than once; None: each once."""
 
-    def label_ids(self, clip: int) -> npt.NDArray[np.int32]:
-        """Classes of a clip in the run's label space, without repetition."""
-        classes = self.label_map[self.index.label_ids(clip)]
+    def label_ids(
+        self, clip: int, start: int = 0, samples: int | None = None
+    ) -> npt.NDArray[np.int32]:
+        """Classes of a clip (or of a window of it) in the run's label space, without repetition.
+
+        Args:
+            clip: its number in the index.
+            start: first sample of the window.
+            samples: of the window; None: the whole clip.
+        """
+        classes = self.label_map[self.index.label_ids(clip, start, samples)]
         return classes if len(classes) < 2 else np.unique(classes)
 
 

@@ -19,7 +19,8 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from dawnchorus.trainer.allocation import keep_freed_memory
 from dawnchorus.trainer.checkpoints.checkpoint import AtomicCheckpointIO, CheckpointFolder
-from dawnchorus.trainer.data.module import BrokenLedger, TrainStream, train_loader, valid_loader
+from dawnchorus.trainer.data.broken import BrokenLedger
+from dawnchorus.trainer.data.module import TrainStream, train_loader, valid_loader
 from dawnchorus.trainer.errors import DataError, Interrupted, Preempted, RecipeError
 from dawnchorus.trainer.public import public_recipe
 from dawnchorus.trainer.registry import LOGGERS

@@ -201,6 +201,25 @@ def test_datasets_reads_a_mixture_of_labelled_and_not(
     assert sorted({item["json"]["lat"] for item in loaded}) == ["", "52.5"]
 
 
+def test_others_read_clips_with_events(
+    make_folder: Callable, make_rows: Callable, tmp_path: Path
+) -> None:
+    """Clips with events, negatives, and clips whose labels hold for all of them."""
+    import webdataset
+
+    make_folder(tmp_path / "long", make_rows(3, ["wav"]), seconds=20.0)
+    names = [row["filename"] for row in make_rows(3, ["wav"])]
+    (tmp_path / "ann.csv").write_text(f"file,start,end,label\n{names[0]},1,2,x\n{names[1]},,,\n")
+    prepare_folder(tmp_path / "long", tmp_path / "out", jobs=1, annotations=tmp_path / "ann.csv")
+    tars = sorted(tmp_path.glob("out/train/*.tar"))
+    loaded = load_with_datasets(tars, tmp_path / "cache")
+    assert sorted(len(item["json"]["events"]) for item in loaded) == [0] * 7 + [1]
+    (event,) = next(item["json"]["events"] for item in loaded if item["json"]["events"])
+    assert (event["start_s"], event["end_s"], event["label"]) == (1.0, 2.0, "x")
+    found = webdataset.WebDataset([str(tar) for tar in tars], shardshuffle=False)
+    assert len(list(found)) == 8
+
+
 def test_pieces_cover_long_recordings(
     make_folder: Callable, make_rows: Callable, tmp_path: Path
 ) -> None:

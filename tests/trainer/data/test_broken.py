@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from dawnchorus.trainer.data.batches import broken_name
+from dawnchorus.trainer.data.broken import BrokenLedger
 from dawnchorus.trainer.data.config import DataConfig
-from dawnchorus.trainer.data.module import BrokenLedger, TrainStream, train_loader, valid_loader
+from dawnchorus.trainer.data.module import TrainStream, train_loader, valid_loader
 from dawnchorus.trainer.errors import DataError
 
 
