@@ -5,7 +5,7 @@ A recipe names things and the registries find them; no YAML key holds an import 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,8 @@ from pydantic import (
     AfterValidator,
     ConfigDict,
     Field,
+    TypeAdapter,
+    ValidationError,
 )
 from pydantic import model_validator as _model_validator
 
@@ -244,6 +246,12 @@ class Recipe(Recorded):
         return metric, self.objective.metrics.get(metric, "max")
 
     @property
+    def earlier(self) -> dict[str, str]:
+        """Runs and files whose weights it starts from or listens to: key -> path."""
+        start = {} if self.init_from is None else {"init_from": self.init_from}
+        return start | {f"objective.{key}": path for key, path in self.objective.reads.items()}
+
+    @property
     def folder(self) -> Path:
         """The run folder."""
         return Path(self.runs) / self.name
@@ -286,6 +294,20 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     loaded: Recipe = load(TRAIN, recipe, overrides)
     return loaded
+
+
+def earlier_weights(recorded: Mapping[str, Any]) -> dict[str, str]:
+    """`Recipe.earlier` of a recipe that a run or a checkpoint has recorded.
+
+    Of an objective that is not known here (any more), only `init_from` is.
+    """
+    start = recorded.get("init_from")
+    found = {"init_from": str(start)} if start else {}
+    try:
+        objective = TypeAdapter(OBJECTIVES.union()).validate_python(recorded.get("objective"))
+    except ValidationError:
+        return found
+    return found | {f"objective.{key}": path for key, path in objective.reads.items()}
 
 
 def rebuild() -> None:

@@ -52,10 +52,7 @@ def missing_inputs(
             "data.train: no clip of these datasets has a label, and objective "
             f"{recipe.objective.name} learns from labels"
         )
-    earlier = {f"objective.{key}": path for key, path in recipe.objective.reads.items()}
-    if recipe.init_from is not None:
-        earlier["init_from"] = recipe.init_from
-    for key, path in earlier.items():
+    for key, path in recipe.earlier.items():
         if key not in later and not Path(path).exists():
             problems.append(f"{key}: {path} does not exist")
     return problems

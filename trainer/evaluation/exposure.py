@@ -15,6 +15,7 @@ import yaml
 from dawnchorus.trainer.data.config import RemoteConfig
 from dawnchorus.trainer.data.storage import open_folder
 from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.recipe import earlier_weights
 from dawnchorus.trainer.registry import needs_labels
 from dawnchorus.trainer.training.recorded_paths import recorded_path
 
@@ -28,8 +29,8 @@ def exposure(
 ) -> dict[str, Any]:
     """Count tested recordings that the model's training sources hold, stage by stage.
 
-    Follows `init_from` to the run folders of earlier stages. Recordings are compared by id, so
-    the same archive prepared twice is recognised.
+    Follows `init_from`, teachers and tokenizers to the run folders of earlier stages. Recordings
+    are compared by id, so the same archive prepared twice is recognised.
 
     Args:
         recipe: the resolved recipe of the checkpoint; None if the file carries none.
@@ -45,10 +46,9 @@ def exposure(
     seen: dict[bool, set[str]] = {True: set(), False: set()}
     sources: list[dict[str, Any]] = []
     missing: list[str] = [] if recipe is not None else ["the file carries no recipe"]
-    stage = recipe
-    for _ in range(_MOST_STAGES):
-        if stage is None:
-            break
+    stages = [] if recipe is None else [(recipe, run)]
+    # It grows while it is gone through.
+    for stage, run in stages:
         labelled = needs_labels(_section(stage, "objective").get("name"))
         for name, source in _section(_section(stage, "data"), "train").items():
             held = _recordings(source, run)
@@ -61,10 +61,12 @@ def exposure(
                 {"stage": stage.get("name"), "source": name, "labelled": labelled,
                  "tested_recordings": len(both)}
             )  # fmt: skip
-        earlier = stage.get("init_from")
-        stage, run = _earlier_recipe(earlier, run)
-        if earlier and stage is None:
-            missing.append(f"init_from {earlier}")
+        for key, path in earlier_weights(stage).items():
+            before, folder = _earlier_recipe(path, run)
+            if before is None:
+                missing.append(f"{key} {path}")
+            elif len(stages) < _MOST_STAGES and (before, folder) not in stages:
+                stages.append((before, folder))
     return {
         "known": not missing,
         "labelled": len(seen[True]),
@@ -110,13 +112,11 @@ def _recordings(source: Mapping[str, Any], run: Path | None) -> set[str] | None:
     return set(ids["recording_id"].to_list())
 
 
-def _earlier_recipe(path: object, run: Path | None) -> tuple[dict[str, Any] | None, Path | None]:
-    """Find the run folder of `init_from`, which names the folder or one of its checkpoints.
+def _earlier_recipe(path: str, run: Path | None) -> tuple[dict[str, Any] | None, Path | None]:
+    """Find the run folder of earlier weights: `path` names it or one of its checkpoints.
 
     Returns its recipe and the folder.
     """
-    if not path:
-        return None, None
     # The checkpoint itself may be deleted: only its run folder is needed.
     for place in (Path(str(path)), Path(str(path)).parent.parent):
         folder = recorded_path(str(place), run)

@@ -1,13 +1,14 @@
 """The origin of weights: every training stage behind them, its sound, and the recordists.
 
 A post-trained model also owes credit for the sound of its pre-training. So the stages are followed
-back through `init_from`, and an exported folder carries its whole history in `data.json`.
+back through `init_from` and through what an objective listens to (a teacher, a tokenizer), and an
+exported folder carries its whole history in `data.json`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,12 +137,22 @@ def _without_path(source: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def lineage(path: str | Path) -> list[dict[str, Any]]:
-    """The stages behind `init_from` as plain values, for `data.json` ("earlier") of a new run.
+def lineage(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
+    """The stages behind earlier weights as plain values, for `data.json` ("earlier") of a new run.
 
-    Written down when the run starts, so that the credits survive the earlier run's deletion.
+    Written down when the run starts, so that the credits survive the earlier runs' deletion.
+
+    Args:
+        paths: weights that the run starts from, and models that its objective listens to.
     """
-    return [stage.to_dict() for stage in stages_of(path)]
+    stages: list[Stage] = []
+    for path in paths:
+        try:
+            stages += stages_of(path)
+        except CheckpointError:  # a tokenizer of other people is no model
+            stages.append(Stage(name_of(str(path)), "weights from elsewhere"))
+    plain = [stage.to_dict() for stage in stages]
+    return [stage for i, stage in enumerate(plain) if stage not in plain[:i]]
 
 
 def to_json(stages: Sequence[Stage]) -> str:

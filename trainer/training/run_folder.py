@@ -188,9 +188,9 @@ def write_folder(recipe: Recipe, stream: TrainStream) -> Overlap:
     )
     if overlap.clips:
         data["validation"] = {"clips": overlap.clips, "trained_on": overlap.trained_on}
-    if recipe.init_from is not None:
-        # The card names the data of the starting weights, even if that run has been deleted.
-        data["earlier"] = lineage(recipe.init_from)
+    if recipe.earlier:
+        # The card names the data of earlier weights, even if their runs have been deleted.
+        data["earlier"] = lineage(recipe.earlier.values())
     for name, content in (
         ("environment.json", describe_environment()),
         ("data.json", data),

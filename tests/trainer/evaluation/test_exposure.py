@@ -49,6 +49,30 @@ def test_earlier_stages_are_followed(tone_dataset: Path, tmp_path: Path) -> None
     assert exposure(later, tested)["unlabelled"] == 3
 
 
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"name": "tokenizer_distillation", "teacher": "PRE"},
+        {"name": "masked_tokens", "tokenizer": {"name": "learned", "path": "PRE"}},
+        {"name": "masked_units", "units": {"path": "PRE", "codes": 8}},
+        {"name": "multilabel", "teacher": "PRE"},
+    ],
+)
+def test_what_an_objective_listens_to_has_heard_something_too(
+    tone_dataset: Path, tmp_path: Path, objective: dict[str, Any]
+) -> None:
+    tested = open_clips(tone_dataset).recordings([0, 1, 2])  # type: ignore[arg-type]
+    (tmp_path / "pre").mkdir()
+    (tmp_path / "pre/recipe.yaml").write_text(yaml.safe_dump(recipe(tone_dataset, "masked_tokens")))
+    plain = json.dumps(objective).replace("PRE", str(tmp_path / "pre"))
+    later = recipe(tone_dataset, "x", folds=["3"]) | {"objective": json.loads(plain)}
+    seen = exposure(later, tested)
+    assert (seen["known"], seen["labelled"], seen["unlabelled"]) == (True, 0, 3)
+    (tmp_path / "pre/recipe.yaml").unlink()
+    (missing,) = exposure(later, tested)["missing"]
+    assert missing.startswith("objective.") and missing.endswith(str(tmp_path / "pre"))
+
+
 def test_what_cannot_be_looked_at_is_named(tmp_path: Path) -> None:
     assert exposure(None, ["a"])["missing"] == ["the file carries no recipe"]
     gone = recipe(tmp_path / "gone", "multilabel") | {"init_from": "runs/gone"}

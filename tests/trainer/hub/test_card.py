@@ -332,7 +332,7 @@ def test_pre_training_data_is_credited_too(
 
 def test_history_survives_the_earlier_run(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(tmp_path / "pre", labels=None)
-    before = lineage(tmp_path / "pre")
+    before = lineage([tmp_path / "pre"])
     make_run(tmp_path / "post", init_from=str(tmp_path / "gone"))
     message = refusal(tmp_path / "post")
     assert "init_from" in message
@@ -341,7 +341,18 @@ def test_history_survives_the_earlier_run(tmp_path: Path, make_run: MakeRun) -> 
     path.write_text(json.dumps(json.loads(path.read_text()) | {"earlier": before}))
     _, body = card_of(tmp_path / "post", tmp_path / "out")
     assert "pre-training (pre)" in body
-    assert [stage["name"] for stage in lineage(tmp_path / "out")] == ["pre", "post"]
+    assert [stage["name"] for stage in lineage([tmp_path / "out"])] == ["pre", "post"]
+
+
+def test_two_ways_to_one_stage_and_a_file_of_others(tmp_path: Path, make_run: MakeRun) -> None:
+    make_run(tmp_path / "pre", labels=None)
+    make_run(tmp_path / "post", init_from=str(tmp_path / "pre"))
+    torch.save({"cfg": 1}, tmp_path / "tokenizer.pt")
+    found = lineage([tmp_path / "pre", tmp_path / "post", tmp_path / "tokenizer.pt"])
+    assert [(stage["name"], stage["kind"]) for stage in found] == [
+        ("pre", "pre-training"), ("post", "post-training"),
+        ("tokenizer.pt", "weights from elsewhere"),
+    ]  # fmt: skip
 
 
 def test_history_goes_through_an_exported_folder(tmp_path: Path, make_run: MakeRun) -> None:

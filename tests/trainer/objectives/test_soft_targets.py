@@ -147,3 +147,6 @@ def test_a_run_learns_from_an_earlier_run(tmp_path: Path, tone_dataset: Path) ->
     assert all(torch.equal(straight[name], again[name]) for name in straight)
     lines = [json.loads(line) for line in (second / "metrics.jsonl").read_text().splitlines()]
     assert any(line["kind"] == "train" for line in lines)
+    # What the teacher has heard is owed credit too.
+    (earlier,) = json.loads((second / "data.json").read_text())["earlier"]
+    assert (earlier["name"], earlier["kind"]) == ("first", "supervised training")
