@@ -15,7 +15,7 @@ from dawnchorus.trainer.training.schedule import learning_rate
 
 def recipe(tmp_path: Path, *overrides: str) -> Recipe:
     given = [f"runs={tmp_path}", "name=mine", "data.train.mine.path=tones", "optim.warmup_steps=10",
-             "optim.lr=1e-3", "optim.min_lr=1e-5"]  # fmt: skip
+             "optim.lr=1e-3", "optim.min_lr=1e-5", "train.global_batch=16"]  # fmt: skip
     return load_recipe("ssl_beats_tiny", [*given, *overrides])
 
 
