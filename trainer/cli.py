@@ -107,7 +107,7 @@ def evaluate(
         typer.Option(help="JSON file to write. Default: in evaluation/ of the run folder."),
     ] = None,
 ) -> None:
-    """Measure a model's embeddings on a dataset by linear probe, retrieval and clustering.
+    """Measure a model's embeddings on a dataset by a probe, retrieval and clustering.
 
     Two baselines are measured on the same splits: log-mel statistics, and the same encoder with
     random weights.

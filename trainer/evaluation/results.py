@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.registry import PROBES
 
 FORMAT = 2
-"""Of the JSON. 1: the log-mel baseline alone had mean and standard deviation, whatever `pooling`
-said, and clips without a label were left out unless one had two."""
+"""Version of the JSON. In version 1 log-mel alone had mean and standard deviation, whatever
+`pooling` said, and clips without a label were left out unless another clip had two labels."""
 BASELINES = ("log-mel", "random-init")
 METRIC_NAMES = {"accuracy": "accuracy", "map": "macro mAP"}
 POOLING_NAMES = {
@@ -28,8 +29,9 @@ POOLING_NAMES = {
 
 
 def protocol_of(result: Mapping[str, Any]) -> Any:
-    """What was asked for, as results are compared by: in earlier ones the probe, which was the
-    linear one, had no name.
+    """The options that decide whether two results can be compared.
+
+    In earlier results the probe has no name: it was the linear one, and gets that name here.
     """
     protocol = result.get("protocol") or {}
     probe = protocol.get("probe") if isinstance(protocol, Mapping) else None
@@ -38,6 +40,19 @@ def protocol_of(result: Mapping[str, Any]) -> Any:
         if isinstance(probe, Mapping)
         else protocol
     )
+
+
+def probe_title(result: Mapping[str, Any]) -> str:
+    """Return the probe of a result as people name it, for example `Linear probe`.
+
+    A probe that this version does not know is called by its name. Results that name no probe were
+    made by the linear one.
+    """
+    protocol = protocol_of(result)
+    probe = protocol.get("probe") if isinstance(protocol, Mapping) else None
+    name = str(probe["name"]) if isinstance(probe, Mapping) else "linear"
+    title = PROBES.config(name).title if name in PROBES.names() else ""
+    return title or f"{name} probe"
 
 
 @dataclass(frozen=True)
@@ -49,20 +64,19 @@ class Measure:
     place: tuple[str, ...]
     """Path to its object in a row; the last word is the figure's own name there."""
     metric: str = ""
-    """Its id on the Hub; the probe's is that of its metric."""
+    """The metric's id on the Hub; the probe has the id of what it measured."""
     chance: float | None = None
     note: str = ""
 
     def said(self, metric: str) -> str:
-        """Its name in a sentence; `metric` is what the probe measured."""
+        """Return its name within a sentence; `metric` is what the probe measured."""
         if self.key == "probe":
             return f"probe {METRIC_NAMES.get(metric, metric or 'score')}"
         return self.title[:1].lower() + self.title[1:]
 
 
 MEASURES = (
-    Measure("probe", "Linear probe", ("probe", "mean"),
-            note="a linear classifier on frozen embeddings"),
+    Measure("probe", "Probe", ("probe", "mean"), note="a classifier on frozen embeddings"),
     Measure("roc_auc", "Retrieval ROC-AUC", ("retrieval", "roc_auc"), "roc_auc", 0.5,
             "each clip queries all others by cosine similarity; chance is 0.5"),
     Measure("roc_auc_groups", "Retrieval, other groups",
@@ -123,9 +137,11 @@ class Result:
     rows: tuple[ResultRow, ...]
     layers: tuple[ResultRow, ...] = ()
     counts: dict[str, int] = field(default_factory=dict)
-    """Clips, classes, groups, folds, seeds, tested_clips, as far as they are told."""
+    """Clips, classes, groups, folds, seeds and tested_clips; what the file lacks is absent."""
+    probe: str = "Linear probe"
+    """The probe as people name it."""
     pooling: str = ""
-    """What an embedding is of a clip's tokens over time, in words."""
+    """How the clip's tokens are pooled over time, in words."""
     comparable: str = ""
     """Results with the same text here measured the same clips in the same way."""
     digest: str | None = None
@@ -182,6 +198,7 @@ class Result:
                 for word, raw in counted.items()
                 if (count := len(raw) if isinstance(raw, list) else _number(raw, word))
             },
+            probe=probe_title(whole),
             pooling=POOLING_NAMES.get(_text(protocol, "pooling"), ""),
             comparable=json.dumps(parts, sort_keys=True, default=str),
             digest=_text(model, "digest") or None,

@@ -1,4 +1,4 @@
-"""Results as tables: of one evaluation, and of several models side by side."""
+"""Tables of results: one evaluation, or several models side by side."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dawnchorus.trainer.evaluation.results import (
     METRIC_NAMES,
     POOLING_NAMES,
     figures_of,
+    probe_title,
     protocol_of,
 )
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 
 def _cells(row: Mapping[str, Any], across: bool = False) -> list[str]:
+    """Return the figures of a row as text, in the order of `_columns`."""
     figures = figures_of(row)
     keys = ["probe", "roc_auc", "roc_auc_groups", "p_at_1", *["roc_auc_across"] * across, "nmi"]
     cells = [figures[key].text if key in figures else "–" for key in [*keys, "ari"]]
@@ -37,7 +39,7 @@ def _is_across(result: Mapping[str, Any]) -> bool:
 
 def _columns(result: Mapping[str, Any]) -> list[str]:
     return [
-        f"probe\n{METRIC_NAMES[result['metric']]}",
+        f"{probe_title(result).lower()}\n{METRIC_NAMES[result['metric']]}",
         "retrieval\nROC-AUC",
         "other\ngroups",
         "P@1",
@@ -67,7 +69,7 @@ def _counted(count: int, one: str, many: str) -> str:
 
 
 def facts(result: Mapping[str, Any]) -> str:
-    """What was measured, a line for each fact."""
+    """Say what was measured, one fact a line."""
     division = {
         "folds": f"{len(result['folds'])} of the dataset's folds",
         "splits": "the dataset's splits",
@@ -110,7 +112,7 @@ def _title(row: Mapping[str, Any]) -> str:
 
 
 def result_table(result: Mapping[str, Any]) -> Table:
-    """The rows of one evaluation, then one row per layer where all were measured."""
+    """Tabulate one evaluation: its rows, then a row per layer where all layers were measured."""
     across = _is_across(result)
     rows = [[_title(r), *_cells(r, across)] for r in result["rows"]]
     for layer in result.get("layers") or []:
@@ -122,11 +124,13 @@ def result_table(result: Mapping[str, Any]) -> Table:
 
 
 def log_mel_ahead(baseline: Mapping[str, float], models: Sequence[Mapping[str, float]]) -> str:
-    """A sentence that names the measures in which no model reaches log-mel, or nothing.
+    """Return a sentence that names the measures in which no model reaches log-mel; "" if none.
+
+    Figures are compared as they are printed, with three decimals.
 
     Args:
-        baseline: log-mel's figure of each measure, by the measure's name.
-        models: those of each model; as printed, with three decimals, is how they are compared.
+        baseline: the figures of log-mel, by the name of the measure.
+        models: the figures of each model, by the name of the measure.
     """
     ahead = []
     for what, value in baseline.items():
@@ -142,13 +146,13 @@ def log_mel_ahead(baseline: Mapping[str, float], models: Sequence[Mapping[str, f
 
 
 def _measures(row: Mapping[str, Any], metric: str) -> dict[str, float]:
-    """A row's figures by name, without those that were not measured."""
+    """Return the figures of a row by name; figures that were not measured are absent."""
     named = {m.key: m.said(metric) for m in MEASURES if m.key not in ("p_at_1", "ari")}
     return {named[key]: f.mean for key, f in figures_of(row).items() if key in named}
 
 
 def where_log_mel_wins(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """`log_mel_ahead` of one evaluation, or of several of the same data."""
+    """Return `log_mel_ahead` for one evaluation, or for several of the same data."""
     rows = comparison_rows(results)
     metric = str(next(iter(results.values()))["metric"])
     baseline = next((r for r in rows if r["name"] == "log-mel"), None)
@@ -157,7 +161,7 @@ def where_log_mel_wins(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def print_result(result: Mapping[str, Any], console: Console) -> None:
-    """The table, what it was measured on, and warnings."""
+    """Print the table, what was measured, and the warnings."""
     console.print(result_table(result))
     console.print(facts(result), highlight=False, markup=False)
     step = result["model"].get("step")
@@ -181,7 +185,7 @@ def _said(result: Mapping[str, Any], key: str) -> Any:
 
 
 def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row per thing measured: the baselines once, then each model under the given name.
+    """Return the rows of a comparison: each baseline once, then each model under the given name.
 
     Args:
         results: model name ("pre-trained") -> what `evaluate` returned.
@@ -190,7 +194,7 @@ def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
         Rows with `name`, `probe`, `retrieval`, `clustering` as in a result's rows.
 
     Raises:
-        DataError: the results are of different data, splits or probes: not comparable.
+        DataError: the results have different data, splits or probes, so they cannot be compared.
     """
     if not results:
         raise DataError("there is no evaluation result to compare")
@@ -210,7 +214,7 @@ def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
         found: list[dict[str, Any]] = []
         for name, result in results.items():
             for row in result["rows"]:
-                # Another architecture has another untrained encoder.
+                # A model of another architecture brings an untrained encoder of its own.
                 if row["name"] == baseline and all(_cells(row) != _cells(r) for r in found):
                     title = baseline if not found else f"{baseline} (of {name})"
                     found.append({**row, "name": title})
@@ -221,7 +225,7 @@ def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
 
 
 def comparison_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """`comparison_rows` for people: log-mel, random-init, then the models in the given order."""
+    """Tabulate `comparison_rows`: log-mel, random-init, then the models in the given order."""
     measured = comparison_rows(results)
     first = next(iter(results.values()))
     across = _is_across(first)

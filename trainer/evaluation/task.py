@@ -1,4 +1,4 @@
-"""What an evaluation is about: the clips, their division, what was left out, and how to say so."""
+"""What an evaluation measures: the clips, how they are divided, and what was left out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Task:
     protocol: Protocol
     multi_label: bool
     decided_by: str
-    """Why it is single- or multi-label, in words."""
+    """The reason why the task is single- or multi-label, in words."""
     unlabelled: int
     """Clips without a label that a single-label task leaves out."""
     dropped: dict[str, str]
@@ -37,10 +37,11 @@ class Task:
 
 
 def is_multi_label(clips: Clips, asked: str) -> tuple[bool, str]:
-    """Whether clips may have any number of labels, and what decided it.
+    """Return whether clips may have any number of labels, and what decided it.
 
-    `asked` (the config's `task`) decides, then what the dataset declares, then its clips: one with
-    two labels, or one with none, which is a negative of every class.
+    The first of these decides: `asked` (the config's `task`) unless it is "auto"; what the dataset
+    declares; its clips. A clip with two labels, or with none (a negative of every class), makes the
+    task multi-label.
     """
     if asked != "auto":
         return asked != "single", f"task={asked}"
@@ -58,8 +59,8 @@ def prepare_task(config: EvaluateConfig) -> Task:
     """Open the dataset, decide single- or multi-label, divide the clips.
 
     Raises:
-        DataError: see `open_clips`, `settle_classes`; several labels in a single-label task; or
-            labels that leave nothing to tell apart.
+        DataError: a clip has several labels in a single-label task, or the labels leave nothing to
+            tell apart; see also `open_clips` and `settle_classes`.
     """
     clips = open_clips(config.data, config.splits)
     multi, why = is_multi_label(clips, config.task)
@@ -82,10 +83,10 @@ def prepare_task(config: EvaluateConfig) -> Task:
 
 
 def check_contrast(clips: Clips, multi: bool, why: str, unlabelled: int) -> None:
-    """Raise where every answer would be right: a score of 1 says nothing then.
+    """Raise where every answer would be correct, because a score of 1 would say nothing.
 
     Raises:
-        DataError: one class in a single-label task; no class that any clip lacks in another.
+        DataError: a single-label task has only one class, or every clip has every label.
     """
     if not multi and len(clips.classes) < 2:
         negatives = (
@@ -95,7 +96,7 @@ def check_contrast(clips: Clips, multi: bool, why: str, unlabelled: int) -> None
         )
         raise DataError(
             f"{clips.path}: one class ({clips.classes[0]}) in a single-label task ({why}): every "
-            f"answer would be right.{negatives}"
+            f"answer would be correct.{negatives}"
         )
     if multi and clips.label_NC.all():
         raise DataError(
@@ -108,7 +109,7 @@ def check_test_parts(clips: Clips, protocol: Protocol) -> None:
     """Raise where average precision is not defined on a test part.
 
     Raises:
-        DataError: no class has both a clip with it and a clip without it there.
+        DataError: in a test part, each class is on all clips or on none.
     """
     empty = []
     for fold in protocol.folds:
@@ -124,8 +125,9 @@ def check_test_parts(clips: Clips, protocol: Protocol) -> None:
 
 
 def remarks(task: Task, seen: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Warnings (figures that do not mean what they seem to) and notes, given what `exposure`
-    found.
+    """Return the warnings (figures that mean less than they seem to) and the notes of a task.
+
+    `seen` is what `exposure` found: how many tested recordings the model was trained on.
     """
     warnings, notes = [], []
     tested = f"of the {seen['tested_recordings']} tested recordings"
@@ -160,7 +162,7 @@ def remarks(task: Task, seen: dict[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def describe_task(task: Task, config: EvaluateConfig, loaded: LoadedModel) -> dict[str, Any]:
-    """What was measured on what, by what."""
+    """Describe the measurement for the result file: the task, the data and the model."""
     clips, protocol = task.clips, task.protocol
     first = protocol.folds[0]
     return {
@@ -221,7 +223,7 @@ def describe_task(task: Task, config: EvaluateConfig, loaded: LoadedModel) -> di
 
 
 def _measurement_options(config: EvaluateConfig) -> dict[str, Any]:
-    """The options that decide the figures; results that differ in them are not comparable."""
+    """Return the options that decide the figures. Results that differ in one are not comparable."""
     options = asdict(config)
     for name in ("data", "batch_size", "device", "cache", "baselines", "protocol"):
         del options[name]

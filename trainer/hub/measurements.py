@@ -10,7 +10,7 @@ from dawnchorus.trainer.evaluation.results import BASELINES, MEASURES, Figure, R
 
 _PROBE = {"accuracy": ("accuracy", "accuracy"), "map": ("macro mAP", "mean_average_precision")}
 _GROUPS = "Retrieval ROC-AUC, other recordings only"
-# Retrieval from another set and P@1 stand in the result alone.
+# The card leaves out retrieval across sets and P@1; the result file has them.
 _SHOWN = {m.key: m for m in MEASURES if m.key not in ("roc_auc_across", "p_at_1")}
 
 
@@ -27,7 +27,7 @@ class Measurement:
     spread: float | None
     """Standard deviation over seeds (and folds), where it was measured."""
     baselines: dict[str, float]
-    """The same figure of the log-mel statistics and of the untrained encoder."""
+    """The same measurement of the log-mel statistics and of the untrained encoder."""
 
     @property
     def text(self) -> str:
@@ -54,12 +54,12 @@ class Evaluation:
 def read_evaluations(
     run: Path, digest: str, step: int | None
 ) -> tuple[list[Evaluation], list[str]]:
-    """The evaluations of a run that measured these very weights, one per dataset, by file name.
+    """Return the evaluations that measured exactly these weights: one per dataset, by file name.
 
     Args:
         run: the run folder.
-        digest: of the weights, as evaluation writes it (`weights_digest`).
-        step: of the weights; used where a file has no digest.
+        digest: digest of the weights, as evaluation writes it (`weights_digest`).
+        step: step of the weights; a file without a digest is compared by it.
 
     Returns:
         The evaluations, and a sentence for each file that measured other weights.
@@ -88,7 +88,8 @@ def read_evaluations(
 
 def _measurements(result: Result) -> tuple[Measurement, ...]:
     """One per figure of each row that is no baseline, with the baselines' figures beside it."""
-    baselines = {row.name: _figures(row) for row in result.rows if row.name in BASELINES}
+    probe = result.probe
+    baselines = {row.name: _figures(row, probe) for row in result.rows if row.name in BASELINES}
     own = [row for row in result.rows if row.name not in BASELINES]
     return tuple(
         Measurement(
@@ -104,12 +105,12 @@ def _measurements(result: Result) -> tuple[Measurement, ...]:
             },
         )
         for row in own
-        for (what, metric), figure in _figures(row).items()
+        for (what, metric), figure in _figures(row, probe).items()
     )
 
 
-def _figures(row: ResultRow) -> dict[tuple[str, str], Figure]:
-    """(what people call it, id on the Hub) -> figure."""
+def _figures(row: ResultRow, probe: str) -> dict[tuple[str, str], Figure]:
+    """Return (name for people, id on the Hub) -> figure. `probe`: the probe as people name it."""
     found = {}
     for key, measure in _SHOWN.items():
         if key not in row.figures:
@@ -117,6 +118,6 @@ def _figures(row: ResultRow) -> dict[tuple[str, str], Figure]:
         what, metric = measure.title, measure.metric
         if key == "probe":
             said, metric = _PROBE.get(row.metric, (row.metric, row.metric))
-            what = f"{measure.title}, {said}"
+            what = f"{probe}, {said}"
         found[_GROUPS if key == "roc_auc_groups" else what, metric] = row.figures[key]
     return found

@@ -352,6 +352,7 @@ def test_another_probe_is_chosen_by_name(run: Path, tone_dataset: Path, tmp_path
     assert set(row["penalty_per_fold"]) == set(found["folds"])
     assert 0.0 <= row["mean"] <= 1.0 and len(row["mean_ci95"]) == 2
     assert "one fit of the probe" in facts(found)
+    assert str(result_table(found).columns[1].header) == "ridge probe\naccuracy"
 
 
 def test_a_full_disk_leaves_the_earlier_result(

@@ -111,7 +111,7 @@ def test_one_class_among_negatives_is_a_detection_and_alone_it_is_no_task(
         prepare_task(config(path, task="single"))
     alone = make_dataset(tmp_path / "alone", clips[:20], ["whale"])
     with pytest.raises(
-        DataError, match=r"every answer would be right\. Add clips of other classes"
+        DataError, match=r"every answer would be correct\. Add clips of other classes"
     ):
         prepare_task(config(alone))
     with pytest.raises(DataError, match="every clip has every label"):

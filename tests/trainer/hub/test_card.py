@@ -255,6 +255,17 @@ def test_multi_label_results_and_a_dataset_that_was_measured_twice(
     assert body.count("| garden | Linear probe") == 1
 
 
+@pytest.mark.parametrize(("name", "title"), [("ridge", "Ridge probe"), ("later", "later probe")])
+def test_a_result_is_called_after_its_own_probe(
+    tmp_path: Path, make_run: MakeRun, name: str, title: str
+) -> None:
+    make_run(tmp_path / "run")
+    evaluate(tmp_path / "run", "garden.json", protocol={"probe": {"name": name}})
+    header, body = card_of(tmp_path / "run", tmp_path / "out")
+    assert f"| garden | {title}, accuracy | 0.812" in body
+    assert "Linear probe" not in body + str(header)
+
+
 # --------------------------------------------------------------------------- licences
 
 

@@ -19,6 +19,9 @@ class ProbeConfig:
         "use_attribute_docstrings": True,
     }
 
+    title: ClassVar[str] = ""
+    """The probe as people name it, in cards and tables: `Linear probe`. Empty: `NAME probe`."""
+
     if TYPE_CHECKING:
 
         @property

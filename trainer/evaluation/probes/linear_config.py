@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from dawnchorus.trainer.encoders.ranges import (
     Count,
@@ -27,6 +27,8 @@ class LinearConfig(ProbeConfig):
     repository's are the defaults, because its code made the published tables. Features are
     standardised by default, which the paper's probe (`recipes/evaluate/paper.yaml`) does not do.
     """
+
+    title: ClassVar[str] = "Linear probe"
 
     name: Literal["linear"] = "linear"
     """Which probe; the other keys are its own."""

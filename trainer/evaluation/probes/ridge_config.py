@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from dawnchorus.trainer.encoders.ranges import Positive, check_ranges
 from dawnchorus.trainer.evaluation.probes.base_config import ProbeConfig
@@ -14,6 +14,8 @@ class RidgeConfig(ProbeConfig):
     """Ridge regression to the labels, one class against the rest, in closed form: no draw, no
     epochs, seconds where the linear probe takes minutes.
     """
+
+    title: ClassVar[str] = "Ridge probe"
 
     name: Literal["ridge"] = "ridge"
     """Which probe; the other keys are its own."""
