@@ -1,9 +1,9 @@
 """The words that licences are written with, in the languages that archives use.
 
 Each table maps a meaning to phrases, written as `trainer.licences` normalises a text: lower case,
-no accents, one space between words, no punctuation. Facts are the names that Creative Commons
-gives its licences in each language (https://creativecommons.org/licenses/list.en), SPDX's list
-of identifiers, GBIF's enumeration, and the wording of iNaturalist, Freesound and Flickr.
+no accents, one space between words, no punctuation. Sources: the names that Creative Commons gives
+its licences in each language (https://creativecommons.org/licenses/list.en), SPDX's list of
+identifiers, GBIF's enumeration, and the wording of iNaturalist, Freesound and Flickr.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import html
 import re
 import unicodedata
 
-# What stands in a cell where nobody has stated a licence.
+# Cells with one of these state no licence.
 NOTHING = """
     nan|none|null|nil|na|n a|nat|unknown|unk|undefined|unspecified|not specified|not stated
     not given|not available|not known|not provided|not applicable|unsupported|noassertion
@@ -110,10 +110,10 @@ RESERVED = """
     無断転載禁止|全著作権所有|版权所有|版權所有|保留所有权利|모든 권리 보유
 """  # fmt: skip
 
-# They reserve all rights where nothing else is said, and mean little in a longer sentence.
+# Alone these reserve all rights; within a longer text they decide nothing.
 NOTICE = "copyright|copyrighted|c"
 
-# Words that change nothing of a licence's terms.
+# Words that do not change the terms of a licence.
 FILLER = """
     cc|creative|commons|creativecommons|creative commons|license|licence|licensed|licenced
     licenses|licences|lizenz|lizenziert|licencia|licenca|licenza|licentie|licens|lisens|licencja
@@ -155,7 +155,7 @@ PORTS = {
     "ve": "venezuela", "vn": "vietnam", "za": "south africa",
 }  # fmt: skip
 
-# Licences that are not Creative Commons': family, terms, phrases. None of them names a version.
+# Other licences than Creative Commons': family -> terms, phrases. No phrase names a version.
 OTHERS: dict[str, tuple[str, str]] = {
     "gpl": ("by sa",
         "gpl|gnu gpl|gnu general public license|gnu general public licence|gplv2|gplv3|"
@@ -184,8 +184,8 @@ OTHERS: dict[str, tuple[str, str]] = {
     "whoi": ("by nc", "whoi public|licenseref whoi public|free for personal or academic use"),
 }  # fmt: skip
 
-# Parts of words that speak of commerce, or of changing a work, in a text that is not understood:
-# whatever it says about them, it cannot be taken for a permission.
+# Parts of words about commerce (NC) and about changing a work (ND). A text that is not understood
+# and has one of them may restrict that use, so it counts as restricting it.
 NC_STEMS = (
     r"commerc|comerc|kommerz|kommerc|kommers|komerc|kaupalli|kereskedelm|коммерч|комерц"
     r"|ticari|εμπορ|商用|商业|商業|営利|营利|營利|영리|상업|non ?profit|not for profit"
@@ -224,7 +224,10 @@ _CJK = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+)")
 
 
 def split_words(plain: str) -> str:
-    """Return the words of a plain text, one space between: "4_0" as "4.0", "ccby" as "cc by"."""
+    """Return the words of a plain text with one space between them.
+
+    "4_0" becomes "4.0", and "ccby" becomes "cc by".
+    """
     text = _SPLIT_VERSION.sub(r" \1.\2 ", plain)
     text = _GLUED_VERSION.sub(" ", text)
     text = _NO_WORD.sub(" ", text.replace("sampling+", "sampling plus"))
@@ -241,7 +244,7 @@ _NC, _ND = re.compile(NC_STEMS), re.compile(ND_STEMS)
 
 
 def restrictions(words: str) -> frozenset[str]:
-    """Return "nc" and "nd" where words that are not understood speak of commerce or of changes."""
+    """Return "nc" where the words mention commerce, and "nd" where they mention changes."""
     found = (("nc", _NC.search(words)), ("nd", _ND.search(words)))
     return frozenset(term for term, match in found if match)
 
@@ -254,8 +257,9 @@ _CONDITION = re.compile(
 
 
 def is_condition(words: str) -> bool:
-    """Return whether what stands where a copyright's holder is named speaks of what may be done:
-    "(c) do not redistribute, CC BY" names nobody.
+    """Return whether words in the place of a copyright holder state a condition.
+
+    "(c) do not redistribute, CC BY" has a condition there, and no holder.
     """
     return bool(_CONDITION.search(words))
 
@@ -265,9 +269,10 @@ def _phrases(text: str) -> list[str]:
 
 
 def _vocabulary() -> dict[str, str]:
-    """Return {phrase: sign}: a term, "zero", "pd", "reserved", "notice", "other:NAME", "port:CODE".
+    """Return {phrase: sign}. A sign is what a phrase means.
 
-    Words that change nothing have the sign "".
+    Signs are a term, "zero", "pd", "reserved", "notice", "other:NAME" and "port:CODE". A word that
+    does not change the terms has the sign "".
     """
     tables = [(FILLER, ""), (PUBLIC_DOMAIN, "pd"), (ZERO, "zero"), (RESERVED, "reserved")]
     tables += [(NOTICE, "notice")]
@@ -284,7 +289,10 @@ _CJK_PHRASES = sorted((p for p in _VOCABULARY if _CJK.fullmatch(p)), key=len, re
 
 
 def signs_of(words: str) -> tuple[list[str], list[str]]:
-    """Return the signs of a text in their order ("v:4.0" is a version), and the other words."""
+    """Return the signs of a text in order, and the words that are not understood.
+
+    "v:4.0" is the sign of a version.
+    """
     rest, signs, strange = words.split(), list[str](), list[str]()
     i = 0
     while i < len(rest):
@@ -303,7 +311,7 @@ def signs_of(words: str) -> tuple[list[str], list[str]]:
 
 
 def _sign_of(word: str, before: list[str], is_last: bool) -> list[str] | None:
-    """Return the signs of a word that is in no table; None where it is not understood."""
+    """Return the signs of a word that no table has; None if the word is not understood."""
     if re.fullmatch(r"v?[1-4](?:\.\d)?", word):
         number = word.removeprefix("v")
         return [f"v:{number if '.' in number else number + '.0'}"]
@@ -316,7 +324,7 @@ def _sign_of(word: str, before: list[str], is_last: bool) -> list[str] | None:
 
 
 def _cut_cjk(word: str) -> list[str] | None:
-    """Cut a word that is written without spaces into phrases; None where a rest is left."""
+    """Return the signs of a word written without spaces; None if a part is not understood."""
     signs = []
     while word:
         phrase = next((p for p in _CJK_PHRASES if word.startswith(p)), None)

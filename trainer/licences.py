@@ -1,9 +1,9 @@
 """Licences of sound: one reader for filters, downloads, credits, cards and the weights.
 
 `read_licence` understands what archives and people write: addresses, identifiers of SPDX, GBIF
-and iNaturalist, names in a dozen languages, lists. A text is understood only where every word of
-it is. Restrictions are read even from other texts, so that a text which mentions "non-commercial"
-never passes for a free one. This is a reading of names and not legal advice.
+and iNaturalist, names in a dozen languages, lists. A text is understood only if every word of it
+is understood. Other texts are still searched for restrictions, so a text that mentions
+"non-commercial" never counts as a free licence. This reads names; it is not legal advice.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CC0 = "https://creativecommons.org/publicdomain/zero/1.0/"
 PUBLIC_DOMAIN_MARK = "https://creativecommons.org/publicdomain/mark/1.0/"
 CREATIVE_COMMONS = ("cc0", "pd", "by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd")
 KINDS = (*CREATIVE_COMMONS, "other", "unknown", "all-rights-reserved")
-"""Words for one kind of licence in options and recipes, freest first but for `other`."""
+"""Words for one kind of licence in options and recipes, from the freest on; `other` may be any."""
 GROUPS = {
     "cc": CREATIVE_COMMONS,
     "nc": tuple(kind for kind in KINDS if "nc" in kind.split("-")),
@@ -37,9 +37,9 @@ GROUPS = {
     "sa": tuple(kind for kind in KINDS if "sa" in kind.split("-")),
     "pdm": ("pd",),
 }
-"""Words for several kinds at once. Denying `nc`, `nd` or `sa` denies the term wherever it is."""
-# Licences that the Hub knows by name and that are used for weights and sound; `other` takes a
-# name and a link. The whole list: https://huggingface.co/docs/hub/repositories-licenses
+"""Words for several kinds at once. Denying `nc`, `nd` or `sa` denies each licence with the term."""
+# The licences of the Hub that are used for weights and sound. With `other`, the card gives a name
+# and a link. The whole list: https://huggingface.co/docs/hub/repositories-licenses
 HUB_LICENCES = (
     "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0",
     "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0",
@@ -55,38 +55,38 @@ class Licence:
     """What a text says about the use of a sound."""
 
     text: str
-    """As it was given, on one line."""
+    """The text as it was given, on one line."""
     url: str
-    """The licence's one address; the text where it has none; "" where nothing is stated."""
+    """The address of the licence; the text if it has no address; "" if nothing is stated."""
     family: str
     """One of CREATIVE_COMMONS, "all-rights-reserved", "unknown", or another licence's name."""
     known: bool
     """Whether every word was understood. If not, the text may have more terms than `terms`."""
     terms: frozenset[str] = frozenset()
-    """Of "by", "nc", "sa", "nd"."""
+    """Some of "by", "nc", "sa" and "nd"."""
     version: str = ""
-    """Of Creative Commons: "4.0". Empty where it is not stated, or there are several."""
+    """The version of a Creative Commons licence: "4.0". Empty if none is stated, or several are."""
     port: str = ""
     """Jurisdiction of a ported licence: "de"."""
 
     @property
     def nc(self) -> bool:
-        """Whether commercial use is excluded, or spoken of in words that are not understood."""
+        """Whether commercial use is excluded, or mentioned in words that are not understood."""
         return "nc" in self.terms
 
     @property
     def nd(self) -> bool:
-        """Whether changed copies are excluded, or spoken of in words that are not understood."""
+        """Whether changed copies are excluded, or mentioned in words that are not understood."""
         return "nd" in self.terms
 
     @property
     def sa(self) -> bool:
-        """Whether changed copies must go on under the same licence."""
+        """Whether changed copies must be passed on under the same licence."""
         return "sa" in self.terms
 
     @property
     def creative_commons(self) -> bool:
-        """Whether it is Creative Commons' or the public domain, so that its terms are all known."""
+        """Whether it is Creative Commons or the public domain, so that all its terms are known."""
         return self.known and self.family in CREATIVE_COMMONS
 
     @property
@@ -96,7 +96,7 @@ class Licence:
 
     @property
     def name(self) -> str:
-        """As people write it: "CC BY-NC 4.0"; the text where it is none of Creative Commons'."""
+        """The name as people write it, "CC BY-NC 4.0"; the text for any other licence."""
         if not self.creative_commons:
             return self.text
         if self.family == "cc0":
@@ -108,7 +108,7 @@ class Licence:
 
     @property
     def hub_id(self) -> str:
-        """For `license:` in a Hugging Face card; "other" where the Hub has no name for it."""
+        """The id for `license:` in a Hugging Face card; "other" if the Hub has no name for it."""
         name = f"{self.family if self.family == 'cc0' else 'cc-' + self.family}-{self.version}"
         good = self.creative_commons and not self.port and name in HUB_LICENCES
         return name if good else "other"
@@ -119,9 +119,9 @@ class LicenceChoice:
     """Which licences are wanted, in words of KINDS and GROUPS."""
 
     allow: frozenset[str] | None = None
-    """Only these kinds; None: every one."""
+    """Only these kinds are wanted; None: all kinds."""
     deny: frozenset[str] = frozenset()
-    """None of these."""
+    """These kinds are not wanted."""
     keep_unknown: bool = False
     """Whether a licence that is missing or not understood may pass a `deny`. It never passes if its
     text mentions a denied restriction."""
@@ -148,10 +148,11 @@ def kinds_of(words: Iterable[str]) -> frozenset[str]:
 
 @lru_cache(maxsize=16384)
 def read_licence(text: object) -> Licence:
-    """Understand the licence that a cell, an identifier or an address names.
+    """Read the licence that a cell, an identifier or an address names.
 
-    Several licences in one text count as the strictest terms of all, and have no address unless
-    one of them has all the terms. A name without a version ("CC-BY") is known and keeps its text.
+    Several licences in one text count as one licence with the terms of all of them. It has an
+    address only if one of them has all the terms. A name without a version ("CC-BY") is known, and
+    its address is its text.
     """
     given = "" if text is None or text != text else " ".join(str(text).split())
     plain = plain_text(given)
@@ -202,7 +203,9 @@ _TAG = re.compile(r"</?(?:a|abbr|b|br|div|em|i|img|p|small|span|strong|u)\b[^<>]
 
 
 def _take_addresses(plain: str) -> tuple[str, list[Licence], frozenset[str]]:
-    """Return the text without addresses and HTML, what the addresses name, what the HTML says."""
+    """Return the text without addresses and HTML tags, the licences that the addresses name, and
+    the restrictions that the tags mention.
+    """
     found = [_of_address(unquote(match[0])) for match in _ADDRESS.finditer(plain)]
     rest = _ADDRESS.sub(" ", plain)
     hidden = restrictions(split_words(" ".join(_TAG.findall(rest))))
@@ -244,12 +247,12 @@ def _of_cc_address(address: str, match: re.Match[str]) -> Licence:
 def _creative_commons(
     text: str, terms: frozenset[str], version: str, port: str, order: str = ""
 ) -> Licence:
-    """The licence of these terms; unknown where Creative Commons has no such licence."""
+    """Return the licence with these terms; unknown if Creative Commons has no such licence."""
     family = "-".join(t for t in ("by", "nc", "nd", "sa") if t in terms | {"by"})
     exists = terms <= {"by", "nc", "nd", "sa"} and family in CREATIVE_COMMONS
     if not exists or not (version in _VERSIONS or not version):
         return Licence(text, text, "unknown", known=False, terms=terms & {"by", "nc", "nd", "sa"})
-    # Licences of version 1.0 had their terms in another order, and some no attribution.
+    # In version 1.0 the terms have another order, and some licences need no attribution.
     path = order if version == "1.0" and order else family
     tail = f"{port}/" if port and version != "4.0" else ""
     url = f"https://creativecommons.org/licenses/{path}/{version}/{tail}" if version else ""
@@ -265,7 +268,7 @@ _NOTICE = re.compile(
 
 
 def _without_holder(text: str) -> tuple[str, str] | None:
-    """Cut a copyright notice into its holder and what follows; None where the text is none.
+    """Split a copyright notice into its holder and what follows; None if the text is no notice.
 
     "(c) Ann, some rights reserved (CC BY)" gives "Ann" and ", some rights reserved (CC BY)".
     """
@@ -315,7 +318,7 @@ def _of_group(group: Sequence[str]) -> list[Licence]:
 
 
 def _strictest(text: str, found: Sequence[Licence], spoken: Collection[str]) -> Licence:
-    """One licence that is as strict as all of these."""
+    """Return one licence that is as strict as all of these together."""
     terms = frozenset(spoken).union(*(item.terms for item in found))
     if any(item.family == "all-rights-reserved" for item in found):
         return Licence(text, text, "all-rights-reserved", known=True, terms=terms)

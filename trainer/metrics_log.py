@@ -1,12 +1,12 @@
-"""Read `metrics.jsonl`, whatever state it is in.
+"""Read `metrics.jsonl`, also while a run writes it and after a run was killed.
 
 Each line is one flat JSON object: `kind` ("train", "valid" or "event"), `step` (optimiser steps
-done), `samples_seen` (clips consumed by all ranks), `wall_s` (seconds of training up to here, all
-sessions of the run together), then the figures. A run that is still going may have half a last
-line, and one that was killed and resumed took some steps twice. `read_lines` gives the lines as
-they stand; `read_log` gives the run as it counts: where it went back to a checkpoint, the abandoned
-steps are forgotten (lines that say `superseded`, and earlier lines of the same or later steps).
-Events are never forgotten.
+done), `samples_seen` (clips consumed by all ranks), `wall_s` (seconds of training so far, all
+sessions of the run together), then the figures. The last line of a run that is still going may be
+incomplete, and a run that was killed and resumed took some steps twice. `read_lines` gives the
+lines as they are. `read_log` gives each step once: where the run went back to a checkpoint, it
+drops the abandoned steps (lines that say `superseded`, and earlier lines of the same or later
+steps). It never drops an event.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PLACE = frozenset({"step", "samples_seen", "wall_s"})
-"""Columns of every line that say where it stands; everything else numeric is a figure."""
+"""Keys of every line that say where in the run it is; every other number is a figure."""
 _WORDS = frozenset({"kind", "event", "message", "superseded"})
-# Stems of what a writer calls an event, and the kind that the page has for it; the first one wins.
+# Part of an event's name -> the kind that the page shows. The first part that is found decides.
 _EVENT_KINDS = {
     "resum": "resume", "preempt": "pre-emption", "interrupt": "stop", "finite": "non-finite",
     "broken": "broken clip", "finish": "finish", "start": "start", "damaged": "damaged checkpoint",
@@ -35,7 +35,7 @@ _EVENT_KINDS = {
 
 @dataclass(frozen=True)
 class Series:
-    """One figure over optimiser steps; both arrays float64, steps strictly rising."""
+    """One figure over optimiser steps. Both arrays are float64; steps rise strictly."""
 
     step: NDArray[np.float64]
     value: NDArray[np.float64]
@@ -53,14 +53,14 @@ class Event:
 
     step: int
     kind: str
-    """One of the kinds above, or the writer's own word."""
+    """One of the kinds in `_EVENT_KINDS`, or the event's own name."""
     text: str
-    """What the writer said about it, in one line."""
+    """The message of the event, or its figures, on one line."""
 
 
 @dataclass
 class Log:
-    """All that `metrics.jsonl` says."""
+    """The content of `metrics.jsonl`."""
 
     train: dict[str, Series] = field(default_factory=dict)
     valid: dict[str, Series] = field(default_factory=dict)
@@ -83,10 +83,10 @@ class Log:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Yield (number from 1, line) of all lines that are not empty; None where one is unreadable.
+    """Yield (line number from 1, line) for every line that is not empty; None if it is unreadable.
 
-    A readable line is an object with a finite `step`; an event that names none happened at the step
-    of the line before it. Raises OSError where the file cannot be opened.
+    A readable line is an object with a finite `step`. An event without a `step` gets that of the
+    line before it. Raises OSError where the file cannot be opened.
     """
     step = 0
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -105,14 +105,14 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
 
 
 def standing_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the readable lines that are not superseded; none where there is no file."""
+    """Return the readable lines that are not superseded. Without a file the list is empty."""
     if not path.is_file():
         return []
     return [line for _, line in read_lines(path) if line and not line.get("superseded")]
 
 
 def read_log(path: Path) -> Log:
-    """Read the log of a run; unreadable lines are told in `problems`, never raised.
+    """Read the log of a run. Unreadable lines raise nothing: `problems` describes them.
 
     Raises:
         OSError: the file cannot be opened.
@@ -155,17 +155,17 @@ def read_log(path: Path) -> Log:
 
 
 class _Columns:
-    """Growing (step, value) columns, compact enough for millions of points."""
+    """Columns of (step, value) that grow; compact enough for millions of points."""
 
     def __init__(self) -> None:
         self.by_name: dict[str, tuple[array[float], array[float]]] = {}
 
     def add(self, line: dict[str, Any], step: int) -> None:
-        """Add the numbers of a line (null is a gap); the same step again replaces the earlier."""
-        # Several validation sets write one line each and say which.
+        """Add the numbers of a line; null is a gap. A repeated step replaces the earlier one."""
+        # Several validation sets write one line each, which names its set.
         owner = next((str(line[k]) for k in ("dataset", "source", "set") if line.get(k)), "")
         for name, value in line.items():
-            # Half a million lines come through here: the common case is told by one look.
+            # There may be half a million lines, so the usual case takes one comparison.
             if name in _PLACE or not (
                 value.__class__ is float or value is None or value.__class__ is int
             ):
@@ -198,7 +198,7 @@ class _Columns:
 
 
 def _number(value: object) -> float:
-    """A number as a float; NaN for anything else."""
+    """Return a number as a float, and NaN for anything else."""
     try:
         return float(value) if value.__class__ in (float, int) else math.nan
     except OverflowError:

@@ -1,13 +1,14 @@
 """Validation metrics over many classes and many clips, without keeping the scores.
 
-Average precision and AUROC only ask, for each positive, how many negatives score at least as
-high. So the positives are kept exactly (there are few), and the rest as two histograms per class
-(`trainer.binned_scores`), of integers q = round(score x 2^20): one of the scores within +-32, and
-one of those beyond. The bins of a histogram follow the range of what is in it, so a few absurd
-scores (a diverged clip, NaN, infinity) take nothing from the resolution where all others lie, and
-scores that all lie far out have theirs.
+Average precision and AUROC need one number for each positive: how many negatives score at least as
+high. So the scores of the positives, which are few, are stored exactly. All scores are counted in
+two histograms per class (`trainer.binned_scores`) of the integers q = round(score x 2^20): one has
+the scores within +-32, the other the scores beyond. The bins of a histogram follow the range of its
+content. So a few absurd scores (a diverged clip, NaN, infinity) do not make the inner bins wider,
+and scores that all lie beyond +-32 still have narrow bins.
 
-10,000 classes take 123 MB, whatever the number of clips. On a GPU adding clips waits for nothing.
+10,000 classes take 123 MB, whatever the number of clips. On a GPU, adding clips never makes the
+host wait.
 
 Shape legend: B clips, C classes, P positives or label pairs, K classes with a positive, M bins.
 """
@@ -31,9 +32,9 @@ from dawnchorus.trainer.binned_scores import (
 )
 
 FRACTION_BITS = 20
-"""Scores closer than 2^-20 (1e-6) count as equal; float32 is no finer from 8 on."""
+"""Scores that differ by less than 2^-20 (1e-6) count as equal. From 8 on, float32 is no finer."""
 LIMIT = 1023.0
-"""Larger scores are clamped, so that q fits in 31 bits."""
+"""Scores are clamped to +-LIMIT, so that q fits in 31 bits."""
 EDGE = 32 << FRACTION_BITS
 """Largest |q| of the inner histogram. A float32 sigmoid is 1 from 17 on and below 1e-13 at -32."""
 
@@ -43,9 +44,9 @@ class ClassScores:
     """Metrics per class, for the classes with at least one positive."""
 
     class_P: Tensor
-    """Ids, ascending, int64."""
+    """Ids of the classes, ascending, int64."""
     positives_P: Tensor
-    """Positive clips, int64."""
+    """Number of positive clips, int64."""
     average_precision_P: Tensor
     """As `sklearn.metrics.average_precision_score`, float64."""
     auroc_P: Tensor
@@ -57,9 +58,9 @@ class ScoreHistogram:
 
     Args:
         classes: number of classes C.
-        bins: bins of the inner histogram of a class, a power of two, at least 512; the outer one
-            has half as many, but 512 at least.
-        device: where the histograms live; `update` takes tensors of that device.
+        bins: bins of the inner histogram of a class: a power of two, at least 512. The outer
+            histogram has half as many, but at least 512.
+        device: device of the histograms; `update` takes tensors of that device.
     """
 
     def __init__(
@@ -78,8 +79,8 @@ class ScoreHistogram:
         """Scores above `EDGE`."""
         self.below_C = torch.zeros_like(self.above_C)
         """Scores below -`EDGE`."""
-        # clips, labelled clips, labelled clips whose best score is one of their labels, scores
-        # that were not finite
+        # Counts of: clips, labelled clips, labelled clips whose best class is one of their labels,
+        # scores that were not finite.
         self.counters = torch.zeros(4, dtype=torch.int64, device=self.device)
         self._positives: list[Tensor] = []  # [P, 2] int32: class (-1: none), q
         self._added = 0
@@ -90,12 +91,13 @@ class ScoreHistogram:
         """Add the scores of some clips.
 
         Args:
-            score_BC: any floating type; for each class, scores of any two clips can be compared.
+            score_BC: scores of any floating type. Within a class, the scores of any two clips must
+                be comparable.
             labels_P2: (row, class) of each positive, int64; repeated pairs count once.
-            valid_B: false for rows that only fill up the batch.
+            valid_B: False for rows that only fill up the batch.
 
         Raises:
-            ValueError: wrong number of classes, or more than 2^20 clips in all.
+            ValueError: the number of classes is wrong, or there are more than 2^20 clips in all.
         """
         if score_BC.ndim != 2 or score_BC.shape[1] != self.classes:
             raise ValueError(f"scores of shape {tuple(score_BC.shape)} for {self.classes} classes")
@@ -111,12 +113,13 @@ class ScoreHistogram:
         for start in range(0, self.classes, CHUNK):
             self._update_chunk(start, score_BC[:, start : start + CHUNK], valid_B)
         q_P = self._quantise(score_BC[row_P, class_P])
-        # What does not count is taken out at the end: its number is not known without a wait.
+        # Pairs that do not count get class -1 and are removed at the end: removing them now would
+        # make the host wait for their number.
         kept_P = class_P.masked_fill(~counts_P, -1).int()
         self._positives.append(torch.stack([kept_P, q_P], dim=1))
 
     def _once(self, labels_P2: Tensor, valid_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows and classes of the label pairs, sorted, and which of them count."""
+        """Return the rows and classes of the label pairs, sorted, and which pairs count."""
         key_P = (labels_P2[:, 0] * self.classes + labels_P2[:, 1]).sort().values
         row_P, class_P = key_P // self.classes, key_P % self.classes
         counts_P = valid_B[row_P]
@@ -147,7 +150,7 @@ class ScoreHistogram:
 
     def _update_chunk(self, start: int, score_BR: Tensor, valid_B: Tensor) -> None:
         part = slice(start, start + score_BR.shape[1])
-        # Class-major: the scores of one class then fall into one row, which stays in the cache.
+        # Class-major, so that the scores of a class fall into one row, which stays in the cache.
         q_RB = self._quantise(score_BR.t().contiguous())
         inside_RB = (q_RB.abs() <= EDGE) & valid_B
         if looking_is_free(inside_RB) and bool(inside_RB.all()):
@@ -162,7 +165,7 @@ class ScoreHistogram:
     # ------------------------------------------------------------------ joining and saving
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything, as tensors."""
+        """Return the whole state as tensors."""
         state = {"positives": self._all_positives()}
         for prefix, names, owner in self._parts():
             state |= {prefix + name: getattr(owner, name) for name in names}
@@ -172,10 +175,10 @@ class ScoreHistogram:
         return ("inner.", STATE, self.inner), ("outer.", STATE, self.outer), ("", _STATE, self)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state_dict` returned.
+        """Load what `state_dict` returned.
 
         Raises:
-            ValueError: it is of another number of classes or bins.
+            ValueError: the state has another number of classes or bins.
         """
         theirs, ours = tuple(state["inner.packed_RM"].shape), tuple(self.inner.packed_RM.shape)
         if theirs != ours:
@@ -195,9 +198,9 @@ class ScoreHistogram:
         return self._positives[0]
 
     def sync(self) -> None:
-        """Take in what the other ranks have seen; collective, once, after the last `update`.
+        """Add what the other ranks have seen. All ranks call it once, after the last `update`.
 
-        The outcome is the same on every rank, bit for bit that of one process with all clips.
+        Every rank then has the same state, bit for bit that of one process with all clips.
         """
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return
@@ -213,11 +216,11 @@ class ScoreHistogram:
     # ------------------------------------------------------------------ results
 
     def compute(self, trained_C: Tensor | None = None) -> dict[str, float]:
-        """Metrics of the clips seen so far (`sync` first where there are ranks).
+        """Return the metrics of the clips so far. With several ranks, call `sync` first.
 
         Args:
-            trained_C: bool, classes that had a positive clip in training; the others score the
-                same everywhere, whatever the model learned.
+            trained_C: bool, the classes that had a positive clip in training. The other classes
+                score the same on every clip, whatever the model learned.
 
         Returns:
             `map`, `auroc`: macro averages over the classes that have a positive (AUROC: and a
@@ -238,17 +241,17 @@ class ScoreHistogram:
         }
 
     def per_class(self) -> ClassScores:
-        """Metrics of each class that has a positive."""
+        """Return the metrics of each class that has a positive."""
         pairs_P2 = self._all_positives().long()
         # Ascending class, then descending score.
         key_P, order_P = ((pairs_P2[:, 0] << 32) - pairs_P2[:, 1]).sort()
         class_P, q_P = pairs_P2[order_P].unbind(1)
         class_K, own_P, size_K = _runs(class_P)
-        # Positives scoring at least as high: the place in the class of the last of equals.
+        # Positives that score at least as high: the rank within the class of the last equal score.
         _, equal_P, equals = _runs(key_P)
         first_K = size_K.cumsum(0) - size_K
         positive_above_P = equals.cumsum(0)[equal_P] - first_K[own_P]
-        # Where positives tie with one another, as many of their bin's negatives tie with them.
+        # Where positives tie, the same share of the negatives in their bin ties with them.
         outside_P = q_P.abs() > EDGE
         exponent_P = torch.where(
             outside_P, self.outer.exponent_R[class_P], self.inner.exponent_R[class_P]
@@ -271,7 +274,9 @@ class ScoreHistogram:
     def _negatives_above(
         self, class_K: Tensor, own_P: Tensor, q_P: Tensor, tied_P: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Negatives that score at least, and more than, each positive; float64, both [P]."""
+        """Count the negatives that score at least as high as each positive, and those that score
+        higher. Both are float64 [P].
+        """
         at_least = torch.zeros(len(q_P), dtype=torch.float64, device=self.device)
         more = torch.zeros_like(at_least)
         outside_P = q_P.abs() > EDGE
@@ -281,11 +286,11 @@ class ScoreHistogram:
             at_least[mine], more[mine] = rows.above(class_P, q_P[mine], tied_P[mine])
 
         def negatives(total_C: Tensor, positive_P: Tensor) -> Tensor:
-            """Negatives of each positive's class among scores of which these are positives."""
+            """Count, for each positive's class, the scores in `total_C` that are no positives."""
             count_K = torch.zeros_like(class_K).index_add(0, own_P, positive_P.long())
             return (total_C[class_K] - count_K)[own_P]
 
-        # All that lies above +32 beats an inner score, and all inner scores beat what is below -32.
+        # A score above +32 beats every inner score, and every inner score beats one below -32.
         inner_C = self.counters[0] - self.above_C - self.below_C
         beyond_P = torch.where(~outside_P, negatives(self.above_C, q_P > EDGE), 0)
         beyond_P += torch.where(q_P < -EDGE, negatives(inner_C, ~outside_P), 0)
@@ -304,13 +309,13 @@ def _averages(scores: ClassScores, which_P: Tensor, suffix: str) -> dict[str, fl
 
 
 def _runs(sorted_P: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Distinct values of a sorted vector, the run each entry belongs to, and the run lengths."""
+    """Return the distinct values of a sorted vector, the run of each entry, and the run lengths."""
     found = torch.unique_consecutive(sorted_P, return_inverse=True, return_counts=True)
     return found[0], found[1], found[2]
 
 
 def _gather_rows(rows_P2: Tensor) -> list[Tensor]:
-    """The rows of every rank, in rank order; ranks may have different numbers of them."""
+    """Return the rows of every rank, in rank order. Ranks may have different numbers of rows."""
     world = dist.get_world_size()
     size = torch.tensor([len(rows_P2)], device=rows_P2.device)
     sizes = [torch.zeros_like(size) for _ in range(world)]

@@ -1,7 +1,7 @@
-"""What every encoder is built from: where its tokens stand, what it answers, attention with a mask.
+"""What every encoder builds on: the grid of its tokens, its output, attention with a mask.
 
-Self-contained (torch only; `base_config.py` beside it): it is shipped inside exported models,
-beside the encoder that uses it.
+This file needs only torch and `base_config.py`, because exported models have a copy of it beside
+their encoder.
 
 Shape legend: B clips, M masked views, N tokens, K kept tokens, D channels, H heads, L queries, S
 keys, C channels per head.
@@ -25,37 +25,37 @@ from .base_config import EncoderConfig
 Result = TypeVar("Result")
 
 WITH_MASK = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
-"""Kernels that may see a mask. cuDNN's may not: in torch 2.11 its gradient of the queries is NaN
-where a mask is passed, L % 128 == 64 and a row's logsumexp is below -88.7 (pytorch#196678)."""
+"""Kernels that may get a mask. cuDNN's kernel may not: in torch 2.11 its gradient of the queries is
+NaN where a mask is passed, L % 128 == 64 and a row's logsumexp is below -88.7 (pytorch#196678)."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where an encoder's tokens stand: token `prefix + bands * t + f` is band f of column t."""
+    """The order of an encoder's tokens: token `prefix + bands * t + f` is band f of column t."""
 
     times: int
-    """Columns, in the order of time."""
+    """Number of columns, in the order of time."""
     bands: int = 1
-    """Tokens of a column, from low frequencies to high."""
+    """Number of tokens in a column, from low frequencies to high."""
     prefix: int = 0
-    """Tokens in front that stand for the whole clip (CLS)."""
+    """Number of tokens in front that stand for the whole clip (CLS)."""
     token_s: float = math.nan
     """Seconds from one column to the next."""
 
     @property
     def tokens(self) -> int:
-        """Tokens in all, those in front among them."""
+        """Number of all tokens, including those in front."""
         return self.prefix + self.places
 
     @property
     def places(self) -> int:
-        """Tokens that stand for a place in time and frequency."""
+        """Number of tokens that stand for a place in time and frequency."""
         return self.times * self.bands
 
 
 @dataclass
 class EncoderOutput:
-    """What an encoder makes of a batch."""
+    """The output of an encoder for a batch."""
 
     tokens_BND: Tensor
     """Output of the last layer; unspecified where `valid_BN` is False."""
@@ -68,36 +68,39 @@ class EncoderOutput:
     """The encoder's own vector for the whole clip, where it has one."""
 
 
-# So that `torch.export` knows what an encoder answers.
+# `torch.export` needs to know the type of an encoder's output.
 torch.export.register_dataclass(EncoderOutput)
 
 
 class Stack(nn.Module):
-    """Something that runs blocks one after the other, each compiled, gathered and recomputed alone.
+    """A module that runs blocks one after the other.
 
-    Whoever compiles, shards or decays by layer asks here; nobody guesses from names.
+    Each block is compiled, gathered (FSDP) and recomputed by itself. Code that compiles, shards or
+    sets rates by layer asks the methods below; it does not guess from the names of modules.
     """
 
     grad_checkpoint: bool = False
     """Recompute each block in the backward pass: less memory, about a third more compute."""
 
     def blocks(self) -> list[nn.Module]:
-        """The blocks in the order of the forward pass."""
+        """Return the blocks in the order of the forward pass."""
         raise NotImplementedError
 
     def gathered_alone(self) -> list[nn.Module]:
-        """Modules inside blocks that are used before their block runs; FSDP gathers each alone."""
+        """Return modules inside blocks that are used before their block runs. FSDP gathers each of
+        them by itself.
+        """
         return []
 
     def flops(self, tokens: int) -> int:
-        """Forward floating-point operations for so many tokens (2 per multiply-add)."""
+        """Return the forward floating-point operations for so many tokens (2 per multiply-add)."""
         raise NotImplementedError
 
 
 class Encoder(Stack):
-    """What the front end made in, tokens out.
+    """Turns the output of the front end into tokens.
 
-    A subclass sets `config` and says where its tokens stand; nobody else counts tokens.
+    A subclass sets `config`, and its `grid` and `valid` count the tokens; no other code does.
     """
 
     config: EncoderConfig
@@ -108,15 +111,15 @@ class Encoder(Stack):
         return self.config.dim
 
     def grid(self, steps: int) -> Grid:
-        """Tokens of an input of so many steps of the front end."""
+        """Return the grid of the tokens for an input of so many steps of the front end."""
         raise NotImplementedError
 
     def valid(self, steps_B: Tensor, grid: Grid) -> Tensor:
-        """Which tokens of a batch on `grid` stand for sound, bool [B, N].
+        """Return which tokens of a batch stand for sound, bool [B, N].
 
         Args:
             steps_B: steps of each clip that stand for sound, int64.
-            grid: of the whole batch.
+            grid: the grid of the whole batch.
         """
         raise NotImplementedError
 
@@ -126,26 +129,28 @@ class Encoder(Stack):
         """Encode a batch.
 
         Args:
-            x: what the front end made, [B, steps, ...].
+            x: the output of the front end, [B, steps, ...].
             steps_B: steps of each clip that stand for sound (None: all of them).
             layers: also return the input and output of every block.
         """
         raise NotImplementedError
 
     def tail(self) -> list[nn.Module]:
-        """What runs after the last block (a final norm); it learns as the last block does."""
+        """Return the modules after the last block (a final norm). They get its learning rate."""
         return []
 
     def begin_step(self, seed: int) -> None:
-        """A training step begins; what is dropped in it for all clips alike follows from `seed`,
-        which is the same on all ranks and in all micro-batches.
+        """Prepare for a training step.
+
+        `seed` is the same on all ranks and in all micro-batches. Everything that the step drops for
+        all clips alike (layers, for example) follows from it.
         """
         del seed
 
     def clip_flops(self, grid: Grid, kept: int | None = None) -> int:
-        """Forward floating-point operations for one clip that fills `grid` (2 per multiply-add).
+        """Return the forward floating-point operations for one clip that fills `grid`.
 
-        `kept`: how many of the places go through the blocks (None: all).
+        A multiply-add counts as 2. `kept`: how many places go through the blocks (None: all).
         """
         raise NotImplementedError
 
@@ -158,7 +163,7 @@ class Encoder(Stack):
 class Maskable(Protocol):
     """An encoder that can encode a part of a clip's tokens, for masked pre-training.
 
-    Its config says `maskable`, and has `patch`, the side of a square patch in steps and mel bins.
+    Its config sets `maskable`, and `patch`, the side of a square patch in steps and mel bins.
     """
 
     def encode_visible(
@@ -172,15 +177,15 @@ class Maskable(Protocol):
         """Encode only the kept tokens of each clip.
 
         Args:
-            x: what the front end made.
+            x: the output of the front end.
             keep_MK: sorted numbers of the visible places, 0 for the first place after the prefix.
                 With M = k B rows, rows k b .. k b + k - 1 are k views of clip b.
-            valid_BN: tokens that stand for sound (None: all), as `Encoder.valid` gives them; kept
-                tokens that do not are not attended to.
-            compact: count the kept tokens as neighbours, instead of by their places in the grid.
+            valid_BN: tokens that stand for sound (None: all), as `Encoder.valid` gives them. No
+                token attends to a kept token that is padding.
+            compact: treat the kept tokens as neighbours. False: use their places in the grid.
 
         Returns:
-            [M, prefix + K, D], unspecified where the kept token is padding.
+            The tokens [M, prefix + K, D], unspecified where the kept token is padding.
         """
         ...
 
@@ -198,29 +203,29 @@ class Maskable(Protocol):
 class Coverable(Protocol):
     """An encoder that can hide some of a clip's tokens behind a learned vector (HuBERT).
 
-    Its config says `coverable`.
+    Its config sets `coverable`.
     """
 
     def encode_covered(
         self, x: Tensor, steps_B: Tensor, cover_BN: Tensor, cover_D: Tensor
     ) -> tuple[EncoderOutput, Tensor]:
-        """Encode a batch some of whose tokens are hidden before they are told their places.
+        """Encode a batch in which some tokens are hidden, before positions are added.
 
         Args:
-            x: what the front end made.
+            x: the output of the front end.
             steps_B: steps of each clip that stand for sound.
             cover_BN: which tokens are hidden, bool.
-            cover_D: what stands in their place.
+            cover_D: the vector that replaces a hidden token.
 
         Returns:
-            The answer, and [B] the mean square of what stood for the clip's tokens before they were
-            projected, of which a loss may want little.
+            The output, and the mean square of each clip's valid tokens before the projection, [B].
+            A loss may keep that small.
         """
         ...
 
 
 def eager_cpu(x: Tensor) -> bool:
-    """Whether `x` is on a CPU and nothing traces: looking at its values costs nothing then."""
+    """Return whether `x` is on a CPU and nothing is traced, so that reading values is cheap."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -235,9 +240,9 @@ def _cpu_has(dtype: torch.dtype) -> bool:
 
 
 def useful_autocast(method: Callable[..., Result]) -> Callable[..., Result]:
-    """No autocast for a method on a CPU without matrix kernels of the autocast dtype.
+    """Turn autocast off for a method on a CPU without matrix kernels of the autocast dtype.
 
-    The plain loops that torch falls back to there take nine times as long as float32.
+    There torch falls back to plain loops, which take nine times as long as float32.
     """
 
     @functools.wraps(method)
@@ -259,28 +264,28 @@ class Skipped(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
-        """`x` as it is."""
+        """Return `x` as it is."""
         ctx.save_for_backward(*parameters)
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        """The gradient as it is, and zeros."""
+        """Return the gradient as it is, and zeros for the parameters."""
         return grads[0], *(torch.zeros_like(p) for p in ctx.saved_tensors)
 
 
 def attend(
     q_BHLC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, mask: Tensor | None, dropout: float = 0.0
 ) -> Tensor:
-    """softmax(q k' / sqrt(C) + mask) v, by the best kernel that is right with a mask.
+    """Return softmax(q k' / sqrt(C) + mask) v, by the fastest kernel that is correct with a mask.
 
     Args:
         q_BHLC: queries.
         k_BHSC: keys, of the dtype of the queries.
         v_BHSC: values, of the dtype of the queries.
-        mask: added to the scores, or bool (true: may be attended to); broadcast to [B, H, L, S].
-            Every query needs at least one key. A mask of another floating-point dtype is cast to
-            that of the queries: kernels misread it otherwise (pytorch#191612).
+        mask: added to the scores, or bool (true: may be attended to). It is broadcast to
+            [B, H, L, S], and every query needs at least one key. A mask of another floating-point
+            dtype is cast to that of the queries, because kernels misread it (pytorch#191612).
         dropout: probability that an attention weight is dropped; 0 in evaluation.
 
     Returns:
@@ -289,8 +294,8 @@ def attend(
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(q_BHLC.dtype)
     if torch.compiler.is_exporting():
-        # Written out: what leaves for another runtime has to be plain operations. The fused
-        # kernel of the machine that exports assumes strides that an ONNX graph does not have.
+        # An exported graph gets plain operations. The fused kernel of the exporting machine assumes
+        # strides that an ONNX graph does not have.
         return _written_out(q_BHLC, k_BHSC, v_BHSC, mask, dropout)
     if mask is None:
         return F.scaled_dot_product_attention(q_BHLC, k_BHSC, v_BHSC, dropout_p=dropout)

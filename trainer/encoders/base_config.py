@@ -1,6 +1,6 @@
-"""What every encoder's config says, beside its own numbers; imports neither torch nor pydantic.
+"""The contract of an encoder's config. Imports neither torch nor pydantic.
 
-Shipped inside exported models, beside the config that uses it.
+Exported models have a copy of this file, beside the config that uses it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """Numbers of an encoder and of the front end that feeds it.
+    """The numbers of an encoder and of its front end.
 
-    A subclass is a frozen dataclass with a docstring under each field, its `name` among them
-    (`name: Literal["mine"] = "mine"`), and `frontend`, a name of `trainer.frontends`.
+    A subclass is a frozen dataclass with a docstring under each field. Two fields are `name`
+    (`name: Literal["mine"] = "mine"`) and `frontend`, a name of `trainer.frontends`.
     """
 
     __pydantic_config__: ClassVar[dict[str, object]] = {
@@ -29,12 +29,12 @@ class EncoderConfig:
     coverable: ClassVar[bool] = False
     """Whether it can hide tokens behind a learned vector (`base.Coverable`)."""
     feed_forward_taps: ClassVar[bool] = False
-    """Whether `forward` takes `fed`, a list that it fills with what the feed-forward part of each
-    block gives before it is added, [B, N, D]."""
+    """Whether `forward` takes `fed`, a list to which it adds what the feed-forward part of each
+    block gives before the residual is added, [B, N, D]."""
     frontend_fields: ClassVar[tuple[str, ...]] = ("frontend", "sample_rate_hz")
-    """Fields that are numbers of the front end."""
+    """Fields that belong to the front end."""
     training_only: ClassVar[frozenset[str]] = frozenset()
-    """Fields that say how the encoder is trained, not what it computes."""
+    """Fields that decide how the encoder is trained, not what it computes."""
 
     if TYPE_CHECKING:
 
@@ -52,7 +52,7 @@ class EncoderConfig:
 
         @property
         def patch(self) -> int:
-            """Side of a square patch, in steps and mel bins; of encoders that are maskable."""
+            """Side of a square patch, in steps and mel bins. Only maskable encoders have it."""
 
         @property
         def dim(self) -> int:
@@ -60,7 +60,7 @@ class EncoderConfig:
 
     @property
     def prefix(self) -> int:
-        """Tokens in front that stand for the whole clip."""
+        """Number of tokens in front that stand for the whole clip."""
         return 0
 
     @property
@@ -75,7 +75,7 @@ class EncoderConfig:
 
     @property
     def largest_block(self) -> int:
-        """Parameters of the largest block: what a device gathers at once where they are sharded."""
+        """Parameters of the largest block. With FSDP a device gathers so many at once."""
         raise NotImplementedError
 
     @property
@@ -85,11 +85,11 @@ class EncoderConfig:
 
     @property
     def tokens_text(self) -> str:
-        """How many tokens stand for how much time, in a few words."""
+        """The number of tokens per time, in a few words: `8 per 160 ms`."""
         raise NotImplementedError
 
     def summary(self) -> dict[str, str]:
-        """What cards and reports say of the architecture: name of a row -> text."""
+        """Describe the architecture for cards and reports: name of a row -> text."""
         raise NotImplementedError
 
     def stack_parameters(self, layers: int, dim: int, heads: int | None = None) -> int:

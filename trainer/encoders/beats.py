@@ -1,12 +1,12 @@
 """BEATs: an audio transformer with gated relative position bias and DeepNorm.
 
 Paper: Chen et al., "BEATs: Audio Pre-Training with Acoustic Tokenizers" (arXiv 2212.09058).
-This file is self-contained (torch, the standard library; its config and `base.py` beside it): it is
-shipped inside exported models. State-dict names are those of the released checkpoints; the
-relative-position table, which they repeat under every layer, exists once, under layer 0.
+This file needs only torch, its config and `base.py`, because exported models have a copy of it.
+State-dict names are those of the released checkpoints. These repeat the relative-position table
+under every layer; here it exists once, under layer 0.
 
-Two slots, `Attention.cpu_kernel` and `BeatsTransformer.cpu_convolution`, are empty. The trainer
-fills them where it trains on a CPU (`beats_cpu.py`, which is not shipped); results are the same up
+Two slots, `Attention.cpu_kernel` and `BeatsTransformer.cpu_convolution`, are empty. When it trains
+on a CPU, the trainer fills them from `beats_cpu.py`, which is not exported. Results are the same up
 to rounding.
 
 Shape legend: B clips, M masked views, T frames, F mel bins, N tokens of the full grid (index
@@ -44,10 +44,10 @@ CpuKernel = Callable[[Tensor, tuple[Tensor, Tensor, Tensor], Tensor, Tensor | No
 
 
 def relative_buckets(distance: Tensor, num_buckets: int, max_distance: int) -> Tensor:
-    """Bucket of each signed token distance (key minus query), int64, same shape.
+    """Return the bucket of each signed token distance (key minus query), int64, same shape.
 
-    Exact below a quarter of the buckets, logarithmic up to `max_distance`; positive distances
-    use the upper half.
+    Distances below a quarter of the buckets have a bucket each; longer ones up to `max_distance`
+    share buckets of logarithmic width. Positive distances use the upper half of the buckets.
     """
     half = num_buckets // 2
     exact = half // 2
@@ -59,14 +59,14 @@ def relative_buckets(distance: Tensor, num_buckets: int, max_distance: int) -> T
 
 
 def _call(module: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-    """The module's output, with its type (`Module.__call__` has none)."""
+    """Call a module and return its output as a Tensor (`Module.__call__` has no type)."""
     out: Tensor = module(*args, **kwargs)
     return out
 
 
 def gate_of(q_BHLC: Tensor, weight: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
-    """Factor of the position bias per query, [B, H, L, 1]; takes the un-scaled query."""
-    # The eight outputs are only ever summed in two groups of four: sum the weights instead.
+    """Return the factor of the position bias per query, [B, H, L, 1]. The query is not scaled."""
+    # Only the sums of two groups of four outputs are used, so the weights are summed instead.
     weight, bias = weight.view(2, 4, -1).sum(1), bias.view(2, 4).sum(1)
     a, u = F.linear(q_BHLC, weight, bias).sigmoid().chunk(2, dim=-1)
     return a * (u * scale - 1.0) + 2.0
@@ -147,10 +147,10 @@ class Block(nn.Module):
 
 
 class BeatsLayers(Stack):
-    """A stack of blocks that share one relative-position table, held by the first.
+    """A stack of blocks that share one relative-position table, which the first block holds.
 
-    `BeatsTransformer` extends it with the convolutional position embedding; the predictor of
-    masked-token pre-training uses it as it is.
+    `BeatsTransformer` adds the convolutional position embedding. The predictor of masked-token
+    pre-training uses this class as it is.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class BeatsLayers(Stack):
         self.grad_checkpoint = grad_checkpoint
         self.dim, self.ffn_dim = dim, ffn_dim
         self.beta = 1 / math.sqrt(math.sqrt(8 * layers))
-        # The trainer seeds it from the step, alike on all ranks, so that ranks skip alike.
+        # The trainer seeds it from the step, so that all ranks skip the same layers.
         self.layer_rng = torch.Generator()
         self.layers = nn.ModuleList(
             Block(
@@ -191,7 +191,7 @@ class BeatsLayers(Stack):
         BeatsLayers.reset_parameters(self)
 
     def reset_parameters(self) -> None:
-        """N(0, 0.02), then Xavier with DeepNorm's gains; norms 1 and 0."""
+        """Initialise with N(0, 0.02), then Xavier with DeepNorm's gains; norms get 1 and 0."""
         for module in self.layers.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -213,15 +213,16 @@ class BeatsLayers(Stack):
             yield block
 
     def blocks(self) -> list[nn.Module]:
-        """The layers."""
+        """Return the layers."""
         return list(self.layers)
 
     def gathered_alone(self) -> list[nn.Module]:
-        """The table of relative positions: looked up before the first block, which holds it."""
+        """Return the table of relative positions: it is used before the first block, its holder."""
         return [next(self._blocks()).self_attn.relative_attention_bias]
 
     def position_bias(self, length: int, positions_BK: Tensor | None = None) -> Tensor:
-        """Ungated bias E[bucket(j - i)]: [1, H, L, L], or [B, H, K, K] at the given positions.
+        """Return the bias E[bucket(j - i)] before the gate: [1, H, L, L], or [B, H, K, K] at the
+        given positions.
 
         `length`: tokens L of the sequence, or of the grid that `positions_BK` points into.
         """
@@ -230,18 +231,18 @@ class BeatsLayers(Stack):
         distance = torch.arange(1 - length, length, device=table.weight.device)
         bucket = relative_buckets(distance, table.num_embeddings, attention.max_distance)
         if torch.compiler.is_exporting() and positions_BK is None:
-            # What comes below asks of a symbolic length what nobody can know of it.
+            # The code below needs to know the length, which is symbolic in an exported graph.
             place_L = torch.arange(length, device=bucket.device)
             offset_LL = place_L[None, :] - place_L[:, None] + (length - 1)
             return table.weight[bucket[offset_LL]].permute(2, 0, 1)[None]
         by_distance = _call(table, bucket).t()
         if positions_BK is not None:
             offset_BKK = positions_BK[:, None, :] - positions_BK[:, :, None] + (length - 1)
-            # A copy of the vector per clip, so that its gradient collects in as many places.
+            # One copy of the vector per clip, so that the gradient is not collected in one place.
             by_distance = by_distance.expand(len(offset_BKK), -1, -1)
             index = offset_BKK.flatten(1)[:, None].expand(-1, by_distance.shape[1], -1)
             return by_distance.gather(2, index).view(*index.shape[:2], *offset_BKK.shape[1:])
-        # Row i of the answer is by_distance[L-1-i : 2L-1-i]. Repeating the vector L times and
+        # Row i of the result is by_distance[L-1-i : 2L-1-i]. Repeating the vector L times and
         # re-cutting it into rows one shorter shifts each row by one: a gather without indices.
         if length == 1:
             return by_distance[None, :, :, None]
@@ -269,7 +270,7 @@ class BeatsLayers(Stack):
         if torch.is_autocast_enabled(x_BLD.device.type):
             position = position.to(torch.get_autocast_dtype(x_BLD.device.type))
         key_mask = None
-        # Where looking costs nothing, find that there is nothing to mask.
+        # Where reading values is cheap, leave the mask out if there is nothing to mask.
         if valid_BL is not None and not (eager_cpu(valid_BL) and bool(valid_BL.all())):
             key_mask = torch.zeros_like(valid_BL, dtype=position.dtype)
             key_mask = key_mask.masked_fill(~valid_BL, -math.inf)[:, None, None, :]
@@ -288,7 +289,7 @@ class BeatsLayers(Stack):
         return x_BLD
 
     def flops(self, tokens: int) -> int:
-        """Forward floating-point operations for a sequence of `tokens` (2 per multiply-add)."""
+        """Return the forward operations for a sequence of `tokens` (2 per multiply-add)."""
         linear = 2 * tokens * (4 * self.dim**2 + 2 * self.dim * self.ffn_dim)
         return len(self.layers) * (linear + 4 * tokens**2 * self.dim)
 
@@ -300,7 +301,7 @@ class BeatsLayers(Stack):
 
 
 def _shared_options(config: BeatsConfig) -> dict[str, Any]:
-    """What every stack of an encoder's layers has in common, its predictor's too."""
+    """Return the options that all stacks of an encoder share, including its predictor's."""
     names = ("num_buckets", "max_distance", "dropout", "attention_dropout", "activation_dropout",
              "grad_checkpoint")  # fmt: skip
     return {name: getattr(config, name) for name in names}
@@ -333,7 +334,9 @@ class BeatsTransformer(BeatsLayers):
         self._reset_position()
 
     def reset_parameters(self) -> None:
-        """As `BeatsLayers`; position kernels N(0, 4 / (kernel x width)) (Microsoft's code)."""
+        """Initialise as `BeatsLayers`; position kernels get N(0, 4 / (kernel x width)), as in
+        Microsoft's code.
+        """
         super().reset_parameters()
         self._reset_position()
 
@@ -372,7 +375,7 @@ class BeatsTransformer(BeatsLayers):
 
 
 class Beats(Encoder):
-    """The BEATs encoder: normalised log-mel in, tokens out."""
+    """The BEATs encoder: it turns a normalised log-mel into tokens."""
 
     config: BeatsConfig
 
@@ -400,7 +403,7 @@ class Beats(Encoder):
         self.encoder.grad_checkpoint = recompute
 
     def blocks(self) -> list[nn.Module]:
-        """The transformer layers."""
+        """Return the transformer layers."""
         return self.encoder.blocks()
 
     def gathered_alone(self) -> list[nn.Module]:
@@ -412,7 +415,7 @@ class Beats(Encoder):
         self.encoder.layer_rng.manual_seed(seed)
 
     def stack(self, layers: int, dim: int, **options: Any) -> BeatsLayers:
-        """Layers with a position table of their own (no position convolution).
+        """Return layers with a position table of their own and no position convolution.
 
         `heads` and what `BeatsLayers` takes may be given.
 
@@ -434,7 +437,7 @@ class Beats(Encoder):
         )
 
     def reset_parameters(self) -> None:
-        """Initialise everything anew (Microsoft's scheme; the patch convolution is torch's)."""
+        """Initialise everything anew by Microsoft's scheme, the patch convolution by torch's."""
         self.encoder.reset_parameters()
         self._reset_input()
 
@@ -446,12 +449,12 @@ class Beats(Encoder):
             nn.init.zeros_(self.post_extract_proj.bias)
 
     def grid(self, steps: int) -> Grid:
-        """Whole patches of so many frames; at least one column."""
+        """Return the grid of the whole patches in so many frames; at least one column."""
         c = self.config
         return Grid(max(steps // c.patch, 1), c.bands, token_s=c.patch * c.hop_s)
 
     def valid(self, steps_B: Tensor, grid: Grid) -> Tensor:
-        """Tokens of whole time columns; at least one column of each clip."""
+        """Return the tokens of whole time columns; at least one column of each clip."""
         return self._valid(steps_B, grid.tokens)
 
     def _valid(self, frames_B: Tensor, tokens: int) -> Tensor:
@@ -459,7 +462,9 @@ class Beats(Encoder):
         return torch.arange(tokens, device=frames_B.device) < own_B[:, None]
 
     def patches(self, mel_BTF: Tensor) -> Tensor:
-        """Patch convolution: [B, N, P] with n = bands x t + f; frames that fill no patch drop."""
+        """Run the patch convolution: [B, N, P], n = bands x t + f. Frames that do not fill a patch
+        are left out.
+        """
         if mel_BTF.shape[1] < self.config.patch or mel_BTF.shape[2] != self.config.mel_bins:
             raise ValueError(
                 f"log-mel of shape {tuple(mel_BTF.shape)}; expected [clips, at least "
@@ -471,9 +476,9 @@ class Beats(Encoder):
         return _call(self.patch_embedding, mel_BTF[:, None]).flatten(2).mT
 
     def _gathered_patches(self, mel_BTF: Tensor) -> Tensor:
-        """The patch convolution as a gather and a product.
+        """Compute the patch convolution as a gather and a product.
 
-        No axis has a length that is 1 for some clips: `torch.export` would ask for more sound.
+        No axis may have length 1 for some clips only: `torch.export` would then refuse short clips.
         """
         side, bands = self.config.patch, self.config.bands
         token_N = torch.arange(mel_BTF.shape[1] // side * bands, device=mel_BTF.device)
@@ -488,7 +493,7 @@ class Beats(Encoder):
         if self.post_extract_proj is not None:
             x_BLD = _call(self.post_extract_proj, x_BLD)
         x_BLD = _call(self.input_dropout, x_BLD)
-        # Zero, so that padding does not leak into its neighbours through the convolution.
+        # Padding is set to zero, so that the convolution does not carry it into its neighbours.
         return x_BLD if valid_BL is None else x_BLD.masked_fill(~valid_BL[..., None], 0.0)
 
     @useful_autocast
@@ -505,7 +510,7 @@ class Beats(Encoder):
         Args:
             mel_BTF: normalised log-mel, at least one patch of frames.
             steps_B: frames of each clip that stand for sound (None: all of them).
-            valid_BN: overrides what follows from `steps_B`.
+            valid_BN: tokens that stand for sound, instead of those that follow from `steps_B`.
             layers: also return the input and output of every block.
 
         Raises:
@@ -536,8 +541,8 @@ class Beats(Encoder):
             mel_BTF: normalised log-mel.
             keep_MK: sorted grid indices of the visible tokens. With M = k B rows, rows
                 k b .. k b + k - 1 are k views of clip b.
-            valid_BN: tokens that stand for sound (None: all); kept tokens that do not are
-                neither attended to nor seen by the position convolution.
+            valid_BN: tokens that stand for sound (None: all). Attention and position convolution
+                ignore kept tokens that are padding.
             compact: treat the kept tokens as contiguous. Otherwise every token keeps its place in
                 the grid: masked tokens are zeros for the position convolution, and the bias uses
                 grid distances.
@@ -566,11 +571,11 @@ class Beats(Encoder):
         return _call(self.encoder, x_MKD, keep_valid_MK, positions_BL=keep_MK, grid=grid)
 
     def flops(self, tokens: int) -> int:
-        """Of the layers alone; see `Stack.flops`."""
+        """Return the operations of the layers alone; see `Stack.flops`."""
         return self.encoder.flops(tokens)
 
     def clip_flops(self, grid: Grid, kept: int | None = None) -> int:
-        """See `Encoder.clip_flops`; both convolutions see the whole grid (true positions)."""
+        """See `Encoder.clip_flops`. Both convolutions run over the whole grid (true positions)."""
         c, tokens = self.config, grid.tokens if kept is None else kept
         position = 2 * grid.tokens * c.dim * (c.dim // c.conv_pos_groups) * c.conv_pos
         patch = 2 * grid.tokens * c.patch_dim * c.patch**2

@@ -1,6 +1,6 @@
 """The numbers of a BEATs encoder and of the front end that feeds it; imports no torch.
 
-Shipped inside exported models, beside `beats.py` and `ranges.py`.
+Exported models have a copy of this file, beside `beats.py` and `ranges.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .ranges import Bins, Hertz, Positive, Range, ShareBelowOne, Size, check_ran
 
 @dataclass(frozen=True, kw_only=True)
 class BeatsConfig(EncoderConfig):
-    """Architecture of a BEATs encoder and the numbers of the front end that feeds it.
+    """The architecture of a BEATs encoder and the numbers of its front end.
 
     The defaults are BEATs base and the configuration of the released self-supervised
     checkpoints (iteration 3).
@@ -68,14 +68,14 @@ class BeatsConfig(EncoderConfig):
     grad_checkpoint: bool = False
     """Recompute each layer in the backward pass: less memory, about a third more compute."""
     frontend: Literal["beats", "eat"] = "beats"
-    """Variant of the log-mel front end."""
+    """Which variant of the log-mel front end."""
     sample_rate_hz: Hertz = 16000
     """Sampling rate the encoder expects, in Hz."""
     mel_bins: Bins = 128
     """Mel bins; a multiple of `patch`."""
     mel_mean: float = 15.41663
-    """Mean of the natural-log mel that the front end subtracts. Microsoft's number, which travels
-    with the weights; where it was measured is not documented."""
+    """Mean of the natural-log mel, which the front end subtracts. Microsoft's number, which belongs
+    to the weights; it is not documented where it was measured."""
     mel_std: Positive = 6.55582
     """Standard deviation of the natural-log mel; the front end divides by twice this."""
 
@@ -138,7 +138,7 @@ class BeatsConfig(EncoderConfig):
         patches = self.patch_dim * self.patch**2 + 2 * self.patch_dim
         if self.patch_dim != self.dim:
             patches += (self.patch_dim + 1) * self.dim
-        # Weight norm keeps a length per place of the kernel beside the direction.
+        # Weight norm has a length for each place of the kernel, beside the direction.
         position = (self.dim**2 // self.conv_pos_groups + 1) * self.conv_pos + self.dim
         return patches + position + 2 * self.dim + self.blocks_parameters
 

@@ -1,9 +1,9 @@
-"""What makes training steps of BEATs on a CPU faster: attention and position convolution.
+"""Faster attention and position convolution for training BEATs on a CPU.
 
-Not shipped inside exported models, and nothing needs it: inference is as fast without, and results
-are the same up to rounding. `quicken` puts both into the slots that `beats.py` has for them.
+Exported models do not have this file, and nothing needs it: inference is as fast without it, and
+results are the same up to rounding. `quicken` puts both functions into the slots of `beats.py`.
 
-Shape legend: that of `beats.py`; b blocks of an overlapping cut, s places in one, h its own.
+Shape legend: as in `beats.py`; b overlapping blocks, s places in a block, h places that it adds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .beats import Attention, BeatsTransformer, gate_of
 
 
 def quicken(module: nn.Module) -> None:
-    """Let every BEATs layer inside `module` compute by what is below wherever it runs on a CPU."""
+    """Let every BEATs layer in `module` use the functions of this file when it runs on a CPU."""
     for part in module.modules():
         if isinstance(part, Attention):
             part.cpu_kernel = attend_in_pieces
@@ -34,7 +34,7 @@ def attend_in_pieces(
     key_mask: Tensor | None,
     dropout: float,
 ) -> Tensor:
-    """See `beats.CpuKernel`; in float32 whatever comes in."""
+    """See `beats.CpuKernel`. Computes in float32 for any dtype."""
     with torch.autocast("cpu", enabled=False):
         mask = None if key_mask is None else key_mask.float()
         fp32 = [z.float() for z in (qkv_BL3HC, *gate, position)]
@@ -44,7 +44,7 @@ def attend_in_pieces(
 
 
 def convolve_by_fft(conv: nn.Conv1d, x_BDL: Tensor) -> Tensor:
-    """`conv(x)[..., :L]`, in float32 whatever comes in."""
+    """Return `conv(x)[..., :L]`. Computes in float32 for any dtype."""
     assert conv.bias is not None
     weight, bias = conv.weight.float(), conv.bias.float()
     return overlap_save(x_BDL.float(), weight, bias, conv.groups).to(conv.weight.dtype)
@@ -53,10 +53,10 @@ def convolve_by_fft(conv: nn.Conv1d, x_BDL: Tensor) -> Tensor:
 class CpuAttention(torch.autograd.Function):
     """softmax(q k' / sqrt(C) + gate(q) position) v in float32, forward and backward.
 
-    torch's fused CPU kernel has no gradient for its mask, and what it falls back to streams some
-    twenty arrays of [B, H, L, L] through memory. Here one piece at a time stays in the cache and
-    only the attention weights are kept for the backward pass; in small arrays, because the C
-    library maps a large one anew at every step and pays a page fault for each 4 KiB of it.
+    torch's fused CPU kernel has no gradient for its mask, and its fallback moves some twenty arrays
+    of [B, H, L, L] through memory. Here one piece at a time stays in the cache, and only the
+    attention weights are stored for the backward pass. They are stored in small arrays, because the
+    C library maps a large array anew at every step, with a page fault for each 4 KiB.
     """
 
     @staticmethod
@@ -71,7 +71,7 @@ class CpuAttention(torch.autograd.Function):
         dropout: float,
         keep: bool,
     ) -> Tensor:
-        """[B, L, H, C]; `keep` the attention weights, for a gradient."""
+        """Return [B, L, H, C]. `keep`: store the attention weights for the backward pass."""
         q, k, v = qkv_BL3HC.permute(2, 0, 3, 1, 4)
         gate = gate_of(q, gate_weight, gate_bias, gate_scale)
         position = position.expand(len(q), -1, -1, -1)
@@ -96,8 +96,8 @@ class CpuAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        """Gradients of everything but the mask."""
-        # Once only: recomputed layers (`checkpoint`) allow no second look.
+        """Return the gradients of all inputs but the mask."""
+        # Read once only: in recomputed layers (`checkpoint`) a second read is an error.
         qkv_BL3HC, weight, bias, scale, gate, position, *arrays = ctx.saved_tensors
         kept = iter(arrays)
         q, k, v = qkv_BL3HC.permute(2, 0, 3, 1, 4)
@@ -146,7 +146,7 @@ def _flat(x_BHLC: Tensor, at: tuple[slice, slice]) -> Tensor:
 
 
 def _matmul(a: Tensor, b: Tensor, out_BHLC: Tensor, alpha: float = 1.0) -> None:
-    """Batched product into a strided piece of a larger tensor, without a copy where it can."""
+    """Write a batched product into a piece of a larger tensor, without a copy if possible."""
     if len(out_BHLC) == 1:
         torch.baddbmm(out_BHLC[0], a, b, beta=0, alpha=alpha, out=out_BHLC[0])
     else:
@@ -154,10 +154,10 @@ def _matmul(a: Tensor, b: Tensor, out_BHLC: Tensor, alpha: float = 1.0) -> None:
 
 
 def overlap_save(x_BDL: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
-    """What `conv1d(x, weight, bias, padding=kernel // 2, groups=groups)[..., :L]` gives, by FFT.
+    """Compute `conv1d(x, weight, bias, padding=kernel // 2, groups=groups)[..., :L]` by FFT.
 
-    For kernels as long as the position embedding's it needs a tenth of the operations; exact to
-    about 1e-6 of the largest output.
+    With the position embedding's kernel this needs a tenth of the operations. The error is about
+    1e-6 of the largest output.
     """
     (clips, dim, length), kernel = x_BDL.shape, weight.shape[2]
     size = _fft_size(min(int(1.6 * kernel), length + kernel - 1))
@@ -176,7 +176,7 @@ def overlap_save(x_BDL: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Te
 
 
 def _fft_size(at_least: int) -> int:
-    """The next even number without prime factors above 5."""
+    """Return the smallest even number from `at_least` on without prime factors above 5."""
     size = at_least + at_least % 2
     while True:
         rest = size

@@ -1,16 +1,16 @@
 """EfficientNet: inverted residual blocks with squeeze-and-excitation, over a log-mel.
 
 Paper: Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (arXiv
-1905.11946). Needs torch alone; its config and `base.py` lie beside it: it is shipped inside
-exported models. (timm's blocks know nothing of padding.) State-dict names are timm's with `stages`
-for `blocks`; the last convolution, `conv_head` and `bn2` there, is the last of the stages here. The
-log-mel is one channel: a network of three that gets it three times (torchvision's, AVEX's) is the
-same function with the sum of its first weights.
+1905.11946). The file needs only torch, its config and `base.py`, because exported models have a
+copy of it. (timm's blocks cannot handle padding.) State-dict names are timm's, with `stages` for
+`blocks`; the last convolution, timm's `conv_head` and `bn2`, is the last of the stages here. The
+log-mel is one channel. A network with three channels that gets the log-mel three times
+(torchvision's, AVEX's) computes the same if its first weights are summed over the channels.
 
-**Padding.** A convolution pads with zeros at a clip's end, wherever that is in the batch: behind
-it every feature map is 0, and the squeeze and, in training, the batch statistics are taken over the
-clip's own columns. So a clip in a padded batch gives what it gives alone (in eval mode; in training
-mode the other clips decide with what statistics it is normalised, as in every batch norm).
+**Padding.** Behind the end of a clip every feature map is 0, so a convolution sees zeros there, as
+at the end of a batch. The squeeze and, in training, the batch statistics are taken over the clip's
+own columns. So in eval mode a clip has the same tokens in a padded batch as alone. In training mode
+the statistics depend on the other clips, as in every batch norm.
 
 Shape legend: B clips, T frames or columns, F mel bins or rows, C channels of a feature map, N
 tokens (n = bands t + f), D width of a token.
@@ -34,12 +34,12 @@ from .efficientnet_config import Stage as StageNumbers
 
 
 def _conv(before: int, after: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A convolution without bias; one of stride 1 keeps the size."""
+    """Return a convolution without bias. With stride 1 it does not change the size."""
     return nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False)
 
 
 def _own(own_B: Tensor | None, x_BCFT: Tensor) -> Tensor | None:
-    """Which columns are a clip's own, [B, 1, 1, T]; None: all of them."""
+    """Return which columns are a clip's own, [B, 1, 1, T]; None: all columns."""
     if own_B is None:
         return None
     column_T = torch.arange(x_BCFT.shape[-1], device=x_BCFT.device)
@@ -47,23 +47,23 @@ def _own(own_B: Tensor | None, x_BCFT: Tensor) -> Tensor | None:
 
 
 class Norm(nn.BatchNorm2d):
-    """Batch norm and, with `act`, SiLU; 0 outside a clip's own columns, which it does not count."""
+    """Batch norm and, with `act`, SiLU. Only a clip's own columns count; the others become 0."""
 
     def __init__(self, channels: int, *, act: bool = True) -> None:
         super().__init__(channels)
         self.act = act
-        # How often it was updated depends on the accumulation, and nothing depends on it.
+        # The number of updates depends on the accumulation, and nothing uses it.
         self.register_buffer("num_batches_tracked", None)
 
     def _load_from_state_dict(self, *args: object) -> None:
-        # torch's own would add the count of updates to a file that lacks it.
+        # torch's method would add the number of updates to a file that lacks it.
         nn.Module._load_from_state_dict(self, *args)
 
     def forward(self, x_BCFT: Tensor, own_B11T: Tensor | None = None) -> Tensor:
-        """The normalised map. `own_B11T`: a clip's own columns (None: all)."""
+        """Return the normalised map. `own_B11T`: a clip's own columns (None: all)."""
         assert self.running_mean is not None and self.running_var is not None
         if own_B11T is None or not self.training:
-            # Statistics may be of another type than the map: weights gathered as bfloat16, say.
+            # Weights and statistics may differ in dtype: FSDP gathers weights as bfloat16, say.
             kind = self.running_mean.dtype
             y_BCFT = F.batch_norm(
                 x_BCFT,
@@ -82,7 +82,7 @@ class Norm(nn.BatchNorm2d):
         return F.silu(y_BCFT) if self.act else y_BCFT
 
     def _over_own(self, x_BCFT: Tensor, own_B11T: Tensor) -> Tensor:
-        """Normalise by the statistics of the clips' own columns, and remember them."""
+        """Normalise by the statistics of the clips' own columns, and update the running ones."""
         assert self.running_mean is not None and self.running_var is not None
         count = own_B11T.sum() * x_BCFT.shape[2]
 
@@ -104,7 +104,7 @@ class Norm(nn.BatchNorm2d):
 
 
 class SqueezeExcite(nn.Module):
-    """Factor of each channel, from the means of all channels over the map."""
+    """Multiplies each channel by a factor that follows from the means of all channels."""
 
     def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class SqueezeExcite(nn.Module):
         self.conv_expand = nn.Conv2d(inner, channels, 1)
 
     def forward(self, x_BCFT: Tensor, own_B11T: Tensor | None) -> Tensor:
-        """The map times the factors; it must be 0 outside a clip's own columns."""
+        """Return the map times the factors. It must be 0 outside a clip's own columns."""
         if own_B11T is None:
             mean_BC11 = x_BCFT.mean((2, 3), keepdim=True)
         else:
@@ -124,13 +124,13 @@ class SqueezeExcite(nn.Module):
 
 
 class Block(nn.Module):
-    """Widen, convolve each channel by itself, squeeze and excite, narrow; add the input.
+    """Widen, convolve each channel by itself, squeeze and excite, narrow, add the input.
 
     Args:
-        stage: the numbers of its stage.
-        before: channels that come in.
-        stride: of the convolution.
-        drop_path: probability that it is skipped for a clip in training.
+        stage: the numbers of the block's stage.
+        before: channels of the input.
+        stride: stride of the convolution.
+        drop_path: probability that the block is skipped for a clip in training.
     """
 
     def __init__(self, stage: StageNumbers, before: int, stride: int, drop_path: float) -> None:
@@ -142,7 +142,7 @@ class Block(nn.Module):
         self.se = SqueezeExcite(wide, squeezed(before))
         self.drop_path = drop_path
         depthwise = _conv(wide, wide, stage.kernel, stride, groups=wide)
-        # timm's names, which count from the first convolution that there is.
+        # timm's names, which number the norms of the convolutions that the block has.
         if self.expands:
             self.conv_pw, self.bn1 = _conv(before, wide), Norm(wide)
             self.conv_dw, self.bn2 = depthwise, Norm(wide)
@@ -154,7 +154,7 @@ class Block(nn.Module):
             self.bn2 = Norm(stage.channels, act=False)
 
     def forward(self, x_BCFT: Tensor, own_B: Tensor | None) -> Tensor:
-        """The next map, 0 outside a clip's own columns (`own_B`: how many come in)."""
+        """Return the next map, 0 outside a clip's own columns. `own_B`: columns of the input."""
         y_BCFT: Tensor = x_BCFT
         if self.expands:
             y_BCFT = self.bn1(self.conv_pw(y_BCFT), _own(own_B, y_BCFT))
@@ -167,14 +167,14 @@ class Block(nn.Module):
         else:
             y_BCFT = self.bn2(self.conv_pw(y_BCFT), own_B11T)
         if self.residual and self.training and self.drop_path:
-            # Stochastic depth (Huang et al. 2016), clip by clip; drawn as dropout is.
+            # Stochastic depth (Huang et al. 2016), drawn for each clip, as dropout.
             kept_B111 = torch.rand(len(y_BCFT), 1, 1, 1, device=y_BCFT.device) >= self.drop_path
             y_BCFT = y_BCFT * kept_B111 / (1 - self.drop_path)
         return y_BCFT + x_BCFT if self.residual else y_BCFT
 
 
 def _after(own_B: Tensor | None, stride: int) -> Tensor | None:
-    """A clip's own columns after a convolution of that stride."""
+    """Return the number of a clip's own columns after a convolution of that stride."""
     return None if own_B is None else (own_B + stride - 1) // stride
 
 
@@ -202,7 +202,7 @@ class Last(nn.Module):
 
 
 class EfficientNet(Encoder):
-    """The EfficientNet encoder: log-mel in, one token per cell of the last feature map out."""
+    """The EfficientNet encoder: it turns a log-mel into one token per cell of the last map."""
 
     config: EfficientNetConfig
 
@@ -226,7 +226,9 @@ class EfficientNet(Encoder):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Convolutions N(0, 2 / (kernel x outputs of a group)), norms 1 and 0 (released code)."""
+        """Initialise as the released code: convolutions N(0, 2 / (kernel x outputs of a group)),
+        norms 1 and 0.
+        """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
@@ -242,19 +244,19 @@ class EfficientNet(Encoder):
     # ------------------------------------------------------------------ what runs in what order
 
     def blocks(self) -> list[nn.Module]:
-        """The stages, and the last convolution."""
+        """Return the stages and the last convolution."""
         return list(self.stages)
 
     def grid(self, steps: int) -> Grid:
-        """One token per cell of 32 frames and 32 mel bins, the last of them begun."""
+        """Return one token per cell of 32 frames and 32 mel bins; the last cell may be partial."""
         c = self.config
-        # Not by a negative number: graphs of other runtimes round it towards 0.
+        # Not `-(-steps // reduction)`: other runtimes round a negative quotient towards 0.
         return Grid(
             (steps + c.reduction - 1) // c.reduction, c.bands, token_s=c.reduction * c.hop_s
         )
 
     def valid(self, steps_B: Tensor, grid: Grid) -> Tensor:
-        """Tokens of columns that hold a frame of the clip; see `Encoder.valid`."""
+        """Return the tokens of columns with a frame of the clip; see `Encoder.valid`."""
         own_B1 = (steps_B[:, None] + self.config.reduction - 1) // self.config.reduction
         token_N = torch.arange(grid.tokens, device=steps_B.device)
         return token_N // grid.bands < own_B1
@@ -276,10 +278,10 @@ class EfficientNet(Encoder):
         steps_all_B = torch.full(x.shape[:1], x.shape[1], device=x.device)
         own_B = steps_B
         if own_B is not None and eager_cpu(x):
-            # Where looking costs nothing, find that there is nothing to mask.
+            # Where reading values is cheap, leave the mask out if there is nothing to mask.
             own_B = None if bool((own_B >= x.shape[1]).all()) else own_B
         if torch.compiler.is_exporting():
-            # Room for three columns of every map: no axis may be 1 for some clips alone.
+            # Pad to three columns of every map: no axis may have length 1 for some clips only.
             own_B = steps_all_B if own_B is None else own_B
             x = F.pad(x, (0, 0, 0, 2 * self.config.reduction))
         x_BCFT = x.mT[:, None]
@@ -307,17 +309,17 @@ class EfficientNet(Encoder):
     # ------------------------------------------------------------------ what it costs
 
     def flops(self, tokens: int) -> int:
-        """Of the whole network; see `Stack.flops`."""
+        """Return the operations of the whole network; see `Stack.flops`."""
         return self.clip_flops(Grid(-(-tokens // self.config.bands), self.config.bands))
 
     def clip_flops(self, grid: Grid, kept: int | None = None) -> int:
-        """Counted by torch on a network without memory; see `Encoder.clip_flops`."""
+        """Let torch count on a network without memory (`meta`); see `Encoder.clip_flops`."""
         del kept
         return _counted(self.config, grid.times * self.config.reduction)
 
 
 def _cells(x_BCFT: Tensor, own_B: Tensor | None, side: int, grid: Grid) -> Tensor:
-    """Mean over each token's cell of a map, over the clip's own columns, [B, N, C].
+    """Return the mean of a map over each token's cell and the clip's own columns, [B, N, C].
 
     `side`: rows and columns of a cell. The map must be 0 outside the clip's own columns.
     """

@@ -1,6 +1,6 @@
 """The numbers of an EfficientNet and of the front end that feeds it; imports no torch.
 
-Shipped inside exported models, beside `efficientnet.py`, `base_config.py` and `ranges.py`.
+Exported models have a copy of this file, with `efficientnet.py`, `base_config.py` and `ranges.py`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ DIVISOR = 8
 STEM = 32
 """Channels of the first convolution of B0."""
 SQUEEZE = 0.25
-"""Channels of the squeeze, as a share of those that come into the block."""
+"""Channels of the squeeze, as a share of the channels that enter the block."""
 
 
 class Stage(NamedTuple):
-    """One stage of EfficientNet: blocks of one kind, of which the first may halve the map."""
+    """One stage of EfficientNet: blocks of one kind. The first block may halve the map."""
 
     blocks: int
     kernel: int
@@ -44,9 +44,9 @@ B0 = (
 
 @dataclass(frozen=True, kw_only=True)
 class EfficientNetConfig(EncoderConfig):
-    """Architecture of an EfficientNet and the numbers of the front end that feeds it.
+    """The architecture of an EfficientNet and the numbers of its front end.
 
-    The defaults are EfficientNet-B0 behind AVEX's front end.
+    The defaults are EfficientNet-B0 with AVEX's front end.
     """
 
     title: ClassVar[str] = "EfficientNet"
@@ -66,11 +66,11 @@ class EfficientNetConfig(EncoderConfig):
     dim: Size = 1280
     """Width of a token: channels of the last convolution. B0 and B1 1280."""
     pretrained: Literal["imagenet"] | None = None
-    """First weights of a new run. imagenet: B0's or B1's after ImageNet, which timm fetches (AVEX
-    starts from them). null: random. Where `init_from` is given, it is taken instead."""
+    """First weights of a new run. imagenet: B0 or B1 trained on ImageNet, which timm fetches (AVEX
+    starts from them). null: random. `init_from`, where it is given, has precedence."""
     drop_path: ShareBelowOne = 0.0
-    """Probability that the last block of a stage is skipped for a clip in training; it rises from 0
-    at the first block. torchvision and AVEX 0.2. Drawn clip by clip as dropout is."""
+    """Probability that the last block of the network is skipped for a clip in training. It rises
+    linearly from 0 at the first block. torchvision and AVEX 0.2. Drawn for each clip."""
     grad_checkpoint: bool = False
     """Recompute each stage in the backward pass: less memory, about a third more compute."""
     frontend: Literal["minmax_mel"] = "minmax_mel"
@@ -90,7 +90,7 @@ class EfficientNetConfig(EncoderConfig):
             raise ValueError(f"n_fft is {self.n_fft}; it must be a multiple of 2")
 
     def channels(self, of_b0: int) -> int:
-        """B0's channels times `width`, to the nearest multiple of 8 but not below nine tenths."""
+        """Return B0's channels times `width`, rounded to a multiple of 8, but not below 90 %."""
         wanted = of_b0 * self.width
         rounded = max(DIVISOR, int(wanted + DIVISOR / 2) // DIVISOR * DIVISOR)
         return rounded + DIVISOR if rounded < 0.9 * wanted else rounded
@@ -107,7 +107,7 @@ class EfficientNetConfig(EncoderConfig):
 
     @property
     def layers(self) -> int:
-        """What runs one after the other: the stages, and the last convolution."""
+        """Number of blocks that run one after the other: the stages and the last convolution."""
         return len(B0) + 1
 
     @property
@@ -165,12 +165,14 @@ class EfficientNetConfig(EncoderConfig):
 
 
 def squeezed(channels: int) -> int:
-    """Channels of the squeeze of a block into which so many come."""
+    """Return the channels of the squeeze in a block that so many channels enter."""
     return max(1, round(channels * SQUEEZE))
 
 
 def _block_parameters(stage: Stage, before: int) -> int:
-    """Convolutions without biases, batch norms of two numbers per channel, squeeze with biases."""
+    """Count the convolutions without biases, two numbers per channel of a norm, and the squeeze
+    with biases.
+    """
     wide, squeeze = before * stage.expansion, squeezed(before)
     expand = (before + 2) * wide if stage.expansion > 1 else 0
     depthwise = (stage.kernel**2 + 2) * wide

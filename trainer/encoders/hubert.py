@@ -2,14 +2,14 @@
 
 Paper: Hsu et al., "HuBERT: Self-Supervised Speech Representation Learning by Masked Prediction of
 Hidden Units" (arXiv 2106.07447). torchaudio builds the network, so state-dict names are those of
-its checkpoints and of AVES'. Needs torch and torchaudio; its config and `base.py` lie beside it: it
-is shipped inside exported models.
+its checkpoints and of AVES'. The file needs torch, torchaudio, its config and `base.py`, because
+exported models have a copy of it.
 
-Two parts are not torchaudio's: attention, which goes through `base.attend`, and the norm in the
-first convolution. That one takes each channel's mean and variance over the whole clip, so silence
+Two parts are not torchaudio's. Attention goes through `base.attend`. The norm in the first
+convolution takes each channel's mean and variance over the whole clip in torchaudio, so silence
 that pads a clip would change all of its tokens; here it takes them over the clip's own outputs. The
-convolutions have no padding, and what is no token of the clip is hidden from the position embedding
-and from attention: a clip in a padded batch gives what it gives alone.
+convolutions have no padding, and tokens of padding are hidden from the position embedding and from
+attention. So a clip has the same tokens in a padded batch as alone.
 
 Shape legend: B clips, T samples or outputs of a convolution, C channels, N tokens, D width,
 L tokens in general, H heads.
@@ -38,7 +38,7 @@ from .hubert_config import (
 
 
 class Attention(nn.Module):
-    """torchaudio's self-attention by names, computed by `base.attend`."""
+    """Self-attention with torchaudio's names of parameters, computed by `base.attend`."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Attention(nn.Module):
     def forward(
         self, x_BLD: Tensor, attention_mask: Tensor | None = None, **_: Any
     ) -> tuple[Tensor, None]:
-        """The answer, and None for a position bias. `attention_mask`: bool [B, 1, 1, L]."""
+        """Return the output, and None for a position bias. `attention_mask`: bool [B, 1, 1, L]."""
         q, k, v = (
             project(x_BLD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
@@ -59,7 +59,7 @@ class Attention(nn.Module):
 
 
 class _Scaled(torch.autograd.Function):
-    """Identity; the gradient is multiplied with a factor."""
+    """Identity whose gradient is multiplied by a factor."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
@@ -72,7 +72,7 @@ class _Scaled(torch.autograd.Function):
 
 
 def _norm_own(norm: nn.GroupNorm, x_BCT: Tensor, own_B: Tensor) -> Tensor:
-    """Each channel of a clip normalised by mean and variance of the clip's own outputs."""
+    """Normalise each channel of a clip by the mean and variance of the clip's own outputs."""
     own_B1T = (torch.arange(x_BCT.shape[-1], device=x_BCT.device) < own_B[:, None])[:, None]
     count_B11 = own_B[:, None, None]
     wide_BCT = x_BCT.float().masked_fill(~own_B1T, 0.0)
@@ -84,7 +84,7 @@ def _norm_own(norm: nn.GroupNorm, x_BCT: Tensor, own_B: Tensor) -> Tensor:
 
 
 class Hubert(Encoder):
-    """The HuBERT encoder: waveform in, one token per 320 samples out."""
+    """The HuBERT encoder: it turns a waveform into one token per 320 samples."""
 
     config: HubertConfig
 
@@ -114,14 +114,15 @@ class Hubert(Encoder):
         self.feature_extractor, self.encoder = network.feature_extractor, network.encoder
         for layer in self.blocks():
             layer.attention = Attention(config.dim, config.heads, config.attention_dropout)
-        # The trainer seeds it from the step, alike on all ranks, so that ranks skip alike.
+        # The trainer seeds it from the step, so that all ranks skip the same layers.
         self.layer_rng = torch.Generator()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Linear maps N(0, 0.02); convolutions over samples Kaiming-normal; norms 1 and 0.
+        """Initialise everything anew, as HuBERT's code does (fairseq).
 
-        Position kernels N(0, 4 / (kernel x width)) (HuBERT's code, fairseq).
+        Linear maps get N(0, 0.02), convolutions over samples Kaiming-normal values, norms 1 and 0,
+        and position kernels N(0, 4 / (kernel x width)).
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -143,19 +144,19 @@ class Hubert(Encoder):
     # ------------------------------------------------------------------ what runs in what order
 
     def blocks(self) -> list[nn.Module]:
-        """The transformer's layers."""
+        """Return the transformer's layers."""
         return list(self.encoder.transformer.layers)
 
     def begin_step(self, seed: int) -> None:
-        """Which layers the step skips follows from `seed`."""
+        """Seed the choice of the layers that this step skips."""
         self.layer_rng.manual_seed(seed)
 
     def grid(self, steps: int) -> Grid:
-        """One token per 320 samples that have a receptive field of 400."""
+        """Return one token per 320 samples, as far as its receptive field of 400 lies within."""
         return Grid(int(tokens_of(steps)), token_s=TOKEN_SAMPLES / self.config.sample_rate_hz)
 
     def valid(self, steps_B: Tensor, grid: Grid) -> Tensor:
-        """Tokens whose receptive field lies within the clip; see `Encoder.valid`."""
+        """Return the tokens whose receptive field lies within the clip; see `Encoder.valid`."""
         token_N = torch.arange(grid.tokens, device=steps_B.device)
         valid_BN: Tensor = token_N < tokens_of(steps_B)[:, None]
         return valid_BN
@@ -185,13 +186,13 @@ class Hubert(Encoder):
 
     @staticmethod
     def _to_mask(x_BT: Tensor, steps_B: Tensor | None) -> Tensor | None:
-        """The lengths; None where looking costs nothing and there is nothing to mask."""
+        """Return the lengths; None if reading values is cheap and shows that no clip is padded."""
         if steps_B is None or not eager_cpu(x_BT):
             return steps_B
         return None if bool((steps_B >= x_BT.shape[1]).all()) else steps_B
 
     def _stem(self, x_BT: Tensor, own_B: Tensor | None) -> Tensor:
-        """The convolutions over samples, [B, N, C]."""
+        """Run the convolutions over samples; returns [B, N, C]."""
         x_BCT = x_BT[:, None]
         for index, layer in enumerate(self.feature_extractor.conv_layers):
             part = cast("Any", layer)
@@ -215,7 +216,7 @@ class Hubert(Encoder):
     ) -> EncoderOutput:
         transformer, mask = self.encoder.transformer, None
         if valid_BN is not None:
-            # Zero, so that padding does not leak into its neighbours through the convolution.
+            # Padding is set to zero, so that the convolution does not carry it into its neighbours.
             x_BND = x_BND.masked_fill(~valid_BN[..., None], 0.0)
             mask = valid_BN[:, None, None]
         x_BND = transformer.layer_norm(x_BND + transformer.pos_conv_embed(x_BND))
@@ -244,13 +245,13 @@ class Hubert(Encoder):
     # ------------------------------------------------------------------ what it costs
 
     def flops(self, tokens: int) -> int:
-        """Of the layers alone; see `Stack.flops`."""
+        """Return the operations of the layers alone; see `Stack.flops`."""
         c = self.config
         linear = 2 * tokens * (4 * c.dim**2 + 2 * c.dim * c.ffn_dim)
         return c.layers * (linear + 4 * tokens**2 * c.dim)
 
     def clip_flops(self, grid: Grid, kept: int | None = None) -> int:
-        """See `Encoder.clip_flops`; most of it is the convolutions over samples."""
+        """See `Encoder.clip_flops`. Most of the operations are in the convolutions over samples."""
         del kept
         c, before, stem = self.config, 1, 0
         outputs = (grid.times - 1) * TOKEN_SAMPLES + RECEPTIVE_SAMPLES

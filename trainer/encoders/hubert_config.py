@@ -1,6 +1,6 @@
 """The numbers of a HuBERT encoder; imports no torch.
 
-Shipped inside exported models, beside `hubert.py`, `base_config.py` and `ranges.py`.
+Exported models have a copy of this file, beside `hubert.py`, `base_config.py` and `ranges.py`.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ from .base_config import EncoderConfig
 from .ranges import Hertz, Share, ShareBelowOne, Size, check_ranges
 
 KERNELS = (10, 3, 3, 3, 3, 2, 2)
-"""Of the convolutions over samples: the same in wav2vec 2.0, HuBERT and AVES, as their strides."""
+"""Kernels of the convolutions over samples. wav2vec 2.0, HuBERT and AVES have the same kernels and
+strides."""
 STRIDES = (5, 2, 2, 2, 2, 2, 2)
 TOKEN_SAMPLES = 320
 """Samples from one token to the next: the product of the strides."""
 RECEPTIVE_SAMPLES = 400
-"""Samples that one token sees."""
+"""Samples that decide one token (its receptive field)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HubertConfig(EncoderConfig):
     """Architecture of a HuBERT: convolutions over samples, then a transformer.
 
-    The defaults are HuBERT base, which AVES and BirdAVES are too; of wav2vec 2.0's two kinds it is
-    the one with one group norm in the first convolution and layer norms after each part.
+    The defaults are HuBERT base, the architecture of AVES and BirdAVES too. It has one group norm,
+    in the first convolution, and layer norms after each part (one of wav2vec 2.0's two kinds).
     """
 
     title: ClassVar[str] = "HuBERT"
@@ -52,8 +53,8 @@ class HubertConfig(EncoderConfig):
     conv_pos_groups: Size = 16
     """Groups of the convolutional position embedding; must divide `dim`."""
     dropout: ShareBelowOne = 0.1
-    """Dropout on the output of attention and feed-forward, and after the position embedding. 0.1 as
-    AVES' published configuration, as for the four rates below."""
+    """Dropout on the output of attention and feed-forward, and after the position embedding. 0.1 is
+    the value of AVES' published configuration, which the four rates below follow too."""
     attention_dropout: ShareBelowOne = 0.1
     """Dropout on attention weights."""
     activation_dropout: ShareBelowOne = 0.0
@@ -63,8 +64,8 @@ class HubertConfig(EncoderConfig):
     layer_drop: ShareBelowOne = 0.05
     """Probability of skipping a layer in a training step (the same layers on all ranks)."""
     stem_gradient: Share = 1.0
-    """Factor of the gradient into the convolutions over samples. HuBERT's pre-training 0.1; 0 keeps
-    them as they are."""
+    """Factor of the gradient into the convolutions over samples. HuBERT's pre-training: 0.1. With 0
+    they do not learn."""
     grad_checkpoint: bool = False
     """Recompute each layer in the backward pass: less memory, about a third more compute."""
     frontend: Literal["waveform"] = "waveform"
@@ -108,7 +109,7 @@ class HubertConfig(EncoderConfig):
         c, d = self.conv_dim, self.dim
         stem = c * KERNELS[0] + 2 * c + sum(c * c * kernel for kernel in KERNELS[1:])
         project = 2 * c + (c + 1) * d
-        # Weight norm keeps a length per place of the kernel beside the direction.
+        # Weight norm has a length for each place of the kernel, beside the direction.
         position = (d**2 // self.conv_pos_groups + 1) * self.conv_pos + d
         return stem + project + position + 2 * d + self.blocks_parameters
 
@@ -125,7 +126,7 @@ class HubertConfig(EncoderConfig):
 
 
 def tokens_of(samples: Any) -> Any:
-    """Tokens of so many samples (an int, or an integer tensor): convolutions without padding."""
+    """Return the tokens of so many samples (an int or an integer tensor), without padding."""
     for kernel, stride in zip(KERNELS, STRIDES, strict=True):
         samples = (samples - kernel) // stride + 1
     return samples

@@ -1,8 +1,8 @@
 """The allowed values of a config's fields, stated once: in their annotations.
 
 pydantic reads them when a recipe is checked, the JSON Schema shows them to an editor, and a config
-that is built in Python checks them by `check_ranges`. Imports no torch and no pydantic: it is
-shipped inside exported models, beside the configs of the encoders.
+that is built in Python checks them with `check_ranges`. This file imports neither torch nor
+pydantic, because exported models have a copy of it, beside the configs of the encoders.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Range:
         )
 
     def __str__(self) -> str:
-        """As an error message says it: `in [0, 1)`, `at least 1`, `a multiple of 4`."""
+        """Return the words for an error message: `in [0, 1)`, `at least 1`, `a multiple of 4`."""
         low = self.gt if self.ge is None else self.ge
         high = self.lt if self.le is None else self.le
         said = []
@@ -99,7 +99,7 @@ def check_ranges(config: Any) -> None:
 
 
 def _problem(name: str, value: Any, annotation: Any) -> str:
-    """What is wrong with one field; empty if nothing is."""
+    """Return what is wrong with one field; "" if nothing is."""
     kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
     if kind in (int, float) and not _is(value, kind):
         return f"{name} is {value!r}; it must be a {'whole ' if kind is int else ''}number"
@@ -123,7 +123,7 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def _limits(annotation: Any) -> Iterator[Range]:
-    """Every range in an annotation, within unions and tuples too."""
+    """Yield every range in an annotation, also within unions and tuples."""
     for argument in get_args(annotation):
         if isinstance(argument, Range):
             yield argument

@@ -4,8 +4,9 @@
     model = AutoModel.from_pretrained("<this repository>", trust_remote_code=True)
     embedding_BD = model(wav_BT).pooler_output
 
-Shipped inside exported repositories beside the encoder's and the front end's files, which
-`parts.py` names; needs transformers and what those import (torch; timm or torchaudio for some).
+An exported repository has this file, and beside it the files of the encoder and the front end,
+which `parts.py` names. It needs transformers and what those files import (torch; some of them timm
+or torchaudio).
 
 Shape legend: B clips, T samples, N tokens, D channels, C classes.
 """
@@ -32,26 +33,26 @@ from .parts import (  # type: ignore[import-not-found, import-untyped, unused-ig
 from .pooling import STATISTICS, pool  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 LOUDEST = 16.0
-"""Sound in [-1, 1] may overshoot a little; beyond this it was not scaled at all."""
+"""Sound in [-1, 1] may overshoot a little. A larger sample was not scaled at all."""
 WARN_S = 60.0
-"""Clips of this length and longer get a warning: attention takes memory by the square."""
+"""Clips of this length or longer raise a warning, because attention takes memory by the square."""
 KEPT = ("README.md", "CREDITS.md", "LICENSE", "preprocessor_config.json", "data.json")
-"""Files of the repository that `save_pretrained` takes along."""
+"""Files of the repository that `save_pretrained` copies."""
 
 logger = logging.get_logger(__name__)
 
 
 class DawnchorusConfig(PretrainedConfig):  # type: ignore[misc]
-    """The numbers of encoder and front end, and whether there is a head.
+    """The numbers of the encoder and the front end, and whether there is a head.
 
     Args:
-        encoder: `name` and the other fields of the encoder's config, the front end's among them.
+        encoder: `name` and the other fields of the encoder's config, which include the front end's.
         classification_head: whether a linear head maps the pooled tokens to `id2label`.
         pooling: what the head sees of the tokens: `mean`, `mean_std`, `mean_std_max` or `cls`.
     """
 
     model_type = "dawnchorus"
-    # What `Trainer` hands to metrics beside the loss: the logits alone.
+    # `Trainer` passes the other outputs to its metrics: the logits alone.
     keys_to_ignore_at_inference = [  # noqa: RUF012
         "last_hidden_state", "pooler_output", "token_mask", "hidden_states",
     ]  # fmt: skip
@@ -90,10 +91,10 @@ class DawnchorusConfig(PretrainedConfig):  # type: ignore[misc]
 
 @dataclass
 class DawnchorusOutput(ModelOutput):  # type: ignore[misc]
-    """What the model answers."""
+    """The output of the model."""
 
     loss: Tensor | None = None
-    """Mean over the clips, float32; with `labels`."""
+    """Mean over the clips, float32; None without `labels`."""
     last_hidden_state: Tensor | None = None
     """Tokens [B, N, D] of the last block; unspecified where `token_mask` is false."""
     pooler_output: Tensor | None = None
@@ -103,17 +104,17 @@ class DawnchorusOutput(ModelOutput):  # type: ignore[misc]
     token_mask: Tensor | None = None
     """Bool [B, N]: which tokens are sound rather than padding."""
     hidden_states: tuple[Tensor, ...] | None = None
-    """The input of the first block, then the output of each block, when asked for."""
+    """The input of the first block, then the output of each block; None unless asked for."""
 
 
 class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
-    """Log-mel front end, encoder, and a linear head where the model was trained with labels."""
+    """Front end, encoder, and a linear head if the model was trained with labels."""
 
     config_class = DawnchorusConfig
     base_model_prefix = "dawnchorus"
     main_input_name = "input_values"
     supports_gradient_checkpointing = True
-    # A log-mel in half precision is off by more than the rest of the network together.
+    # In half precision the log-mel has a larger error than all the rest of the network.
     _keep_in_fp32_modules_strict = ["frontend"]  # noqa: RUF012
     _no_split_modules = ["Block"]  # noqa: RUF012
 
@@ -132,27 +133,27 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     def _set_gradient_checkpointing(self, enable: bool = True, *_: Any, **__: Any) -> None:
-        # The encoder recomputes its own blocks, without reentrance whatever transformers asks for.
+        # The encoder recomputes its own blocks, and never re-entrantly, whatever is asked for.
         self.gradient_checkpointing = enable
         self.encoder.grad_checkpoint = enable
 
     def _init_weights(self, module: nn.Module) -> None:
-        # Encoder and front end initialise themselves when they are built and are complete in every
-        # checkpoint; only a head of another size (a new label set) is left for us to fill.
+        # Encoder and front end initialise themselves, and every checkpoint has them whole. Only a
+        # head of another size (for new labels) is initialised here.
         if module is self.head and self.head is not None:
             nn.init.normal_(self.head.weight, std=0.02)
             nn.init.zeros_(self.head.bias)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As everywhere in transformers, but what would be random is an error, not a warning.
+        """Load the model as transformers does, but raise an error where weights would be random.
 
-        A fresh head for labels of your own has to be asked for: `ignore_mismatched_sizes=True`,
-        with `num_labels` (and `classification_head=True` for a model without a head).
+        A new head for labels of your own has to be asked for: give `ignore_mismatched_sizes=True`
+        and `num_labels`, and `classification_head=True` if the model has no head.
 
         Raises:
-            ValueError: names the tensors that the file lacks, has too many of, or has in another
-                shape.
+            ValueError: the file lacks tensors, or has others or tensors of another shape; the
+                message names them.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         fresh_head = bool(kwargs.get("ignore_mismatched_sizes", False))
@@ -178,16 +179,16 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
         return (model, info) if wants_info else model
 
     def train(self, mode: bool = True) -> DawnchorusModel:
-        """As everywhere; remembers that the weights may no longer be those of the card."""
+        """Set the mode as torch does, and remember that the weights may differ from the card's."""
         self._trained = self._trained or mode
         super().train(mode)
         return self
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """As everywhere; the card, licence, credits and preprocessor come along.
+        """Save the model as transformers does, with its card, licence, credits and preprocessor.
 
-        A file that is at the place already stays. Where the model was in training mode since it was
-        loaded, the card says that it describes the weights from before.
+        A file that is already there stays. If the model was in training mode since it was loaded,
+        the card gets a note that it describes the earlier weights.
         """
         if kwargs.get("push_to_hub"):
             self._refuse_push()
@@ -201,7 +202,7 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
                     _say_trained_on(folder / name)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """As everywhere, but not for an export that was made for private use (ValueError)."""
+        """Push as transformers does. An export for private use raises ValueError instead."""
         self._refuse_push()
         return super().push_to_hub(*args, **kwargs)
 
@@ -211,7 +212,7 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
             raise ValueError(f"this model is for private use; to be published it lacks:\n{lines}")
 
     def _beside(self, name: str) -> str | None:
-        """A file of the repository that the model was loaded from, where it is at hand."""
+        """Return the path of a file from the repository that the model was loaded from, or None."""
         source = self.config._name_or_path
         if not source:
             return None
@@ -243,8 +244,8 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
             input_values: waveforms [B, T] at `config.sampling_rate`, float in [-1, 1] or 16-bit
                 integers (divided by 32768 here); shorter clips padded on the right.
             attention_mask: [B, T], 1 for sound, then 0 for padding.
-            lengths: [B], samples of each clip; the same as a mask, and cheaper.
-            labels: what the clips are, for the loss of training. Multi-label
+            lengths: [B], samples of each clip. It means the same as a mask, and is cheaper.
+            labels: labels of the clips, for the loss. Multi-label
                 (`config.problem_type`, the default): [B, C], 1 or 0. Single-label: class numbers
                 [B], or [B, C] as above with a share of 1 / k for each of k labels.
             output_hidden_states: also return the output of every block.
@@ -288,7 +289,7 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
         return output.to_tuple() if return_dict is False else output
 
     def _as_float(self, input_values: Tensor) -> Tensor:
-        """Waveforms as float32 in [-1, 1], or ValueError."""
+        """Return the waveforms as float32 in [-1, 1]. Raises ValueError for any other input."""
         if not isinstance(input_values, Tensor):
             raise ValueError(
                 f"input_values are a {type(input_values).__name__}: give a tensor "
@@ -306,7 +307,7 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
                 f"input_values are {input_values.dtype}: give float in [-1, 1] or 16-bit integers"
             )
         wav_BT = input_values.float()
-        # Looking makes a GPU wait, so there the first batch speaks for all.
+        # Reading a value makes the host wait for a GPU, so there only the first batch is checked.
         on_cpu = wav_BT.device.type == "cpu"
         if not torch.compiler.is_compiling() and (on_cpu or not self._heard):
             self._heard = True
@@ -336,7 +337,7 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
         )
 
     def _loss(self, logit_BC: Tensor | None, labels: Tensor) -> Tensor:
-        """As in post-training, with every class counted: mean over clips (and classes, for BCE)."""
+        """Return the loss of post-training: the mean over clips (BCE: and over all classes)."""
         if logit_BC is None:
             raise ValueError(
                 "labels need a head and this model has none: load it with "
@@ -363,9 +364,10 @@ class DawnchorusModel(PreTrainedModel):  # type: ignore[misc]
 
 
 def lengths_of(attention_mask_BT: Tensor) -> Tensor:
-    """Samples of each clip, int64 [B]; refuses masks with padding before or inside the sound.
+    """Return the samples of each clip, int64 [B].
 
-    A graph that is traced (`torch.compile`, `torch.export`, ONNX) cannot look and takes the sum.
+    Raises ValueError for a mask with padding before or inside the sound. A traced graph
+    (`torch.compile`, `torch.export`, ONNX) cannot check that.
     """
     sound_BT = attention_mask_BT.bool()
     looks = not torch.compiler.is_compiling()
@@ -375,7 +377,7 @@ def lengths_of(attention_mask_BT: Tensor) -> Tensor:
 
 
 def _say_trained_on(card: Path) -> None:
-    """Put a sentence at the head of a card, below its front matter."""
+    """Add the sentence that the weights were trained further, below the card's front matter."""
     text = card.read_text(encoding="utf-8")
     end = text.find("\n---\n", 3) if text.startswith("---\n") else -1
     head = 0 if end < 0 else end + len("\n---\n")
@@ -387,7 +389,7 @@ def _say_trained_on(card: Path) -> None:
 
 
 def _check_lengths(length_B: Tensor, wav_BT: Tensor) -> None:
-    """Refuse clips without sound, and lengths that are not those of the batch."""
+    """Raise ValueError for clips without sound, and for lengths that do not fit the batch."""
     if length_B.shape != wav_BT.shape[:1]:
         raise ValueError(f"{tuple(length_B.shape)} lengths for {len(wav_BT)} clips: give one each")
     shortest, longest = torch.stack([length_B.min(), length_B.max()]).tolist()

@@ -1,4 +1,4 @@
-"""What an objective is, what it gets and what it gives back.
+"""The contract of an objective: its input, its output and its methods.
 
 Objectives know nothing of Lightning, recipes or files.
 
@@ -26,7 +26,7 @@ class FeatureBatch:
     """A batch after the front end, on the device."""
 
     x: Tensor
-    """What the encoder takes, float32: log-mel [B, T, F], or the waveform [B, T]."""
+    """The encoder's input, float32: log-mel [B, T, F], or the waveform [B, T]."""
     steps_B: Tensor
     """Steps of the front end that stand for sound, per clip, int64."""
     labels_P2: Tensor | None = None
@@ -34,15 +34,15 @@ class FeatureBatch:
     source_B: Tensor | None = None
     """Index of the dataset each clip came from, int64."""
     key_B: Tensor | None = None
-    """Key of each clip's random numbers, int64: it follows from the recipe's seed and the clip's
-    position alone, and what is drawn from it (`trainer.seeds`) is the same in every batch."""
+    """Key of each clip's random numbers, int64. It follows from the recipe's seed and the clip's
+    position alone, so draws from it (`trainer.seeds`) do not depend on the batch."""
     clean: Tensor | None = None
-    """As `x`, of the sound without noise, for targets that are to be made of it; None: none."""
+    """`x` for the sound without noise, from which targets are made; None: targets use `x`."""
     real_B: Tensor | None = None
-    """False in rows that only fill up the batch, bool: no figure may count them. None: all real."""
+    """False in rows that only fill up the batch, which no figure may count; None: no such rows."""
 
     def keys(self) -> Tensor:
-        """`key_B`, which must be there.
+        """Return `key_B`, which the batch must have.
 
         Raises:
             ValueError: the batch has no keys.
@@ -56,8 +56,8 @@ class FeatureBatch:
 class StepOutput:
     """The loss as a sum and the number of terms in it.
 
-    So the mean can be taken over the *global* batch (ranks x accumulation), whatever the
-    micro-batch.
+    From these the trainer takes the mean over the *global* batch (ranks x accumulation), whatever
+    the micro-batch.
     """
 
     loss_sum: Tensor
@@ -65,32 +65,32 @@ class StepOutput:
     count: Tensor
     """Scalar: how many terms `loss_sum` adds up."""
     logs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Name -> (sum, count), detached scalars; the logger reduces both, then divides."""
+    """Name -> (sum, count), detached scalars. The logger adds up both over ranks, then divides."""
     scores_BC: Tensor | None = None
-    """What ranks clips and classes, where the objective has classes, detached: a class's scores
-    of any two clips can be compared (raw logits of a softmax cannot)."""
+    """Scores that rank clips and classes, detached; None if the objective has no classes. A class's
+    scores of any two clips must be comparable, which raw logits of a softmax are not."""
     code_count_V: Tensor | None = None
     """How often each code was chosen, where the objective chooses codes, int64."""
 
 
 class Scorer(Protocol):
-    """Gathers figures over a validation set that are no means of sums (average precision, say)."""
+    """Computes figures of a validation that are no mean over clips, such as average precision."""
 
     def update(self, output: StepOutput, batch: FeatureBatch) -> None:
-        """Take a batch in; nothing may wait for the device."""
+        """Add a batch without waiting for the device."""
         ...
 
     def sync(self) -> None:
-        """Add up what the ranks have; all ranks call it."""
+        """Add what the other ranks have; all ranks call it."""
         ...
 
     def finish(self, figures: dict[str, float]) -> dict[str, float]:
-        """The figures of the validation: the given means, and its own."""
+        """Return the figures of the validation: the given means and the scorer's own."""
         ...
 
 
 class Model(Protocol):
-    """What an objective sees of the model that is trained (`trainer.model.BioEncoder`)."""
+    """The part of the trained model (`trainer.model.BioEncoder`) that an objective uses."""
 
     @property
     def encoder(self) -> Encoder:
@@ -120,7 +120,7 @@ class Context:
     labels: tuple[str, ...] | None = None
     """Names of all classes; None where the objective needs no labels."""
     presence: Callable[[], tuple[Tensor, Tensor]] | None = None
-    """Gives bool [C], classes with a positive clip in the training data, and bool [S, C], the
+    """Returns bool [C], the classes with a positive clip in the training data, and bool [S, C], the
     classes that each source labels at all."""
     load_model: Callable[[str], Model] | None = None
     """Reads a model with its head and its labels, where it has them; else as `load_encoder`."""
@@ -132,7 +132,7 @@ class Context:
 
 
 class Objective(nn.Module):
-    """Turns a batch and a model into a loss; its own parameters (a predictor, say) are trained too.
+    """Computes a loss from a batch and a model. Its own parameters (a predictor, say) learn too.
 
     The head lives in the model, is trained there and exported from there.
     """
@@ -141,75 +141,78 @@ class Objective(nn.Module):
 
     @classmethod
     def build(cls, config: Any, model: Model, context: Context) -> Self:
-        """The objective for a model.
+        """Build the objective for a model.
 
         Args:
             config: the `objective` section of the recipe.
             model: the model that will be trained; a head may be initialised here.
-            context: what else may be asked for.
+            context: what else the objective may ask for.
 
         Raises:
-            RecipeError: the numbers of objective and encoder do not go together.
+            RecipeError: the objective cannot be combined with this encoder.
         """
         raise NotImplementedError
 
     def prepare(self, model: Model, batches: Iterable[FeatureBatch]) -> dict[str, float]:
         """Look at the first clips before the first step of a run (not when it is continued).
 
-        What is found is kept in buffers, so that the checkpoint has it. All ranks get the same
-        batches, and read as many of them as they want.
+        Results belong in buffers, so that the checkpoint has them. All ranks get the same batches,
+        and read as many of them as they want.
 
         Args:
-            model: the model, as it will begin.
+            model: the model before its first step.
             batches: the first clips of the run, without noise and mixup.
 
         Returns:
-            Figures for the log; none: nothing was looked at.
+            Figures for the log; empty if the clips were not needed.
 
         Raises:
-            RecipeError: training would be of no use.
+            RecipeError: the clips show that training cannot work.
         """
         del model, batches
         return {}
 
     def step(self, batch: FeatureBatch, model: Model, *, frozen: bool = False) -> StepOutput:
-        """The loss of a batch.
+        """Return the loss of a batch.
 
         Args:
-            batch: features, and keys from which everything random follows.
+            batch: features, and the keys from which all random draws follow.
             model: the model being trained.
             frozen: only the head learns: the encoder runs without gradients, in eval mode.
         """
         raise NotImplementedError
 
     def after_step(self, model: Model, step: int, total: int) -> None:
-        """The optimiser has moved: follow it, where something does (a teacher, a codebook).
+        """Update what follows the weights (a teacher, a codebook), after an optimiser step.
 
         Args:
             model: the model.
-            step: which optimiser step it was; the first is 0.
-            total: steps of the whole run.
+            step: number of the optimiser step; the first is 0.
+            total: number of steps of the whole run.
         """
         del model, step, total
 
     def scorer(self, model: Model) -> Scorer | None:
-        """What gathers figures over a validation set; None: the means of `step` are all."""
+        """Return a new scorer for a validation; None: the means of `step` are the only figures."""
         del model
         return None
 
     def look(self, batch: FeatureBatch, model: Model) -> list[list[Panel]]:
-        """What people may want to see of each clip of a batch, in the order of the clips."""
+        """Return the panels that the report shows of each clip, in the order of the clips."""
         return [[] for _ in batch.steps_B]
 
     def terms(self, grid: Grid) -> float:
-        """About how many terms the loss of a clip that fills `grid` has; it scales gradients."""
+        """Return about how many terms the loss of a clip that fills `grid` has.
+
+        It only keeps the numbers of the backward pass near 1.
+        """
         del grid
         return 1.0
 
     def flops(self, model: Model, grid: Grid) -> float:
-        """Floating-point operations of a training step per clip that fills `grid`.
+        """Return the floating-point operations of a training step per clip that fills `grid`.
 
-        Forward and backward, which costs twice the forward (Kaplan et al. 2020, section 2.1); two
-        per multiply-add.
+        The backward pass costs twice the forward pass (Kaplan et al. 2020, section 2.1). A
+        multiply-add counts as two.
         """
         return 3.0 * model.encoder.clip_flops(grid)

@@ -1,4 +1,4 @@
-"""What every objective's config says, beside its own numbers; imports no torch."""
+"""The contract of an objective's config. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """What an encoder is trained for.
+    """The numbers of an objective.
 
     A subclass is a frozen dataclass with a docstring under each field, its `name` among them
     (`name: Literal["mine"] = "mine"`).
@@ -25,12 +25,12 @@ class ObjectiveConfig:
     }
 
     needs_labels: ClassVar[bool] = False
-    """Whether it learns from labels; the model then has a head for them."""
+    """Whether the objective learns from labels; the model then has a head for them."""
     needs_masking: ClassVar[bool] = False
     """Whether the encoder must be able to encode visible tokens alone."""
     metrics: ClassVar[dict[str, str]] = {"loss": "min"}
-    """Figures of a validation that may choose the best checkpoint, the usual one first, and whether
-    more ("max") or less ("min") is better."""
+    """Figures of a validation that may choose the best checkpoint -> "max" if more is better, "min"
+    if less is. The first is the default."""
 
     if TYPE_CHECKING:
 
@@ -40,7 +40,7 @@ class ObjectiveConfig:
 
     @property
     def hears_clean(self) -> bool:
-        """Whether targets are made of the sound without the noise of `augment`."""
+        """Whether targets are made from the sound without the noise of `augment`."""
         return False
 
     @property
@@ -50,20 +50,23 @@ class ObjectiveConfig:
 
     @property
     def head_pooling(self) -> Pooling:
-        """What the model's head sees of a clip's tokens, where there is a head."""
+        """How a clip's tokens are pooled for the model's head, if it has one."""
         return "mean"
 
     def parameters(self, encoder: EncoderConfig, classes: int) -> int:
-        """What is trained beside the encoder, the head among it. `classes`: outputs of the head."""
+        """Return the number of parameters that are trained beside the encoder, with the head's.
+
+        `classes`: outputs of the head.
+        """
         raise NotImplementedError
 
     def frozen_parameters(self, encoder: EncoderConfig) -> int:
-        """What is kept beside the encoder and not trained (a teacher), in float32."""
+        """Return the number of float32 parameters that are not trained (of a teacher, say)."""
         del encoder
         return 0
 
     def refuses(self, encoder: EncoderConfig) -> list[str]:
-        """Why it does not go with an encoder: a sentence each; none: it does."""
+        """Return why it cannot be combined with an encoder, a sentence each; empty: it can."""
         if self.needs_masking and not encoder.maskable:
             return [
                 f"objective {self.name} hides tokens from the encoder, and encoder {encoder.name} "
@@ -73,7 +76,7 @@ class ObjectiveConfig:
         return []
 
     def forbids(self, recipe: Recipe) -> list[str]:
-        """What else in the recipe does not go with this objective: a sentence each."""
+        """Return everything in a recipe that contradicts this objective, a sentence each."""
         problems = self.refuses(recipe.encoder)
         if not self.needs_labels:
             if recipe.augment.mixup_prob > 0:

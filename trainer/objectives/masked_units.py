@@ -1,7 +1,7 @@
-"""Masked prediction of units: hide spans of tokens, name the cluster that each stands for.
+"""Masked prediction of units: hide spans of tokens, predict the cluster of each hidden token.
 
 HuBERT (Hsu et al., arXiv 2106.07447), which AVES is; numbers of torchaudio's recipe and fairseq's
-code. Units are clusters of MFCC first, then of a layer of an encoder that was trained so.
+code. The first iteration clusters MFCC, the next a layer of the encoder of the iteration before.
 
 Shape legend: B clips, N tokens, D width of the encoder, E width of the comparison, V units.
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def cover_spans(valid_BN: Tensor, prob: float, span: int, key_B: Tensor) -> Tensor:
-    """Which tokens are hidden: spans at random places, which may overlap, bool [B, N].
+    """Choose the hidden tokens: spans at random places, which may overlap. Returns bool [B, N].
 
     A clip of n tokens has floor(prob n / span + u) spans, u uniform in (0, 1), at least one; where
     n is below twice the span, spans are half of n. A clip's spans do not depend on the others.
@@ -89,7 +89,7 @@ class MaskedUnits(Objective):
         self.project = nn.Linear(encoder.dim, config.width)
         self.unit_VE = nn.Parameter(torch.empty(config.units.codes, config.width).uniform_())
         self.cover_D = nn.Parameter(torch.empty(encoder.dim).uniform_())
-        # How frequent each unit is; uniform until `prepare` has seen data.
+        # Share of each unit; uniform until `prepare` has seen data.
         codes = config.units.codes
         self.register_buffer("share_V", torch.full((codes,), 1.0 / codes))
 
@@ -108,7 +108,7 @@ class MaskedUnits(Objective):
         return cls(config, model.encoder, teacher)
 
     def train(self, mode: bool = True) -> Self:
-        """As everywhere; a teacher stays in eval mode."""
+        """Set the mode as torch does, but leave a teacher in eval mode."""
         super().train(mode)
         self.features.eval()
         return self
@@ -116,16 +116,16 @@ class MaskedUnits(Objective):
     # ------------------------------------------------------------------ the step
 
     def step(self, batch: FeatureBatch, model: Model, *, frozen: bool = False) -> StepOutput:
-        """Cross-entropy of the hidden tokens, summed, and their number.
+        """Return the summed cross-entropy of the hidden tokens, and their number.
 
-        Of a clip, the loss also has the penalty on the convolutions over samples, as often as it
-        has hidden tokens. Logs: `loss`, `masked_accuracy`, `unigram_nll` (what a guess from the
+        The loss also has the penalty on the convolutions over samples, once per hidden token of a
+        clip. Logs: `loss`, `masked_accuracy`, `unigram_nll` (what a guess from the
         units' frequencies alone would reach on the same tokens) and `stem_square`.
 
         Args:
-            batch: waveforms, and keys from which the spans follow; labels are not looked at.
-            model: whose encoder is trained.
-            frozen: nothing to be frozen for: this objective has no head.
+            batch: waveforms, and keys from which the spans follow; labels are not used.
+            model: the model whose encoder is trained.
+            frozen: not used, because this objective has no head.
 
         Raises:
             ValueError: the batch has no keys.
@@ -160,7 +160,7 @@ class MaskedUnits(Objective):
         return StepOutput(loss_sum, count, logs)
 
     def _logits(self, token_BND: Tensor) -> Tensor:
-        """Cosine of every token and every unit over the temperature, float32."""
+        """Return the cosine of every token and unit divided by the temperature, float32."""
         token_BNE = self.project(token_BND)
         with torch.autocast(token_BND.device.type, enabled=False):
             token_BNE = F.normalize(token_BNE.float(), dim=-1)
@@ -177,7 +177,7 @@ class MaskedUnits(Objective):
 
     @torch.no_grad()
     def prepare(self, model: Model, batches: Iterable[FeatureBatch]) -> dict[str, float]:
-        """Fit the clusters to the tokens of the first clips; remember how frequent each unit is.
+        """Fit the clusters to the tokens of the first clips, and store the share of each unit.
 
         Returns:
             `tokens`, `codes_used`, `codes`, `entropy_nats`, `perplexity`.
@@ -203,7 +203,7 @@ class MaskedUnits(Objective):
 
     @torch.no_grad()
     def look(self, batch: FeatureBatch, model: Model) -> list[list[Panel]]:
-        """Hidden tokens, their units and what was predicted of each clip."""
+        """Show which tokens of each clip are hidden, their units and the predicted units."""
         encoder, config = model.encoder, self.config
         assert isinstance(encoder, Coverable)
         valid_BN, grid = _valid(batch, model.encoder)
@@ -221,8 +221,9 @@ class MaskedUnits(Objective):
         return grid.tokens / 2
 
     def flops(self, model: Model, grid: Grid) -> float:
-        """Forward and backward of the encoder and of the comparison, and a teacher's forward pass;
-        see `Objective.flops`.
+        """Count encoder and comparison forward and backward, and a teacher's forward pass.
+
+        See `Objective.flops`.
         """
         config = self.config
         compare = 2 * grid.tokens * config.width * (model.encoder.dim + config.units.codes)
@@ -233,6 +234,6 @@ class MaskedUnits(Objective):
 
 
 def _valid(batch: FeatureBatch, encoder: Encoder) -> tuple[Tensor, Grid]:
-    """Which tokens are sound, bool [B, N], and where they stand."""
+    """Return which tokens are sound, bool [B, N], and their grid."""
     grid = encoder.grid(batch.x.shape[1])
     return encoder.valid(batch.steps_B, grid), grid

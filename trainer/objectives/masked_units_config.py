@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitsConfig:
-    """What the units are clusters of: fitted to the first clips, kept in the checkpoint."""
+    """What the units are clusters of. The first clips decide them; the checkpoint has them."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {
         "extra": "forbid",
@@ -29,9 +29,9 @@ class UnitsConfig:
     }
 
     codes: Annotated[int, Range(ge=2)] = 100
-    """Clusters. HuBERT and torchaudio's recipe: 100 of MFCC, 500 of an earlier encoder."""
+    """Number of clusters. HuBERT, torchaudio's recipe: 100 of MFCC, 500 of an earlier encoder."""
     path: str | None = None
-    """A run, checkpoint or export whose encoder gives the features, frozen. null: 13 MFCC with
+    """A run, checkpoint or export whose frozen encoder computes the features. null: 13 MFCC with
     their first and second differences (HuBERT's first iteration)."""
     layer: Whole = 6
     """Which layer of that encoder; 0 is the input of the first. HuBERT's second iteration: 6."""
@@ -44,30 +44,30 @@ class UnitsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedUnitsConfig(ObjectiveConfig):
-    """Masked prediction of units (HuBERT): hide spans of tokens, name the cluster of each."""
+    """Masked prediction of units (HuBERT): hide spans of tokens, predict the cluster of each."""
 
     metrics: ClassVar[dict[str, str]] = {"loss": "min", "masked_accuracy": "max"}
 
     name: Literal["masked_units"] = "masked_units"
     """Which objective this is."""
     units: UnitsConfig = field(default_factory=UnitsConfig)
-    """What is to be predicted."""
+    """The units that are predicted."""
     mask_prob: Annotated[float, Range(gt=0, le=1)] = 0.8
-    """Spans per token times their length. HuBERT 0.8, of which about half of the tokens are hidden,
+    """Spans per token times their length. With HuBERT's 0.8 about half of the tokens are hidden,
     because spans overlap."""
     mask_span: Count = 10
     """Length of a span, in tokens. HuBERT: 10. In a clip of fewer than two spans, half of it."""
     temperature: Positive = 0.1
-    """The cosines of token and unit are divided by it. HuBERT: 0.1."""
+    """The cosines of token and unit are divided by this. HuBERT: 0.1."""
     width: Count = 256
     """Width in which token and unit are compared. HuBERT: 256."""
     unmasked_weight: NotNegative = 0.0
     """Weight of the loss of the tokens that were not hidden. HuBERT: 0."""
     stem_penalty: NotNegative = 10.0
-    """Weight of the mean square of what the convolutions over samples give. HuBERT: 10."""
+    """Weight of the mean square of the output of the convolutions over samples. HuBERT: 10."""
     clean_targets: bool = True
-    """Make the units of the sound without the noise of `augment`, as HuBERT's were made of the
-    recordings beforehand. false: of what the encoder hears."""
+    """Make the units from the sound without the noise of `augment`, as HuBERT, whose units were
+    made from the recordings beforehand. false: make them from the encoder's input."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -83,7 +83,7 @@ class MaskedUnitsConfig(ObjectiveConfig):
         return {"units.path": self.units.path} if self.units.path is not None else {}
 
     def parameters(self, encoder: EncoderConfig, classes: int) -> int:
-        """What is trained beside the encoder: projection, units and what hides a token."""
+        """Count the projection, the units and the vector that hides a token."""
         return encoder.dim + (encoder.dim + 1) * self.width + self.units.codes * self.width
 
     def refuses(self, encoder: EncoderConfig) -> list[str]:

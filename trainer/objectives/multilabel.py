@@ -4,8 +4,7 @@ AVEX (Miron et al., arXiv 2508.11845), "supervised post-training": masked mean o
 linear layer, binary cross-entropy over the union of the label spaces of all sources.
 
 Shape legend: B clips, N tokens, D channels, E pooled numbers (D times 1, 2 or 3), C classes,
-P label pairs, S sources,
-T columns of time, F bands.
+P label pairs, S sources, T columns of time, F bands.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ _TINY = 1e-8
 
 
 class MultiLabel(Objective):
-    """The loss of the model's head.
+    """Computes the loss of the model's head.
 
     Args:
         config: which loss, and the head's details.
@@ -63,7 +62,7 @@ class MultiLabel(Objective):
         super().__init__()
         self.config = config
         self.dropout = nn.Dropout(config.head_dropout)
-        # Facts about the data, not learnt: `set_active` gives them at every start.
+        # Facts about the data, which are not learnt: `set_active` sets them at every start.
         self.register_buffer("active_C", torch.ones(classes, dtype=torch.bool), persistent=False)
         self.register_buffer("source_classes_SC", None, persistent=False)
         self.register_buffer("labelled_S", None, persistent=False)
@@ -89,8 +88,8 @@ class MultiLabel(Objective):
     ) -> None:
         """Say which classes take part in the loss; before weights are loaded from a checkpoint.
 
-        The others get a constant logit of -20: untrained, they would score near 0, which is above
-        nearly all that is trained, and so win every ranking.
+        The other classes get a constant logit of -20. Untrained, they would score near 0, above
+        nearly all trained classes, and so win every ranking.
 
         Args:
             head: the model's.
@@ -176,7 +175,7 @@ class MultiLabel(Objective):
         return StepOutput(loss_sum, count, logs, score_BC)
 
     def look(self, batch: FeatureBatch, model: Model) -> list[list[Panel]]:
-        """The likeliest classes of each clip."""
+        """Show the likeliest classes of each clip."""
         assert model.labels is not None
         logit_BC = self.logits(model.encoder(batch.x, batch.steps_B), _head(model))
         score_BC = probabilities(logit_BC, self.active_C, self.config.loss)
@@ -187,7 +186,7 @@ class MultiLabel(Objective):
         ]
 
     def scorer(self, model: Model) -> Scorer:
-        """Average precision and AUROC of every class, exact over ranks."""
+        """Return a scorer of average precision and AUROC over the clips of all ranks."""
         assert model.labels is not None
         return _RankingScorer(len(model.labels), self.active_C)
 
@@ -231,7 +230,7 @@ class MultiLabel(Objective):
         # Validation sets have numbers of their own, and are judged by all classes.
         if self.source_classes_SC is not None and self.training:
             assert source_B is not None
-            # A positive counts whatever the source: mixup brings in labels of another one.
+            # A positive always counts, because mixup brings in labels of another source.
             weight = weight * (self.source_classes_SC[source_B] | target_BC)
         if self.config.loss == "asymmetric":
             return (weight * self._asymmetric(logit_BC, target_BC)).sum(1)

@@ -1,4 +1,4 @@
-"""Units: clusters of frames of sound, the targets of masked prediction in HuBERT's manner.
+"""Units: clusters of frames of sound, which HuBERT's masked prediction has as targets.
 
 Shape legend: B clips, T frames, N tokens, F mel bins, C cepstra, D features, R rows, V units.
 """
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from dawnchorus.trainer.encoders.base import Encoder, Grid
 
 MEL_BINS, CEPSTRA, LIFTER = 23, 13, 22.0
-"""Kaldi's (and torchaudio's) defaults of MFCC, which HuBERT takes."""
+"""Kaldi's (and torchaudio's) defaults of MFCC, which HuBERT uses."""
 _ROWS = 4096
-"""Rows compared with the centres at a time."""
+"""Number of rows that are compared with the centres at a time."""
 
 
 def differences(x_BTD: Tensor, frames_B: Tensor) -> Tensor:
-    """The slope of each feature over five frames, as `torchaudio.functional.compute_deltas` has it.
+    """Return the slope of each feature over five frames (torchaudio's `compute_deltas`).
 
     A clip's first and last own frames are repeated beyond its ends.
     """
@@ -56,7 +56,7 @@ class Mfcc(nn.Module):
 
     def __init__(self, sample_rate_hz: int) -> None:
         super().__init__()
-        # Mean 0 and twice the standard deviation 1: the log-mel itself.
+        # With mean 0 and standard deviation 0.5 the front end returns the log-mel itself.
         self.log_mel = BeatsLogMel(sample_rate_hz, MEL_BINS, 0.0, 0.5)
         place_F1 = torch.arange(MEL_BINS)[:, None] + 0.5
         number_C = torch.arange(CEPSTRA)
@@ -67,7 +67,7 @@ class Mfcc(nn.Module):
 
     @torch.no_grad()
     def forward(self, wav_BT: Tensor, samples_B: Tensor, grid: Grid) -> Tensor:
-        """The frame of 25 ms that begins with each token of `grid`, [B, N, 39] float32."""
+        """Return the features of the 25 ms from the start of each token, [B, N, 39] float32."""
         mel_BTF, frames_B = self.log_mel(wav_BT, samples_B)
         with torch.autocast(wav_BT.device.type, enabled=False):
             cepstrum_BTC = mel_BTF @ self.transform_FC.float()
@@ -79,11 +79,11 @@ class Mfcc(nn.Module):
 
 
 class Layer(nn.Module):
-    """A layer of a frozen encoder.
+    """The output of one layer of a frozen encoder.
 
     Args:
-        encoder: whose weights stay as they are; it is kept in the checkpoint.
-        layer: 0 is the input of the first block.
+        encoder: the encoder. Its weights do not change, and the checkpoint has them.
+        layer: number of the layer; 0 is the input of the first block.
     """
 
     def __init__(self, encoder: Encoder, layer: int) -> None:
@@ -92,7 +92,7 @@ class Layer(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, steps_B: Tensor, grid: Grid) -> Tensor:
-        """The layer's tokens, [B, N, D] float32."""
+        """Return the layer's tokens, [B, N, D] float32."""
         del grid
         with torch.autocast(x.device.type, enabled=False):
             layers = self.encoder(x, steps_B, layers=True).layers
@@ -102,7 +102,7 @@ class Layer(nn.Module):
 
 
 class Clusters(nn.Module):
-    """Centres of k-means; the unit of a token is the number of the nearest."""
+    """Centres of k-means. The unit of a token is the number of its nearest centre."""
 
     centre_VD: Tensor
 
@@ -113,7 +113,7 @@ class Clusters(nn.Module):
 
     @torch.no_grad()
     def forward(self, feature_BND: Tensor) -> Tensor:
-        """Units [B, N], int64."""
+        """Return the units [B, N], int64."""
         with torch.autocast(feature_BND.device.type, enabled=False):
             centre_VD = self.centre_VD.float()
             square_V = centre_VD.square().sum(1)
@@ -124,7 +124,7 @@ class Clusters(nn.Module):
 
     @torch.no_grad()
     def fit(self, rows: Sequence[Tensor]) -> None:
-        """Find the centres of the given features [R, D], on all ranks alike.
+        """Find the centres of the given features [R, D]. All ranks get the same centres.
 
         Minibatch k-means with HuBERT's numbers (fairseq, `learn_kmeans.py`).
         """
@@ -137,5 +137,5 @@ class Clusters(nn.Module):
         means.fit(torch.cat(list(rows)).cpu().double().numpy())
         self.centre_VD.copy_(torch.from_numpy(means.cluster_centers_))
         if dist.is_initialized():
-            # Sums may round otherwise on another machine.
+            # Another machine may round sums differently.
             dist.broadcast(self.centre_VD, 0)

@@ -1,10 +1,10 @@
-"""Utterance-frame pre-training: from a fifth of a clip, predict what a slow copy makes of it all.
+"""Utterance-frame pre-training: from a fifth of a clip, predict a teacher's tokens of the whole.
 
 EAT: Chen et al., "EAT: Self-Supervised Pre-Training with Efficient Audio Transformer" (arXiv
-2401.03497), and its code. A teacher, the moving average of the encoder, hears the whole clip. The
-encoder sees a few squares of it, many times over; a small convolutional decoder predicts the
-teacher's tokens at the masked places (frame loss), the encoder's own vector of the clip their mean
-(utterance loss).
+2401.03497), and its code. The teacher is the moving average of the encoder and hears the whole
+clip. The encoder sees a few squares of it, in several masked views. A small convolutional decoder
+predicts the teacher's tokens at the masked places (frame loss). The encoder's own vector of the
+clip predicts the mean of the teacher's tokens (utterance loss).
 
 Shape legend: B clips, M = k B masked views, T columns, F bands, N tokens of the grid (without CLS),
 K visible tokens, J masked tokens, D width of the encoder, E width of the decoder, R rows of noise.
@@ -42,19 +42,19 @@ from dawnchorus.trainer.panels import ImagePanel, Panel, TokenPanel
 from dawnchorus.trainer.seeds import Use, mix_seeds
 
 _NORM_EPS = 1e-5
-"""Of the norms without weights, of targets and decoder (torch's default, which EAT leaves)."""
+"""Epsilon of the norms without weights, in targets and decoder (torch's default, as in EAT)."""
 _NOISE_ROWS = 4096
 
 
 class ConvBlock(nn.Module):
-    """A convolution over the grid, a norm over channels and a GELU, added to what came in."""
+    """A convolution over the grid, a norm over channels and a GELU, added to the input."""
 
     def __init__(self, dim_in: int, dim: int, kernel: int, groups: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(dim_in, dim, kernel, padding=kernel // 2, groups=groups)
 
     def forward(self, x_MTFD: Tensor, valid_MTF: Tensor | None) -> Tensor:
-        """Padding counts as what lies outside of the grid: zero."""
+        """Run the block. Padding counts as zero, like everything outside of the grid."""
         seen = x_MTFD if valid_MTF is None else x_MTFD * valid_MTF[..., None]
         y_MTFE = self.conv(seen.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         y_MTFE = F.gelu(F.layer_norm(y_MTFE, y_MTFE.shape[-1:], eps=_NORM_EPS))
@@ -78,7 +78,7 @@ class ConvDecoder(Stack):
         return list(self.layers)
 
     def forward(self, x_MND: Tensor, valid_MN: Tensor | None, bands: int) -> Tensor:
-        """Tokens before the last linear layer, [M, N, E]."""
+        """Return the tokens before the last linear layer, [M, N, E]."""
         x: Tensor = rearrange(x_MND, "m (t f) d -> m t f d", f=bands)
         valid_MTF = None if valid_MN is None else valid_MN.view(x.shape[:3])
         for block in self.layers:
@@ -106,7 +106,7 @@ class UtteranceFrame(Objective):
         assert isinstance(encoder, Maskable)
         self.config = config
         self.decoder = ConvDecoder(config, encoder.dim)
-        # Part of the state, so that a checkpoint has it; trained by nobody.
+        # The teacher is part of the state, so that a checkpoint has it, but gets no gradients.
         self.teacher = type(encoder)(encoder.config)
         self.teacher.load_state_dict(encoder.state_dict())
         self.teacher.requires_grad_(False).eval()
@@ -121,7 +121,7 @@ class UtteranceFrame(Objective):
         return cls(config, model.encoder)
 
     def train(self, mode: bool = True) -> Self:
-        """The teacher drops nothing, whatever the mode."""
+        """Set the mode as torch does, but leave the teacher in eval mode."""
         super().train(mode)
         self.teacher.eval()
         return self
@@ -179,8 +179,8 @@ class UtteranceFrame(Objective):
     def _targets(
         self, batch: FeatureBatch, valid_BN: Tensor, grid: Grid
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The teacher's tokens [B, N, D] and their mean [B, D], float32; and how much a channel of
-        the last block varies over the tokens, before any norm, [B].
+        """Return the teacher's tokens [B, N, D] and their mean [B, D], float32, and how much a
+        channel of the last block varies over the tokens before any norm, [B].
         """
         heard = batch.x if batch.clean is None else batch.clean
         if self.config.target == "feed_forward":
@@ -213,8 +213,10 @@ class UtteranceFrame(Objective):
     def _predict(
         self, encoder: Encoder, batch: FeatureBatch, valid_BN: Tensor, grid: Grid, plan: MaskPlan
     ) -> tuple[Tensor, Tensor]:
-        """Predicted tokens at the masked places [M, J, D], and the clip's vector [M, D]: CLS, or
-        the mean of the visible tokens where the encoder has none; both float32.
+        """Return the predicted tokens at the masked places [M, J, D] and the clip's vector [M, D].
+
+        The vector is CLS, or the mean of the visible tokens if the encoder has no CLS. Both are
+        float32.
         """
         assert isinstance(encoder, Maskable)
         views, prefix = self.config.masks_per_clip, grid.prefix
@@ -226,7 +228,7 @@ class UtteranceFrame(Objective):
         else:
             vector_MD = _moments(tok_MKD.float(), plan.keep_valid_MK)[0][:, 0]
         full_MND = self._filler(batch.keys(), valid_BN.shape[1]).to(tok_MKD.dtype)
-        # What fills up short clips lands on a padding token, which the decoder takes for nothing.
+        # Entries that fill up short clips land on a padding token, which the decoder ignores.
         full_MND = full_MND.scatter(1, across(plan.keep_MK, tok_MKD), tok_MKD)
         padded = full_MND.device.type != "cpu" or not bool(valid_BN.all())
         valid_MN = valid_BN.repeat_interleave(views, 0) if padded else None
@@ -236,9 +238,9 @@ class UtteranceFrame(Objective):
         return predicted.float(), vector_MD
 
     def _filler(self, key_B: Tensor, places: int) -> Tensor:
-        """Noise for every place of every view, [M, N, D]: a vector of a table, by the clip's key.
+        """Return noise for every place of every view, [M, N, D].
 
-        A number drawn for each channel from the key would cost a fifth of the step.
+        The clip's key chooses vectors of a table: drawing each number would cost a fifth of a step.
         """
         device = key_B.device
         view_k1 = torch.arange(self.config.masks_per_clip, device=device)[:, None]
@@ -249,14 +251,14 @@ class UtteranceFrame(Objective):
     # ------------------------------------------------------------------ after a step
 
     def decay_at(self, step: int) -> float:
-        """Weight of the past in the teacher's update after optimiser step `step` (the first: 0)."""
+        """Return the weight of the past in the teacher's update after step `step` (from 0)."""
         c = self.config
         share = min((step + 1) / c.teacher_anneal_steps, 1.0)
         return c.teacher_decay + (c.teacher_end_decay - c.teacher_decay) * share
 
     @torch.no_grad()
     def after_step(self, model: Model, step: int, total: int) -> None:
-        """Move the teacher towards the encoder, in float32; each rank the rows that it has."""
+        """Move the teacher towards the encoder, in float32. Each rank moves its own rows."""
         del total
         theirs = [local(p.detach()).float() for p in model.encoder.parameters()]
         mine = [local(p) for p in self.teacher.parameters()]
@@ -268,7 +270,7 @@ class UtteranceFrame(Objective):
 
     @torch.no_grad()
     def look(self, batch: FeatureBatch, model: Model) -> list[list[Panel]]:
-        """The first mask of each clip, and the error of each predicted token."""
+        """Show the first mask of each clip and the error of each predicted token."""
         valid_BN, grid = valid_places(batch, model.encoder)
         target_BND, _, _ = self._targets(batch, valid_BN, grid)
         plan = self._plan(valid_BN, grid, batch.keys())
@@ -292,12 +294,12 @@ class UtteranceFrame(Objective):
         return panels
 
     def terms(self, grid: Grid) -> float:
-        """Masked tokens of all views."""
+        """Return the number of masked tokens of all views."""
         return float(self.config.masks_per_clip * (grid.places - self._kept(grid)))
 
     def flops(self, model: Model, grid: Grid) -> float:
-        """Forward and backward of encoder and decoder, for all masked views, and the teacher's
-        forward pass; see `Objective.flops`.
+        """Count encoder and decoder forward and backward for all views, and the teacher's forward
+        pass; see `Objective.flops`.
         """
         kept = self._kept(grid)
         ends = 2 * (grid.places - kept) * self.decoder.proj.weight.numel()
@@ -306,12 +308,12 @@ class UtteranceFrame(Objective):
 
 
 def _error(x: Tensor, y: Tensor) -> Tensor:
-    """Squared error of the last axis, summed, over the square root of its length."""
+    """Return the summed squared error of the last axis, divided by the root of its length."""
     return (x - y).square().sum(-1) / math.sqrt(x.shape[-1])
 
 
 def _moments(x_BND: Tensor, valid_BN: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance (over n) of the valid tokens, [B, 1, D] each; 0 where there are none."""
+    """Return mean and variance (over n) of the valid tokens, [B, 1, D] each; 0 without tokens."""
     valid_BN1 = valid_BN[..., None]
     count_B11 = valid_BN1.sum(1, keepdim=True).clamp(min=1)
     mean_B1D = x_BND.masked_fill(~valid_BN1, 0.0).sum(1, keepdim=True) / count_B11
@@ -320,5 +322,5 @@ def _moments(x_BND: Tensor, valid_BN: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _spread(x_BND: Tensor, valid_BN: Tensor) -> Tensor:
-    """Standard deviation over the valid tokens, as a mean over channels, [B]."""
+    """Return the standard deviation over the valid tokens, averaged over channels, [B]."""
     return _moments(x_BND, valid_BN)[1].sqrt().mean((1, 2))

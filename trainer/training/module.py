@@ -2,12 +2,12 @@
 
 Shape legend: B clips, T samples, A micro-steps of a rank, W ranks, G parameter groups.
 
-Three promises hold here for every topology:
-* the loss is a mean over the *global* batch: micro-steps return sums, and the gradient is divided
-  once by the number of terms of all ranks and micro-steps;
-* every random draw about a clip follows from (seed, position), so no generator state has to be
-  saved and the micro-batch has no effect; only dropout is drawn per micro-batch;
-* a step with a non-finite loss or gradient never reaches the optimiser.
+Three promises hold for every number of ranks and micro-steps:
+* The loss is a mean over the *global* batch: micro-steps return sums, and the gradient is divided
+  once by the number of terms of all ranks and micro-steps.
+* Every random draw about a clip follows from (seed, position). So no generator state has to be
+  saved, and the micro-batch has no effect. Only dropout is drawn per micro-batch.
+* A step with a non-finite loss or gradient never reaches the optimiser.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class StepHealth:
 
     step: int
     grad_norm: float
-    """Before clipping."""
+    """Norm of the whole gradient before clipping."""
     group_norms: list[float]
     bad_micro_batches: list[tuple[int, int]]
     """(rank, micro-step) of each non-finite loss."""
@@ -69,9 +69,9 @@ class TrainingModule(pl.LightningModule):
 
     Args:
         recipe: the validated recipe.
-        model: front end, encoder and, where labels are learnt, the head.
-        objective: what is learnt; its own parameters are trained too.
-        topology: the batch layout; set before `fit`.
+        model: front end, encoder and, if the objective needs labels, the head.
+        objective: makes the loss; its own parameters are trained too.
+        topology: how the global batch is divided.
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class TrainingModule(pl.LightningModule):
         self._micro_step = 0
         samples = torch.tensor([round(recipe.data.window_s * model.sample_rate_hz)])
         self.grid = model.encoder.grid(int(model.frontend.steps_for(samples)))
-        """Figures of a full window."""
-        # Any constant would do: it only keeps the numbers near 1, as fp16 needs.
+        """The tokens of a full window."""
+        # A constant that cancels out; it only keeps the loss near 1, which fp16 needs.
         self.nominal_count = topology.micro * objective.terms(self.grid)
         self.statistics = RunningStatistics(self)
 
@@ -102,7 +102,7 @@ class TrainingModule(pl.LightningModule):
         return self.recipe.train.strategy == "fsdp" and self.topology.ranks > 1
 
     def configure_model(self) -> None:
-        """Runs when the ranks are connected, before anything is loaded or optimised."""
+        """Shard the module and create the average. The ranks are connected, nothing is loaded."""
         if self.sharded:
             from dawnchorus.trainer.training.fsdp import shard_module
 
@@ -116,7 +116,7 @@ class TrainingModule(pl.LightningModule):
     def features(self, batch: Mapping[str, Any], *, augment: bool) -> FeatureBatch:
         """Turn an int16 batch on the device into encoder input, with noise and mixup if `augment`.
 
-        Rows of length 0 pad a validation batch; they are marked as not real.
+        Rows of length 0 fill up a validation batch; they are marked as not real.
         """
         wav_BT = batch["wav_BT"].float() / 32768.0
         purpose = Purpose.TRAIN if augment else Purpose.VALID
@@ -143,7 +143,9 @@ class TrainingModule(pl.LightningModule):
         return self.global_step < self.recipe.optim.head_only_steps
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """One micro-step; returns the loss sum over a constant (see `on_before_optimizer_step`)."""
+        """Run one micro-step. Return the summed loss divided by a constant, which
+        `on_before_optimizer_step` corrects.
+        """
         self._micro_step = batch_idx % self.topology.accumulate
         position = self.topology.first_position(self.global_step, self._micro_step)
         torch.manual_seed(mix_seed(self.recipe.seed, Purpose.DROPOUT, position))
@@ -176,7 +178,7 @@ class TrainingModule(pl.LightningModule):
 
     @torch.no_grad()
     def look(self, features: FeatureBatch) -> list[list[Panel]]:
-        """The panels of each clip of a batch, which show people the model's output."""
+        """Return the panels of each clip of a batch, which show people the model's output."""
         return self.objective.look(features, self.model)
 
     def after_step(self, step: int) -> None:
@@ -187,7 +189,7 @@ class TrainingModule(pl.LightningModule):
             self.ema.update(self, step if self.recipe.optim.ema_warmup else None)
 
     def _collect(self, output: StepOutput) -> None:
-        """Keep the figures for the step boundary and the next log line, on the device."""
+        """Add up the figures for the step boundary and the next log line, on the device."""
         if self._micro_step == 0:
             layout = self.topology
             self._count = output.count.detach().float() * 0
@@ -202,8 +204,8 @@ class TrainingModule(pl.LightningModule):
     # ------------------------------------------------------------------ the optimiser side
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over the parameter groups of the recipe."""
-        # With a gradient scaler, fused AdamW would unscale by itself, too late for clipping.
+        """Return AdamW over the parameter groups of the recipe."""
+        # With a gradient scaler, fused AdamW unscales by itself, which is too late for clipping.
         fused = None if self.recipe.train.precision != "fp16" else False
         return build_optimizer(
             param_groups(self, self.recipe.optim, self.model.encoder),
@@ -234,10 +236,11 @@ class TrainingModule(pl.LightningModule):
         """
         layout = self.topology
         if self.head_only:
-            # The zero gradients that the frozen encoder got for DDP's sake must not decay weights.
+            # The frozen encoder got zero gradients only because DDP needs some. Without gradients
+            # the optimiser does not decay its weights.
             for parameter in self.model.encoder.parameters():
                 parameter.grad = None
-        # It is filled on the device: a tensor made of a list is copied, and the host waits for it.
+        # Filled on the device: a tensor made of a list is copied there, and the host waits for it.
         flags = [
             torch.full((1,), float(flag), device=self.device)
             for flag in (self.stop_asked(), self.too_many_broken())
@@ -290,10 +293,10 @@ class TrainingModule(pl.LightningModule):
         self._pending.append((self.global_step, HostCopy(figures)))
 
     def health(self, *, drain: bool = False) -> StepHealth | None:
-        """Figures of the oldest optimiser step that was not returned yet.
+        """Return the health of the oldest optimiser step that was not returned yet.
 
-        On a GPU the newest step is kept for the next call (unless `drain`), so that the host never
-        waits for it. Every rank makes the same calls, so all act on the same step.
+        On a GPU the newest step is left for the next call (unless `drain`), so that the host never
+        waits for it. Every rank makes the same calls, so all ranks act on the same step.
         """
         if not self._pending or (
             self._pending[0][1].waits and len(self._pending) < 2 and not drain
@@ -305,12 +308,13 @@ class TrainingModule(pl.LightningModule):
         values = figures.read()
         bad = [divmod(i, layout.accumulate) for i, v in enumerate(values[3 : 3 + slots]) if v > 0]
         fatal, norm, *norms = values[3 + slots :]
-        # With fp16 the scaler finds its scale by infinite gradients, so only the loss counts.
+        # With fp16 the gradient scaler provokes infinite gradients to find its scale, so only the
+        # loss counts.
         counts = fatal > 0 and self.recipe.train.precision != "fp16"
         return StepHealth(step, norm, norms, bad, values[1] > 0, values[2] > 0, counts)
 
     def window_figures(self) -> dict[str, float]:
-        """Figures since the last call, reduced over ranks, as numbers; starts a new window."""
+        """Return the figures since the last call, reduced over ranks, and begin a new window."""
         names = sorted(self.window)
         if not names:
             return {}
@@ -326,7 +330,7 @@ class TrainingModule(pl.LightningModule):
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add our part; plain values only, so that it loads with `weights_only=True`."""
+        """Add our part, as plain values, so that the file loads with `weights_only=True`."""
         step = self.global_step
         checkpoint["dawnchorus"] = {
             "format": 1,
@@ -351,7 +355,7 @@ class TrainingModule(pl.LightningModule):
 
 
 def _rename_head(tensors: dict[str, Any]) -> None:
-    """Checkpoints from before December 2026 have the head under the objective; in place."""
+    """Rename the head's tensors in place: before December 2026 the objective had the head."""
     for name in ("head.weight", "head.bias"):
         if f"objective.{name}" in tensors:
             tensors[f"model.{name}"] = tensors.pop(f"objective.{name}")

@@ -82,7 +82,7 @@ def _lightning(
 def _strategy(recipe: Recipe, ranks: int) -> Any:
     train = recipe.train
     backend = "nccl" if train.accelerator == "gpu" else "gloo"
-    # Our watchdog is to be the first that notices.
+    # Longer than our watchdog waits, so that the watchdog is the first to report a hang.
     timeout = timedelta(minutes=max(30.0, 2 * (train.watchdog_minutes or 60.0)))
     if ranks == 1:
         return "auto"
@@ -121,15 +121,16 @@ def _sinks(recipe: Recipe, first_step: int) -> tuple[MetricsFile, ProgressSink]:
 
 
 def run(recipe: Recipe, stop: StopRequest | None = None) -> Path:
-    """Train until the last step, or until asked to stop; continues a run that its folder holds.
+    """Train until the last step or until asked to stop. A run that the folder holds is continued.
 
     Returns:
         The run folder, holding a finished run.
 
     Raises:
-        RecipeError, DataError, CheckpointError: before anything was trained (exit code 2).
-        Preempted: asked to stop; the state is saved and the same call continues (exit code 75).
-        NonFiniteLoss: three bad steps in a row (exit code 76).
+        RecipeError, DataError, CheckpointError: the run cannot be trained (exit code 2).
+        Preempted: the run was asked to stop. Its state is saved, and the same call continues it
+            (exit code 75).
+        NonFiniteLoss: the loss or gradient was not finite three steps in a row (exit code 76).
         RunBusy: another job works in the run folder (exit code 2).
         NoProgress: SLURM has started this job three times at this step (exit code 78).
     """
@@ -201,7 +202,7 @@ def _quieten_lightning() -> None:
         ".*does not have many workers.*",
         ".*isinstance.treespec, LeafSpec.*",
         ".*`srun` command is available on your system.*",
-        # A teacher always is.
+        # A teacher is always in eval mode.
         r"Found \d+ module\(s\) in eval mode.*",
     ):
         warnings.filterwarnings("ignore", message=message)
@@ -215,7 +216,7 @@ def _opening_lines(
     complaints: list[str],
     found: dict[str, float],
 ) -> None:
-    """Say in the metrics how this session of the run began."""
+    """Write into the metrics how this session of the run began."""
     seen = first_step * layout.global_batch
     for complaint in complaints:
         metrics.write("event", first_step, seen, event="damaged_checkpoint", message=complaint)
@@ -243,7 +244,7 @@ def _fit(
     stop: StopRequest,
     session: Session,
 ) -> bool:
-    """Run Lightning from the resume point; returns whether it was stopped before the last step."""
+    """Run Lightning from the checkpoint `resume`. Return whether it stopped early."""
     recipe, layout = module.recipe, module.topology
     pin = recipe.train.accelerator == "gpu"
     if not pin:
@@ -285,21 +286,21 @@ def _fit(
 def _compile(module: TrainingModule, **options: Any) -> None:
     """Compile block by block: one graph serves all layers, and state-dict keys stay as they are.
 
-    Shapes are static: every batch is full. Encoder and predictor share the code of a block, which
-    torch would otherwise take for one of changing length, and compile a slower graph for any.
+    Shapes are static, because every batch is full. Encoder and predictor share the code of a block
+    but differ in length. Without `dynamic=False` torch would compile a slower graph for any length.
     """
     options = {"dynamic": False} | options
     from dawnchorus.trainer.data.cache import default_cache_folder
     from dawnchorus.trainer.encoders.base import Stack
 
-    # torch keeps and loads compiled code in a folder of /tmp whose name anybody can guess.
+    # By default torch loads compiled code from a folder in /tmp whose name anybody can guess.
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(default_cache_folder() / "compiled")
     stacks = [part for part in module.modules() if isinstance(part, Stack)]
     blocks = {id(block): block for part in stacks for block in part.blocks()}
     for block in blocks.values():
         if module.sharded:
-            # The hooks that gather a block's weights stay outside of what is compiled.
+            # Only `forward` is compiled: the hooks that gather the block's weights are not.
             block.forward = torch.compile(block.forward, **options)
         else:
             block.compile(**options)
@@ -322,7 +323,7 @@ def _validation(
     recipe: Recipe, stream: TrainStream, layout: Topology, pin: bool
 ) -> Validation | None:
     clips = min(recipe.train.validate_clips or len(stream.valid), len(stream.valid))
-    # Few clips need no batch of full size, which would be filled up.
+    # With few clips the batch is smaller, because a full one would be mostly filling.
     micro = min(layout.micro, max(1, -(-clips // layout.ranks)))
     loader = valid_loader(
         stream, micro_batch=micro, rank=layout.rank, world_size=layout.ranks, pin_memory=pin,
@@ -334,7 +335,7 @@ def _validation(
 
 
 def _write_examples(module: TrainingModule, stream: TrainStream) -> None:
-    """Clips for the report; a failure here must not take a finished run down with it."""
+    """Write the clips of the report. A failure here must not fail a finished run."""
     folder = module.recipe.folder
     batch, why = None, "another rank could not read them"
     valid = stream.valid
@@ -358,7 +359,7 @@ def _write_examples(module: TrainingModule, stream: TrainStream) -> None:
 
 
 def _write_report(folder: Path) -> None:
-    """The run's own page; a failure here must not take a finished run down with it."""
+    """Write the page of the run. A failure here must not fail a finished run."""
     try:
         from dawnchorus.trainer.report import write_report
 
@@ -373,7 +374,7 @@ def _spread(total: int, count: int) -> list[int]:
 
 
 def _leave(finished: bool) -> None:
-    """Part from the other ranks in order: gloo ranks otherwise abort now and then at exit."""
+    """Disconnect from the other ranks. Without this, gloo ranks sometimes abort at exit."""
     if dist.is_available() and dist.is_initialized():
         if finished:
             dist.barrier()

@@ -1,4 +1,4 @@
-"""Validation on a fixed set of clips and deterministic windows, with figures exact over ranks."""
+"""Validation on the same clips and windows every time, with exact figures over all ranks."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _ASK_EVERY = 8
 
 
 class Validation:
-    """Runs the validation set through a module; every rank takes its share of the clips.
+    """Runs the validation set through a module. Every rank takes its share of the clips.
 
     Args:
-        loader: batches of this rank; padding rows have length 0, so that all ranks have as many.
+        loader: batches of this rank. Rows of length 0 fill it up, so that all ranks have the same
+            number of batches.
         best: the figure that chooses the best checkpoint, and "max" or "min".
     """
 
@@ -33,7 +34,10 @@ class Validation:
         self.metric, self.direction = best
 
     def score(self, figures: dict[str, float]) -> tuple[float | None, int]:
-        """The choosing figure, and +1 where more is better, -1 where less is."""
+        """Return the figure that chooses the best checkpoint, and +1 if more is better, else -1.
+
+        The figure is None if it is missing or NaN.
+        """
         value = figures.get(self.metric)
         finite = value is not None and value == value
         return (value if finite else None), (1 if self.direction == "max" else -1)
@@ -46,15 +50,16 @@ class Validation:
         beat: Callable[[str], None] = lambda what: None,
         stop: Callable[[], bool] | None = None,
     ) -> dict[str, float] | None:
-        """Figures over all ranks; weights are the moving average where there is one.
+        """Validate the moving average of the weights, or the weights if there is no average.
 
         Args:
-            module: what to validate.
-            beat: told of every batch.
-            stop: whether this rank was asked to stop; all ranks agree every few batches.
+            module: the module to validate.
+            beat: called at every batch with a text that says where validation is.
+            stop: returns whether this rank was asked to stop. All ranks compare their answers every
+                few batches, and stop together.
 
         Returns:
-            The figures; None where it was broken off.
+            The figures over all ranks; None if validation was stopped.
         """
         was_training = module.training
         module.eval()
@@ -75,10 +80,10 @@ class Validation:
         asked: HostCopy | None = None
         for index, batch in enumerate(self.loader):
             beat(f"validation batch {index}")
-            # Every rank has as many batches, so all ask at the same ones.
+            # Every rank has the same number of batches, so all ranks ask at the same time.
             if stop is not None and index % _ASK_EVERY == 0:
                 asked, before = _ask(stop(), module), asked
-                # On a GPU the answer of some batches ago: it is there, and nothing is waited for.
+                # On a GPU the answer of some batches ago is read: it has arrived, so nothing waits.
                 if (before if before and asked.waits else asked).read()[0]:
                     return None
             self._add(module, batch, sums, scorer)
@@ -91,14 +96,14 @@ class Validation:
         sums: dict[str, torch.Tensor],
         scorer: Scorer | None,
     ) -> None:
-        """Add a batch's figures; nothing waits for the device."""
+        """Add the figures of a batch without waiting for the device."""
         batch = {
             k: v.to(module.device, non_blocking=True) if torch.is_tensor(v) else v
             for k, v in batch.items()
         }
         with module.trainer.precision_plugin.forward_context():
-            # Rows that only fill up stay in, marked: every batch has the same shape, and a
-            # rank that has no clip left still helps where the layers are shared.
+            # Rows that only fill up stay in the batch and are marked. So every batch has the same
+            # shape, and a rank without clips still takes part where parameters are sharded.
             features = module.features(batch, augment=False)
             output = module._objective_step(features)
             if scorer is not None:
@@ -125,7 +130,7 @@ class Validation:
 
 
 def _ask(asked: bool, module: TrainingModule) -> HostCopy:
-    """Whether any rank was asked to stop (above 0), on its way to the host."""
+    """Start copying to the host whether any rank was asked to stop (a number above 0)."""
     flag = torch.full((1,), float(asked), device=module.device)
     if module.topology.ranks > 1:
         dist.all_reduce(flag)

@@ -1,1 +1,1 @@
-"""Where figures go besides `metrics.jsonl`; `trainer.registry` knows the loggers by name."""
+"""Loggers show figures outside of `metrics.jsonl`. `trainer.registry` knows them by name."""

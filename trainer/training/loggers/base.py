@@ -1,4 +1,4 @@
-"""What every logger is: it takes a copy of each line of `metrics.jsonl` and shows it elsewhere."""
+"""What a logger is: it gets a copy of each line of `metrics.jsonl` and shows it elsewhere."""
 
 from __future__ import annotations
 
@@ -10,48 +10,48 @@ from typing import Any, Self
 
 @dataclass(frozen=True, kw_only=True)
 class LoggedRun:
-    """What a logger learns of the run."""
+    """What a logger is told about the run."""
 
     folder: Path
     """The run folder."""
     name: str
     """Name of the run."""
     recipe: dict[str, Any]
-    """The recipe without paths (`public_recipe`): all that may leave the machine."""
+    """The recipe without paths (`public_recipe`). Nothing else of it may leave the machine."""
     first_step: int
-    """Where this session begins. Figures of later steps that were shown before are repeated now."""
+    """The step at which this session begins. It repeats later steps that were logged before."""
 
 
 class Logger(ABC):
-    """Rank 0 has one of each that the recipe asks for."""
+    """Shows the figures of a run elsewhere. Rank 0 starts each logger that the recipe asks for."""
 
     @classmethod
     @abstractmethod
     def start(cls, log: Any, run: LoggedRun) -> Self | None:
-        """Begin, or go on with an earlier session of the run.
+        """Start the logger, or continue what it showed in an earlier session of the run.
 
         Args:
-            log: the section `log` of the recipe, which has the keys of this logger's config.
+            log: the section `log` of the recipe, with the keys of this logger's config.
             run: the run.
 
         Returns:
-            None where the recipe does not ask for this logger.
+            The logger; None if the recipe does not ask for it.
 
         Raises:
-            RecipeError: it is asked for, and its package is not installed.
+            RecipeError: the recipe asks for it, but its package is not installed.
         """
 
     @abstractmethod
     def write(self, line: dict[str, Any]) -> None:
-        """Take a line as `trainer.metrics_log` describes it."""
+        """Show a line, which `trainer.metrics_log` describes."""
 
     @abstractmethod
     def close(self) -> None:
-        """Write out what is left."""
+        """Write everything that is still in memory."""
 
 
 def numbers(line: dict[str, Any]) -> dict[str, float]:
-    """The figures of a line under the names that dashboards show: `<kind>/<figure>`."""
+    """Return the figures of a line by the names that dashboards show: `<kind>/<figure>`."""
     return {
         f"{line['kind']}/{name}": value
         for name, value in line.items()

@@ -1,4 +1,4 @@
-"""The run in TensorBoard's event files, in the folder `tensorboard` of the run."""
+"""Writes TensorBoard's event files into the folder `tensorboard` of the run."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from dawnchorus.trainer.training.loggers.tensorboard_config import TensorBoardCo
 
 
 class TensorBoard(Logger):
-    """Figures of steps after `first_step` are taken back: an earlier session had gone on after its
-    last checkpoint, and this one repeats those steps.
+    """Shows the run in TensorBoard.
+
+    It withdraws the figures of steps after `first_step`: an earlier session logged them after its
+    last checkpoint, and this session repeats those steps.
     """
 
     def __init__(self, run: LoggedRun) -> None:
@@ -39,5 +41,5 @@ class TensorBoard(Logger):
         self._writer.flush()
 
     def close(self) -> None:
-        """Write out what is left."""
+        """Write everything that is still in memory."""
         self._writer.close()

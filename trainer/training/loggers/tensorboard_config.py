@@ -8,7 +8,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True, kw_only=True)
 class TensorBoardConfig:
-    """TensorBoard."""
+    """Whether the run is shown in TensorBoard."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"use_attribute_docstrings": True}
 

@@ -1,4 +1,4 @@
-"""The run on Weights & Biases."""
+"""Shows the run on Weights & Biases."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dawnchorus.trainer.training.loggers.wandb_config import WandbConfig
 
 
 class Wandb(Logger):
-    """One id for the life of the run folder, however often it resumes.
+    """Shows the run on Weights & Biases. A run folder has one id there, however often it resumes.
 
-    An offline resume writes a second `offline-run-*` folder and restarts wandb's own step at 0, so
-    our step is a figure of its own and the axis of all charts.
+    An offline resume writes a second `offline-run-*` folder, in which wandb's own step begins at 0
+    again. So the optimiser step is a figure of its own, and the axis of all charts.
     """
 
     def __init__(self, log: WandbConfig, run: LoggedRun) -> None:
@@ -43,9 +43,9 @@ class Wandb(Logger):
         return None if log.wandb == "disabled" else cls(log, run)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Send the numbers of a line, prefixed by its kind."""
+        """Send the numbers of a line under `<kind>/<figure>`."""
         self._run.log({"trainer/global_step": line["step"], **numbers(line)})
 
     def close(self) -> None:
-        """Finish the run (writes the offline files out)."""
+        """Finish the run, which writes the offline files."""
         self._run.finish()

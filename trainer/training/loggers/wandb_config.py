@@ -12,7 +12,7 @@ _OFF = ("off", "no", "none", "false")
 
 @dataclass(frozen=True, kw_only=True)
 class WandbConfig:
-    """Weights & Biases."""
+    """Whether and how the run is shown on Weights & Biases."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {"use_attribute_docstrings": True}
 
@@ -20,7 +20,7 @@ class WandbConfig:
         Literal["disabled", "offline", "online"],
         BeforeValidator(lambda given: "disabled" if str(given).lower() in _OFF else given),
     ] = "offline"
-    """Weights & Biases; `offline` writes into the run folder and `wandb sync` sends it later;
-    `off`, `no`, `none` and `false` are other words for `disabled`."""
+    """How Weights & Biases is used. `offline` writes into the run folder, and `wandb sync` sends it
+    later; `online` sends it at once. `off`, `no`, `none` and `false` mean `disabled`."""
     wandb_project: str = "dawnchorus"
-    """Project name on Weights & Biases."""
+    """Name of the project on Weights & Biases."""
