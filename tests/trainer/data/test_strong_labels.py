@@ -16,6 +16,7 @@ from dawnchorus.data_prep.archives.own_folder import prepare_folder
 from dawnchorus.trainer.data.config import DataConfig, SourceConfig
 from dawnchorus.trainer.data.index import ShardIndex
 from dawnchorus.trainer.data.module import TrainStream, train_loader
+from scripts.compose_annotated import compose as compose_real
 
 RATE = 16000
 SECONDS, WINDOW_S = 40, 2.0
@@ -72,14 +73,15 @@ def expected(calls: list[tuple[float, float, str]], first_s: float, last_s: floa
     return found
 
 
-def test_every_drawn_window_has_the_labels_of_its_events(prepared: tuple[Path, Truth]) -> None:
-    out, truth = prepared
-    stream = stream_of(out)
+def assert_exact(stream: TrainStream, truth: Truth, count: int) -> tuple[int, int]:
+    """Compare the labels of the first windows with the truth; return how many have none, and how
+    many have others than their clip.
+    """
     index = stream.sources[0].index
     starts = index.column("start_s")
     names = [Path(text).stem for text in index.column("recording_id")]
     names = [name.rpartition(":")[2] for name in names]
-    positions = range(600)
+    positions = range(count)
     batch = stream[positions]
     drawn: list[set[str]] = [set() for _ in positions]
     for row, label in batch["labels_P2"].tolist():
@@ -94,7 +96,30 @@ def test_every_drawn_window_has_the_labels_of_its_events(prepared: tuple[Path, T
         empty += not wanted
         whole = {stream.labels.names[i] for i in index.label_ids(clip)}
         differs += wanted != whole
+    return empty, differs
+
+
+def test_every_drawn_window_has_the_labels_of_its_events(prepared: tuple[Path, Truth]) -> None:
+    out, truth = prepared
+    stream = stream_of(out)
+    empty, differs = assert_exact(stream, truth, 600)
     assert empty > 50 and differs > 100, "the windows must not be like their clips"
+
+
+def test_real_sounds_over_noise(real_sound: Path, tmp_path: Path) -> None:
+    if not (real_sound / "esc10" / "metadata.csv").is_file():
+        pytest.skip(f"no real sound at {real_sound}")
+    site = tmp_path / "site"
+    count = compose_real(real_sound / "esc10", site, recordings=3, seconds=60.0, seed=0)
+    truth: Truth = {}
+    for table in site.glob("*.txt"):
+        for line in table.read_text().splitlines()[1:]:
+            cells = line.split("\t")
+            call = (float(cells[3]), float(cells[4]), cells[6])
+            truth.setdefault(Path(cells[5]).stem, []).append(call)
+    assert sum(map(len, truth.values())) == count
+    prepare_folder(site, tmp_path / "out", annotations=site, clip_s=10.0, jobs=1)
+    assert_exact(stream_of(tmp_path / "out"), truth, 300)
 
 
 def test_labels_follow_from_the_position_alone(prepared: tuple[Path, Truth]) -> None:
