@@ -19,6 +19,7 @@ from dawnchorus.data_prep.archives.columns import FIELDS, plain_name
 from dawnchorus.data_prep.archives.delimited import BadRow
 from dawnchorus.data_prep.archives.table_rows import RowTable, open_table
 from dawnchorus.data_prep.archives.times import time_columns, times_in_cells
+from dawnchorus.data_prep.dataset.work_folder import WORK
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording import Label
 
@@ -49,7 +50,7 @@ def annotation_files(source: Path, but: Path) -> list[Path]:
         path
         for path in source.rglob("*")
         if path.suffix.lower() in ENDINGS and path.is_file() and not path.name.startswith(".")
-        and path.resolve() != but.resolve()
+        and path.resolve() != but.resolve() and not _is_dataset(path.parent)
         and not path.name.lower().startswith(("readme", "license", "licence"))
     )  # fmt: skip
     if not found:
@@ -57,6 +58,14 @@ def annotation_files(source: Path, but: Path) -> list[Path]:
             f"{source} holds no annotations: no file that ends in {', '.join(ENDINGS)}."
         )
     return found
+
+
+def _is_dataset(folder: Path) -> bool:
+    """Whether a folder lies in a dataset, finished or not, which may be made beside the sound."""
+    return any(
+        (above / "index.parquet").exists() or (above / WORK).exists()
+        for above in (folder, *folder.parents)
+    )
 
 
 class AnnotationReader:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from dawnchorus.data_prep.archives.own_folder import FolderTable, read_folder
+from dawnchorus.data_prep.archives.own_folder import FolderTable, prepare_folder, read_folder
 from dawnchorus.data_prep.dataset.options import FolderOptions
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.table.recording import Recording
@@ -23,7 +23,8 @@ SECONDS = 10.0
 def folder(tmp_path: Path) -> Path:
     """A folder with two sounds of ten seconds at 8 kHz."""
     for name in ("a.wav", "b.wav"):
-        soundfile.write(tmp_path / name, 0.1 * np.ones(int(SECONDS * 8000)), 8000)
+        rng = np.random.default_rng(0)
+        soundfile.write(tmp_path / name, 0.1 * rng.standard_normal(int(SECONDS * 8000)), 8000)
     return tmp_path
 
 
@@ -175,6 +176,13 @@ def test_units_names_and_other_folders(folder: Path) -> None:
     write(folder, "all.csv", "start,end,label\n1,2,x\n")
     with pytest.raises(PrepError, match="about no recording"):
         read(folder)
+
+
+def test_a_dataset_beside_the_sound_is_no_annotation(folder: Path) -> None:
+    write(folder, "a.txt", "0.5\t1.5\tx\n")
+    options = {"annotations": folder, "jobs": 1}
+    first = prepare_folder(folder, folder / "out", **options)
+    assert prepare_folder(folder, folder / "out", **options) == first
 
 
 def test_a_table_of_recordings_beside_annotations(folder: Path) -> None:

@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
+from dawnchorus.data_prep.cli import prep_app
 from dawnchorus.data_prep.dataset.build import build_dataset
 from dawnchorus.data_prep.dataset.options import BuildOptions
 from dawnchorus.data_prep.dataset.verify import verify_dataset
@@ -135,6 +137,19 @@ def test_tables_keep_events(tmp_path: Path) -> None:
     write_table(iter(recordings()), tmp_path)
     assert [r.events for r in read_recordings(tmp_path)] == [EVENTS, None, ()]
     assert from_row(to_row(recordings()[0])) == recordings()[0]
+
+
+def test_events_get_the_new_names_of_their_labels(tmp_path: Path) -> None:
+    events = (Event(1, 2, label="Great Tit"), Event(2, 3))
+    given = replace(recordings()[0], labels=(Label("Great Tit", "species"),), events=events)
+    write_table(iter([given]), tmp_path / "t")
+    overrides = tmp_path / "names.csv"
+    overrides.write_text("name,use\nGreat Tit,Parus major\n")
+    command = ["labels", str(tmp_path / "t"), "--out", str(tmp_path / "o")]
+    done = CliRunner().invoke(prep_app, [*command, "--overrides", str(overrides)])
+    assert done.exit_code == 0, done.output
+    (found,) = read_recordings(tmp_path / "o")
+    assert [event.label for event in found.events or ()] == ["Parus major", ""]
 
 
 @pytest.mark.parametrize("event", [Event(2, 1, label="x"), Event(1, 2, label="q"), Event(-1, 2)])
