@@ -241,7 +241,7 @@ def figure(out: Path, pooling: str) -> str:
             reach.append(level)
         y_axis = Axis(max(0.0, min(reach) - 0.04), min(1.0, max(reach) + 0.04))
         chart = curves(TASK_TITLES[task], "probe accuracy", lines, x=Axis(least, most, log=True),
-                       y=y_axis, x_name="clip heard")  # fmt: skip
+                       y=y_axis, x_name="clips heard")  # fmt: skip
         inner = str(chart.svg).replace("<svg", f'<svg x="{number * WIDTH:g}" y="22" '
                                        f'width="{WIDTH:g}" height="{HEIGHT:g}"', 1)  # fmt: skip
         panels.append(f'<text class="title" x="{number * WIDTH + 40:g}" y="16">'
@@ -256,7 +256,7 @@ def figure(out: Path, pooling: str) -> str:
         f".line.{k} {{ stroke: {c} }} .area.{k}, circle.{k} {{ fill: {c} }}\n"
         for k, c in COLOURS.items()
     )
-    size = f'width="{3 * WIDTH:g}" height="{HEIGHT + 52:g}"'
+    size = f'viewBox="0 0 {3 * WIDTH:g} {HEIGHT + 52:g}" width="100%"'
     start = f'<svg xmlns="http://www.w3.org/2000/svg" {size}><style>{rules}</style>'
     ground = '<rect width="100%" height="100%" fill="#fff"/>'
     return f"{start}{ground}{''.join(panels)}{keys}</svg>\n"
@@ -284,6 +284,7 @@ def main() -> None:
             step.add_argument("--only", default="*", help="pattern of families")
         if name == "table":
             step.add_argument("--figure", type=Path, help="SVG to write")
+            step.add_argument("--pooling", choices=POOLINGS, default="mean", help="of the figure")
     given = parser.parse_args()
     if given.step == "corpus":
         corpus(given.sound, given.out)
@@ -294,7 +295,7 @@ def main() -> None:
     else:
         print(table(given.out))
         if given.figure:
-            given.figure.write_text(figure(given.out, "mean_std"), encoding="utf-8")
+            given.figure.write_text(figure(given.out, given.pooling), encoding="utf-8")
 
 
 if __name__ == "__main__":
