@@ -4,7 +4,7 @@ This file needs only torch and `base_config.py`, because exported models have a 
 their encoder.
 
 Shape legend: B clips, M masked views, N tokens, K kept tokens, D channels, H heads, L queries, S
-keys, C channels per head.
+keys, C channels per head, Q frequencies.
 """
 
 from __future__ import annotations
@@ -222,6 +222,19 @@ class Coverable(Protocol):
             A loss may keep that small.
         """
         ...
+
+
+def sincos(places: int, bands: int, dim: int, device: torch.device | None = None) -> Tensor:
+    """Fixed positions of the first places of a grid, float32 [N, D]; place n is bands x t + f.
+
+    The first half of the channels holds sines and cosines of the band, the second half those of
+    the column, at D / 4 frequencies from 1 down to nearly 1 / 10,000 (MAE's code; EAT's).
+    """
+    step_Q = torch.arange(dim // 4, dtype=torch.float64, device=device)
+    frequency_Q = 10000.0 ** (-step_Q / (dim // 4))
+    place_N1 = torch.arange(places, device=device)[:, None]
+    band_NQ, time_NQ = (place_N1 % bands) * frequency_Q, (place_N1 // bands) * frequency_Q
+    return torch.cat([band_NQ.sin(), band_NQ.cos(), time_NQ.sin(), time_NQ.cos()], 1).float()
 
 
 def eager_cpu(x: Tensor) -> bool:

@@ -20,21 +20,17 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .base import Encoder, EncoderOutput, Grid, Stack, attend, eager_cpu, useful_autocast
+from .base import (
+    Encoder,
+    EncoderOutput,
+    Grid,
+    Stack,
+    attend,
+    eager_cpu,
+    sincos,
+    useful_autocast,
+)
 from .vit_config import VitConfig
-
-
-def sincos(places: int, bands: int, dim: int, device: torch.device | None = None) -> Tensor:
-    """Fixed positions of the first places of a grid, float32 [N, D]; place n is bands x t + f.
-
-    The first half of the channels holds sines and cosines of the band, the second half those of
-    the column, at D / 4 frequencies from 1 down to nearly 1 / 10,000 (MAE's code; EAT's).
-    """
-    step_Q = torch.arange(dim // 4, dtype=torch.float64, device=device)
-    frequency_Q = 10000.0 ** (-step_Q / (dim // 4))
-    place_N1 = torch.arange(places, device=device)[:, None]
-    band_NQ, time_NQ = (place_N1 % bands) * frequency_Q, (place_N1 // bands) * frequency_Q
-    return torch.cat([band_NQ.sin(), band_NQ.cos(), time_NQ.sin(), time_NQ.cos()], 1).float()
 
 
 class Attention(nn.Module):
@@ -298,10 +294,8 @@ class Vit(Encoder):
         """Patches of the whole grid without positions, [B, N, D]; frames that fill none drop."""
         c = self.config
         if mel_BTF.shape[1] < c.patch or mel_BTF.shape[2] != c.mel_bins:
-            raise ValueError(
-                f"spectrogram of shape {tuple(mel_BTF.shape)}; expected [clips, at least "
-                f"{c.patch} frames, {c.mel_bins} mel bins]"
-            )
+            expected = f"[clips, at least {c.patch} frames, {c.mel_bins} mel bins]"
+            raise ValueError(f"spectrogram of shape {tuple(mel_BTF.shape)}; expected {expected}")
         # The convolution as a gather and a product: as fast as it, and no axis has a length that is
         # 1 for some clips (`torch.export` would ask for more sound).
         weight, device = self.patch_embed.weight, mel_BTF.device
@@ -318,10 +312,8 @@ class Vit(Encoder):
         if self.pos_embed is None:
             return sincos(places, c.bands, c.dim, like.device).to(like.dtype)
         if places > self.pos_embed.shape[1] - c.prefix:
-            raise ValueError(
-                f"a clip of {places // c.bands} columns is longer than encoder.position_times = "
-                f"{c.position_times}: use shorter windows"
-            )
+            clip, most = f"a clip of {places // c.bands} columns", c.position_times
+            raise ValueError(f"{clip} is longer than encoder.position_times = {most}: shorten it")
         return self.pos_embed[0, c.prefix : c.prefix + places]
 
     def _with_cls(self, x_BLD: Tensor) -> Tensor:
@@ -362,8 +354,7 @@ class Vit(Encoder):
         if valid_BN is None and steps_B is not None:
             valid_BN = self._valid(steps_B, x_BND.shape[1])
         collected: list[Tensor] | None = [] if layers else None
-        x_BND = self.trunk.run(x_BND, valid_BN, collect=collected, fed=fed)
-        x_BND = self.norm(x_BND)
+        x_BND = self.norm(self.trunk.run(x_BND, valid_BN, collect=collected, fed=fed))
         if valid_BN is None:
             valid_BN = torch.ones(x_BND.shape[:2], dtype=torch.bool, device=x_BND.device)
         clip_BD = x_BND[:, 0] if self.cls_token is not None else None

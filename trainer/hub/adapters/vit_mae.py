@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dawnchorus.trainer.encoders.vit import sincos
+from dawnchorus.trainer.encoders.base import sincos
 from dawnchorus.trainer.errors import CheckpointError
 from dawnchorus.trainer.hub.adapters import Foreign
 
