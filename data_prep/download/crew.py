@@ -308,6 +308,8 @@ def _signals(stop: asyncio.Future[signal.Signals]) -> Iterator[None]:
         if not stop.done():
             stop.set_result(kind)
 
+    # A process inherits which signals are blocked from the one that started it.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, kinds)
     for kind in kinds:
         # Only the main thread may set handlers; other threads run without.
         with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):

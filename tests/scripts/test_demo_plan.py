@@ -93,7 +93,7 @@ def test_folders_without_a_table(tmp_path: Path) -> None:
     [
         (rows(2, label="x"), None, "lists 2 sounds; at least 3"),
         ([], [], "neither metadata.csv nor any sound"),
-        (rows(4, start="0.5", end="0.7"), None, "not supported yet"),
+        (rows(4, start="0.5", end="0.7"), None, "no column holds their labels"),
         (rows(4, label=["Parus major, Bubo bubo"]), None, "one label or several"),
     ],
 )

@@ -20,7 +20,13 @@ def start(bench, recipe: Path, *options: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "dawnchorus.data_prep.cli", "download",
                str(bench.folder / "table"), "--out", str(bench.out), "--recipe",
                str(recipe), *options]  # fmt: skip
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # As started by a program that waits for signals in a thread of its own.
+    kinds = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, kinds)
+    try:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def wait_for(true, seconds: float = 300.0) -> None:
