@@ -22,7 +22,7 @@ def test_two_nodes_with_two_processes_each(submit, chorus, cluster):
     # It can be read and run by hand, and the source of today is not needed.
     text = (run.folder / "job.sh").read_text()
     assert f"export PYTHONPATH={run.folder}/code" in text
-    assert (run.folder / "code" / "dawnchorus" / "trainer" / "train.py").is_file()
+    assert (run.folder / "code" / "dawnchorus" / "trainer" / "training" / "run.py").is_file()
     revision = json.loads((run.folder / "code" / "revision.json").read_text())
     environment = json.loads((run.folder / "environment.json").read_text())
     assert environment["source_revision"] == revision["revision"]
@@ -106,7 +106,10 @@ def test_a_chain_is_checked_to_its_end_before_anything_starts(chorus, cluster, t
     words = ["submit", "--chain", "posttrain=sl_beats_tiny", "cluster=test", "name=never",
              f"data.train.main.path={tones}", f"runs={cluster.here}/runs"]  # fmt: skip
     for more, why in (
-        ([f"evaluate={tones}", "evaluate.probe.seeds=1"], "at least 3"),
+        (
+            [f"evaluate={tones}", "evaluate.probe.seeds=1"],
+            "probe.seeds: Input should be greater than or equal to 3",
+        ),
         (["evaluate=/gone"], "no finished dataset"),
         (["export=/tmp/x"], "export.author"),
         (["export=/tmp/x", "export.autor=me"], "no such field"),
