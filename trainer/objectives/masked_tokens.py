@@ -26,7 +26,13 @@ from dawnchorus.trainer.objectives.base import (
     StepOutput,
 )
 from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
-from dawnchorus.trainer.objectives.masking import MaskPlan, draw_masks, keep_count
+from dawnchorus.trainer.objectives.masking import (
+    MaskPlan,
+    across,
+    draw_masks,
+    keep_count,
+    valid_places,
+)
 from dawnchorus.trainer.objectives.tokenizers.usage import CodebookUsage, codebook_usage
 from dawnchorus.trainer.panels import Panel, TokenPanel
 from dawnchorus.trainer.registry import TOKENIZERS
@@ -98,7 +104,7 @@ class MaskedTokens(Objective):
         """
         del frozen
         views = self.config.masks_per_clip
-        valid_BN = _valid(batch, model.encoder)
+        valid_BN, _ = valid_places(batch, model.encoder)
         heard = batch.x if batch.clean is None else batch.clean
         code_BN = self.tokenizer(heard, batch.steps_B)
         plan = draw_masks(valid_BN, self._kept(valid_BN.shape[1]), batch.keys(), views=views)
@@ -154,14 +160,14 @@ class MaskedTokens(Objective):
         views, grid = plan.keep_MK.shape[0] // valid_BN.shape[0], valid_BN.shape[1]
         # What fills up short clips lands on a padding token, which nothing attends to.
         full_MNE = self.mask_token.to(visible_MKE.dtype).expand(len(plan.keep_MK), grid, -1)
-        full_MNE = full_MNE.scatter(1, _across(plan.keep_MK, visible_MKE), visible_MKE)
+        full_MNE = full_MNE.scatter(1, across(plan.keep_MK, visible_MKE), visible_MKE)
         hidden_MNE: Tensor = self.predictor(full_MNE, valid_BN.repeat_interleave(views, 0))
         return hidden_MNE
 
     def _logits(self, hidden_MNE: Tensor, index_MJ: Tensor | None = None) -> Tensor:
         """Code logits in fp32, of the tokens `index_MJ` or of all."""
         if index_MJ is not None:
-            hidden_MNE = hidden_MNE.gather(1, _across(index_MJ, hidden_MNE))
+            hidden_MNE = hidden_MNE.gather(1, across(index_MJ, hidden_MNE))
         logit: Tensor = self.to_codes(self.norm(hidden_MNE))
         return logit.float()
 
@@ -181,7 +187,7 @@ class MaskedTokens(Objective):
         Raises:
             RecipeError: the perplexity is below the recipe's threshold, or there are no batches.
         """
-        seen = [(batch, _valid(batch, model.encoder)) for batch in batches]
+        seen = [(batch, valid_places(batch, model.encoder)[0]) for batch in batches]
         self.tokenizer.fit([(batch.x, valid_BN) for batch, valid_BN in seen])
         count_V = torch.zeros_like(self.unigram_V, dtype=torch.int64)
         for batch, valid_BN in seen:
@@ -203,7 +209,7 @@ class MaskedTokens(Objective):
             [B, N] tensors: `mask_BN` (bool: hidden from the encoder), `valid_BN` (bool), `code_BN`
             (the targets) and `predicted_BN` (the likeliest code of every token, visible or not).
         """
-        valid_BN = _valid(batch, encoder)
+        valid_BN, _ = valid_places(batch, encoder)
         plan = draw_masks(valid_BN, self._kept(valid_BN.shape[1]), batch.keys())
         hidden_BNE = self._predict(encoder, batch.x, valid_BN, plan)
         mask_BN = valid_BN.scatter(1, plan.keep_MK, torch.zeros_like(plan.keep_valid_MK))
@@ -242,17 +248,6 @@ class MaskedTokens(Objective):
         ends += 2 * (places - kept) * width * self.config.tokenizer.codebook_size
         view = model.encoder.clip_flops(grid, kept) + self.predictor.flops(places) + ends
         return float(3 * self.config.masks_per_clip * view + self.tokenizer.flops(grid))
-
-
-def _valid(batch: FeatureBatch, encoder: Encoder) -> Tensor:
-    """Which places of the encoder's grid are sound, bool [B, N]."""
-    grid = encoder.grid(batch.x.shape[1])
-    return encoder.valid(batch.steps_B, grid)[:, grid.prefix :]
-
-
-def _across(index_MJ: Tensor, like_MLE: Tensor) -> Tensor:
-    """Token indices, for `gather` and `scatter` of whole tokens."""
-    return index_MJ[..., None].expand(-1, -1, like_MLE.shape[-1])
 
 
 def _badly_used(usage: CodebookUsage, least: float, remedy: str) -> str:

@@ -28,6 +28,7 @@ from dawnchorus.trainer.objectives.base import (
     StepOutput,
 )
 from dawnchorus.trainer.objectives.frozen import load_frozen
+from dawnchorus.trainer.objectives.masking import valid_places
 from dawnchorus.trainer.objectives.quantizer import MovingQuantizer, lots
 from dawnchorus.trainer.objectives.tokenizer_distillation_config import (
     START,
@@ -119,7 +120,7 @@ class TokenizerDistillation(Objective):
             ValueError: the batch has no keys.
         """
         del frozen
-        valid_BN, grid = _valid(batch, model.encoder)
+        valid_BN, grid = valid_places(batch, model.encoder)
         target_BNT = self._target(batch, grid)
         token_BND = model.encoder(batch.x, batch.steps_B).tokens_BND[:, grid.prefix :]
         unit_BNE, code_BN, estimate_BNT = self._estimate(token_BND, valid_BN)
@@ -190,7 +191,7 @@ class TokenizerDistillation(Objective):
         self.mean_T.zero_()
         units, draws, total_T = [], [], torch.zeros_like(self.mean_T)
         for batch in batches:
-            valid_BN, grid = _valid(batch, encoder)
+            valid_BN, grid = valid_places(batch, encoder)
             token_BND = encoder(batch.x, batch.steps_B).tokens_BND[:, grid.prefix :]
             units.append(self.quantizer.unit(token_BND)[valid_BN])
             draws.append(lots(batch.keys(), valid_BN)[valid_BN])
@@ -222,7 +223,7 @@ class TokenizerDistillation(Objective):
     @torch.no_grad()
     def look(self, batch: FeatureBatch, model: Model) -> list[list[Panel]]:
         """The codes of each clip, and how well each token of the teacher is told from them."""
-        valid_BN, grid = _valid(batch, model.encoder)
+        valid_BN, grid = valid_places(batch, model.encoder)
         token_BND = model.encoder(batch.x, batch.steps_B).tokens_BND[:, grid.prefix :]
         _, code_BN, estimate_BNT = self._estimate(token_BND, valid_BN)
         cosine_BN = F.cosine_similarity(estimate_BNT, self._target(batch, grid), dim=-1)
@@ -251,9 +252,3 @@ class TokenizerDistillation(Objective):
         learnt = self.quantizer.flops(places) + model.encoder.clip_flops(grid)
         learnt += self.estimator.flops(places) + 2 * places * self.widen.weight.numel()
         return float(3 * learnt + self.teacher.clip_flops(grid))
-
-
-def _valid(batch: FeatureBatch, encoder: Encoder) -> tuple[Tensor, Grid]:
-    """Which places of the encoder's grid are sound, bool [B, N]; and the grid."""
-    grid = encoder.grid(batch.x.shape[1])
-    return encoder.valid(batch.steps_B, grid)[:, grid.prefix :], grid

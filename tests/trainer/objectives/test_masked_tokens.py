@@ -15,9 +15,9 @@ from dawnchorus.trainer.encoders.beats_config import BeatsConfig
 from dawnchorus.trainer.errors import RecipeError
 from dawnchorus.trainer.model import BioEncoder
 from dawnchorus.trainer.objectives.base import FeatureBatch
-from dawnchorus.trainer.objectives.masked_tokens import MaskedTokens, _valid
+from dawnchorus.trainer.objectives.masked_tokens import MaskedTokens
 from dawnchorus.trainer.objectives.masked_tokens_config import MaskedTokensConfig
-from dawnchorus.trainer.objectives.masking import MaskPlan, draw_masks
+from dawnchorus.trainer.objectives.masking import MaskPlan, draw_masks, valid_places
 from dawnchorus.trainer.objectives.tokenizers.random_projection_config import RandomProjectionConfig
 from dawnchorus.trainer.objectives.tokenizers.usage import codebook_usage
 from dawnchorus.trainer.seeds import mix_seeds
@@ -67,7 +67,7 @@ def texture_batch(seed: int, clips: int = 24, frames: int = 96) -> FeatureBatch:
 def predictions(
     objective: MaskedTokens, encoder: Beats, batch: FeatureBatch, plan: MaskPlan
 ) -> Tensor:
-    valid_BN = _valid(batch, encoder)
+    valid_BN = valid_places(batch, encoder)[0]
     hidden_BNE = objective._predict(encoder, batch.x, valid_BN, plan)
     return objective._logits(hidden_BNE, plan.masked_MJ)
 
@@ -137,7 +137,7 @@ def test_masked_patches_do_not_leak(mode: str) -> None:
     encoder.eval()
     objective.eval()
     batch = noise_batch((160, 96))
-    plan = draw_masks(_valid(batch, encoder), 20, batch.keys())
+    plan = draw_masks(valid_places(batch, encoder)[0], 20, batch.keys())
 
     def with_changed(index: Tensor, row: int) -> Tensor:
         changed = batch.x.clone()
@@ -167,7 +167,7 @@ def test_targets_are_the_masked_tokens_alone() -> None:
         often = int(code_BN[0].mode().values)
         objective.to_codes.bias[often] = 30.0
     out = objective.step(batch, BioEncoder(encoder))
-    plan = draw_masks(_valid(batch, encoder), objective._kept(80), batch.keys(), views=3)
+    plan = draw_masks(valid_places(batch, encoder)[0], objective._kept(80), batch.keys(), views=3)
     hits = total = 0
     for row in range(6):
         masked = plan.masked_MJ[row][plan.masked_valid_MJ[row]]
@@ -200,7 +200,7 @@ def test_a_short_clip_in_a_batch_gives_what_it_gives_alone(mode: str) -> None:
     encoder.eval()
     objective.eval()
     batch = noise_batch((160, 96))
-    plan = draw_masks(_valid(batch, encoder), 24, batch.keys())
+    plan = draw_masks(valid_places(batch, encoder)[0], 24, batch.keys())
     together = predictions(objective, encoder, batch, plan)[1][plan.masked_valid_MJ[1]]
     alone = FeatureBatch(batch.x[1:, :96], batch.steps_B[1:])
     keep = plan.keep_MK[1][plan.keep_valid_MK[1]]
@@ -220,7 +220,7 @@ def test_views_of_a_clip_share_its_codes_and_have_masks_of_their_own() -> None:
     out = objective.step(batch, BioEncoder(encoder))
     assert int(out.count) == 4 * 2 * 56
     # The same masks, one view at a time.
-    plan = draw_masks(_valid(batch, encoder), objective._kept(80), batch.keys(), views=4)
+    plan = draw_masks(valid_places(batch, encoder)[0], objective._kept(80), batch.keys(), views=4)
     loss_sum = torch.zeros(())
     for view in range(4):
         own = MaskPlan(*(getattr(plan, field.name)[view::4] for field in fields(plan)))
@@ -256,7 +256,7 @@ def test_unigram_figures() -> None:
     assert "unigram_V" in objective.state_dict()
 
     out = objective.step(batches[0], BioEncoder(encoder))
-    plan = draw_masks(_valid(batches[0], encoder), 24, batches[0].keys())
+    plan = draw_masks(valid_places(batches[0], encoder)[0], 24, batches[0].keys())
     target = objective.tokenizer(batches[0].x).gather(1, plan.masked_MJ)
     share = (target == count_V.argmax()).float().mean()
     assert float(out.logs["unigram_accuracy"][0] / out.count) == pytest.approx(float(share))
@@ -270,7 +270,7 @@ def test_targets_may_be_those_of_the_clean_sound() -> None:
     encoder, objective = build(encoder=CALM)
     clean, noisy = noise_batch(seed=0), noise_batch(seed=1)
     both = replace(noisy, clean=clean.x)
-    plan = draw_masks(_valid(noisy, encoder), objective._kept(80), noisy.keys())
+    plan = draw_masks(valid_places(noisy, encoder)[0], objective._kept(80), noisy.keys())
     logit_MJV = predictions(objective, encoder, noisy, plan)
     for given, heard in ((both, clean), (noisy, noisy)):
         target_MJ = objective.tokenizer(heard.x).gather(1, plan.masked_MJ)
@@ -339,7 +339,7 @@ def test_inspect() -> None:
     assert found["valid_BN"].sum(1).tolist() == [80, 48]
     assert not bool((found["mask_BN"] & ~found["valid_BN"]).any())
     assert torch.equal(found["code_BN"], objective.tokenizer(batch.x))
-    plan = draw_masks(_valid(batch, encoder), 24, batch.keys())
+    plan = draw_masks(valid_places(batch, encoder)[0], 24, batch.keys())
     logit = predictions(objective, encoder, batch, plan)[0]
     assert torch.equal(found["predicted_BN"][0][plan.masked_MJ[0]], logit.argmax(-1))
 
@@ -348,7 +348,7 @@ def test_valid_tokens_are_the_encoders() -> None:
     encoder, _ = build()
     batch = noise_batch((160, 159, 100, 16, 3))
     out = encoder(batch.x, batch.steps_B)
-    assert torch.equal(_valid(batch, encoder), out.valid_BN)
+    assert torch.equal(valid_places(batch, encoder)[0], out.valid_BN)
 
 
 def test_flops_are_those_that_torch_counts() -> None:

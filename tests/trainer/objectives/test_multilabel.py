@@ -4,19 +4,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from small_multilabel import CLASSES, LABELS, batch, build, head, logits_and_targets
+from torch import nn
 
-from dawnchorus.trainer.encoders.beats import Beats
-from dawnchorus.trainer.encoders.beats_config import BeatsConfig
-from dawnchorus.trainer.model import BioEncoder
-from dawnchorus.trainer.objectives.base import Context, FeatureBatch
+from dawnchorus.trainer.objectives.base import FeatureBatch
 from dawnchorus.trainer.objectives.multilabel import (
-    MultiLabel,
     dense_labels,
     probabilities,
     ranking_scores,
@@ -25,41 +21,6 @@ from dawnchorus.trainer.objectives.multilabel import (
 from dawnchorus.trainer.objectives.multilabel_config import MultiLabelConfig
 from dawnchorus.trainer.pooling import pool
 from dawnchorus.trainer.training.optim import touch
-
-TINY = BeatsConfig(
-    layers=2, dim=32, ffn_dim=64, heads=4, patch_dim=16, conv_pos=16, num_buckets=32,
-    max_distance=64, layer_drop=0.5,
-)  # fmt: skip
-CLASSES = 6
-LABELS = torch.tensor([[0, 1], [0, 4], [1, 0], [3, 4]])  # clip 2 has none
-
-
-def build(seed: int = 0, **changes: Any) -> tuple[BioEncoder, MultiLabel]:
-    torch.manual_seed(seed)
-    config = MultiLabelConfig(**changes)
-    model = BioEncoder(Beats(TINY), tuple("abcdef"), config.head_pooling)
-    return model, MultiLabel.build(config, model, Context(labels=model.labels))
-
-
-def head(model: BioEncoder) -> nn.Linear:
-    assert model.head is not None
-    return model.head
-
-
-def batch(labels_P2: Tensor = LABELS, clips: int = 4, seed: int = 0) -> FeatureBatch:
-    generator = torch.Generator().manual_seed(seed)
-    return FeatureBatch(
-        torch.randn(clips, 96, 128, generator=generator),
-        torch.full((clips,), 96),
-        labels_P2,
-        torch.tensor([0, 1, 1, 0])[:clips],
-    )
-
-
-def logits_and_targets(model: BioEncoder, objective: MultiLabel) -> tuple[Tensor, Tensor]:
-    out = model.encoder(batch().x, batch().steps_B)
-    logit_BC = objective.logits(out, head(model))
-    return logit_BC, dense_labels(LABELS, logit_BC).float()
 
 
 def test_bce_is_the_mean_over_active_classes_summed_over_clips() -> None:
