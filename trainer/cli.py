@@ -74,6 +74,9 @@ def train(recipe: RecipeArgument, overrides: OverridesArgument = None) -> None:
 
     loaded = load_recipe(recipe, overrides or [])
     from dawnchorus.trainer.session.job import early_rank
+    from dawnchorus.trainer.training.lightning_import import import_lightning
+
+    import_lightning()
     from dawnchorus.trainer.training.run import run
 
     folder = run(loaded, stop)

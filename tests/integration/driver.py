@@ -25,8 +25,8 @@ _stop = watch_signals()
 
 import torch  # noqa: E402
 
-from dawnchorus.trainer.checkpoints.checkpoint import AtomicCheckpointIO  # noqa: E402
 from dawnchorus.trainer.cli import main  # noqa: E402
+from dawnchorus.trainer.training.checkpoint_io import AtomicCheckpointIO  # noqa: E402
 from dawnchorus.trainer.training.module import TrainingModule  # noqa: E402
 from dawnchorus.trainer.training.validation import Validation  # noqa: E402
 

@@ -75,3 +75,29 @@ def test_a_command_that_trains_nothing_is_light(place: Path, command: str) -> No
     assert not used[3:], f"{command} imports {' '.join(used[3:])}"
     assert float(used[1]) < 3, f"{command} took {used[1]} core-seconds"
     assert int(used[2]) < 230, f"{command} took {used[2]} MB"
+
+
+def test_training_imports_nothing_heavy_that_it_never_uses() -> None:
+    """Each rank of every start pays for it. Target: 6 core-seconds to the first step."""
+    program = (
+        "import sys\n"
+        "from dawnchorus.trainer.training.lightning_import import import_lightning\n"
+        "import_lightning()\n"
+        "from dawnchorus.trainer.training import run\n"
+        "from torchmetrics import MetricCollection\n"
+        "print(*sorted({'scipy', 'sklearn', 'transformers', 'wandb'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout.split(), f"imported: {done.stdout}"
+
+
+def test_reading_a_checkpoint_needs_no_lightning() -> None:
+    program = (
+        "import sys\n"
+        "from dawnchorus.trainer.checkpoints import checkpoint\n"
+        "print(*sorted({'lightning_fabric', 'torchmetrics'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout.split(), f"imported: {done.stdout}"

@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric.plugins import CheckpointIO
 
 from dawnchorus.trainer.checkpoints import sharded_folder as shards
 from dawnchorus.trainer.errors import CheckpointError
@@ -43,10 +41,11 @@ def save(path: Path, state: dict[str, Any]) -> None:
             torch.save(state, beside)
     # torch reports a full disk as RuntimeError from its zip writer.
     except (OSError, RuntimeError) as error:
-        raise _not_written(path, error) from error
+        raise not_written(path, error) from error
 
 
-def _not_written(path: Path, error: Exception) -> CheckpointError:
+def not_written(path: Path, error: Exception) -> CheckpointError:
+    """Say that a checkpoint could not be written, and that the earlier ones are there."""
     return CheckpointError(
         f"the checkpoint {path} could not be written ({error}). The checkpoints before it are "
         "untouched: make room on that disk and start the same command again; it continues from "
@@ -120,56 +119,6 @@ def _read(path: Path, **how: Any) -> dict[str, Any]:
     if not isinstance(state, dict) or "dawnchorus" not in state:
         raise CheckpointError(f"{path} is no checkpoint of this project: it has no 'dawnchorus'")
     return state
-
-
-class AtomicCheckpointIO(CheckpointIO):
-    """Lets Lightning use `save` and `load` above.
-
-    A failed save does not raise here, because an exception on one rank would leave the others
-    waiting in a barrier. The error is kept, and `StepBoundary` ends the run on all ranks.
-    """
-
-    def __init__(self) -> None:
-        self.error: CheckpointError | None = None
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
-        """Write a file atomically; a failure is kept in `error`."""
-        self.error = None
-        try:
-            save(Path(path), checkpoint)
-        except CheckpointError as error:
-            self.error = error
-
-    def save_sharded(
-        self,
-        checkpoint: dict[str, Any],
-        path: Path,
-        *,
-        rank: int,
-        ranks: int,
-        agree: Callable[[bool], bool],
-    ) -> None:
-        """Write a folder, on all ranks (see `shards.write`); a failure is kept in `error`."""
-        self.error = None
-        try:
-            step = checkpoint["dawnchorus"]["step"]
-            done = shards.write(path, checkpoint, step=step, rank=rank, ranks=ranks, agree=agree)
-            if done and rank == 0:
-                shards.publish(path, step)
-        except (OSError, RuntimeError) as error:
-            self.error = _not_written(path, error)
-
-    def load_checkpoint(
-        self, path: Any, map_location: Any = None, weights_only: Any = None
-    ) -> dict[str, Any]:
-        """Read a checkpoint to the CPU. Raises CheckpointError."""
-        return load(Path(path))
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Delete a checkpoint."""
-        shards.remove(Path(path))
 
 
 class CheckpointFolder:

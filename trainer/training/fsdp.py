@@ -21,9 +21,10 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 
-from dawnchorus.trainer.checkpoints.checkpoint import AtomicCheckpointIO, load_mapped
+from dawnchorus.trainer.checkpoints.checkpoint import load_mapped
 from dawnchorus.trainer.checkpoints.sharded_tensors import fill, shard_like
 from dawnchorus.trainer.encoders.base import Stack
+from dawnchorus.trainer.training.checkpoint_io import AtomicCheckpointIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

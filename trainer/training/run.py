@@ -18,7 +18,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from dawnchorus.trainer.allocation import keep_freed_memory
-from dawnchorus.trainer.checkpoints.checkpoint import AtomicCheckpointIO, CheckpointFolder
+from dawnchorus.trainer.checkpoints.checkpoint import CheckpointFolder
 from dawnchorus.trainer.data.broken import BrokenLedger
 from dawnchorus.trainer.data.module import TrainStream, train_loader, valid_loader
 from dawnchorus.trainer.errors import DataError, Interrupted, Preempted, RecipeError
@@ -28,6 +28,7 @@ from dawnchorus.trainer.session.job import early_rank, in_slurm_step
 from dawnchorus.trainer.session.session import Session
 from dawnchorus.trainer.session.signals import StopRequest, watch_signals
 from dawnchorus.trainer.training.assembly import build_model, first_batches, resolve
+from dawnchorus.trainer.training.checkpoint_io import AtomicCheckpointIO
 from dawnchorus.trainer.training.examples import write_examples
 from dawnchorus.trainer.training.layout import Topology
 from dawnchorus.trainer.training.loggers.base import LoggedRun

@@ -9,9 +9,10 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 
-from dawnchorus.trainer.checkpoints.checkpoint import AtomicCheckpointIO, CheckpointFolder
+from dawnchorus.trainer.checkpoints.checkpoint import CheckpointFolder
 from dawnchorus.trainer.errors import CheckpointError, DataError, NonFiniteLoss
 from dawnchorus.trainer.session.meeting import meet
+from dawnchorus.trainer.training.checkpoint_io import AtomicCheckpointIO
 from dawnchorus.trainer.training.throughput import slowest
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from dawnchorus.trainer.checkpoints import sharded_folder as shards
 from dawnchorus.trainer.checkpoints.checkpoint import (
-    AtomicCheckpointIO,
     CheckpointFolder,
     check,
     load,
@@ -35,6 +34,7 @@ from dawnchorus.trainer.checkpoints.sharded_tensors import (
 from dawnchorus.trainer.errors import CheckpointError
 from dawnchorus.trainer.hub.reading import read_weights
 from dawnchorus.trainer.recipe import TrainConfig
+from dawnchorus.trainer.training.checkpoint_io import AtomicCheckpointIO
 from dawnchorus.trainer.training.optim import ParameterEma
 from dawnchorus.trainer.training.optim_config import OptimConfig
 
