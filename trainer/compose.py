@@ -17,6 +17,7 @@ from dawnchorus.trainer.overrides import (
     apply,
     fields_of,
     read_override,
+    start_over,
 )
 from dawnchorus.trainer.references import Written, as_written, misplaced, misread
 
@@ -107,7 +108,8 @@ def compose(
         recipe: name of a shipped recipe, or path of a YAML file (whose `defaults` may name shipped
             recipes of its kind and, for training, the shipped groups).
         overrides: `encoder=beats_large` chooses a file of a group, `optim.lr=1e-4` sets a key,
-            `~data.noise` takes one away (see `trainer.overrides`).
+            `~data.noise` takes one away, and `probe.name=ridge` chooses another kind of thing,
+            without the keys that the files gave to the former (see `trainer.overrides`).
         kind: the kind of recipe; values are read by the types of its model's fields.
         problems: list to which mistakes in overrides are added. Those overrides are left out, so
             that the rest can be checked too. None: the first mistake is raised.
@@ -123,9 +125,11 @@ def compose(
     groups = [x for x in given if _is_group(x.path, folders, schema)]
     choices = [x for group in groups for x in collect(_choice, group.word, group.value)]
     tree = _stringed(_with_choices(kind, file, choices, collect))
-    for override in given:
-        if override not in groups:
-            collect(apply, tree, override, schema)
+    keys = [x for x in given if x not in groups]
+    for override in keys:
+        start_over(tree, override, schema)
+    for override in keys:
+        collect(apply, tree, override, schema)
     if kind.references:
         tree, texts = _resolved(tree, file)
         if written is not None:

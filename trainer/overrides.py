@@ -13,7 +13,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -77,6 +77,41 @@ def apply(tree: dict[str, Any], override: Override, schema: Any = None) -> None:
         return
     kinds = annotations_at(schema, override.path) if schema is not None else []
     place[last] = read_value(override.value, kinds, override.word)
+
+
+def start_over(tree: dict[str, Any], override: Override, schema: Any) -> None:
+    """Empty a section, in place, if the override names another kind of thing for it.
+
+    The section's type is a union whose members are told apart by their `name`. Numbers that a file
+    gives to a linear probe mean nothing to another probe, or something else.
+
+    Args:
+        tree: the dicts that the files gave.
+        override: `section.name=...`; any other changes nothing.
+        schema: the dataclass or pydantic model that describes `tree`.
+    """
+    *above, last = override.path
+    place: Any = tree
+    for part in above:
+        place = place.get(part) if isinstance(place, dict) else None
+    if last != "name" or override.value is None or not above or not isinstance(place, dict):
+        return
+    names = {name_of(place) for name_of in _discriminators(annotations_at(schema, above))}
+    if names and override.value not in names:
+        place.clear()
+
+
+def _discriminators(annotations: Sequence[Any]) -> list[Callable[[Any], Any]]:
+    """What tells the members of each union apart: a function from a section to its `name`."""
+    found: list[Callable[[Any], Any]] = []
+    for annotation in annotations:
+        for mark in getattr(annotation, "__metadata__", ()):
+            teller = getattr(mark, "discriminator", None)
+            if teller == "name":
+                found.append(lambda section: section.get("name"))
+            elif callable(teller):
+                found.append(teller)
+    return found
 
 
 def read_value(text: str, kinds: Sequence[Any], word: str) -> Any:

@@ -11,6 +11,7 @@ from dawnchorus.trainer.evaluation.config import (
     load_config,
 )
 from dawnchorus.trainer.evaluation.probes.linear_config import LinearConfig
+from dawnchorus.trainer.evaluation.probes.ridge_config import RidgeConfig
 
 FAST = LinearConfig(learning_rate=1e-2, epochs=100, schedule="cosine")
 
@@ -43,6 +44,15 @@ def test_overrides_reach_every_level() -> None:
     assert [str(f) for f in config.test_folds or ()] == ["4"]
     assert not config.retrieval.enabled
     assert load_config(["data=x", "layer=all"]).layer == "all"
+
+
+@pytest.mark.parametrize("preset", ["default", "fast", "paper"])
+def test_another_probe_takes_none_of_the_linear_probes_numbers(preset: str) -> None:
+    chosen = load_config(["data=x", "probe.penalties=[2]", "probe.name=ridge"], preset)
+    assert chosen.probe == RidgeConfig(penalties=(2.0,))
+    # The same name changes nothing, whether or not the preset wrote it down.
+    same = load_config(["data=x", "probe.name=linear"], preset)
+    assert same.probe == load_config(["data=x"], preset).probe
 
 
 @pytest.mark.parametrize(
