@@ -17,7 +17,7 @@ from dawnchorus.trainer.registry import build_encoder, build_frontend
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dawnchorus.trainer.encoders.base import Encoder, EncoderOutput
+    from dawnchorus.trainer.encoders.base import Encoder, EncoderOutput, Grid
 
 
 class BioEncoder(nn.Module):
@@ -98,6 +98,35 @@ class BioEncoder(nn.Module):
             widest = max(layer_BE.shape[1] for layer_BE in pooled)
             return torch.stack([F.pad(p, (0, widest - p.shape[1])) for p in pooled], dim=1)
         return pool(out.layers[layer], out.valid_BN, pooling)
+
+    def tokens(
+        self,
+        wav_BT: Tensor,
+        length_B: Tensor | None = None,
+        layers: Literal["last", "blocks"] | tuple[int, ...] = "last",
+    ) -> tuple[list[Tensor], Tensor, Grid]:
+        """The tokens themselves, for probes that pool for themselves.
+
+        Args:
+            wav_BT: as for `forward`.
+            length_B: as for `forward`.
+            layers: `last` (with the encoder's final norm), `blocks` (what leaves each block, before
+                that norm), or layer numbers as for `embed`.
+
+        Returns:
+            [B, N, D] of each layer; bool [B, N], which stand for sound; the grid they stand in.
+
+        Raises:
+            IndexError: there is no layer of that number.
+        """
+        x, steps_B = self.frontend(wav_BT, length_B)
+        out: EncoderOutput = self.encoder(x, steps_B, layers=layers != "last")
+        grid = self.encoder.grid(x.shape[1])
+        if layers == "last":
+            return [out.tokens_BND], out.valid_BN, grid
+        assert out.layers is not None
+        numbers = range(1, len(out.layers)) if layers == "blocks" else layers
+        return [out.layers[i] for i in numbers], out.valid_BN, grid
 
     def logits(self, wav_BT: Tensor, length_B: Tensor | None = None) -> Tensor:
         """Class logits [B, C] of a post-trained model: linear head on the pooled tokens.

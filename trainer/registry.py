@@ -180,12 +180,29 @@ TOKENIZERS: Registry[Any, Tokenizer] = Registry(
     },
 )
 
-PROBES: Registry[ProbeConfig, Probe] = Registry(
+PROBES: Registry[ProbeConfig, Probe[Any]] = Registry(
     "probe",
     {
+        "attentive": (
+            ".evaluation.probes.attentive_config:AttentiveConfig",
+            ".evaluation.probes.attentive:Attentive",
+        ),
+        "attentive_layers": (
+            ".evaluation.probes.attentive_config:AttentiveLayersConfig",
+            ".evaluation.probes.attentive:AttentiveLayers",
+        ),
+        "layer_mix": (
+            ".evaluation.probes.linear_config:LayerMixConfig",
+            ".evaluation.probes.linear:Linear",
+        ),
         "linear": (
             ".evaluation.probes.linear_config:LinearConfig",
             ".evaluation.probes.linear:Linear",
+        ),
+        "mlp": (".evaluation.probes.mlp_config:MlpConfig", ".evaluation.probes.mlp:Mlp"),
+        "prototypes": (
+            ".evaluation.probes.prototypes_config:PrototypesConfig",
+            ".evaluation.probes.prototypes:Prototypes",
         ),
         "ridge": (".evaluation.probes.ridge_config:RidgeConfig", ".evaluation.probes.ridge:Ridge"),
     },

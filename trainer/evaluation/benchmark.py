@@ -5,9 +5,6 @@ Shape legend: N clips, L layers, D channels, C classes.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -23,24 +19,15 @@ from dawnchorus.trainer.errors import DataError, RecipeError
 from dawnchorus.trainer.evaluation.clips import Clips
 from dawnchorus.trainer.evaluation.clustering import evaluate_clustering
 from dawnchorus.trainer.evaluation.config import EvaluateConfig, load_config
-from dawnchorus.trainer.evaluation.embed import (
-    LogMelStatistics,
-    cached,
-    embed_clips,
-    weights_digest,
-)
+from dawnchorus.trainer.evaluation.embed import LogMelStatistics
 from dawnchorus.trainer.evaluation.exposure import exposure
+from dawnchorus.trainer.evaluation.features import Features, FloatArray
 from dawnchorus.trainer.evaluation.result_file import output_paths, plain, write_result
-from dawnchorus.trainer.evaluation.retrieval import (
-    evaluate_across,
-    evaluate_retrieval,
-    group_bootstrap,
-)
+from dawnchorus.trainer.evaluation.retrieval import evaluate_across, evaluate_retrieval
 from dawnchorus.trainer.evaluation.scores import accuracy, macro_average_precision
 from dawnchorus.trainer.evaluation.tables import print_result
 from dawnchorus.trainer.evaluation.task import Task, describe_task, prepare_task, remarks
 from dawnchorus.trainer.objectives.multilabel import ranking_scores, trained_classes
-from dawnchorus.trainer.pooling import Pooling, pool
 from dawnchorus.trainer.progress import Bar
 from dawnchorus.trainer.registry import PROBES
 
@@ -48,9 +35,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dawnchorus.trainer.hub.importing import LoadedModel
-
-FORMAT = 1
-FloatArray = npt.NDArray[np.float32]
 
 
 def choose_device(name: str) -> torch.device:
@@ -81,59 +65,44 @@ class _Bench:
     def __init__(
         self, task: Task, config: EvaluateConfig, device: torch.device, cache: Path | None
     ) -> None:
-        self.task, self.config, self.device, self.cache = task, config, device, cache
-        self.window = round(config.window_s * task.clips.sample_rate_hz)
+        self.task, self.config, self.device = task, config, device
+        self.features = Features(task.clips, config, device, cache)
 
-    def embed(
-        self, model: Any, name: str, layer: Any, pooling: Pooling | None = None
-    ) -> FloatArray:
-        """[N, K D], or [N, L, K D] for all layers; `pooling` None: the config's."""
-        config, clips = self.config, self.task.clips
-        pooling = pooling or config.pooling
-
-        def compute(make_store: Any) -> FloatArray:
-            return embed_clips(
-                model, clips, window=self.window, layer=layer, pooling=pooling,
-                long_clips=config.long_clips,
-                batch_size=config.batch_size, device=self.device, who=name, make_store=make_store,
-            )  # fmt: skip
-
-        if self.cache is None:
-            return cached(None, compute)
-        key = hashlib.sha256(
-            json.dumps(
-                [FORMAT, weights_digest(model), _code_digest(model), clips.digest, self.window,
-                 layer, pooling, config.long_clips, clips.number_N.tolist()]
-            ).encode()
-        ).hexdigest()[:24]  # fmt: skip
-        return cached(self.cache / f"{name}-{key}.npy", compute)
-
-    def probe(self, emb: FloatArray, *, standardise: bool, name: str) -> dict[str, Any]:
-        """Fit the probe on one layer, or on a learned mix if `emb` has all layers."""
-        task = self.task
+    def probe(self, feature: Any, *, standardise: bool, name: str) -> dict[str, Any]:
+        """Fit the probe on what it needs; the linear one also on a learned mix of all layers."""
+        task, folds = self.task, self.task.protocol.folds
         config = replace(
             self.config.probe, standardise=standardise or self.config.probe.standardise
         )
-        work = config.work * len(task.protocol.folds)
-        with Bar(work, f"probing {name}", "epochs", stays=False) as bar:
+        with Bar(config.work * len(folds), f"probing {name}", config.unit, stays=False) as bar:
             result = PROBES.thing(config.name)(config).measure(
-                emb, task.clips.label_NC, task.protocol.folds, multi_label=task.multi_label,
+                feature, task.clips.label_NC, folds, multi_label=task.multi_label,
                 device=self.device, advance=bar.advance,
             )  # fmt: skip
-        summary = result.summary() | {"name": config.name, "standardised": config.standardise}
-        if result.hit_N is not None:
-            groups, resamples = task.clips.group_N, self.config.retrieval.bootstrap
-            summary["mean_ci95"] = group_bootstrap(result.hit_N, groups, resamples)
-        return summary
+        interval = result.interval(
+            task.clips.label_NC, task.clips.group_N, folds, self.config.retrieval.bootstrap
+        )
+        return result.summary() | {
+            "name": config.name, "standardised": config.standardise, "mean_ci95": interval
+        }  # fmt: skip
 
     def measure(
-        self, emb_ND: FloatArray, name: str, layer: Any, *, standardise: bool = False
+        self,
+        emb_ND: FloatArray,
+        name: str,
+        layer: Any,
+        *,
+        feature: Any,
+        standardise: bool = False,
     ) -> dict[str, Any]:
-        """Make a row: probe, retrieval and clustering of one embedding per clip."""
+        """Make a row: retrieval and clustering of one embedding per clip, and the probe on
+        `feature`. Without that there is no probe in the row.
+        """
         started = time.monotonic()
         config, clips = self.config, self.task.clips
         row: dict[str, Any] = {"name": name, "layer": layer, "dim": emb_ND.shape[1]}
-        row["probe"] = self.probe(emb_ND, standardise=standardise, name=name)
+        if feature is not None:
+            row["probe"] = self.probe(feature, standardise=standardise, name=name)
         tested = self.task.protocol.tested
         if config.retrieval.enabled:
             row["retrieval"] = evaluate_retrieval(
@@ -158,23 +127,38 @@ class _Bench:
         """Make the row of a model at the requested layer. With `layer: all`, also a row per layer
         and the probe on a learned mix of them.
         """
-        if self.config.layer != "all":
-            emb_ND = self.embed(model, name, self.config.layer)
-            row = self.measure(emb_ND, name, self.config.layer)
-            if self.config.layer == "last":
+        layer, needs = self.config.layer, self.config.probe.needs
+        if layer != "all":
+            emb_ND = self.features.embed(model, name, layer)
+            row = self.measure(emb_ND, name, layer, feature=self.needed(model, name, emb_ND))
+            if layer == "last":
                 row["head"] = self.head(emb_ND, model, name, recipe)
             return row, [], None
-        emb_NLD = self.embed(model, name, "all")
-        layers = [
-            self.measure(np.ascontiguousarray(emb_NLD[:, i]), f"{name} layer {i}", i)
-            for i in range(emb_NLD.shape[1])
-        ]
-        mix = None
+        emb_NLD = self.features.embed(model, name, "all")
+        layers = []
+        for i in range(emb_NLD.shape[1]):
+            emb_ND = np.ascontiguousarray(emb_NLD[:, i])
+            alone = emb_ND if needs == "pooled" else None
+            layers.append(self.measure(emb_ND, f"{name} layer {i}", i, feature=alone))
+        row, mix = layers[-1] | {"name": name, "layer": "last"}, None
         if self.config.probe.mixes_layers:
             mix = self.probe(emb_NLD, standardise=False, name=f"{name}, layer mix")
-        row = layers[-1] | {"name": name, "layer": "last"}
+        if needs != "pooled":
+            feature = emb_NLD if needs == "layers" else self.features.tokens(model, name)
+            row["probe"] = self.probe(feature, standardise=False, name=name)
         row["head"] = self.head(emb_NLD[:, -1], model, name, recipe)
         return row, layers, mix
+
+    def needed(self, model: Any, name: str, emb_ND: FloatArray) -> Any:
+        """What the probe reads of each clip; see `ProbeConfig.needs`."""
+        needs = self.config.probe.needs
+        if needs == "pooled":
+            return emb_ND
+        if needs == "layers":
+            if name == "log-mel":
+                return emb_ND[:, None]
+            return self.features.embed(model, name, "all")
+        return self.features.tokens(model, name)
 
     def head(
         self, emb_ND: FloatArray, model: Any, name: str, recipe: Mapping[str, Any] | None
@@ -195,7 +179,7 @@ class _Bench:
         width = model.head.in_features
         pooling = model.pooling
         if width > emb_ND.shape[1] or pooling == "cls":
-            emb_ND = self.embed(model, name, "last", pooling)
+            emb_ND = self.features.embed(model, name, "last", pooling)
         columns = [names[clips.classes[c]] for c in ours]
         hot_NC = torch.from_numpy(clips.label_NC[tested][:, ours])
         with torch.inference_mode():
@@ -218,23 +202,6 @@ class _Bench:
             "classes": len(ours),
             "n": len(hot_NC),
         }
-
-
-def _code_digest(model: nn.Module) -> str:
-    """Digest of the source files of a model, its parts and the pooling, because an edited encoder
-    makes other embeddings.
-    """
-    digest = hashlib.sha256()
-    files = {inspect.getfile(pool)}
-    for part in model.modules():
-        if not type(part).__module__.startswith("torch"):
-            try:
-                files.add(inspect.getfile(type(part)))
-            except (TypeError, OSError):  # defined at a prompt
-                continue
-    for file in sorted(files):
-        digest.update(Path(file).read_bytes())
-    return digest.hexdigest()
 
 
 def random_encoder(encoder: dict[str, Any], seed: int) -> nn.Module:
@@ -331,8 +298,9 @@ def _measure_all(
     rows, mixes = [], {}
     if baselines.logmel:
         statistics = LogMelStatistics(bench.task.clips.sample_rate_hz).to(bench.device).eval()
-        emb_ND = bench.embed(statistics, "log-mel", "last")
-        rows.append(bench.measure(emb_ND, "log-mel", "", standardise=True))
+        emb_ND = bench.features.embed(statistics, "log-mel", "last")
+        feature = bench.needed(statistics, "log-mel", emb_ND)
+        rows.append(bench.measure(emb_ND, "log-mel", "", feature=feature, standardise=True))
     if baselines.random_init:
         model = random_encoder(loaded.weights.encoder, baselines.random_init_seed)
         row, _, mix = bench.encoder(model.to(bench.device), "random-init")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from dawnchorus.trainer.compose import load
 from dawnchorus.trainer.encoders.ranges import (
     Count,
+    NotNegative,
     Positive,
     Range,
     ShareBelowOne,
@@ -76,6 +77,29 @@ class ClusteringConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokensConfig:
+    """Tokens of every clip, for the probes that read them (attentive, prototypes)."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    layers: Literal["blocks"] | tuple[Whole, ...] = "blocks"
+    """Layers for probes that read several: `blocks` (what leaves each block, as their sources have
+    it), or numbers (0: before the first block, i: after block i)."""
+    stride: Count = 1
+    """Keep every so many-th column of tokens in time, with all its bands: a smaller file, a
+    quicker probe, less to find."""
+    limit_gib: NotNegative = 20.0
+    """Most space that the files of tokens may take in the cache, in GiB. Older ones are deleted for
+    new ones. Where one alone is larger, or the disk is full, there is none, and the encoder runs
+    again whenever the probe reads (0: always)."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if not self.layers:
+            raise ValueError("tokens.layers is empty: name a layer, or blocks for all of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +181,8 @@ class EvaluateConfig:
     """Keep embeddings under `<run>/evaluation/cache`, keyed by weights, data and options."""
     probe: AnyProbe = field(default_factory=LinearConfig)
     """The probe; without a `name` the linear one."""
+    tokens: TokensConfig = field(default_factory=TokensConfig)
+    """What probes that pool for themselves read."""
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     """Retrieval ROC-AUC."""
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
@@ -174,6 +200,11 @@ class EvaluateConfig:
             raise ValueError("test_folds is empty: name folds, or null for all of them")
         if self.test_folds is not None and self.protocol not in ("auto", "folds"):
             raise ValueError(f"test_folds needs protocol folds, not {self.protocol}")
+        if self.long_clips == "mean" and self.probe.needs in ("tokens", "layer_tokens"):
+            raise ValueError(
+                f"the probe {self.probe.name} reads the tokens of one window: long_clips=mean is "
+                "not possible with it. Use long_clips=first, with a larger window_s if need be"
+            )
 
 
 def load_config(overrides: Sequence[str], preset: str = "default") -> EvaluateConfig:

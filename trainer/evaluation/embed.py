@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from dawnchorus.trainer.encoders.base import Grid
 from dawnchorus.trainer.errors import CheckpointError, DataError
 from dawnchorus.trainer.evaluation.clips import Clips
 from dawnchorus.trainer.evaluation.splits import some
@@ -66,10 +67,17 @@ class LogMelStatistics(nn.Module):
     ) -> Tensor:
         """[B, K x 128]: see `trainer.pooling.pool`. There are no layers to choose."""
         del layer
+        (mel_BTF,), valid_BT, _ = self.tokens(wav_BT, length_B)
+        return pool(mel_BTF.double(), valid_BT, pooling).float()
+
+    def tokens(
+        self, wav_BT: Tensor, length_B: Tensor, layers: object = "last"
+    ) -> tuple[list[Tensor], Tensor, Grid]:
+        """The frames, as tokens of one layer; see `BioEncoder.tokens`."""
+        del layers
         mel_BTF, frames_B = self.frontend(wav_BT, length_B)
         frame_T = torch.arange(mel_BTF.shape[1], device=mel_BTF.device)
-        valid_BT = frame_T < frames_B[:, None]
-        return pool(mel_BTF.double(), valid_BT, pooling).float()
+        return [mel_BTF], frame_T < frames_B[:, None], Grid(mel_BTF.shape[1])
 
 
 @dataclass(frozen=True)
@@ -111,8 +119,8 @@ def plan_windows(samples_N: IntArray, window: int, long_clips: Literal["first", 
     return Windows(*as_array)
 
 
-def _batches(
-    clips: Clips, windows: Windows, batch_size: int, workers: int
+def read_batches(
+    clips: Clips, windows: Windows, batch_size: int, workers: int = 2
 ) -> Iterator[tuple[slice, npt.NDArray[np.int16]]]:
     """Read batches of windows in threads, a little ahead of the model; decoding frees the GIL."""
 
@@ -152,17 +160,25 @@ def _embed_batch(
     return emb
 
 
-def _check_finite(clips: Clips, finite_N: npt.NDArray[np.bool_], who: str) -> None:
+def check_finite(
+    clips: Clips, finite_N: npt.NDArray[np.bool_], who: str, what: str = "embeddings"
+) -> None:
+    """Make sure that what was computed of every clip is finite.
+
+    Raises:
+        CheckpointError: that of no clip is.
+        DataError: that of some clips is not; they are named.
+    """
     bad = np.flatnonzero(~finite_N)
     if not bad.size:
         return
     if bad.size == len(clips):
         raise CheckpointError(
-            f"{who}: the embeddings of all {len(clips)} clips are NaN or infinite: the weights "
+            f"{who}: the {what} of all {len(clips)} clips are NaN or infinite: the weights "
             "are damaged or the training diverged"
         )
     raise DataError(
-        f"{clips.path}: {who} gives NaN or infinite embeddings for {bad.size} of {len(clips)} "
+        f"{clips.path}: {who} gives NaN or infinite {what} for {bad.size} of {len(clips)} "
         f"clips: {some(clips.keys[i] for i in bad)}. Listen to them; leave them out or prepare "
         "them again"
     )
@@ -214,7 +230,7 @@ def embed_clips(
     store: npt.NDArray[np.float32] | None = None
     finite_N = np.ones(len(clips), dtype=bool)
     with Bar(len(windows), f"embedding with {who}", "windows", stays=False) as bar:
-        for rows, wav_BT in _batches(clips, windows, batch_size, workers):
+        for rows, wav_BT in read_batches(clips, windows, batch_size, workers):
             emb = _embed_batch(model, wav_BT, windows.samples_W[rows], layer, pooling, device)
             if store is None:
                 shape = (len(clips), *emb.shape[1:])
@@ -227,7 +243,7 @@ def embed_clips(
             bar.advance(len(emb))
     if store is None:
         raise DataError(f"{clips.path}: there is no clip to embed")
-    _check_finite(clips, finite_N, who)
+    check_finite(clips, finite_N, who)
     return store
 
 

@@ -31,15 +31,18 @@ POOLING_NAMES = {
 def protocol_of(result: Mapping[str, Any]) -> Any:
     """The options that decide whether two results can be compared.
 
-    In earlier results the probe has no name: it was the linear one, and gets that name here.
+    In earlier results the probe has no name: it was the linear one, and gets that name here. What
+    came later has the value that it had before it could be chosen.
     """
     protocol = result.get("protocol") or {}
     probe = protocol.get("probe") if isinstance(protocol, Mapping) else None
-    return (
-        {**protocol, "probe": {"name": "linear", **probe}}
-        if isinstance(probe, Mapping)
-        else protocol
-    )
+    if not isinstance(probe, Mapping):
+        return protocol
+    probe = {"name": "linear", **probe}
+    if probe["name"] == "linear":
+        probe = {"clip": 0.0, **probe}
+    tokens = {"layers": "blocks", "stride": 1}
+    return {"tokens": tokens, **protocol, "probe": probe}
 
 
 def probe_title(result: Mapping[str, Any]) -> str:

@@ -137,9 +137,27 @@ def group_bootstrap(value_N: FloatArray, group_N: IntArray, resamples: int) -> l
         return None
     sums = np.bincount(code, weights=value_N[kept])
     counts = np.bincount(code)
-    draws = np.random.default_rng(0).integers(len(groups), size=(resamples, len(groups)))
+    draws = _drawn_groups(len(groups), resamples)
     means = sums[draws].sum(1) / counts[draws].sum(1)
     return [float(q) for q in np.quantile(means, [0.025, 0.975])]
+
+
+def _drawn_groups(groups: int, resamples: int) -> IntArray:
+    return np.random.default_rng(0).integers(groups, size=(resamples, groups))
+
+
+def group_weights(group_N: IntArray, used: IntArray, resamples: int) -> IntArray | None:
+    """How often each clip is drawn when the groups of the used clips are drawn with replacement:
+    [R, N], 0 for other clips. None where `group_bootstrap` gives None.
+    """
+    groups, code = np.unique(group_N[used], return_inverse=True)
+    if len(groups) < 2 or resamples < 1:
+        return None
+    draws = _drawn_groups(len(groups), resamples)
+    times = np.stack([np.bincount(row, minlength=len(groups)) for row in draws])
+    weight_RN = np.zeros((resamples, len(group_N)), np.int64)
+    weight_RN[:, used] = times[:, code]
+    return weight_RN
 
 
 def _summary(

@@ -80,6 +80,7 @@ def facts(result: Mapping[str, Any]) -> str:
         f"{_counted(result['groups'], 'group', 'groups')}; "
         f"{division}; {_fits(result['seeds'])}"
     ]
+    lines += noise(result)
     if any("same_group_excluded" in (r.get("retrieval") or {}) for r in result["rows"]):
         lines.append("other groups: ROC-AUC without the clips of the query's own group")
     if _is_across(result):
@@ -105,6 +106,21 @@ def facts(result: Mapping[str, Any]) -> str:
             f"({left_out['clips_of_dropped_classes']} clips)"
         )
     return "\n".join(lines)
+
+
+def noise(result: Mapping[str, Any]) -> list[str]:
+    """Say how far two seeds of the probe are apart on the same features: smaller differences
+    between rows say nothing. No line for a probe without seeds.
+    """
+    told = [
+        f"{row['name']} {row['probe']['noise_floor']:.3f}"
+        for row in result["rows"]
+        if (row.get("probe") or {}).get("noise_floor") is not None
+    ]
+    if not told:
+        return []
+    meaning = "two seeds of the probe on the same features differ by"
+    return [f"noise floor ({meaning}): {', '.join(told)}"]
 
 
 def _title(row: Mapping[str, Any]) -> str:

@@ -227,4 +227,5 @@ def _measurement_options(config: EvaluateConfig) -> dict[str, Any]:
     options = asdict(config)
     for name in ("data", "batch_size", "device", "cache", "baselines", "protocol"):
         del options[name]
+    del options["tokens"]["limit_gib"]
     return options

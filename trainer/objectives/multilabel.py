@@ -45,6 +45,28 @@ _IMPOSSIBLE = -200.0
 _TINY = 1e-8
 
 
+def asymmetric_terms(
+    logit_BC: Tensor,
+    target_BC: Tensor,
+    gamma_positive: float = 1.0,
+    gamma_negative: float = 4.0,
+    margin: float = 0.05,
+) -> Tensor:
+    """The asymmetric loss of each class (Ridnik et al., ICCV 2021, equations 4 to 6), [B, C].
+
+    For a label -(1 - p)^gamma_positive ln p, else -(1 - q)^gamma_negative ln q, where
+    q = min(1, 1 - p + margin). The defaults are Bird-MAE's (arXiv 2504.12880). `target_BC` is bool.
+    """
+    present_BC = logit_BC.sigmoid()
+    absent_BC = (1.0 - present_BC + margin).clamp(max=1.0)
+    # 1 - p rounds to 0 long before its logarithm is out of range.
+    log_absent_BC = absent_BC.log() if margin else F.logsigmoid(-logit_BC)
+    # A power below 1 has no finite slope at 0.
+    easy_BC = (1.0 - present_BC).clamp(min=_TINY).pow(gamma_positive)
+    easy_absent_BC = (1.0 - absent_BC).clamp(min=_TINY).pow(gamma_negative)
+    return -torch.where(target_BC, easy_BC * F.logsigmoid(logit_BC), easy_absent_BC * log_absent_BC)
+
+
 class MultiLabel(Objective):
     """Computes the loss of the model's head.
 
@@ -233,28 +255,14 @@ class MultiLabel(Objective):
             # A positive always counts, because mixup brings in labels of another source.
             weight = weight * (self.source_classes_SC[source_B] | target_BC)
         if self.config.loss == "asymmetric":
-            return (weight * self._asymmetric(logit_BC, target_BC)).sum(1)
+            c = self.config
+            term_BC = asymmetric_terms(
+                logit_BC, target_BC, c.gamma_positive, c.gamma_negative, c.margin
+            )
+            return (weight * term_BC).sum(1)
         return F.binary_cross_entropy_with_logits(
             logit_BC, share_BC, weight.expand_as(logit_BC), reduction="none"
         ).sum(1)
-
-    def _asymmetric(self, logit_BC: Tensor, target_BC: Tensor) -> Tensor:
-        """The loss of each class (Ridnik et al., ICCV 2021, equations 4 to 6), [B, C].
-
-        For a label -(1 - p)^gamma_positive ln p, else -(1 - q)^gamma_negative ln q, where
-        q = min(1, 1 - p + margin).
-        """
-        c = self.config
-        present_BC = logit_BC.sigmoid()
-        absent_BC = (1.0 - present_BC + c.margin).clamp(max=1.0)
-        # 1 - p rounds to 0 long before its logarithm is out of range.
-        log_absent_BC = absent_BC.log() if c.margin else F.logsigmoid(-logit_BC)
-        # A power below 1 has no finite slope at 0.
-        easy_BC = (1.0 - present_BC).clamp(min=_TINY).pow(c.gamma_positive)
-        easy_absent_BC = (1.0 - absent_BC).clamp(min=_TINY).pow(c.gamma_negative)
-        return -torch.where(
-            target_BC, easy_BC * F.logsigmoid(logit_BC), easy_absent_BC * log_absent_BC
-        )
 
     def _softmax(self, logit_BC: Tensor, target_BC: Tensor) -> Tensor:
         log_share_BC = logit_BC.masked_fill(~self.active_C, -torch.inf).log_softmax(1)

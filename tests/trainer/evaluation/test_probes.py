@@ -13,9 +13,12 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import nn
 
-from dawnchorus.trainer.evaluation.probes import linear as probes
+from dawnchorus.trainer.evaluation.probes import fitting
 from dawnchorus.trainer.evaluation.probes.base import ProbeResult
-from dawnchorus.trainer.evaluation.probes.linear_config import LinearConfig
+from dawnchorus.trainer.evaluation.probes.linear import Linear
+from dawnchorus.trainer.evaluation.probes.linear_config import LayerMixConfig, LinearConfig
+from dawnchorus.trainer.evaluation.probes.mlp import Mlp
+from dawnchorus.trainer.evaluation.probes.mlp_config import MlpConfig
 from dawnchorus.trainer.evaluation.splits import Fold
 
 QUICK = LinearConfig(learning_rate=1e-2, epochs=30, schedule="cosine")
@@ -31,7 +34,7 @@ def train_probes(
     *,
     multi_label: bool,
 ) -> ProbeResult:
-    return probes.Linear(config).measure(x, hot, folds, multi_label=multi_label)
+    return Linear(config).measure(x, hot, folds, multi_label=multi_label)
 
 
 def data(
@@ -83,7 +86,7 @@ def test_equals_a_plain_linear_layer_trained_by_torch() -> None:
     result = train_probes(x, hot, [fold], config, multi_label=False)
 
     draw = torch.Generator().manual_seed(
-        probes._job_seed(probes._Job(0, 2, fold.train, fold.valid))
+        fitting.job_seed(fitting.Job(0, 2, fold.train, fold.valid))
     )
     layer = nn.Linear(16, 4)
     with torch.no_grad():
@@ -120,7 +123,7 @@ def test_a_job_does_not_depend_on_its_company(monkeypatch: pytest.MonkeyPatch) -
     folds[1] = replace(folds[1], train=folds[1].train[:30])
     together = train_probes(x, hot, folds, QUICK, multi_label=False)
     assert together.test_SF.std() > 0
-    monkeypatch.setattr(probes, "_MEMORY_BYTES", 1)  # one job per program
+    monkeypatch.setattr(fitting, "MEMORY_BYTES", 1)  # one job per program
     alone = train_probes(x, hot, folds, QUICK, multi_label=False)
     np.testing.assert_allclose(alone.test_SF, together.test_SF, atol=0.026)  # one clip of 40
     np.testing.assert_array_equal(alone.epoch_SF, together.epoch_SF)
@@ -135,26 +138,18 @@ def test_the_same_seeds_give_the_same_figures_and_others_do_not() -> None:
     assert len({tuple(row) for row in first.epoch_SF.tolist()}) > 1
 
 
-def test_several_labels_are_scored_by_macro_map(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_labels_are_scored_by_macro_map() -> None:
     rng = np.random.default_rng(4)
     hot = rng.random((150, 5)) < 0.25
     x = (hot @ rng.standard_normal((5, 24)) + 0.3 * rng.standard_normal((150, 24))).astype("f")
-    seen: list[float] = []
-    keep = probes.macro_average_precision
-
-    def spy(logit: torch.Tensor, target: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        if logit.shape[:2] == (1, 50):
-            seen.append(
-                np.mean([average_precision_score(target[0, :, c], logit[0, :, c])
-                         for c in range(5)])
-            )  # fmt: skip
-        return keep(logit, target, real)
-
-    monkeypatch.setattr(probes, "macro_average_precision", spy)
-    result = train_probes(x, hot, divide(150), QUICK, multi_label=True)
-    assert result.metric == "map"
+    folds = divide(150)
+    result = train_probes(x, hot, folds, QUICK, multi_label=True)
+    assert result.metric == "map" and result.score_SNC is not None
     assert result.summary()["mean"] > 0.95
-    assert sorted(result.test_SF.ravel()) == pytest.approx(sorted(seen))
+    for s, f in itertools.product(range(3), range(3)):
+        test = folds[f].test
+        expected = average_precision_score(hot[test], result.score_SNC[s, test], average="macro")
+        assert result.test_SF[s, f] == pytest.approx(expected)
     noise = train_probes(
         rng.standard_normal(x.shape).astype("f"), hot, divide(150), QUICK, multi_label=True
     )
@@ -207,13 +202,13 @@ def test_a_constant_feature_does_no_harm() -> None:
 
 
 def test_rates_rise_and_fall_as_configured() -> None:
-    rate = probes._rates(LinearConfig(epochs=10, warmup_epochs=2, schedule="cosine"), 4)
+    rate = fitting.rates(LinearConfig(epochs=10, warmup_epochs=2, schedule="cosine"), 4)
     values = [rate(step) for step in range(40)]
     assert values[0] == pytest.approx(1e-3 / 8) and values[7] == pytest.approx(1e-3)
     assert values[8] == pytest.approx(1e-3)
     assert all(a > b for a, b in itertools.pairwise(values[8:]))
     assert values[-1] == pytest.approx(1e-5, rel=0.3)
-    flat = probes._rates(LinearConfig(epochs=10), 4)
+    flat = fitting.rates(LinearConfig(epochs=10), 4)
     assert {flat(step) for step in range(40)} == {1e-3}
 
 
@@ -231,8 +226,89 @@ def test_hits_of_each_clip_are_what_the_accuracy_is_a_mean_of() -> None:
     x, hot = data(distance=0.7)
     folds = divide(120)
     result = train_probes(x, hot, folds[:2], QUICK, multi_label=False)
-    assert result.hit_N is not None
+    assert result.hit_SN is not None
     for f, fold in enumerate(folds[:2]):
-        assert result.hit_N[fold.test].mean() == pytest.approx(result.test_SF[:, f].mean())
-    assert np.isnan(result.hit_N[folds[2].test]).all()
-    assert train_probes(x, hot, folds[:1], QUICK, multi_label=True).hit_N is None
+        assert result.hit_SN[:, fold.test].mean(1) == pytest.approx(result.test_SF[:, f])
+    assert np.isnan(result.hit_SN[:, folds[2].test]).all()
+    assert train_probes(x, hot, folds[:1], QUICK, multi_label=True).hit_SN is None
+
+
+def test_the_mlp_equals_torchs_own_layers() -> None:
+    x, hot = data(count=90, distance=0.7)
+    fold = divide(90)[1]
+    config = MlpConfig(hidden=(12, 6), dropout=0.0, epochs=6, warmup_epochs=2, clip=0.5)
+    result = Mlp(config).measure(x, hot, [fold], multi_label=True)
+    draw = torch.Generator().manual_seed(
+        fitting.job_seed(fitting.Job(0, 1, fold.train, fold.valid))
+    )
+    net = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 4))
+    with torch.no_grad():
+        for layer in (net[0], net[2], net[4]):
+            for drawn in (layer.weight, layer.bias):
+                shape = drawn.shape if drawn.dim() == 2 else (len(drawn), 1)
+                values = (torch.rand(shape, generator=draw) * 2 - 1) / layer.in_features**0.5
+                drawn.copy_(values.view_as(drawn))
+    z = torch.from_numpy((x - x[fold.train].mean(0)) / x[fold.train].std(0))
+    y = torch.from_numpy(hot).float()
+    optimiser = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
+    rate, step, kept = fitting.rates(config, 2), 0, []
+    for _ in range(6):
+        order = fold.train[torch.randperm(len(fold.train), generator=draw).numpy()]
+        for rows in (order[:32], order[32:]):
+            optimiser.param_groups[0]["lr"] = rate(step)
+            optimiser.zero_grad()
+            nn.functional.binary_cross_entropy_with_logits(net(z[rows]), y[rows]).backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+            optimiser.step()
+            step += 1
+        kept.append(net(z[fold.test]).detach().numpy())
+    assert result.score_SNC is not None and result.epoch_SF is not None
+    expected = kept[result.epoch_SF[1, 0] - 1]
+    np.testing.assert_allclose(result.score_SNC[1, fold.test], expected, atol=1e-5)
+
+
+def test_dropout_follows_the_job_and_hidden_layers_learn_what_a_line_cannot() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 8)).astype(np.float32)
+    hot = np.eye(2, dtype=bool)[((x[:, 0] > 0) ^ (x[:, 1] > 0)).astype(int)]
+    config = MlpConfig(hidden=(32,), epochs=60, learning_rate=1e-2, dropout=0.2)
+    first = Mlp(config).measure(x, hot, divide(300), multi_label=False)
+    assert first.summary()["mean"] > 0.85
+    assert train_probes(x, hot, divide(300), QUICK, multi_label=False).summary()["mean"] < 0.7
+    again = Mlp(config).measure(x, hot, divide(300), multi_label=False)
+    np.testing.assert_array_equal(first.test_SF, again.test_SF)
+
+
+def test_the_layer_mix_is_the_linear_probe_on_all_layers() -> None:
+    x, hot = data(distance=0.8)
+    layers = np.stack([x, x[:, ::-1], np.zeros_like(x)], 1)
+    mixed = Linear(LayerMixConfig(epochs=8)).measure(layers, hot, divide(120), multi_label=False)
+    same = LinearConfig(epochs=8, warmup_epochs=5, schedule="cosine", clip=1.0)
+    by_linear = train_probes(layers, hot, divide(120), same, multi_label=False)
+    np.testing.assert_array_equal(mixed.test_SF, by_linear.test_SF)
+    assert mixed.layer_weights == by_linear.layer_weights
+
+
+def test_the_noise_floor_is_how_far_two_seeds_are_apart() -> None:
+    x, hot = data(distance=0.6)
+    result = train_probes(x, hot, divide(120), QUICK, multi_label=False)
+    a, b, c = result.test_SF.mean(1)
+    expected = (abs(a - b) + abs(a - c) + abs(b - c)) / 3
+    assert result.summary()["noise_floor"] == pytest.approx(expected)
+
+
+def test_the_interval_of_map_draws_whole_groups() -> None:
+    rng = np.random.default_rng(4)
+    hot = rng.random((150, 5)) < 0.25
+    x = (hot @ rng.standard_normal((5, 24)) + rng.standard_normal((150, 24))).astype("f")
+    folds, group = divide(150), np.arange(150) // 3
+    result = train_probes(x, hot, folds, QUICK, multi_label=True)
+    found = result.interval(hot, group, folds, 100)
+    assert found is not None and found[0] < result.summary()["mean"] < found[1] < found[0] + 0.25
+    # Where a clip stands four times in its group, it tells no more than once.
+    times = np.repeat(np.arange(150), 4)
+    many = [replace(f, test=np.flatnonzero(np.isin(times, f.test))) for f in folds]
+    assert result.score_SNC is not None
+    repeated = replace(result, score_SNC=result.score_SNC[:, times])
+    assert repeated.interval(hot[times], group[times], many, 100) == pytest.approx(found)
+    assert result.interval(hot, np.zeros(150, np.int64), folds, 100) is None

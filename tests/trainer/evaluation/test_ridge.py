@@ -52,7 +52,7 @@ def test_it_equals_scikit_learn_and_the_validation_part_chooses() -> None:
     assert result.valid_SF[0, 0] == pytest.approx(on_valid[best])
     assert result.test_SF[0, 0] == pytest.approx(fits[best].score(x[part.test], truth[part.test]))
     said = fits[best].predict(x[part.test]) == truth[part.test]
-    assert result.hit_N is not None and np.array_equal(result.hit_N[part.test], said)
+    assert result.hit_SN is not None and np.array_equal(result.hit_SN[0, part.test], said)
     summary = result.summary()
     assert summary["seeds"] == [0] and summary["std"] == 0.0 and "best_epoch_median" not in summary
     assert summary["penalty_per_fold"] == {"a": best}
@@ -78,7 +78,7 @@ def test_several_labels_are_scored_by_average_precision() -> None:
     fit = make_pipeline(StandardScaler(), SklearnRidge(30.0))
     fit.fit(x[part.train].astype(np.float64), 2.0 * hot[part.train] - 1)
     expected = average_precision_score(hot[part.test], fit.predict(x[part.test]), average="macro")
-    assert result.metric == "map" and result.hit_N is None
+    assert result.metric == "map" and result.hit_SN is None
     assert result.test_SF[0, 0] == pytest.approx(expected, abs=1e-6)
 
 
@@ -87,7 +87,10 @@ def test_what_it_cannot_take_is_refused() -> None:
     with pytest.raises(ValueError, match="features of one layer"):
         Ridge(RidgeConfig()).measure(np.stack([x, x], 1), hot, [fold()], multi_label=False)
     for wrong, said in (
-        ("probe.name=rigde", r"probe: there is no probe of that name; there are: linear, ridge"),
+        (
+            "probe.name=rigde",
+            r"probe: there is no probe of that name; there are: attentive, .*ridge",
+        ),
         ("probe.penalties=[]", "penalties is empty"),
         ("probe.penalties=[0]", "penalties"),
         ("probe.epochs=4", r"probe\.epochs: there is no such key"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+Needs = Literal["pooled", "layers", "tokens", "layer_tokens"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,12 @@ class ProbeConfig:
 
     title: ClassVar[str] = ""
     """The probe as people name it, in cards and tables: `Linear probe`. Empty: `NAME probe`."""
+
+    needs: ClassVar[Needs] = "pooled"
+    """What it reads of each clip. `pooled`: one embedding, [N, D]. `layers`: one of each layer,
+    [N, L, D]. `tokens`, `layer_tokens`: a `TokenSource` of one layer or of several."""
+    unit: ClassVar[str] = "epochs"
+    """What the progress bar counts."""
 
     if TYPE_CHECKING:
 
@@ -41,7 +49,7 @@ class ProbeConfig:
 
     @property
     def mixes_layers(self) -> bool:
-        """Whether it can take all layers at once, as [N, L, D]."""
+        """Whether a probe that needs one embedding can take those of all layers too, [N, L, D]."""
         return False
 
     @property

@@ -70,7 +70,7 @@ class _Path:
         return float(error_MC.square().mean())
 
 
-class Ridge(Probe):
+class Ridge(Probe[npt.NDArray[Any]]):
     """One class against the rest on [N, D]; the fold's validation part chooses the penalty."""
 
     config: RidgeConfig
@@ -96,8 +96,7 @@ class Ridge(Probe):
         hot_NC = torch.from_numpy(np.asarray(label_NC)).to(device)
         target_NC = 2 * hot_NC.double() - 1
 
-        test_1F, valid_1F = np.full((2, 1, len(folds)), np.nan)
-        hit_N = np.full(len(hot_NC), np.nan)
+        result = ProbeResult.empty(label_NC, folds, 1, multi_label=multi_label)
         chosen = []
         for f, fold in enumerate(folds):
             train, valid, test = (
@@ -113,24 +112,12 @@ class Ridge(Probe):
             # Of equal ones the largest: the simplest fit.
             best = max(merit, key=lambda penalty: (merit[penalty], penalty))
             chosen.append(best)
-            score_NC = path.scores(x_ND[test], best)
-            test_1F[0, f] = _merit(score_NC, hot_NC[test], multi_label)
+            result.record(0, f, fold, path.scores(x_ND[test], best), hot_NC[test])
             if len(valid):
-                valid_1F[0, f] = merit[best]
-            hits = score_NC.argmax(1) == hot_NC[test].int().argmax(1)
-            hit_N[fold.test] = hits.double().cpu().numpy()
+                result.valid_SF[0, f] = merit[best]
             advance(1)
-        return ProbeResult(
-            metric="map" if multi_label else "accuracy",
-            seeds=(0,),
-            folds=tuple(fold.name for fold in folds),
-            test_SF=test_1F,
-            valid_SF=valid_1F,
-            clips_F=tuple(len(fold.test) for fold in folds),
-            classes_F=tuple(int(label_NC[fold.test].any(0).sum()) for fold in folds),
-            hit_N=None if multi_label else hit_N,
-            penalty_F=chosen,
-        )
+        result.penalty_F = chosen
+        return result
 
 
 def _merit(score_NC: Tensor, hot_NC: Tensor, multi_label: bool) -> float:
