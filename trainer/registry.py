@@ -220,7 +220,10 @@ LOGGERS: Registry[Any, Logger] = Registry(
 )
 """Their keys stand side by side in the section `log`, each called after its logger."""
 
-CPU_KERNELS = {"beats": ".encoders.beats_cpu:quicken"}
+CPU_KERNELS = {
+    "beats": ".encoders.beats_cpu:quicken",
+    "hubert": ".encoders.hubert_cpu:quicken",
+}
 """Encoder -> what makes a module's layers of its kind train faster on a CPU. The encoder's own file
 works without; it is never part of an exported model."""
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from scripts.bench import print_table
 
-ALL = ("data", "frontend", "beats", "vit", "training", "prep")
+ALL = ("data", "frontend", "beats", "encoders", "training", "prep")
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ L tokens in general, H heads.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -87,6 +88,8 @@ class Hubert(Encoder):
     """The HuBERT encoder: it turns a waveform into one token per 320 samples."""
 
     config: HubertConfig
+    cpu_convolution: Callable[[nn.Conv1d, Tensor], Tensor] | None = None
+    """What convolves on a CPU in its place, [B, D, N] to the same shape; see `hubert_cpu.py`."""
 
     def __init__(self, config: HubertConfig) -> None:
         super().__init__()
@@ -219,7 +222,7 @@ class Hubert(Encoder):
             # Padding is set to zero, so that the convolution does not carry it into its neighbours.
             x_BND = x_BND.masked_fill(~valid_BN[..., None], 0.0)
             mask = valid_BN[:, None, None]
-        x_BND = transformer.layer_norm(x_BND + transformer.pos_conv_embed(x_BND))
+        x_BND = transformer.layer_norm(x_BND + self._position(x_BND))
         x_BND = transformer.dropout(x_BND)
         found = [x_BND] if layers else None
         for layer, skip in zip(transformer.layers, self._draw_skipped(), strict=True):
@@ -234,6 +237,14 @@ class Hubert(Encoder):
         if valid_BN is None:
             valid_BN = torch.ones(x_BND.shape[:2], dtype=torch.bool, device=x_BND.device)
         return EncoderOutput(x_BND, valid_BN, found)
+
+    def _position(self, x_BND: Tensor) -> Tensor:
+        """Return the position embedding: a convolution over the tokens."""
+        embed = self.encoder.transformer.pos_conv_embed
+        if self.cpu_convolution is not None and eager_cpu(x_BND):
+            return F.gelu(self.cpu_convolution(embed.conv, x_BND.mT)).mT
+        position_BND: Tensor = embed(x_BND)
+        return position_BND
 
     def _draw_skipped(self) -> list[bool]:
         layers = self.config.layers

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 import torchaudio
-from torch import Tensor
+from torch import Tensor, nn
 
 from dawnchorus.trainer.encoders.base import Coverable
 from dawnchorus.trainer.encoders.hubert import Hubert
 from dawnchorus.trainer.encoders.hubert_config import KERNELS, STRIDES, HubertConfig
+from dawnchorus.trainer.encoders.hubert_cpu import quicken
 
 TINY: dict[str, Any] = {
     "layers": 3, "dim": 64, "ffn_dim": 96, "heads": 4, "conv_dim": 32, "conv_pos": 16,
@@ -174,3 +175,23 @@ def test_operations_are_those_that_torch_counts() -> None:
         encoder(0.1 * torch.randn(1, 320 * 40 + 80))
     counted = counter.get_total_flops()
     assert encoder.clip_flops(encoder.grid(320 * 40 + 80)) == pytest.approx(counted, rel=0.03)
+
+
+def test_the_cpu_s_convolution_gives_the_same() -> None:
+    """Padded, forward and backward; the class itself stays without it."""
+    wav_BT, steps_B = 0.1 * torch.randn(2, 9000), torch.tensor([9000, 5000])
+    found = []
+    encoder = tiny(dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layer_drop=0.0).train()
+    for turn in range(2):
+        if turn:
+            quicken(nn.ModuleList([encoder]))
+            assert encoder.cpu_convolution is not None and Hubert.cpu_convolution is None
+        encoder.zero_grad()
+        out_BND = encoder(wav_BT, steps_B).tokens_BND
+        out_BND.square().sum().backward()  # type: ignore[no-untyped-call]
+        conv = encoder.encoder.transformer.pos_conv_embed.conv
+        direction = conv.get_parameter("parametrizations.weight.original1")
+        assert direction.grad is not None
+        found.append((out_BND.detach(), direction.grad.clone()))
+    close(found[1][0], found[0][0])
+    torch.testing.assert_close(found[1][1], found[0][1], atol=1e-4, rtol=1e-4)
