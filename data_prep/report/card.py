@@ -134,7 +134,7 @@ def _numbers(share: Share, people: bool = False) -> tuple[str, ...]:
 
 
 def _selection(facts: Facts) -> str:
-    from dawnchorus.data_prep.report.findings import flat, grids
+    from dawnchorus.data_prep.report.findings import grids
 
     found = facts.findings
     if not found.selection and found.duplicates is None and found.leakage is None:
@@ -152,11 +152,11 @@ def _selection(facts: Facts) -> str:
             + _in_brackets(names)
         )
     parts = ["\n".join(lines) + "\n"]
-    tables, rest = grids(found.selection)
+    tables, told = grids(found.selection)
     for table in tables:
         rows = [[plain(cell) for cell in row] for row in table.rows[:_SHOWN_SETTINGS]]
         parts.append(f"{table.title.capitalize()}:\n\n" + _table(table.columns, rows))
-    settings = [(plain(name), plain(value)) for name, value in flat(rest)]
+    settings = [(plain(name), plain(value)) for name, value in told]
     if settings:
         parts.append(_table(("setting", ""), settings[:_SHOWN_SETTINGS]))
     more = len(settings) - _SHOWN_SETTINGS

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.report.citations import bibtex, citation
+from dawnchorus.data_prep.table.recording_table import table_path
+from dawnchorus.data_prep.table.scan import readable, scan
 from dawnchorus.data_prep.tools.spreadsheets import csv_text
 from dawnchorus.trainer.licences import Licence, read_licence
 from dawnchorus.trainer.markdown import address, link, plain
-from dawnchorus.trainer.sound_folders import what_to_do_with
 
 if TYPE_CHECKING:
     import polars as pl
@@ -129,18 +130,10 @@ def write_credits(path: Path, format: str = "text") -> Iterator[str]:
     """
     if format not in FORMATS:
         raise PrepError(f"There is no format {format!r}; choose one of {', '.join(FORMATS)}.")
-    table = path / "recordings.parquet" if path.is_dir() else path
-    if not table.is_file():
-        if told := what_to_do_with(path):
-            raise PrepError(f"{told}.")
-        raise PrepError(f"There is no recordings.parquet in {path}: name a dataset or a table.")
-    import polars as pl
-
-    try:
-        lines = {"text": _text, "markdown": _markdown, "csv": _csv, "bibtex": _bibtex}[format]
+    table = table_path(path)
+    lines = {"text": _text, "markdown": _markdown, "csv": _csv, "bibtex": _bibtex}[format]
+    with readable(table):
         yield from lines(_Ledger(table))
-    except pl.exceptions.PolarsError as err:
-        raise PrepError(f"{table} cannot be read: {err}. Make it again.") from err
 
 
 def recording_link(source: str, source_id: str, url: str) -> str:
@@ -159,15 +152,10 @@ class _Ledger:
     def __init__(self, table: Path) -> None:
         import polars as pl
 
-        scan = pl.scan_parquet(table)
-        there = set(scan.collect_schema().names())
-        if "source" not in there:
+        if "source" not in pl.scan_parquet(table).collect_schema().names():
             raise PrepError(f"{table} is no recording table: no column 'source'.")
-        self.scan = scan.select(
-            *(pl.col(n).fill_null("") if n in there else pl.lit("").alias(n) for n in _COLUMNS),
-            hours=(pl.col("duration_s").fill_null(0.0) if "duration_s" in there else pl.lit(0.0))
-            / 3600,
-        )
+        frame = scan(table, duration_s=0.0, **dict.fromkeys(_COLUMNS, ""))
+        self.scan = frame.select(*_COLUMNS, hours=pl.col("duration_s") / 3600)
 
     def licences(self) -> list[tuple[str, int, float]]:
         """(licence URL, recordings, hours), the most recordings first."""

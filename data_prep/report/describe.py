@@ -14,6 +14,7 @@ from dawnchorus.data_prep.dataset.work_folder import WORK
 from dawnchorus.data_prep.errors import PrepError
 from dawnchorus.data_prep.report.credits import licence_name
 from dawnchorus.data_prep.report.events import event_rows, negatives_words, rule_words
+from dawnchorus.data_prep.table.reasons import REASONS
 from dawnchorus.trainer.sound_folders import what_to_do_with
 from dawnchorus.trainer.strong_labels import KEY
 
@@ -128,7 +129,10 @@ def show(facts: Mapping[str, Any], *, top: int = 20, console: Console | None = N
     _print(console, "Labels", ("label", "clips"), [(n, f"{c:,}") for n, c in counts], top)
     events = event_rows(facts)
     _print(console, "Events", ("label", "events", "mean s", "too high"), events, top)
-    rejected = [(name, f"{count:,}") for name, count in facts["rejected_reasons"].items()]
+    rejected = [
+        (f"{name}: {REASONS[name]}" if name in REASONS else name, f"{count:,}")
+        for name, count in facts["rejected_reasons"].items()
+    ]
     _print(console, "Left out", ("reason", "recordings"), rejected, len(rejected))
 
 

@@ -3,52 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dawnchorus.data_prep.errors import PrepError
+from dawnchorus.data_prep.table.reasons import REASONS
+from dawnchorus.data_prep.table.scan import readable, scan
 
 _EXAMPLES = 3
 _SHOWN = 12
-SELECTION = "selection.json"
-
-# What a reason means, in the words of a person who does not know the code.
-REASONS = {
-    "missing": "the file is not there",
-    "unreadable": "no permission to read the file",
-    "empty": "no bytes or no samples",
-    "too_short": "shorter than --min-s",
-    "too_long": "longer than the limit",
-    "not_audio": "no decoder opens it, e.g. a web page saved as .mp3",
-    "corrupt": "no decoder gets through it",
-    "truncated": "ends before its own header says so",
-    "understated": "holds more than its own header says",
-    "not_the_segment": "neither the cut nor the whole video of an AudioSet segment",
-    "lost": "mixing or resampling leaves too little of it",
-    "faint": "too weak for 16 bit",
-    "non_finite": "holds NaN or infinite samples",
-    "silent": "all samples are zero (or the same)",
-    "out_of_range": "samples far beyond full scale",
-    "unsupported": "sample rate or channel count beyond what is read",
-    "repeated_id": "the id occurred before",
-    "no_audio": "neither a file nor an address of the audio",
-    "restricted": "the archive keeps the sound of sensitive species back",
-    "restricted_species": "the archive keeps the sound of sensitive species back",
-    "unidentified": "nobody knows what it is",
-    "soundscape": "a soundscape, no single species",
-    "licence": "the licence was not allowed",
-}
+_UNKNOWN = "not stated"
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(NamedTuple):
     """A reason for which recordings were left out, with a few of them."""
 
     name: str
-    count: int
+    number: int
     meaning: str
     examples: tuple[tuple[str, str], ...]
     """(recording id or path, what was said of it)."""
@@ -58,7 +33,7 @@ class Reason:
 class Findings:
     """What stands beside the table on what is not, or should not be, in it."""
 
-    rejected: list[Reason] = field(default_factory=list)
+    rejected: list[Reason]
     duplicates: Counter[str] | None = None
     """Recordings dropped, by kind; None where nobody looked."""
     duplicate_examples: list[tuple[str, str, str, str]] = field(default_factory=list)
@@ -88,107 +63,83 @@ def read_findings(folder: Path, selection: Path | None = None) -> Findings:
         raise PrepError(f"There is no folder {selection}; --selection takes that of `prep select`.")
     places = [place for place in (selection, folder) if place is not None]
 
-    def first(name: str) -> Path | None:
-        return next((place / name for place in places if (place / name).is_file()), None)
+    def rows(name: str, **defaults: Any) -> list[tuple[Any, ...]] | None:
+        path = next(filter(Path.is_file, (place / name for place in places)), None)
+        if path is None:
+            return None
+        with readable(path):
+            return scan(path, **defaults).drop("row").collect().rows()
 
-    found = Findings(rejected=_rejected(folder / "rejected.parquet"))
-    if path := first("duplicates.parquet"):
-        rows = _rows(path, "kept_id", "dropped_id", "kind", "score")
-        found.duplicates = Counter(kind or "not stated" for _, _, kind, _ in rows)
-        found.duplicate_examples = [(a, b, kind, _score(n)) for a, b, kind, n in rows[:_SHOWN]]
-    if path := first("leakage.parquet"):
-        finds = []
-        for name, rule, where in _rows(path, "recording_id", "rule", "evaluation_set"):
-            held = "held-out species" if rule == "held_out_species" else "not stated"
-            finds.append((name, where or held, rule or "not stated"))
+    reasons: dict[str, list[tuple[str, str]]] = {}
+    for name, place, reason, detail in (
+        rows("rejected.parquet", recording_id="", path="", reason="", detail="") or ()
+    ):
+        reasons.setdefault(reason or _UNKNOWN, []).append((name or place, detail[:200]))
+    ranked = sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0]))
+    found = Findings(
+        [Reason(n, len(of), REASONS.get(n, ""), tuple(of[:_EXAMPLES])) for n, of in ranked]
+    )
+    dropped = rows("duplicates.parquet", kept_id="", dropped_id="", kind="", score=math.nan)
+    if dropped is not None:
+        found.duplicates = Counter(kind or _UNKNOWN for _, _, kind, _ in dropped)
+        found.duplicate_examples = [
+            (a, b, kind, "" if math.isnan(n) else f"{n:.3f}") for a, b, kind, n in dropped[:_SHOWN]
+        ]
+    leaks = rows("leakage.parquet", recording_id="", rule="", evaluation_set="")
+    if leaks is not None:
+        finds = [
+            (name, where or ("held-out species" if rule == "held_out_species" else _UNKNOWN),
+             rule or _UNKNOWN)
+            for name, rule, where in leaks
+        ]  # fmt: skip
         found.leakage = Counter((where, rule) for _, where, rule in finds)
         found.leaked = len({name for name, _, _ in finds} - {""}) or len(finds)
         found.leakage_examples = finds[:_SHOWN]
-    if path := first(SELECTION):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as err:
-            raise PrepError(
-                f"{path} cannot be read: {err}. Run `chorus prep select` again."
-            ) from err
-        found.selection = content if isinstance(content, dict) else {"selection": content}
+    chosen = (read_object(place / "selection.json") for place in places)
+    found.selection = next(filter(None, chosen), {})
     return found
 
 
-def _rejected(path: Path) -> list[Reason]:
-    if not path.is_file():
-        return []
-    examples: dict[str, list[tuple[str, str]]] = {}
-    for name, place, reason, detail in _rows(path, "recording_id", "path", "reason", "detail"):
-        examples.setdefault(reason or "not stated", []).append((name or place, detail[:200]))
-    order = sorted(examples, key=lambda reason: (-len(examples[reason]), reason))
-    return [
-        Reason(n, len(examples[n]), REASONS.get(n, ""), tuple(examples[n][:_EXAMPLES]))
-        for n in order
-    ]
-
-
-def _rows(path: Path, *columns: str) -> list[tuple[str, ...]]:
-    """Return the rows of a parquet file with every one of `columns` as text, "" where it is not."""
-    import polars as pl
-
+def read_object(path: Path) -> dict[str, Any]:
+    """Return a JSON object; {} where there is no file. Raises PrepError where it is damaged."""
     try:
-        frame = pl.scan_parquet(path)
-        there = frame.collect_schema().names()
-        # A literal for a column that is missing: the row index keeps the number of rows.
-        wanted = [pl.col(n) if n in there else pl.lit(None).alias(n) for n in columns]
-        frame = frame.with_row_index("row number").select("row number", *wanted)
-        text = pl.col(columns).cast(pl.String).fill_null("")
-        return list(frame.select(text).collect().iter_rows())
-    except (pl.exceptions.PolarsError, OSError) as err:
-        said = str(err).partition("\n")[0]
-        raise PrepError(f"{path} cannot be read: {said}. Make it again.") from err
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (ValueError, OSError) as err:
+        raise PrepError(f"{path} cannot be read: {err}. Make it again.") from err
+    return found if isinstance(found, dict) else {}
 
 
-def _score(text: str) -> str:
-    try:
-        return f"{float(text):.3f}"
-    except ValueError:
-        return text
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
+class Grid(NamedTuple):
     """A part of a JSON file that is a table by itself."""
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: list[list[str]]
 
 
-def grids(content: Mapping[str, Any]) -> tuple[list[Grid], dict[str, Any]]:
-    """Return what in `content` is a table (a list of objects, or objects by name), and the rest."""
-    found, rest = [], {}
+def grids(content: Mapping[str, Any]) -> tuple[list[Grid], list[tuple[str, str]]]:
+    """Return what in `content` is a table (a list of objects, or objects by name), and (path,
+    value) of everything else, as text.
+    """
+    found, rest = [], []
     for key, value in content.items():
-        rows: list[Mapping[str, Any]] = []
-        if isinstance(value, list) and all(isinstance(row, Mapping) for row in value):
-            rows = value
-        elif isinstance(value, Mapping) and all(isinstance(v, Mapping) for v in value.values()):
+        rows = value
+        if isinstance(value, Mapping) and all(isinstance(v, Mapping) for v in value.values()):
             rows = [{"name": name, **fields} for name, fields in value.items()]
-        if not rows or key == "recipe":
-            rest[key] = value
-            continue
-        columns = tuple(dict.fromkeys(name for row in rows for name in row))
-        cells = tuple(tuple(_said(row.get(name)) for name in columns) for row in rows)
-        found.append(Grid(_words(key), tuple(map(_words, columns)), cells))
+        table = isinstance(rows, list) and rows and all(isinstance(row, Mapping) for row in rows)
+        if table and key != "recipe":
+            names = dict.fromkeys(name for row in rows for name in row)
+            cells = [[_said(row.get(name)) for name in names] for row in rows]
+            found.append(Grid(_words(key), tuple(map(_words, names)), cells))
+        else:
+            rest += _flat(key, value)
     return found, rest
 
 
-def flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Return (path, value) of everything in nested JSON, as text."""
-    rows: list[tuple[str, str]] = []
-    for key, value in content.items():
-        name = f"{prefix}{_words(key)}"
-        if isinstance(value, Mapping) and value:
-            rows += flat(value, f"{name} › ")
-        else:
-            rows.append((name, _said(value)))
-    return rows
+def _flat(path: str, value: Any) -> list[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        return [row for key, part in value.items() for row in _flat(f"{path} › {key}", part)]
+    return [(_words(path), _said(value))]
 
 
 def _words(name: object) -> str:
@@ -197,14 +148,14 @@ def _words(name: object) -> str:
 
 def _said(value: object) -> str:
     """A JSON value in words."""
+    if value is None or value in ([], {}):
+        return "–"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_words(k)} {_said(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_said, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.2f}" if abs(value) >= 0.1 else f"{value:.3g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{_words(k)} {_said(v)}" for k, v in value.items()) or "–"
-    if isinstance(value, list):
-        return ", ".join(map(_said, value)) or "–"
-    return "–" if value is None else str(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -14,11 +14,12 @@ from dawnchorus.data_prep.dataset.same_audio import same_audio_words
 from dawnchorus.data_prep.report.citations import source_name
 from dawnchorus.data_prep.report.clips import clips
 from dawnchorus.data_prep.report.credits import licence_name, permissions, strictest
-from dawnchorus.data_prep.report.findings import flat, grids
-from dawnchorus.data_prep.report.gather import DURATIONS_S, RECORDINGS, Facts, gather
+from dawnchorus.data_prep.report.findings import grids
+from dawnchorus.data_prep.report.gather import DURATIONS_S, Facts, gather
 from dawnchorus.data_prep.report.writing import write_lines
+from dawnchorus.data_prep.table.recording_table import table_path
 from dawnchorus.trainer.licences import read_licence
-from dawnchorus.trainer.page import link, page
+from dawnchorus.trainer.page import link, page, taxon
 from dawnchorus.trainer.page.charts import columns, tail, world
 
 _MOST_YEARS = 60
@@ -35,8 +36,6 @@ def write_report(
 ) -> Path:
     """Write one HTML page about a finished dataset or a recording table; return the file.
 
-    The page asks for nothing from anywhere: style, drawings, pictures and sound are in it.
-
     Args:
         path: dataset folder, or folder or file of a recording table.
         out: the file, or a folder, which then gets `report.html`.
@@ -52,15 +51,14 @@ def write_report(
     facts = gather(path, selection)
     problems: list[str] = []
     found = clips(
-        path / RECORDINGS if path.is_dir() else path,
-        index=facts.folder / "index.parquet" if facts.finished else None,
+        table_path(path), index=facts.folder / "index.parquet" if facts.finished else None,
         audio_root=audio or facts.folder, count=count, problems=problems, private=private,
     )  # fmt: skip
     kind = "dataset" if facts.finished else "recording table"
     html = page(
         Path(__file__).with_name("dataset.jinja"), kind, facts.name, verdict(facts), f=facts,
-        clips=found, problems=problems, private=private, tiles=tiles(facts), plain=str, hours=hours,
-        source_name=source_name, licence_link=licence_link, **_values(facts), **_charts(facts),
+        clips=found, problems=problems, private=private, hours=hours, source_name=source_name,
+        licence_link=licence_link, **_values(facts), **_charts(facts),
     )  # fmt: skip
     target = out / "report.html" if out.is_dir() else out
     write_lines(target, [html.rstrip()])
@@ -88,29 +86,9 @@ def verdict(facts: Facts) -> str:
     if others := sum(label.rank not in ("species", "subspecies") for label in facts.labels):
         kinds.append(f"{others:,} {'other ' if kinds else ''}labels")
     sentence = what + (f": {' and '.join(kinds)}." if kinds else ".")
-    left_out = sum(reason.count for reason in facts.findings.rejected)
+    left_out = sum(reason.number for reason in facts.findings.rejected)
     were = "was" if left_out == 1 else "were"
     return sentence + (f" {left_out:,} more {were} left out." if left_out else "")
-
-
-def tiles(facts: Facts) -> list[tuple[str, str]]:
-    """The figures at the top."""
-    named = [share.name for share in facts.licences]
-    unclear = not all(read_licence(url).creative_commons for url in named)
-    # A licence's name is not broken at its hyphens.
-    rule = (strictest(named) or "no licence known").replace("-", "\N{NON-BREAKING HYPHEN}")
-    countries = sum(bool(share.name) for share in facts.countries)
-    rows = [
-        ("recordings", f"{facts.recordings:,}"),
-        ("clips", facts.clips and f"{facts.clips:,}"),
-        ("sound", hours(facts.hours) if facts.hours else "not stated"),
-        ("species", facts.species and f"{facts.species:,}"),
-        ("labels", f"{len(facts.labels):,}"),
-        ("recordists", f"{facts.recordists:,}"),
-        ("countries", countries and f"{countries:,}"),
-        ("as strict as, in part unclear" if unclear else "as strict as", rule),
-    ]
-    return [(name, str(value)) for name, value in rows if value]
 
 
 def bands(counts: Sequence[int]) -> list[tuple[str, int, int]]:
@@ -125,31 +103,41 @@ def bands(counts: Sequence[int]) -> list[tuple[str, int, int]]:
 
 def _values(facts: Facts) -> dict[str, Any]:
     """The rows of the tables that are more than a field of the facts."""
-    found, stats = facts.findings, facts.stats
-    tables, rest = grids(found.selection)
-    options = (stats.get("options") or {}).items()
+    found, options = facts.findings, (facts.stats.get("options") or {}).items()
+    tables, settings = grids(found.selection)
     measure = "hours" if facts.hours else "recordings"  # where no length is known
     amounts = {share.name: float(getattr(share, measure)) for share in facts.licences}
+    unclear = not all(read_licence(url).creative_commons for url in amounts)
+    # A licence's name is not broken at its hyphens.
+    rule = (strictest(amounts) or "no licence known").replace("-", "\N{NON-BREAKING HYPHEN}")
+    tiles = {
+        "recordings": facts.recordings, "clips": facts.clips,
+        "sound": hours(facts.hours) if facts.hours else "not stated", "species": facts.species,
+        "labels": f"{len(facts.labels):,}", "recordists": f"{facts.recordists:,}",
+        "countries": sum(bool(share.name) for share in facts.countries),
+        "as strict as, in part unclear" if unclear else "as strict as": rule,
+    }  # fmt: skip
     orders = [
         (o.name, s.name, o.recordings, hours(o.hours) if o.hours else None, o.species or None)
         for s in facts.classes
         for o in s.parts
     ]
     return {
+        "same_audio_words": same_audio_words,
+        "tiles": [(k, f"{v:,}" if isinstance(v, int) else v) for k, v in tiles.items() if v],
         "measure": measure,
-        "orders": orders if any(len(share.parts) > 4 for share in facts.classes) else [],
         "bands": bands([label.recordings for label in facts.labels]),
         "permissions": permissions(amounts, "h" if facts.hours else measure),
+        "common": [(taxon(n, rank), count) for n, rank, count in facts.labels[:12]],
+        "rarest": [(taxon(n, rank), count) for n, rank, count in facts.labels[:11:-1][:12]],
+        "orders": orders if any(len(share.parts) > 4 for share in facts.classes) else [],
         "kinds": [
             (k.replace("_", " "), n) for k, n in (found.duplicates or Counter()).most_common()
         ],
-        "overlap": [
-            (name, rule, n) for (name, rule), n in (found.leakage or Counter()).most_common()
-        ],
-        "same_audio": same_audio_words(stats) if stats.get("same_audio_recordings") else "",
-        "tables": tables,
-        "settings": flat(rest),
+        "overlap": [(*pair, n) for pair, n in (found.leakage or Counter()).most_common()],
         "options": [(k.replace("_", " "), None if v is None else str(v)) for k, v in options],
+        "tables": tables,
+        "settings": settings,
     }
 
 
@@ -168,8 +156,7 @@ def _charts(facts: Facts) -> dict[str, Any]:
             "both axes logarithmic; the table beside it has the numbers",
         ),
         "map": facts.places and world(
-            facts.places, what="recordings within 2°:",
-            label=f"Map of the world with the places of {facts.placed:,} recordings",
+            facts.places, label=f"Map of the world with the places of {facts.placed:,} recordings"
         ),
         "years": columns(
             [(str(year), years.get(year, 0)) for year in shown], unit="recordings by year",

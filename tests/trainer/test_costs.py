@@ -101,3 +101,14 @@ def test_reading_a_checkpoint_needs_no_lightning() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not done.stdout.split(), f"imported: {done.stdout}"
+
+
+def test_a_page_about_a_small_dataset_takes_a_core_second_and_a_half(place: Path) -> None:
+    """The best of three counts: another program on the core can only make a run dearer."""
+    taken: list[float] = []
+    while len(taken) < 3 and min(taken, default=9.0) > 1.5:
+        done = run(place, "data report made")
+        assert done.returncode == 0, done.stderr
+        used = next(line for line in done.stdout.splitlines() if line.startswith("USED"))
+        taken.append(float(used.split()[1]))
+    assert min(taken) <= 1.5, f"the page took {taken} core-seconds"

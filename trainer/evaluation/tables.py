@@ -11,6 +11,7 @@ from dawnchorus.trainer.evaluation.results import (
     MEASURES,
     METRIC_NAMES,
     POOLING_NAMES,
+    Figure,
     figures_of,
     probe_title,
     protocol_of,
@@ -161,10 +162,10 @@ def log_mel_ahead(baseline: Mapping[str, float], models: Sequence[Mapping[str, f
     return f"Log-mel, which has learned nothing, is ahead of {who} in {listed}."
 
 
-def _measures(row: Mapping[str, Any], metric: str) -> dict[str, float]:
-    """Return the figures of a row by name; figures that were not measured are absent."""
+def said_measures(figures: Mapping[str, Figure], metric: str) -> dict[str, float]:
+    """Return the figures of a row by the names that a sentence has for them."""
     named = {m.key: m.said(metric) for m in MEASURES if m.key not in ("p_at_1", "ari")}
-    return {named[key]: f.mean for key, f in figures_of(row).items() if key in named}
+    return {named[key]: f.mean for key, f in figures.items() if key in named}
 
 
 def where_log_mel_wins(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -172,8 +173,14 @@ def where_log_mel_wins(results: Mapping[str, Mapping[str, Any]]) -> str:
     rows = comparison_rows(results)
     metric = str(next(iter(results.values()))["metric"])
     baseline = next((r for r in rows if r["name"] == "log-mel"), None)
-    models = [_measures(r, metric) for r in rows if not str(r["name"]).startswith(BASELINES)]
-    return log_mel_ahead(_measures(baseline, metric), models) if baseline else ""
+    models = [
+        said_measures(figures_of(r), metric)
+        for r in rows
+        if not str(r["name"]).startswith(BASELINES)
+    ]
+    if baseline is None:
+        return ""
+    return log_mel_ahead(said_measures(figures_of(baseline), metric), models)
 
 
 def print_result(result: Mapping[str, Any], console: Console) -> None:

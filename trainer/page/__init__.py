@@ -23,17 +23,6 @@ LATIN_RANKS = frozenset({"genus", "species", "subspecies", "form", "variety"})
 _HERE = Path(__file__).parent
 
 
-def tag(name: str, /, *content: Any, **attributes: Any) -> Markup:
-    """Return an element. `css` is its class; attributes that are None or empty are left out."""
-    attributes = {"class": attributes.pop("css", None), **attributes}
-    head = "".join(
-        f' {key.replace("_", "-")}="{escape(value)}"'
-        for key, value in attributes.items()
-        if value not in (None, "")
-    )
-    return Markup(f"<{name}{head}>{Markup().join(content)}</{name}>")
-
-
 def readable(value: float | None) -> str:
     """Write a number as a person does: 0.0512, 3.4, 12k, 1.2M, 3e-5."""
     if value is None or not abs(value) < float("inf"):
@@ -50,14 +39,15 @@ def readable(value: float | None) -> str:
 
 def taxon(name: str, rank: str | None) -> Markup:
     """Return a label's name, in italics where it is Latin by its rank."""
-    return tag("i", name) if rank in LATIN_RANKS else escape(name)
+    return Markup("<i>{}</i>").format(name) if rank in LATIN_RANKS else escape(name)
 
 
 def link(text: Any, url: str, rel: str = "noreferrer") -> Markup:
     """Return a link where the address is one of the web, else the text: no link runs a script."""
     url = f"https:{url}" if url.startswith("//") else url
-    web = url.startswith(("https://", "http://"))
-    return tag("a", text, href=url, rel=rel) if web else escape(text)
+    if not url.startswith(("https://", "http://")):
+        return escape(text)
+    return Markup('<a href="{}" rel="{}">{}</a>').format(url, rel, text)
 
 
 def page(template: Path, kind: str, title: str, verdict: str, **values: Any) -> str:
@@ -70,19 +60,17 @@ def page(template: Path, kind: str, title: str, verdict: str, **values: Any) -> 
         verdict: a sentence or two that sum it up.
         values: what the template names; `tiles` are the figures below the links to the sections.
     """
-    parts = _environment(template.parent)
-    values |= {"kind": kind, "title": title, "verdict": verdict, "nav": []}
-    content = Markup(parts.get_template(template.name).render(values))
     style, script = (Markup((_HERE / f"page.{kind}").read_text("utf-8")) for kind in ("css", "js"))
     # Only this script may run, whatever a label or a file name contains.
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
+    policy = Markup(
         "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{allowed}'; base-uri 'none'; form-action 'none'"
     )
-    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    around = values | {"content": content, "style": style, "script": script, "made": made}
-    return parts.get_template("page.jinja").render(around, policy=Markup(policy)) + "\n"
+    return _environment(template.parent).get_template("page.jinja").render(
+        values, sections=template.name, kind=kind, title=title, verdict=verdict, style=style,
+        script=script, policy=policy, made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", nav=[],
+    ) + "\n"  # fmt: skip
 
 
 @functools.cache
@@ -94,4 +82,5 @@ def _environment(folder: Path) -> jinja2.Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     made.globals.update(taxon=taxon, link=link, readable=readable)
+    made.filters["n"] = "{:,}".format
     return made

@@ -6,23 +6,24 @@ page, and text is text. Measured against libraries in docs/decisions/009.
 
 from __future__ import annotations
 
-import functools
+import bisect
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from dawnchorus.trainer.page import readable, tag
+from dawnchorus.trainer.page import readable
 
 Values = NDArray[np.float64]
 WIDTH, HEIGHT = 350.0, 216.0
-_LEVELS = (1, 3, 10, 100, 1000)
+_DOTS = (1, 3, 10, 100, 1000)
+"""Recordings from which on a dot of the map is of the next kind."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,9 @@ class Axis:
 
     def place(self, value: Any) -> Values:
         """Where values lie: 0 at `low`, 1 at `high`; what a logarithm does not know is NaN."""
-        at = np.asarray(value, np.float64)
-        low, high = self.low, self.high
+        low, high, at = (np.asarray(v, np.float64) for v in (self.low, self.high, value))
         if self.log:
-            at = np.log10(np.where(at > 0, at, np.nan))
-            low, high = math.log10(low), math.log10(high)
+            low, high, at = (np.log10(np.where(v > 0, v, np.nan)) for v in (low, high, at))
         return np.asarray((at - low) / (high - low))
 
     def ticks(self, most: int) -> list[float]:
@@ -51,13 +50,39 @@ class Axis:
             wide = math.log10(self.high / self.low) >= 2
             found = [d * 10.0**k for k in powers for d in ((1,) if wide else (1, 2, 5))]
         else:
-            rough = (self.high - self.low) / most
-            power = 10.0 ** math.floor(math.log10(rough))
-            step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= rough * (1 - 1e-9))
+            step = rounded((self.high - self.low) / most, (1, 2, 2.5, 5, 10))
             step = max(round(step), 1) if self.whole else step
             found = [i * step for i in range(math.ceil(self.low / step), int(self.high / step) + 2)]
         margin = 1e-9 * abs(self.high)
         return [t for t in found if self.low - margin <= t <= self.high + margin]
+
+    def tick(self, value: float) -> str:
+        """Write a number at the axis: all of an even axis in thousands or millions, or none."""
+        for limit, unit, suffix in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):
+            if self.high >= limit and not self.log:
+                return f"{value / unit:.4g}{suffix}" if value else "0"
+        return readable(value)
+
+
+def rounded(value: float, steps: Sequence[float]) -> float:
+    """Return the next number from `value` on that is one of the steps times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(s * power for s in steps if s * power >= value * (1 - 1e-9))
+
+
+def text_at(x: float, y: float, text: str, anchor: str = "middle", css: str = "") -> str:
+    """Words in a drawing."""
+    named = f'class="{css}" ' if css else ""
+    return f'<text {named}x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def drawing(width: float, height: float, parts: Iterable[str], label: str, css: str = "") -> Markup:
+    """An SVG of these parts, which are markup; `label` tells it to those who do not see it."""
+    named = f'class="{css}" ' if css else ""
+    head = (
+        f'<svg {named}role="img" aria-label="{escape(label)}" viewBox="0 0 {width:g} {height:g}">'
+    )
+    return Markup("".join([head, *parts, "</svg>"]))
 
 
 class Plot:
@@ -68,15 +93,14 @@ class Plot:
     ) -> None:
         self.x, self.y = x, y
         self.width, self.height = size
-        self.left, self.right = 40.0, self.width - 8.0
-        self.top, self.bottom = top, self.height - 36.0
+        self.left, self.right, self.top, self.bottom = 40.0, size[0] - 8, top, size[1] - 36
         self.inside: list[str] = []
         """What is cut off at the axes' edges."""
         self.around: list[str] = []
 
     def at(self, x: Any, y: Any) -> list[tuple[float, float]]:
         """Pixels of points."""
-        across = self.left + (self.right - self.left) * self.x.place(x)
+        across = self.left + (self.right - self.left) * np.atleast_1d(self.x.place(x))
         up = self.bottom - (self.bottom - self.top) * self.y.place(y)
         return list(zip(*(v.tolist() for v in np.broadcast_arrays(across, up)), strict=True))
 
@@ -91,57 +115,27 @@ class Plot:
 
     def area(self, x: Values, low: Values, high: Values, css: str) -> None:
         """Fill what lies between two curves."""
-        good = np.isfinite(low) & np.isfinite(high)
-        x, low, high = x[good], low[good], high[good]
-        up_and_back = np.concatenate([high, low[::-1]])
-        self.line(np.concatenate([x, x[::-1]]), up_and_back, f"area {css}", "Z")
-
-    def text(self, x: float, y: float, text: str, anchor: str = "middle", css: str = "") -> None:
-        """Write at a pixel."""
-        self.around.append(text_at(x, y, text, anchor, css))
+        x, low, high = (v[np.isfinite(low) & np.isfinite(high)] for v in (x, low, high))
+        there_and_back = np.concatenate([x, x[::-1]]), np.concatenate([high, low[::-1]])
+        self.line(*there_and_back, f"area {css}", "Z")
 
     def svg(self, label: str, x_name: str = "", y_name: str = "", *, x_ticks: int = 5) -> Markup:
-        """The finished drawing; `label` describes it to those who do not see it."""
-        lines = ""
-        ticks = self.y.ticks(4)
-        for value, (_, y) in zip(ticks, self.at(self.x.low, ticks), strict=True):
+        """The finished drawing."""
+        lines, words = "", list(self.around)
+        for value in self.y.ticks(4):
+            [(_, y)] = self.at(self.x.low, value)
             lines += f"M{self.left:g} {y:.1f}H{self.right:g}"
-            self.text(self.left - 5, y + 3.5, tick(value, self.y), "end")
-        across = self.x.ticks(x_ticks) if x_ticks else []
-        for value, (x, _) in zip(across, self.at(across, self.y.low), strict=True):
-            self.text(x, self.bottom + 15, tick(value, self.x))
-        self.text(self.right, self.bottom + 30, x_name, "end")
-        self.text(0, 9, y_name, "start")
-        sides = self.left, self.top, self.right - self.left, self.bottom - self.top
-        box = [f"{side:g}" for side in sides]
-        names = zip(("x", "y", "width", "height"), box, strict=True)
-        place = " ".join(f'{name}="{side}"' for name, side in names)
-        clip = f'<svg class="clip" {place} viewBox="{" ".join(box)}">'
-        parts = [f'<path class="grid-line" d="{lines}"/>', clip, *self.inside, "</svg>"]
-        return drawing(self.width, self.height, [*parts, *self.around], label)
-
-
-def text_at(x: float, y: float, text: str, anchor: str, css: str = "") -> str:
-    """Words in a drawing."""
-    named = f'class="{css}" ' if css else ""
-    return f'<text {named}x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def drawing(width: float, height: float, parts: Sequence[str], label: str, css: str = "") -> Markup:
-    """An SVG of these parts, which are markup."""
-    box, inside = f"0 0 {width:g} {height:g}", Markup("".join(parts))
-    return tag("svg", inside, css=css, role="img", aria_label=label, viewBox=box)
-
-
-def tick(value: float, axis: Axis) -> str:
-    """Write a number at an axis: all of an even axis in thousands or millions, or none."""
-    for limit, unit, suffix in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):
-        if axis.high >= limit and not axis.log:
-            return f"{value / unit:.4g}{suffix}" if value else "0"
-    return readable(value)
-
-
-# --------------------------------------------------------------------------- curves
+            words.append(text_at(self.left - 5, y + 3.5, self.y.tick(value), "end"))
+        for value in self.x.ticks(x_ticks) if x_ticks else ():
+            [(x, _)] = self.at(value, self.y.low)
+            words.append(text_at(x, self.bottom + 15, self.x.tick(value)))
+        words.append(text_at(self.right, self.bottom + 30, x_name, "end"))
+        words.append(text_at(0, 9, y_name, "start"))
+        x, y, wide, high = self.left, self.top, self.right - self.left, self.bottom - self.top
+        clip = (f'<svg class="clip" x="{x:g}" y="{y:g}" width="{wide:g}" height="{high:g}" '
+                f'viewBox="{x:g} {y:g} {wide:g} {high:g}">')  # fmt: skip
+        parts = [f'<path class="grid-line" d="{lines}"/>', clip, *self.inside, "</svg>", *words]
+        return drawing(self.width, self.height, parts, label)
 
 
 @dataclass(frozen=True)
@@ -159,8 +153,7 @@ class Curve:
     """(x, smallest, largest), where there are too many single values to draw."""
 
 
-@dataclass
-class Chart:
+class Chart(NamedTuple):
     """A chart for the page: the drawing, its legend, and what the pointer reads."""
 
     title: str
@@ -168,7 +161,7 @@ class Chart:
     svg: Markup
     legend: list[tuple[str, str, str]]
     """(class, name, newest value) of each curve."""
-    pointer: dict[str, Any] = field(default_factory=dict)
+    pointer: dict[str, Any]
 
 
 def curves(
@@ -195,23 +188,20 @@ def curves(
             for a, b in (plot.at(curve.x, curve.y) if few else ())
             if math.isfinite(b)
         ]
-        finite = curve.y[np.isfinite(curve.y)]
-        legend.append((css, curve.title, readable(float(finite[-1]) if finite.size else None)))
         values = [readable(v) for v in curve.y.tolist()]
+        known = [v for v, n in zip(values, curve.y.tolist(), strict=True) if math.isfinite(n)]
+        legend.append((css, curve.title, known[-1] if known else readable(None)))
         read.append({"x": [round(v, 4) for v in curve.x.tolist()], "y": values})
     for row, (symbol, places) in enumerate((marks or {}).items()):
         across = [a for a, _ in plot.at(list(places), y.high)]
         lines_up = "".join(f"M{a:.1f} {plot.top:g}V{plot.bottom:g}" for a in across)
         plot.around.append(f'<path class="mark-line" d="{lines_up}"/>')
-        for a in across:
-            plot.text(a, plot.top - (8 if row % 2 else 0), symbol, css="mark")
+        high = plot.top - 8 * (row % 2)
+        plot.around += [text_at(a, high, symbol, css="mark") for a in across]
     box = {"w": plot.width, "x0": plot.left, "x1": plot.right, "y0": plot.top, "y1": plot.bottom,
            "low": x.low, "high": x.high, "name": x_name.split()[-1]}  # fmt: skip
     label = f"{title} ({unit or 'no unit'}) over {x_name}s"
     return Chart(title, unit, plot.svg(label, x_name), legend, {"box": box, "series": read})
-
-
-# --------------------------------------------------------------------------- counts
 
 
 def columns(rows: Sequence[tuple[str, float]], *, unit: str, label: str) -> Markup:
@@ -219,13 +209,12 @@ def columns(rows: Sequence[tuple[str, float]], *, unit: str, label: str) -> Mark
 
     `unit` stands above the axis.
     """
-    most, number = max((v for _, v in rows), default=0) or 1, max(len(rows), 1)
-    power = 10 ** math.floor(math.log10(most))
-    top = next(s * power for s in (1, 2, 4, 6, 8, 10) if s * power >= most * (1 - 1e-9))
-    plot = Plot(Axis(0, number), Axis(0, top), size=(360, 186), top=16)
-    step = (plot.right - plot.left) / number
+    rows = rows or [("", 0.0)]
+    top = rounded(max(v for _, v in rows) or 1, (1, 2, 4, 6, 8, 10))
+    plot = Plot(Axis(0, len(rows)), Axis(0, top), size=(360, 186), top=16)
+    step = (plot.right - plot.left) / len(rows)
     wide = min(step - min(2.0, 0.2 * step), 44.0)
-    every = max(1, math.ceil((max((len(n) for n, _ in rows), default=1) * 6.5 + 6) / step))
+    every = max(1, math.ceil((max(len(n) for n, _ in rows) * 6.5 + 6) / step))
     for i, (name, value) in enumerate(rows):
         x, height = plot.left + (i + 0.5) * step, (plot.bottom - plot.top) * value / top
         if value > 0:
@@ -235,62 +224,36 @@ def columns(rows: Sequence[tuple[str, float]], *, unit: str, label: str) -> Mark
                 f'height="{height:.1f}"><title>{escape(name)}: {value:,.4g}</title></rect>'
             )
         if i % every == 0 and (i + every <= len(rows) or i == len(rows) - 1):
-            plot.text(x, plot.bottom + 15, name)
+            plot.around.append(text_at(x, plot.bottom + 15, name))
     return plot.svg(label, "", unit, x_ticks=0)
 
 
 def tail(counts: Sequence[int], *, unit: str, label: str) -> Markup:
     """Draw the count of each class over its rank, both axes logarithmic; `counts` falls."""
     counts_C = np.maximum(np.asarray(counts or [1], np.float64), 1.0)
-    ranks = len(counts_C)
-    x, y = (Axis(1.0, float(end), log=True) for end in (max(ranks, 2), max(10.0, counts_C[0])))
+    x, y = Axis(1, max(len(counts_C), 2), log=True), Axis(1, max(10, counts_C[0]), log=True)
     plot = Plot(x, y, size=(360, 196), top=16)
-    rank_X = np.unique(np.round(np.geomspace(1, ranks, 240)))
+    rank_X = np.unique(np.round(np.geomspace(1, len(counts_C), 240)))
     value_X = counts_C[rank_X.astype(int) - 1]
     plot.area(rank_X, np.ones_like(rank_X), value_X, "s1")
     plot.line(rank_X, value_X, "line s1")
     return plot.svg(label, "rank of the class", unit)
 
 
-# --------------------------------------------------------------------------- the map
-
-
-def world(places: Sequence[tuple[float, float, int]], *, label: str, what: str = "") -> Markup:
-    """Draw (latitude, longitude, recordings) on a plain map: two units of drawing a degree.
-
-    `what` is said before the legend of the five kinds of dots.
-    """
-    south, north = -90.0 if any(lat < -60 for lat, _, _ in places) else -60.0, 84.0
-    width, height = 720, round(2 * (north - south))
+def world(places: Sequence[tuple[float, float, int]], *, label: str) -> Markup:
+    """Draw (latitude, longitude, recordings) on a plain map: two units of drawing a degree."""
+    south, north = -90 if any(lat < -60 for lat, _, _ in places) else -60, 84
+    width, height = 720, 2 * (north - south)
     lines = "".join(f"M{2 * x} 0v{height}" for x in range(30, 360, 30))
-    lines += "".join(f"M0 {2 * (north - y):g}h{width}" for y in range(-60, 90, 30) if y > south)
-    levels = [""] * len(_LEVELS)
+    lines += "".join(f"M0 {2 * (north - y)}h{width}" for y in range(-60, 90, 30) if y > south)
+    land = Path(__file__).with_name("land.txt").read_text("utf-8").splitlines()
+    dots = [""] * len(_DOTS)
     for lat, lon, count in places:
-        level = max(i for i, least in enumerate(_LEVELS) if count >= least)
-        levels[level] += f"M{2 * (lon + 180):g} {2 * (north - lat):g}h0"
+        dots[bisect.bisect(_DOTS, count) - 1] += f"M{2 * (lon + 180):g} {2 * (north - lat):g}h0"
     parts = [
         f'<rect class="sea" width="{width}" height="{height}"/>',
-        f'<path class="grid-line" d="{lines}"/><path class="land" d="{_land(north)}"/>',
-        *(f'<path class="places p{i}" d="{d}"/>' for i, d in enumerate(levels) if d),
+        f'<path class="grid-line" d="{lines}"/>',
+        f'<path class="land" d="{"".join(s for s in land if s[0] == "M")}"/>',
+        *(f'<path class="places p{i}" d="{d}"/>' for i, d in enumerate(dots) if d),
     ]
-    ends = [f"{a} to {b - 1}" if b - a > 1 else str(a) for a, b in itertools.pairwise(_LEVELS)]
-    ends.append(f"{_LEVELS[-1]:,} or more")
-    dots = [tag("li", tag("i"), text, css=f"p{level}") for level, text in enumerate(ends)]
-    return drawing(width, height, parts, label, "map") + tag(
-        "ul", tag("li", what), *dots, css="map-legend"
-    )
-
-
-@functools.cache
-def _land(north: float) -> str:
-    """The outlines as one path, relative (that is half the size)."""
-    rings = []
-    for line in Path(__file__).with_name("land.txt").read_text("utf-8").splitlines():
-        if not line.startswith("#"):
-            points = [map(int, pair.split(",")) for pair in line.split()]
-            at = [
-                (round(2 * (x + 900) / 5, 1), round(2 * (5 * north - y) / 5, 1)) for x, y in points
-            ]
-            steps = (f"{c - a:.1f} {d - b:.1f}" for (a, b), (c, d) in itertools.pairwise(at))
-            rings.append(f"M{at[0][0]:g} {at[0][1]:g}l{' '.join(steps).replace('.0', '')}z")
-    return "".join(rings)
+    return drawing(width, height, parts, label, "map")

@@ -13,12 +13,22 @@ from dawnchorus.trainer.evaluation.results import (
     Figure,
     Measure,
     Result,
-)  # fmt: skip
-from dawnchorus.trainer.evaluation.tables import log_mel_ahead
+    ResultRow,
+)
+from dawnchorus.trainer.evaluation.tables import log_mel_ahead, said_measures
 from dawnchorus.trainer.report.reading import Run
 
 # P@1 and ARI stand in the result and on the terminal; here they would only crowd the table.
 COLUMNS = tuple(m for m in MEASURES if m.key not in ("p_at_1", "ari"))
+# Without an evaluation: what the log has, the first of these that was logged.
+_NEWEST = (
+    ("Masked-token accuracy {:.1%}", "masked_accuracy", "valid"),
+    ("Masked-token accuracy {:.1%}", "masked_accuracy", "train"),
+    ("Validation mAP {:.2f}", "map", "valid"),
+    ("Validation AUROC {:.2f}", "auroc", "valid"),
+    ("Validation top-1 {:.2f}", "top1", "valid"),
+    ("Training loss {:.3g}", "loss", "train"),
+)
 
 
 @dataclass
@@ -27,9 +37,9 @@ class Row:
 
     title: str
     detail: str
-    baseline: bool
-    run: str
+    run: Run
     figures: dict[str, Figure]
+    baseline: bool = False
     best: set[str] = field(default_factory=set)
     seen: tuple[int, int] = (0, 0)
     """(tested recordings that it was trained on with their labels, tested recordings)."""
@@ -40,9 +50,9 @@ class Table:
     """All rows measured on one dataset in one way."""
 
     dataset: str
+    facts: str
     metric: str = ""
     """What the probe column holds: accuracy, macro mAP."""
-    facts: str = ""
     rows: list[Row] = field(default_factory=list)
     layers: list[Row] = field(default_factory=list)
     """One row per layer, where all were measured."""
@@ -51,20 +61,6 @@ class Table:
     """(run, what a reader must know)."""
     wins: str = ""
     """A sentence where log-mel is ahead of all models, with the measures."""
-
-    def model(self, run: str) -> Row | None:
-        """Return the row of a run's encoder."""
-        return next((r for r in self.rows if not r.baseline and r.run == run), None)
-
-    def layer_rows(self) -> list[tuple[str | None, ...]]:
-        """The layers as rows of a table."""
-        return [
-            (row.title, row.detail, *[
-                f"{f.text} {f.spread}" if (f := row.figures.get(c.key)) else None
-                for c in self.columns
-            ])
-            for row in self.layers
-        ]  # fmt: skip
 
     def baseline(self, name: str = "log-mel") -> Row | None:
         """Return the row of a baseline."""
@@ -77,51 +73,49 @@ def tables(runs: Sequence[Run]) -> list[Table]:
     """
     found: dict[tuple[str, str], Table] = {}
     for run in runs:
-        for result in run.evaluations.values():
-            table = found.setdefault((result.dataset, result.comparable), Table(result.dataset))
-            table.facts = table.facts or _facts(result)
-            _add_rows(table, result, run)
+        for result in run.evaluations:
+            key = result.dataset, result.comparable
+            table = found.setdefault(key, Table(result.dataset, _facts(result)))
+            for measured in result.rows:
+                row = _row(measured, result, run)
+                # Every run measures the baselines again: they are shown once unless they differ.
+                same = [r for r in table.rows if row.baseline and r.title == row.title]
+                row.detail = f"measured with {run.name}" if same else row.detail
+                if all(r.figures != row.figures for r in same):
+                    table.rows.append(row)
+                if "probe" in measured.figures:
+                    metric = METRIC_NAMES.get(measured.metric, measured.metric)
+                    table.metric = table.metric or metric
             for r in result.layers:
                 title = f"layer {'?' if r.layer is None else r.layer}"
-                table.layers.append(Row(title, run.name, False, run.name, r.figures))
+                table.layers.append(Row(title, run.name, run, r.figures))
             table.warnings += [(run.name, text) for text in result.warnings]
-    complete = [t for t in found.values() if t.rows]
+    complete = [table for table in found.values() if table.rows]
     for table in complete:
         _finish(table)
     return complete
 
 
-def _add_rows(table: Table, result: Result, run: Run) -> None:
-    for measured in result.rows:
-        name, figures = measured.name, measured.figures
-        if "probe" in figures:
-            table.metric = table.metric or METRIC_NAMES.get(measured.metric, measured.metric)
-        if name.lower().replace("_", "-").startswith(BASELINES):
-            row = Row(name.replace("_", "-"), "", True, run.name, figures)
-            # Every run measures the baselines again: they are shown once unless they differ.
-            same = [r for r in table.rows if r.baseline and r.title == row.title]
-            if any(r.figures == figures for r in same):
-                continue
-            row.detail = f"measured with {run.name}" if same else ""
-        elif name.startswith("model"):
-            # "model (best)" is the encoder as one of the run's checkpoints has it.
-            which = name.removeprefix("model").strip(" ,()")
-            layer = "" if measured.layer in (None, "", -1, "last") else f"layer {measured.layer}"
-            at = f"step {result.step:,}" if result.step is not None else ""
-            detail = ", ".join(x for x in (run.name, which or layer, at) if x)
-            row = Row(run.adjective, detail, False, run.name, figures, seen=result.seen)
-        else:
-            row = Row(name, run.name, False, run.name, figures)
-        table.rows.append(row)
+def _row(measured: ResultRow, result: Result, run: Run) -> Row:
+    name = measured.name
+    if name.lower().replace("_", "-").startswith(BASELINES):
+        return Row(name.replace("_", "-"), "", run, measured.figures, baseline=True)
+    if not name.startswith("model"):
+        return Row(name, run.name, run, measured.figures)
+    # "model (best)" is the encoder as one of the run's checkpoints has it.
+    which = name.removeprefix("model").strip(" ,()")
+    layer = "" if measured.layer in (None, "", -1, "last") else f"layer {measured.layer}"
+    at = f"step {result.step:,}" if result.step is not None else ""
+    detail = ", ".join(filter(None, (run.name, which or layer, at)))
+    return Row(run.adjective, detail, run, measured.figures, seen=result.seen)
 
 
 def _facts(result: Result) -> str:
     """Clips, classes, groups, folds and seeds, as far as the file tells."""
-    known = []
-    for word in ("clips", "classes", "groups", "folds", "seeds"):
-        if count := result.counts.get(word):
-            single = word.removesuffix("es" if word == "classes" else "s")
-            known.append(f"{count:,} {word if count > 1 else single}")
+    singles = {"clips": "clip", "classes": "class", "groups": "group", "folds": "fold",
+               "seeds": "seed"}  # fmt: skip
+    counts = [(result.counts.get(word), word) for word in singles]
+    known = [f"{n:,} {word if n > 1 else singles[word]}" for n, word in counts if n]
     if result.pooling:
         known.append(f"{result.pooling} over time in every row")
     tested = result.counts.get("tested_clips")
@@ -132,28 +126,19 @@ def _facts(result: Result) -> str:
 
 def _finish(table: Table) -> None:
     def place(row: Row) -> int:
-        names = [i for i, name in enumerate(BASELINES) if row.title.startswith(name)]
-        return names[0] if row.baseline and names else len(BASELINES)
+        names = (i for i, name in enumerate(BASELINES) if row.title.startswith(name))
+        return next(names, len(BASELINES)) if row.baseline else len(BASELINES)
 
     table.rows.sort(key=place)
     table.columns = [c for c in COLUMNS if any(c.key in r.figures for r in table.rows)]
-    if (base := table.baseline()) is not None:
-        models = [_named(r, table) for r in table.rows if not r.baseline]
-        table.wins = log_mel_ahead(_named(base, table), models)
-    for column in table.columns:
-        measured = [row for row in table.rows if column.key in row.figures]
-        best = Figure(max(row.figures[column.key].mean for row in measured)).text
+    if base := table.baseline():
+        models = [said_measures(r.figures, table.metric) for r in table.rows if not r.baseline]
+        table.wins = log_mel_ahead(said_measures(base.figures, table.metric), models)
+    for key in (column.key for column in table.columns):
+        measured = [row for row in table.rows if key in row.figures]
+        best = max(row.figures[key].text for row in measured)
         for row in measured:
-            row.best |= {column.key} if row.figures[column.key].text == best else set()
-
-
-def _named(row: Row, table: Table) -> dict[str, float]:
-    """The figures of a row by the names that a sentence has for them."""
-    columns = [c for c in table.columns if c.key in row.figures]
-    return {c.said(table.metric): row.figures[c.key].mean for c in columns}
-
-
-# --------------------------------------------------------------------------- the sentence
+            row.best |= {key} if row.figures[key].text == best else set()
 
 
 def verdict(runs: Sequence[Run], compared: Sequence[Table]) -> str:
@@ -166,57 +151,45 @@ def verdict(runs: Sequence[Run], compared: Sequence[Table]) -> str:
 
 
 def _table_verdict(table: Table, run: Run) -> str:
-    row, base = table.model(run.name), table.baseline()
-    column = next((c for c in table.columns if row is not None and c.key in row.figures), None)
+    row = next((r for r in table.rows if not r.baseline and r.run is run), None)
+    column = next((c for c in table.columns if row and c.key in row.figures), None)
     if row is None or column is None:
         return ""
-    figure = row.figures[column.key]
+
+    def figure(name: str) -> Figure | None:
+        """What this column has for a baseline."""
+        base = table.baseline(name)
+        return base.figures.get(column.key) if base else None
+
+    ours, log_mel, untrained = row.figures[column.key], figure("log-mel"), figure("random-init")
     measure = column.said(table.metric) if column.key == "probe" else column.title
-    start = f"{row.title[:1].upper()}{row.title[1:]} {measure} {figure.mean:.2f}"
-    if base is None or column.key not in base.figures:
-        return f"{start} on {table.dataset}.{_doubts(table, row, column)}"
-    other = base.figures[column.key]
-    spread = math.hypot(figure.std or 0.0, other.std or 0.0)
-    gap = figure.mean - other.mean
-    if abs(gap) <= spread or f"{figure.mean:.2f}" == f"{other.mean:.2f}":
-        relation = "no clear difference from the log-mel baseline's"
+    said = f"{row.title[:1].upper()}{row.title[1:]} {measure} {ours.mean:.2f}"
+    if log_mel is None:
+        said += f" on {table.dataset}."
     else:
-        relation = "against the log-mel baseline's" if gap > 0 else "below the log-mel baseline's"
-    return f"{start}, {relation} {other.mean:.2f} ({table.dataset}).{_doubts(table, row, column)}"
-
-
-def _doubts(table: Table, row: Row, column: Measure) -> str:
-    """What a reader of the sentence must know as well."""
-    doubts = ""
-    untrained = table.baseline("random-init")
-    if untrained is not None and column.key in untrained.figures:
-        value = untrained.figures[column.key].mean
-        if row.figures[column.key].mean <= value:
-            doubts += f" It does not beat an untrained encoder ({value:.2f})."
+        spread, gap = math.hypot(ours.std or 0.0, log_mel.std or 0.0), ours.mean - log_mel.mean
+        relation = "against" if gap > 0 else "below"
+        if abs(gap) <= spread or f"{ours.mean:.2f}" == f"{log_mel.mean:.2f}":
+            relation = "no clear difference from"
+        said += f", {relation} the log-mel baseline's {log_mel.mean:.2f} ({table.dataset})."
+    if untrained is not None and ours.mean <= untrained.mean:
+        said += f" It does not beat an untrained encoder ({untrained.mean:.2f})."
     if row.seen[0]:
-        doubts += (
+        said += (
             f" But it was trained with the labels of {row.seen[0]} of the {row.seen[1] or '?'} "
             "tested recordings: this measures memory too."
         )
-    return doubts
+    return said
 
 
 def _log_verdict(run: Run) -> str:
-    for kind in ("valid", "train"):
-        accuracy = run.log.series("masked_accuracy", kind=kind)
-        base = run.log.series("unigram_accuracy", kind=kind) or run.log.series("unigram_accuracy")
-        if accuracy is None or accuracy.last is None:
+    for said, name, kind in _NEWEST:
+        series = run.log.series(name, kind=kind)
+        if series is None or series.last is None:
             continue
-        text = f"Masked-token accuracy {accuracy.last:.1%} at step {int(accuracy.step[-1]):,}"
-        if base is not None and base.last is not None:
+        text = f"{said.format(series.last)} at step {int(series.step[-1]):,}"
+        base = run.log.series("unigram_accuracy", kind=kind) or run.log.series("unigram_accuracy")
+        if name == "masked_accuracy" and base is not None and base.last is not None:
             text += f", against {base.last:.1%} for always naming the most frequent code"
         return f"{text}. No evaluation yet."
-    named = [("Validation mAP", "map"), ("Validation AUROC", "auroc"), ("Validation top-1", "top1")]
-    for title, name in named:
-        series = run.log.series(name, kind="valid")
-        if series is not None and series.last is not None:
-            return f"{title} {series.last:.2f} at step {int(series.step[-1]):,}. No evaluation yet."
-    loss = run.log.series("loss")
-    if loss is not None and loss.last is not None:
-        return f"Training loss {loss.last:.3g} at step {int(loss.step[-1]):,}. No evaluation yet."
     return ""

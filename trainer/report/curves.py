@@ -7,23 +7,23 @@ values become a band from the smallest to the largest of each bin, and the smoot
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dawnchorus.trainer.metrics_log import Event, Log, Series
+from dawnchorus.trainer.metrics_log import Log, Series
 from dawnchorus.trainer.page.charts import Axis, Chart, Curve, curves
 
+Values = NDArray[np.float64]
 _BINS = 240
 _MAX_MARKS = 40
+_MOST_OTHERS = 12
 MARKS = {"resume": "▲", "pre-emption": "■", "non-finite": "✖", "broken clip": "●"}
 """Events that are drawn into the charts, and their symbols."""
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One figure in a chart."""
 
     title: str
@@ -34,8 +34,7 @@ class Line:
     """It is a baseline."""
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What a chart shows and in which unit."""
 
     title: str
@@ -71,44 +70,46 @@ CHARTS = (
 )  # fmt: skip
 
 
-def charts_of(log: Log, events: Sequence[Event]) -> list[Chart]:
+def charts_of(log: Log) -> list[Chart]:
     """Draw the standard charts that this log has figures for."""
-    return [_draw(plan, found, events, log) for plan in CHARTS if (found := _found(log, plan))]
+    return [_draw(plan, found, log) for plan in CHARTS if (found := _found(log, plan))]
 
 
-def other_charts(log: Log, limit: int = 12) -> list[Chart]:
-    """Draw a chart of each further figure that was logged and moved, at most `limit`."""
+def other_charts(log: Log) -> list[Chart]:
+    """Draw a chart of each further figure that was logged and moved, twelve at most."""
     taken = {(line.kind, n) for plan in CHARTS for line in plan.lines for n in line.names}
-    rest: list[tuple[Plan, list[tuple[Line, Series]]]] = []
-    for kind, title in (("train", "training"), ("valid", "validation")):
-        for name, series in sorted((log.train if kind == "train" else log.valid).items()):
-            finite = series.value[np.isfinite(series.value)]
-            if (kind, name) not in taken and finite.size and np.ptp(finite) > 0:
-                line = Line(title, (name,), kind)
-                rest.append((Plan(name.replace("_", " "), "", (line,), log=True), [(line, series)]))
-    return [_draw(plan, found, (), log) for plan, found in rest[:limit]]
+    rest = [
+        (Plan(name.replace("_", " "), "", (), log=True), [(Line(title, (), kind), series)])
+        for kind, title, logged in (("train", "training", log.train),
+                                    ("valid", "validation", log.valid))
+        for name, series in sorted(logged.items())
+        if (kind, name) not in taken and (n := _finite(series.value)).size and np.ptp(n) > 0
+    ]  # fmt: skip
+    return [_draw(plan, found, log, marked=False) for plan, found in rest[:_MOST_OTHERS]]
+
+
+def _finite(value: Values) -> Values:
+    return value[np.isfinite(value)]
 
 
 def _found(log: Log, plan: Plan) -> list[tuple[Line, Series]]:
     found = []
     for line in plan.lines:
         series = log.series(*line.names, kind=line.kind)
-        if series is not None and np.isfinite(series.value).any():
-            found.append((line, series))
-            continue
-        # Validation on several sets: "map · esc10".
-        for name, series in log.valid.items() if line.kind == "valid" else ():
-            bare, _, owner = name.partition(" · ")
-            if owner and bare in line.names and np.isfinite(series.value).any():
-                found.append((Line(f"{line.title}, {owner}", (name,), "valid"), series))
+        owned = {line.title: series} if series is not None and _finite(series.value).size else {}
+        if not owned and line.kind == "valid":  # validation on several sets: "map · esc10"
+            parts = ((*name.partition(" · "), series) for name, series in log.valid.items())
+            owned = {
+                f"{line.title}, {owner}": series
+                for bare, _, owner, series in parts
+                if owner and bare in line.names and _finite(series.value).size
+            }
+        found += [(line._replace(title=title), series) for title, series in owned.items()]
     # A baseline by itself says nothing.
     return found[:6] if any(not line.dashed for line, _ in found) else []
 
 
-# --------------------------------------------------------------------------- thinning
-
-
-def smooth(value: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+def smooth(value: Values, window: int) -> Values:
     """Moving mean over `window` points, centred, skipping what is not finite.
 
     Near the start, where a loss falls steeply, the window shrinks on both sides alike and so does
@@ -117,26 +118,23 @@ def smooth(value: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     if window <= 1 or value.size < 3:
         return value
     good = np.isfinite(value)
-    total = np.concatenate([[0.0], np.cumsum(np.where(good, value, 0.0))])
-    number = np.concatenate([[0.0], np.cumsum(good)])
+    total, number = (
+        np.concatenate([[0.0], np.cumsum(v)]) for v in (np.where(good, value, 0.0), good)
+    )
     index = np.arange(value.size)
     reach = np.minimum(index, window // 2)
     low, high = index - reach, np.minimum(index + reach + 1, value.size)
     inside = number[high] - number[low]
-    mean = (total[high] - total[low]) / np.maximum(inside, 1.0)
-    return np.where(inside > 0, mean, np.nan)
+    return np.where(inside > 0, (total[high] - total[low]) / np.maximum(inside, 1.0), np.nan)
 
 
-def envelope(
-    step: NDArray[np.float64], value: NDArray[np.float64], bins: int = _BINS
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """(step, smallest, largest) of `bins` stretches of equal numbers of points."""
-    edges = np.linspace(0, value.size, min(bins, value.size) + 1).astype(int)[:-1]
+def envelope(step: Values, value: Values) -> tuple[Values, Values, Values]:
+    """(step, smallest, largest) of `_BINS` stretches of equal numbers of points."""
+    edges = np.linspace(0, value.size, min(_BINS, value.size) + 1).astype(int)[:-1]
     good = np.isfinite(value)
     low = np.minimum.reduceat(np.where(good, value, np.inf), edges)
     high = np.maximum.reduceat(np.where(good, value, -np.inf), edges)
-    none = low > high
-    low[none], high[none] = np.nan, np.nan
+    low[low > high] = high[low > high] = np.nan
     return step[edges], low, high
 
 
@@ -149,52 +147,41 @@ def _curve(line: Line, series: Series, scale: float) -> Curve:
         window = max(1, value.size // 2) | 1
     else:
         window = 1 if line.kind == "valid" or value.size < 40 else max(3, value.size // 40) | 1
-    mean = smooth(value, window)
     index = np.unique(np.linspace(0, value.size - 1, min(value.size, _BINS)).astype(int))
     behind = window > 1 and not line.dashed
     return Curve(
-        line.title, step[index], mean[index], line.dashed,
+        line.title, step[index], smooth(value, window)[index], line.dashed,
         pale=(step, value) if behind and value.size <= _BINS else None,
         band=envelope(step, value) if behind and value.size > _BINS else None,
     )  # fmt: skip
 
 
-# --------------------------------------------------------------------------- drawing
-
-
-def _draw(plan: Plan, found: list[tuple[Line, Series]], events: Sequence[Event], log: Log) -> Chart:
+def _draw(plan: Plan, found: list[tuple[Line, Series]], log: Log, marked: bool = True) -> Chart:
     lines = [_curve(line, series, plan.scale) for line, series in found]
     # A lone spike must not flatten the curve: the axis shows the middle 98 % of the single values.
-    shown = [curve.y for curve in lines]
-    shown += [
-        np.percentile(finite, [1, 99]) * plan.scale
-        for line, series in found
-        if not line.dashed and (finite := series.value[np.isfinite(series.value)]).size
-    ]
+    single = [series.value * plan.scale for line, series in found if not line.dashed]
+    middle = [np.percentile(_finite(value), [1, 99]) for value in single]
     marks = {}
-    for kind, symbol in MARKS.items():
-        steps = sorted({e.step for e in events if e.kind == kind})
-        if len(steps) > _MAX_MARKS:
-            steps = [steps[int(i)] for i in np.linspace(0, len(steps) - 1, _MAX_MARKS)]
+    for kind, symbol in MARKS.items() if marked else ():
+        steps = sorted({float(e.step) for e in log.events if e.kind == kind})
         if steps:
-            marks[symbol] = [float(step) for step in steps]
+            few = np.linspace(0, len(steps) - 1, min(len(steps), _MAX_MARKS)).astype(int)
+            marks[symbol] = [steps[i] for i in few]
     return curves(
-        plan.title, plan.unit, lines, x=_steps(log), y=_values(plan, np.concatenate(shown)),
-        x_name="optimiser step", marks=marks,
+        plan.title, plan.unit, lines, x=_steps(log), x_name="optimiser step", marks=marks,
+        y=_axis(plan, _finite(np.concatenate([*(curve.y for curve in lines), *middle]))),
     )  # fmt: skip
 
 
 def _steps(log: Log) -> Axis:
     """Common range of steps, so that the charts of a run can be compared by eye."""
     steps = [s.step for logged in (log.train, log.valid) for s in logged.values()]
-    low = min((float(s[0]) for s in steps), default=0.0)
-    high = max((float(s[-1]) for s in steps), default=1.0)
+    low, high = min(s[0] for s in steps), max(s[-1] for s in steps)
     low = 0.0 if low < 0.2 * high else low
     return Axis(low, high if high > low else low + 1.0, whole=True)
 
 
-def _values(plan: Plan, shown: NDArray[np.float64]) -> Axis:
-    shown = shown[np.isfinite(shown)]
+def _axis(plan: Plan, shown: Values) -> Axis:
     positive = shown[shown > 0]
     if plan.log and positive.size and math.log10(positive.max() / positive.min()) > 1.5:
         return Axis(float(positive.min()) / 1.3, float(positive.max()) * 1.3, log=True)

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dawnchorus.trainer.licences import read_licence
 from dawnchorus.trainer.page import taxon
@@ -21,19 +21,18 @@ _FEW_CLASSES = 40
 
 @dataclass
 class Source:
-    """One dataset as a run used it."""
+    """One dataset as the runs used it."""
 
     name: str
     clips: int | None
     hours: float | None
     weight: float | None
     recordists: int | None
-    labels: int | None = None
+    labels: int | None
     used_by: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class LicenceShare:
+class LicenceShare(NamedTuple):
     """How much of the sound is under one licence."""
 
     name: str
@@ -44,7 +43,7 @@ class LicenceShare:
 
 
 def sources(
-    runs: Sequence[Run], stats: Sequence[Mapping[str, Any]], problems: list[str] | None = None
+    runs: Sequence[Run], stats: Sequence[Mapping[str, Any]], problems: list[str]
 ) -> list[Source]:
     """List all datasets that data.json of any run names, once each, then those that none names.
 
@@ -54,7 +53,6 @@ def sources(
     """
     at_hand = {str(s.get(FOLDER) or s.get("name")): s for s in stats}
     found: dict[str, Source] = {}
-    told: dict[str, None] = {}
     for run in runs:
         for raw in run.sources():
             name, path = str(raw.get("name", "")), str(raw.get("path", ""))
@@ -65,32 +63,15 @@ def sources(
             now, part = _count(known.get("clips")), _count(raw.get("clips"))
             if now is not None and source.clips not in (None, now):
                 had = f"it had {source.clips:,} when {run.name} began"
-                told[f"{path} has {now:,} clips now; {had}"] = None
+                problems.append(f"{path} has {now:,} clips now; {had}")
             used = run.name
             if part is not None and source.clips is not None and part < source.clips:
                 hours = _amount(raw.get("hours"))
                 used += f" ({part:,} clips" + (f", {hours:.2f} h)" if hours is not None else ")")
-            if used not in source.used_by:
-                source.used_by.append(used)
-    if problems is not None:
-        problems += told
+            source.used_by += [used] if used not in source.used_by else []
     named = {*found, *(Path(key).name for key in found)}
-    for folder, s in at_hand.items():
-        if folder not in named and str(s.get("name")) not in named:
-            found[folder] = _whole(str(s.get("name")), {}, s)
-    return list(found.values())
-
-
-def source_rows(
-    runs: Sequence[Run], stats: Sequence[Mapping[str, Any]], problems: list[str]
-) -> list[tuple[Any, ...]]:
-    """The sources as rows of a table."""
-    return [
-        (s.name, s.clips, None if s.hours is None else hours(s.hours), s.labels or None,
-         s.recordists or None, None if s.weight is None else f"{s.weight:.3g}",
-         ", ".join(s.used_by) or None)
-        for s in sources(runs, stats, problems)
-    ]  # fmt: skip
+    rest = [s for folder, s in at_hand.items() if not {folder, str(s.get("name"))} & named]
+    return [*found.values(), *(_whole(str(s.get("name")), {}, s) for s in rest)]
 
 
 def hours(value: float) -> str:
@@ -108,36 +89,33 @@ def _whole(name: str, raw: Mapping[str, Any], stats: Mapping[str, Any]) -> Sourc
     # Nobody is named in a row without a recordist.
     people = {str(r["recordist"]) for r in mappings(raw.get("recordists")) if r.get("recordist")}
     return Source(
-        name=name,
-        clips=clips or _count(raw.get("clips")),
-        hours=length or _amount(raw.get("hours")),
-        weight=_amount(raw.get("weight")),
-        recordists=len(people) or _count(stats.get("recordists")) or None,
-        labels=_count(stats.get("labels")),
+        name,
+        clips or _count(raw.get("clips")),
+        length or _amount(raw.get("hours")),
+        _amount(raw.get("weight")),
+        len(people) or _count(stats.get("recordists")) or None,
+        _count(stats.get("labels")) or None,
     )
 
 
 def licence_shares(runs: Sequence[Run]) -> list[LicenceShare]:
     """Share out the hours of all distinct sources by licence, largest first."""
     ledgers: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for run in runs:
-        for raw in run.sources():
-            key = str(raw.get("name", "")), str(raw.get("path", ""))
-            ledgers.setdefault(key, mappings(raw.get("licences")))
-    clips: dict[str, int] = defaultdict(int)
-    length: dict[str, float] = defaultdict(float)
-    links: dict[str, str] = {}
+    for raw in (raw for run in runs for raw in run.sources()):
+        key = str(raw.get("name", "")), str(raw.get("path", ""))
+        ledgers.setdefault(key, mappings(raw.get("licences")))
+    sums: dict[str, list[Any]] = defaultdict(lambda: ["", 0, 0.0])  # link, clips, hours
     for row in (row for ledger in ledgers.values() for row in ledger):
         url = str(row.get("licence_url") or "")
-        licence = read_licence(url).name or "not stated"
-        clips[licence] += _count(row.get("clips")) or 0
-        length[licence] += _amount(row.get("hours")) or 0.0
-        links.setdefault(licence, url)
+        entry = sums[read_licence(url).name or "not stated"]
+        entry[0] = entry[0] or url
+        entry[1] += _count(row.get("clips")) or 0
+        entry[2] += _amount(row.get("hours")) or 0.0
     # Sources that count clips only are still shared out.
-    measure: Mapping[str, float] = length if sum(length.values()) > 0 else clips
-    total = sum(measure.values()) or 1.0
-    order = sorted(measure, key=lambda name: -measure[name])
-    return [LicenceShare(n, links[n], clips[n], length[n], 100 * measure[n] / total) for n in order]
+    measure = 2 if any(entry[2] for entry in sums.values()) else 1
+    total = sum(entry[measure] for entry in sums.values()) or 1.0
+    order = sorted(sums, key=lambda name: -sums[name][measure])
+    return [LicenceShare._make((n, *sums[n], 100 * sums[n][measure] / total)) for n in order]
 
 
 def clips_per_class(stats: Mapping[str, Any], ranks: Mapping[str, str]) -> dict[str, Any] | None:
@@ -147,26 +125,26 @@ def clips_per_class(stats: Mapping[str, Any], ranks: Mapping[str, str]) -> dict[
     """
     raw = stats.get("clips_per_label")
     counted = raw.items() if isinstance(raw, Mapping) else ()
-    counts = {str(n): c for n, v in counted if (c := _count(v)) is not None}
+    counts = [(str(n), c) for n, v in counted if (c := _count(v)) is not None]
     if not counts:
         return None
-    order = sorted(counts, key=lambda n: (-counts[n], n))
-    value = [counts[n] for n in order]
-    few = len(order) <= _FEW_CLASSES
+    counts.sort(key=lambda pair: (-pair[1], pair[0]))
+    value = [count for _, count in counts]
+    few = len(counts) <= _FEW_CLASSES
     log_scale = few and value[0] / max(value[-1], 1) > 50
     thin = sum(count < 10 for count in value)
     size = math.log1p if log_scale else float
     share, name = 100 / (size(value[0]) or 1.0), str(stats.get("name", ""))
-    shown = order if few else order[:12] + order[-12:]
     described = f"Clips per class of {name}, both axes logarithmic"
     return {
         "name": name,
-        "facts": f"{len(order):,} classes; median {int(statistics.median(value)):,} clips, "
+        "facts": f"{len(counts):,} classes; median {int(statistics.median(value)):,} clips, "
         f"most {value[0]:,}, fewest {value[-1]:,}"
         + (f"; {thin:,} with fewer than 10" if thin else "")
         + ("; bars on a logarithmic scale" if log_scale else ""),
         "rows": [
-            (taxon(n, ranks.get(n)), share * size(counts[n]), f"{counts[n]:,}") for n in shown
+            (taxon(n, ranks.get(n)), share * size(count), f"{count:,}")
+            for n, count in (counts if few else counts[:12] + counts[-12:])
         ],
         "tail": None if few else tail(value, unit="clips", label=described),
     }

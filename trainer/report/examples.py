@@ -12,7 +12,6 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from dawnchorus.trainer.page import tag
 from dawnchorus.trainer.page.charts import Axis, drawing, text_at
 from dawnchorus.trainer.page.pictures import code_picture, sound_picture
 from dawnchorus.trainer.panels import Example, ImagePanel, ScoresPanel, TokenPanel
@@ -95,7 +94,7 @@ class _Strip:
 
     def row(self, title: str) -> None:
         self.titles.append(title.lower())
-        self.parts.append(str(tag("text", title, css="title", x=_LEFT, y=self.bottom + 17)))
+        self.parts.append(text_at(_LEFT, self.bottom + 17, title, "start", "title"))
         self.bottom += _GAP
 
     def _x(self, seconds: float) -> float:

@@ -11,8 +11,8 @@ from dawnchorus.trainer.errors import DataError
 from dawnchorus.trainer.files import write_whole
 from dawnchorus.trainer.page import page, readable
 from dawnchorus.trainer.report.comparison import tables, verdict
-from dawnchorus.trainer.report.curves import MARKS
-from dawnchorus.trainer.report.data import clips_per_class, hours, licence_shares, source_rows
+from dawnchorus.trainer.report.curves import MARKS, charts_of, other_charts
+from dawnchorus.trainer.report.data import clips_per_class, hours, licence_shares, sources
 from dawnchorus.trainer.report.examples import drawn
 from dawnchorus.trainer.report.reading import (
     Run,
@@ -59,25 +59,20 @@ def render(runs: Sequence[Run], *, title: str | None = None, datasets: Sequence[
     compared, ranks = tables(runs), read_ranks(folders)
     for run in runs:
         ranks |= run.ranks
-    sources = source_rows(runs, stats, problems)
+    used = [
+        (s.name, s.clips, None if s.hours is None else hours(s.hours), s.labels, s.recordists,
+         None if s.weight is None else f"{s.weight:.3g}", ", ".join(s.used_by) or None)
+        for s in sources(runs, stats, problems)
+    ]  # fmt: skip
     told = [(run.name, problem) for run in runs for problem in run.problems]
     return page(
-        Path(__file__).with_name("runs.jinja"),
-        "report",
-        title or runs[-1].name,
-        verdict(runs, compared),
-        runs=runs,
-        run_facts=run_facts,
-        marks=MARKS,
-        compared=compared,
-        drawn=drawn,
-        ranks=ranks,
-        hours=hours,
-        sources=sources,
-        shares=licence_shares(runs),
+        Path(__file__).with_name("runs.jinja"), "report", title or runs[-1].name,
+        verdict(runs, compared), runs=runs, run_facts=run_facts, marks=MARKS, charts_of=charts_of,
+        other_charts=other_charts, compared=compared, drawn=drawn, ranks=ranks, hours=hours,
+        sources=used, shares=licence_shares(runs), counter=Counter,
         histograms=[shown for s in stats if (shown := clips_per_class(s, ranks))],
         problems=told + [("datasets", problem) for problem in problems],
-    )
+    )  # fmt: skip
 
 
 def run_facts(run: Run) -> list[tuple[str, str]]:

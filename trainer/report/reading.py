@@ -6,23 +6,22 @@ prints. Only a run folder that does not exist at all is an error.
 
 from __future__ import annotations
 
-import functools
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dawnchorus.trainer.errors import DataError
 from dawnchorus.trainer.evaluation.results import Result
 from dawnchorus.trainer.metrics_log import Log, read_log
-from dawnchorus.trainer.page.charts import Chart
 from dawnchorus.trainer.panels import EXAMPLES, Example, TokenPanel, load_examples
 from dawnchorus.trainer.registry import needs_labels
-from dawnchorus.trainer.report.curves import charts_of, other_charts
+from dawnchorus.trainer.training.layout import total_steps
 from dawnchorus.trainer.training.recorded_paths import recorded_path
 
+T = TypeVar("T")
 FOLDER = "folder"
 """Added to a dataset's statistics: where they were read."""
 _ADJECTIVES = {
@@ -45,14 +44,12 @@ class Run:
     folder: Path
     log: Log = field(default_factory=Log)
     recipe: dict[str, Any] = field(default_factory=dict)
-    recipe_text: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     ranks: dict[str, str] = field(default_factory=dict)
     """Label name -> taxonomic rank, where labels.json tells it."""
     examples: list[Example] = field(default_factory=list)
-    evaluations: dict[str, Result] = field(default_factory=dict)
-    """File name without suffix -> what `chorus evaluate` wrote."""
+    evaluations: list[Result] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -61,12 +58,18 @@ class Run:
         return str(self.recipe.get("name") or self.folder.resolve().name)
 
     @property
+    def recipe_text(self) -> str:
+        """The recipe as it was written; empty without one."""
+        with suppress(OSError):
+            return (self.folder / "recipe.yaml").read_text("utf-8", errors="replace")
+        return ""
+
+    @property
     def stage(self) -> str:
         """One of `_ADJECTIVES`."""
         objective = str(self.get("objective", "name") or "")
-        tokens = any(isinstance(p, TokenPanel) for e in self.examples for p in e.panels)
         without_labels = bool(objective) and not needs_labels(objective)
-        if without_labels or "masked_accuracy" in self.log.train or tokens:
+        if without_labels or "masked_accuracy" in self.log.train or any(self.tokens()):
             return "pre-training"
         if objective:
             return "post-training" if self.recipe.get("init_from") else "training from scratch"
@@ -87,12 +90,9 @@ class Run:
     @property
     def planned(self) -> int | None:
         """Optimiser steps of the whole run, from its recipe."""
-        steps, clips, batch = (
-            value if isinstance(value := self.get("train", key), int) else 0
-            for key in ("max_steps", "max_clips", "global_batch")
-        )
-        whole = -(-clips // batch) if clips > 0 and batch > 0 else None
-        return steps if steps > 0 else whole
+        with suppress(TypeError, ValueError, AttributeError):
+            return total_steps(self.recipe.get("train") or {})
+        return None
 
     @property
     def done(self) -> float | None:
@@ -113,30 +113,13 @@ class Run:
         broke = newest >= self.log.step > 0
         return "stopped after non-finite steps" if broke else "under way or interrupted"
 
-    @functools.cached_property
-    def charts(self) -> list[Chart]:
-        """The standard charts."""
-        return charts_of(self.log, self.log.events)
+    def tokens(self) -> list[TokenPanel]:
+        """The panels of tokens in the examples."""
+        return [p for e in self.examples for p in e.panels if isinstance(p, TokenPanel)]
 
-    @functools.cached_property
-    def others(self) -> list[Chart]:
-        """Charts of whatever else was logged."""
-        return other_charts(self.log)
-
-    @property
-    def event_counts(self) -> list[tuple[str, int]]:
-        """Kinds of events and how often they happened."""
-        return Counter(e.kind for e in self.log.events).most_common()
-
-    @property
-    def masked(self) -> bool:
-        """Whether an example shows what was hidden from the encoder."""
-        panels = [panel for example in self.examples[:8] for panel in example.panels]
-        return any(isinstance(p, TokenPanel) and p.mask_N is not None for p in panels)
-
-    def sources(self) -> Iterator[Mapping[str, Any]]:
-        """Yield what data.json says of each dataset."""
-        yield from mappings(self.data.get("sources"))
+    def sources(self) -> list[Mapping[str, Any]]:
+        """Return what data.json says of each dataset."""
+        return mappings(self.data.get("sources"))
 
 
 def mappings(value: object) -> list[Mapping[str, Any]]:
@@ -156,65 +139,50 @@ def read_run(folder: Path) -> Run:
             "metrics.jsonl and recipe.yaml in it"
         )
     run = Run(folder)
-    _read_recipe(run)
-    run.environment = _json_object(folder / "environment.json", run.problems)
-    run.data = _json_object(folder / "data.json", run.problems)
-    try:
-        run.log = read_log(folder / "metrics.jsonl")
-    except FileNotFoundError:
-        run.problems.append("metrics.jsonl is missing: no curves, steps or times can be shown")
-    except OSError as error:
-        run.problems.append(f"metrics.jsonl could not be read ({error})")
-    run.problems += run.log.problems
-    try:
-        run.examples = load_examples(folder)
-    except FileNotFoundError:
-        run.problems.append(f"{EXAMPLES} is missing: training writes it when it ends")
-    except DataError as error:
-        run.problems.append(str(error))
+    told = run.problems
+    run.recipe = _read(folder / "recipe.yaml", _object, told) or {}
+    if not run.recipe:
+        told[-1:] = [f"{told[-1]}: the stage is guessed from what was logged"]
+    run.environment = _read(folder / "environment.json", _object, told) or {}
+    run.data = _read(folder / "data.json", _object, told) or {}
+    nothing = "is missing: no curves, steps or times can be shown"
+    run.log = _read(folder / "metrics.jsonl", read_log, told, nothing) or Log()
+    told += run.log.problems
+    late = "is missing: training writes it when it ends"
+    run.examples = _read(folder / EXAMPLES, lambda _: load_examples(folder), told, late) or []
     if run.stage != "pre-training" or (folder / "labels.json").exists():
-        run.ranks = _ranks(folder / "labels.json", run.problems)
-    for path in sorted((folder / "evaluation").glob("*.json")):
-        try:
-            run.evaluations[path.stem] = Result.read(path)
-        except DataError as error:
-            run.problems.append(f"evaluation/{error}")
-    if not any(result.rows for result in run.evaluations.values()):
-        run.problems.append(f"no evaluation yet: `chorus evaluate {folder}` makes one")
+        run.ranks = _ranks(folder / "labels.json", told)
+    faults: list[str] = []
+    results = [_read(p, Result.read, faults) for p in sorted(folder.glob("evaluation/*.json"))]
+    run.evaluations = [result for result in results if result is not None]
+    told += [f"evaluation/{fault}" for fault in faults]
+    if not any(result.rows for result in run.evaluations):
+        told.append(f"no evaluation yet: `chorus evaluate {folder}` makes one")
     return run
 
 
 def named_datasets(runs: Iterable[Run], problems: list[str]) -> list[Path]:
     """Return the datasets that data.json points to and that are there; others are problems."""
-    found: dict[Path, None] = {}
-    missing: dict[str, None] = {}
+    found: dict[str, Path | None] = {}
     for run in runs:
         for path in (row.get("path") for row in run.sources()):
-            if isinstance(path, str) and path:
+            if isinstance(path, str) and path and not found.get(path):
                 place = recorded_path(path, run.folder)
-                if place is not None and (place / "stats.json").is_file():
-                    found[place] = None
-                else:
-                    missing[path] = None
-    for path in missing:
-        far = "://" in path
-        problems.append(
-            f"{path} is {'in an object store' if far else 'not there'}: its classes and clips per "
-            "class are not shown"
-            + ("" if far else ". It was looked for from the working folder, from where the run was "
-               "started, and from above the run")
-        )  # fmt: skip
-    return list(found)
+                there = place is not None and (place / "stats.json").is_file()
+                found[path] = place if there else None
+    looked = (". It was looked for from the working folder, from where the run was started, and "
+              "from above the run")  # fmt: skip
+    for path in (path for path, place in found.items() if place is None):
+        where, more = ("in an object store", "") if "://" in path else ("not there", looked)
+        problems.append(f"{path} is {where}: its classes and clips per class are not shown{more}")
+    return list(dict.fromkeys(filter(None, found.values())))
 
 
 def read_datasets(folders: list[Path], problems: list[str]) -> list[dict[str, Any]]:
     """`stats.json` of each dataset (once each); what cannot be read is told in `problems`."""
-    found: dict[Path, dict[str, Any]] = {}
-    for folder in folders:
-        key = folder.resolve()
-        if key not in found and (stats := _json_object(folder / "stats.json", problems)):
-            found[key] = {"name": key.name, **stats, FOLDER: str(key)}
-    return list(found.values())
+    keys = dict.fromkeys(folder.resolve() for folder in folders)
+    read = {key: _read(key / "stats.json", _object, problems) for key in keys}
+    return [{"name": key.name, **s, FOLDER: str(key)} for key, s in read.items() if s]
 
 
 def read_ranks(folders: list[Path]) -> dict[str, str]:
@@ -222,46 +190,37 @@ def read_ranks(folders: list[Path]) -> dict[str, str]:
     return {n: rank for f in folders for n, rank in _ranks(f / "labels.json", []).items()}
 
 
-def _read_recipe(run: Run) -> None:
+def _ranks(path: Path, problems: list[str]) -> dict[str, str]:
+    rows = mappings((_read(path, _object, problems) or {}).get("labels"))
+    return {str(row["name"]): str(row.get("rank", "")) for row in rows if "name" in row}
+
+
+def _read(
+    path: Path, parse: Callable[[Path], T], problems: list[str], missing: str = "is missing"
+) -> T | None:
+    """Return what `parse` makes of a file, or None with the fault told."""
     import yaml
 
-    guessed = "the stage is guessed from what was logged"
-    recipe = _read(run.folder / "recipe.yaml", yaml.safe_load, run.problems, f": {guessed}")
-    path = run.folder / "recipe.yaml"
-    run.recipe_text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
-    if isinstance(recipe, dict):
-        run.recipe = {str(k): v for k, v in recipe.items()}
-    elif recipe is not _UNREAD:
-        run.problems.append(f"recipe.yaml holds no mapping: {guessed}")
-
-
-_UNREAD = object()
-
-
-def _read(path: Path, parse: Callable[[str], Any], problems: list[str], missing: str = "") -> Any:
-    """Return a file's content, or `_UNREAD` with the fault told."""
-    import yaml
-
-    name = path.name if path.name != "stats.json" else str(path)
+    name = path if path.name == "stats.json" else path.name
     try:
-        return parse(path.read_text(encoding="utf-8", errors="replace"))
+        return parse(path)
     except FileNotFoundError:
-        problems.append(f"{name} is missing{missing}")
+        problems.append(f"{name} {missing}")
+    except DataError as error:
+        problems.append(str(error))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         problems.append(f"{name} could not be read ({said[:160]})")
-    return _UNREAD
+    return None
 
 
-def _json_object(path: Path, problems: list[str]) -> dict[str, Any]:
-    value = _read(path, json.loads, problems)
-    if isinstance(value, dict):
-        return value
-    if value is not _UNREAD:
-        problems.append(f"{path.name} holds no JSON object")
-    return {}
+def _object(path: Path) -> dict[str, Any]:
+    """The object in a JSON or YAML file."""
+    import yaml
 
-
-def _ranks(path: Path, problems: list[str]) -> dict[str, str]:
-    rows = mappings(_json_object(path, problems).get("labels"))
-    return {str(row["name"]): str(row.get("rank", "")) for row in rows if "name" in row}
+    text = path.read_text(encoding="utf-8", errors="replace")
+    value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    if not isinstance(value, dict):
+        kind = "JSON object" if path.suffix == ".json" else "mapping"
+        raise DataError(f"{path.name} holds no {kind}")
+    return {str(key): part for key, part in value.items()}

@@ -101,7 +101,7 @@ def test_every_number(table: Path) -> None:
     assert [(s.name, s.recordings) for s in facts.countries] == [
         ("Germany", 2), ("Japan", 1), ("", 2)
     ]  # fmt: skip
-    assert facts.years == [(1999, 1), (2015, 2)] and facts.no_year == 2
+    assert facts.years == [(1999, 1), (2015, 2)]
     assert facts.places == [(-33.0, 151.0, 1), (53.0, 13.0, 2)] and facts.placed == 3
     assert facts.durations[0] == 1 and facts.durations[4] == 1  # 0.5 s; 10 s
     assert facts.durations[-1] == 1 and facts.durations[-2] == 1 and sum(facts.durations) == 4
@@ -110,7 +110,7 @@ def test_every_number(table: Path) -> None:
         ("Parus major", 2), ("Parus major minor", 1), ("Rain", 1), ("Rana temporaria", 1)
     ]  # fmt: skip
     assert facts.background == (1, 1)
-    assert [(r.name, r.count) for r in facts.findings.rejected] == [
+    assert [(r.name, r.number) for r in facts.findings.rejected] == [
         ("restricted", 2), ("too_odd", 1)
     ]  # fmt: skip
 
@@ -146,7 +146,7 @@ def test_a_table_with_hardly_a_column(tmp_path: Path) -> None:
     }
     pq.write_table(pa.table(rows), tmp_path / "recordings.parquet")
     facts = gather(tmp_path)
-    assert facts.recordings == facts.unknown_length == facts.no_year == 2 and facts.hours == 0
+    assert facts.recordings == facts.unknown_length == 2 and facts.hours == 0 and not facts.years
     assert [(v.name, v.recordings) for v in facts.labels] == [("x", 1)]
     page = write_report(tmp_path, tmp_path).read_text()
     assert "not stated" in page and "No recording has coordinates" in page
@@ -215,7 +215,7 @@ def test_what_the_selection_found(table: Path, tmp_path: Path) -> None:
 def test_mistakes_are_told_in_a_line(table: Path, dataset: Path, tmp_path: Path) -> None:
     run = CliRunner()
     cases = [
-        ([str(tmp_path / "nowhere")], "There is no recordings.parquet"),
+        ([str(tmp_path / "nowhere")], "There is no recording table"),
         ([str(table), "--selection", str(tmp_path / "nowhere")], "There is no folder"),
         ([str(table), "--out", str(table / "recordings.parquet" / "x")], "cannot be written"),
     ]
@@ -236,7 +236,7 @@ def test_mistakes_are_told_in_a_line(table: Path, dataset: Path, tmp_path: Path)
     assert not (tmp_path / "page.html").exists()
     good = run.invoke(data_app, ["report", str(dataset), "--out", str(tmp_path / "page.html")])
     assert good.exit_code == 0 and " kB)" in good.output and (tmp_path / "page.html").is_file()
-    with pytest.raises(PrepError, match="no recordings"):
+    with pytest.raises(PrepError, match="no recording table"):
         gather(tmp_path / "nothing")
 
 

@@ -20,7 +20,7 @@ def row(name: str, probe: Any, metric: str = "accuracy", **more: Any) -> dict[st
 def run(objective: str, *rows: Any, init_from: str | None = None, **more: Any) -> Run:
     content = {"dataset": "esc10", "clips": 400, "rows": list(rows)} | more
     recipe = {"name": objective, "objective": {"name": objective}, "init_from": init_from}
-    found = {"esc10": Result.of(content)} if rows else {}
+    found = [Result.of(content)] if rows else []
     return Run(Path("x"), recipe=recipe, evaluations=found)
 
 

@@ -14,7 +14,7 @@ def test_a_source_that_two_runs_used_is_listed_and_counted_once(
     make_run: Callable[..., Path],
 ) -> None:
     runs = [read_run(make_run("ssl", examples=0)), read_run(make_run("sl", "post", examples=0))]
-    found = sources(runs, [{"name": "xc_birds", "labels": 12}, {"name": "spare", "clips": 7}])
+    found = sources(runs, [{"name": "xc_birds", "labels": 12}, {"name": "spare", "clips": 7}], [])
     assert [(s.name, s.used_by) for s in found] == [
         ("xc_birds", ["ssl", "sl"]), ("esc10", ["ssl", "sl"]), ("spare", []),
     ]  # fmt: skip
@@ -53,7 +53,7 @@ def test_a_dataset_has_one_size_whatever_part_of_it_a_run_took(tmp_path: Path) -
         used("post", 240, 0.3, "datasets/birds"),
         used("again", 400, 0.5, str(folder)),
     ]
-    (source,) = sources(runs, [stats])
+    (source,) = sources(runs, [stats], [])
     assert (source.clips, source.hours, source.recordists) == (400, 0.5, None)
     assert source.used_by == ["pre", "post (240 clips, 0.30 h)", "again"]
     problems: list[str] = []
@@ -61,14 +61,14 @@ def test_a_dataset_has_one_size_whatever_part_of_it_a_run_took(tmp_path: Path) -
     assert source.clips == 400
     assert problems[0] == "datasets/birds has 500 clips now; it had 400 when pre began"
     # Without its statistics, its ledger says how large it is.
-    (source,) = sources(runs[1:2], [])
+    (source,) = sources(runs[1:2], [], [])
     assert (source.clips, source.hours) == (400, 0.5)
 
 
 def test_nonsense_in_data_json_is_passed_over() -> None:
     for data in ({}, {"sources": 3}, {"sources": [None, {"name": 1, "clips": "many"}]}):
         run = Run(Path("x"), data=data)
-        assert len(sources([run], [])) <= 1
+        assert len(sources([run], [], [])) <= 1
         assert licence_shares([run]) == []
 
 

@@ -1,0 +1,27 @@
+"""What the reasons mean for which recordings are left out, for people who do not know the code."""
+
+REASONS = {
+    "missing": "the file is not there",
+    "unreadable": "no permission to read the file",
+    "empty": "no bytes or no samples",
+    "too_short": "shorter than --min-s",
+    "too_long": "longer than the limit",
+    "not_audio": "no decoder opens it, e.g. a web page saved as .mp3",
+    "corrupt": "no decoder gets through it",
+    "truncated": "ends before its own header says so",
+    "understated": "holds more than its own header says",
+    "not_the_segment": "neither the cut nor the whole video of an AudioSet segment",
+    "lost": "mixing or resampling leaves too little of it",
+    "faint": "too weak for 16 bit",
+    "non_finite": "holds NaN or infinite samples",
+    "silent": "all samples are zero (or the same)",
+    "out_of_range": "samples far beyond full scale",
+    "unsupported": "sample rate or channel count beyond what is read",
+    "repeated_id": "the id occurred before",
+    "no_audio": "neither a file nor an address of the audio",
+    "restricted": "the archive keeps the sound of sensitive species back",
+    "restricted_species": "the archive keeps the sound of sensitive species back",
+    "unidentified": "nobody knows what it is",
+    "soundscape": "a soundscape, no single species",
+    "licence": "the licence was not allowed",
+}
