@@ -15,14 +15,22 @@ import torchvision
 import yaml
 from foreign_models import (
     AUDIO,
+    BIRD_MAE,
+    ESPNET,
     HUB,
     SPEC,
+    XENOMAE,
+    XENOMAE_HEARS,
+    bird_mae_folder,
     cfg,
+    espnet_file,
+    espnet_names,
     fairseq,
     hub,
     microsoft_cfg,
     microsoft_names,
     published,
+    xenomae_folder,
 )
 from safetensors.torch import save_file
 from torch import Tensor
@@ -198,6 +206,40 @@ def test_wrong_numbers_in_folders(
             else:
                 (folder / "config.json").write_text(json.dumps(strange))
             loads_or_is_refused(folder)
+
+
+@pytest.mark.parametrize("kind", ["bird mae", "xenomae", "its front end", "espnet"])
+def test_wrong_numbers_of_the_mae_family_and_espnet(
+    kind: str, tmp_path: Path, make_run: Callable[..., Any]
+) -> None:
+    about = {
+        "bird mae": BIRD_MAE, "xenomae": XENOMAE, "its front end": XENOMAE_HEARS, "espnet": ESPNET,
+    }[kind]  # fmt: skip
+    folder = tmp_path / "folder"
+    if kind == "espnet":
+        state = espnet_names(make_run(tmp_path / "r", labels=None))
+        path = espnet_file(folder, "whole", state, ESPNET)
+        change = folder / "config.yaml"
+    else:
+        path = (bird_mae_folder if kind == "bird mae" else xenomae_folder)(folder)
+        name = "preprocessor_config.json" if kind == "its front end" else "config.json"
+        change = folder / name
+    assert loads_or_is_refused(path) is None
+    for n, where in enumerate(numbers(about)):
+        for value in NUMBERS[n % 5 :: 5]:
+            strange: Any = changed(about, where, value)
+            if kind == "espnet":
+                strange = {"encoder": "beats", "encoder_conf": {"beats_config": strange}}
+            change.write_text(json.dumps(strange))
+            loads_or_is_refused(path)
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_spoilt_tensors_of_espnet(how: str, tmp_path: Path, make_run: Callable[..., Any]) -> None:
+    state = espnet_names(make_run(tmp_path / "r", labels=None))
+    name = "encoder.layers.0.fc1.weight"
+    path = espnet_file(tmp_path / "e", "encoder", state | {name: SPOILT[how](state[name])}, ESPNET)
+    assert loads_or_is_refused(path) is not None
 
 
 def test_a_model_far_larger_than_its_file(tmp_path: Path, files: dict[str, dict[str, Any]]) -> None:

@@ -5,66 +5,21 @@ Shape legend: B clips, N tokens, T frames, F mel bins.
 
 from __future__ import annotations
 
-import json
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from foreign_models import MAE_BANDS as BANDS
+from foreign_models import MAE_COLUMNS as COLUMNS
+from foreign_models import MAE_DIM as DIM
+from foreign_models import bird_mae, scrambled
+from foreign_models import bird_mae_folder as write
+from torch import Tensor
 from torchaudio.compliance import kaldi
 
 from dawnchorus.trainer.errors import CheckpointError
 from dawnchorus.trainer.hub.importing import initialise_from, load_model
 from dawnchorus.trainer.registry import build_encoder
-
-DIM, COLUMNS, BANDS = 64, 32, 8
-CONFIG: dict[str, Any] = {
-    "architectures": ["BirdMAEModel"], "img_size_x": 512, "img_size_y": 128, "patch_size": 16,
-    "auto_map": {"AutoConfig": "configuration_bird_mae.BirdMAEConfig",
-                 "AutoModel": "modeling_bird_mae.BirdMAEModel"},
-    "in_chans": 1, "embed_dim": DIM, "depth": 2, "num_heads": 4, "mlp_ratio": 4,
-    "pos_trainable": False, "qkv_bias": True, "qk_norm": False, "init_values": None,
-    "drop_rate": 0.0, "norm_layer_eps": 1e-6, "global_pool": "mean",
-    "transformers_version": "4.38.0",
-}  # fmt: skip
-
-
-def scrambled(rows: int = BANDS, columns: int = COLUMNS) -> Tensor:
-    """MAE's table of a grid of bands x columns; Bird-MAE lays it over tokens in another order."""
-    omega = 1.0 / 10000 ** (np.arange(DIM // 4) / (DIM // 4))
-    h, w = (g.reshape(-1) for g in np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"))
-    parts = [trig(np.outer(place, omega)) for place in (w, h) for trig in (np.sin, np.cos)]
-    table = np.concatenate(parts, 1)
-    return torch.from_numpy(np.concatenate([np.zeros((1, DIM)), table])).float()[None]
-
-
-def bird_mae() -> VisionTransformer:
-    """timm's model of the same formula (its names are those of the file), with random weights."""
-    torch.manual_seed(0)
-    model = VisionTransformer(
-        img_size=(512, 128), patch_size=16, in_chans=1, num_classes=0, embed_dim=DIM, depth=2,
-        num_heads=4, global_pool="", norm_layer=partial(nn.LayerNorm, eps=1e-6),
-    ).eval()  # fmt: skip
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-        model.pos_embed.copy_(scrambled())
-    return model
-
-
-def write(folder: Path, state: dict[str, Tensor] | None = None, **changes: Any) -> Path:
-    folder.mkdir()
-    if state is None:
-        state = bird_mae().state_dict()
-    norm = {"fc_norm.weight": torch.randn(DIM), "fc_norm.bias": torch.randn(DIM)}
-    (folder / "config.json").write_text(json.dumps(CONFIG | changes))
-    save_file(state | norm, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 def features(wav_T: Tensor) -> Tensor:

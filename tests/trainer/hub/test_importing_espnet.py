@@ -4,52 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
+from foreign_models import ESPNET as GIVEN
+from foreign_models import espnet_file as written
+from foreign_models import espnet_names
 
 from dawnchorus.trainer.errors import CheckpointError
 from dawnchorus.trainer.hub.importing import load_model
 from dawnchorus.trainer.model import BioEncoder
-
-# What ESPnet's recipes write down; the rest are the defaults of its class.
-GIVEN = {
-    "encoder_layers": 2, "encoder_embed_dim": 48, "encoder_ffn_embed_dim": 96,
-    "encoder_attention_heads": 4, "embed_dim": 32, "conv_pos": 16, "conv_pos_groups": 4,
-    "deep_norm": True, "relative_position_embedding": True, "gru_rel_pos": True,
-    "num_buckets": 32, "max_distance": 100, "encoder_layerdrop": 0.05, "codebook_vocab_size": 1024,
-}  # fmt: skip
-
-
-def espnet_names(model: BioEncoder) -> dict[str, torch.Tensor]:
-    table = "self_attn.relative_attention_bias.weight"
-    found = {}
-    for name, tensor in model.encoder.state_dict().items():
-        name = name.replace("parametrizations.weight.original0", "weight_g")
-        name = name.replace("parametrizations.weight.original1", "weight_v")
-        found[name] = tensor.clone()
-    found[f"encoder.layers.1.{table}"] = found[f"encoder.layers.0.{table}"].clone()
-    found["patch_embedding_pad.weight"] = torch.ones(1, 1, 16, 16) / 256
-    found["raw2fbank_pad.weight"] = torch.ones(1, 1, 400) / 400
-    return found
-
-
-def written(folder: Path, form: str, state: dict[str, Any], given: dict[str, Any]) -> Path:
-    folder.mkdir(exist_ok=True)
-    path = folder / "valid.acc.best.pth"
-    if form == "encoder":
-        torch.save({"cfg": given, "model": state}, path)
-        return path
-    whole = {f"encoder.{name}": tensor for name, tensor in state.items()}
-    whole["decoder.mask_token"] = torch.zeros(1, 1, 8)
-    torch.save(
-        {"module": {"module": whole}, "state_dict": {"state_dict": whole}}.get(form, whole), path
-    )
-    config = {"encoder": "beats", "encoder_conf": {"beats_config": given, "is_pretraining": True}}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    return path
 
 
 @pytest.mark.parametrize("form", ["encoder", "whole", "module", "state_dict"])

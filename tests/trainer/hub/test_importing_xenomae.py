@@ -5,7 +5,6 @@ Shape legend: B clips, N tokens, T frames, F mel bins, D channels.
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,54 +13,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchaudio.transforms as T
-from safetensors.torch import save_file
+from foreign_models import MAE_BANDS as BANDS
+from foreign_models import MAE_COLUMNS as COLUMNS
+from foreign_models import MAE_DIM as DIM
+from foreign_models import MAE_HEADS as HEADS
+from foreign_models import xenomae_folder as write
+from foreign_models import xenomae_tensors as tensors
 from torch import Tensor
 
 from dawnchorus.trainer.errors import CheckpointError
 from dawnchorus.trainer.hub.importing import initialise_from, load_model
 from dawnchorus.trainer.recipe import load_recipe
 from dawnchorus.trainer.registry import build_encoder
-
-DIM, HEADS, BANDS, COLUMNS = 64, 4, 8, 32
-CONFIG: dict[str, Any] = {
-    "model_type": "xenomae", "architectures": ["XenoMAEModel"], "num_mel_bins": 128,
-    "num_frames": 512, "patch_size": 16, "num_channels": 1, "hidden_size": DIM,
-    "num_hidden_layers": 2, "num_attention_heads": HEADS, "mlp_ratio": 4.0, "qkv_bias": True,
-    "qkv_norm": True, "layer_norm_eps": 1e-6,
-}  # fmt: skip
-HEARS: dict[str, Any] = {
-    "feature_extractor_type": "XenoMAEFeatureExtractor", "sampling_rate": 32000, "n_fft": 1024,
-    "win_length": None, "hop_length": 320, "f_min": 50.0, "f_max": None, "power": 2.0,
-    "top_db": 80.0, "do_peak_normalize": True, "clip_seconds": 5.0, "num_frames": 512,
-}  # fmt: skip
-
-
-def tensors() -> dict[str, Tensor]:
-    """Every tensor of `XenoMAEModel`, under its names."""
-    torch.manual_seed(0)
-    shapes: dict[str, tuple[int, ...]] = {
-        "cls_token": (1, 1, DIM), "pos_embed": (1, 1 + BANDS * COLUMNS, DIM),
-        "patch_embed.proj.weight": (DIM, 1, 16, 16), "patch_embed.proj.bias": (DIM,),
-        "norm.weight": (DIM,), "norm.bias": (DIM,),
-    }  # fmt: skip
-    for i in range(2):
-        for name, shape in {
-            "norm1": (DIM,), "norm2": (DIM,), "attn.q_norm": (DIM // HEADS,),
-            "attn.k_norm": (DIM // HEADS,), "attn.qkv": (3 * DIM, DIM), "attn.proj": (DIM, DIM),
-            "mlp.fc1": (4 * DIM, DIM), "mlp.fc2": (DIM, 4 * DIM),
-        }.items():  # fmt: skip
-            shapes[f"blocks.{i}.{name}.weight"] = shape
-            shapes[f"blocks.{i}.{name}.bias"] = shape[:1]
-    return {name: 0.2 * torch.randn(shape) for name, shape in shapes.items()}
-
-
-def write(folder: Path, state: dict[str, Tensor] | None = None, **changes: Any) -> Path:
-    folder.mkdir()
-    hears = HEARS | {k: changes.pop(k) for k in list(changes) if k not in CONFIG}
-    (folder / "config.json").write_text(json.dumps(CONFIG | changes))
-    (folder / "preprocessor_config.json").write_text(json.dumps(hears))
-    save_file(tensors() if state is None else state, folder / "model.safetensors")
-    return folder
 
 
 def xenomae(w: dict[str, Tensor], wav_T: Tensor) -> Tensor:
