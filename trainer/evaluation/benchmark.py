@@ -22,6 +22,7 @@ from dawnchorus.trainer.evaluation.config import EvaluateConfig, load_config
 from dawnchorus.trainer.evaluation.embed import LogMelStatistics
 from dawnchorus.trainer.evaluation.exposure import exposure
 from dawnchorus.trainer.evaluation.features import Features, FloatArray
+from dawnchorus.trainer.evaluation.knn import evaluate_knn
 from dawnchorus.trainer.evaluation.result_file import output_paths, plain, write_result
 from dawnchorus.trainer.evaluation.retrieval import evaluate_across, evaluate_retrieval
 from dawnchorus.trainer.evaluation.scores import accuracy, macro_average_precision
@@ -114,6 +115,12 @@ class _Bench:
                 row["retrieval"]["across"] = evaluate_across(
                     emb_ND, clips.label_NC, clips.group_N, pairs, config.retrieval, self.device
                 )
+        if config.knn.enabled:
+            row["knn"] = evaluate_knn(
+                emb_ND[tested], clips.label_NC[tested], clips.group_N[tested], config.knn,
+                multi_label=self.task.multi_label, resamples=config.retrieval.bootstrap,
+                device=self.device,
+            )  # fmt: skip
         if config.clustering.enabled:
             row["clustering"] = evaluate_clustering(
                 emb_ND[tested], clips.label_NC[tested], config.clustering

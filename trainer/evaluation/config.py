@@ -61,6 +61,21 @@ class RetrievalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KnnConfig:
+    """Labels by the nearest clips, each clip left out in turn; embeddings less their mean."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = _STRICT
+
+    enabled: bool = True
+    """Whether to measure it."""
+    neighbours: Count = 5
+    """How many of the nearest clips vote."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClusteringConfig:
     """K-means on the raw embeddings, compared with the labels."""
 
@@ -185,6 +200,8 @@ class EvaluateConfig:
     """What probes that pool for themselves read."""
     retrieval: RetrievalConfig = field(default_factory=RetrievalConfig)
     """Retrieval ROC-AUC."""
+    knn: KnnConfig = field(default_factory=KnnConfig)
+    """Labels by the nearest clips."""
     clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
     """K-means against the labels."""
     baselines: BaselineConfig = field(default_factory=BaselineConfig)

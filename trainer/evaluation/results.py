@@ -41,8 +41,11 @@ def protocol_of(result: Mapping[str, Any]) -> Any:
     probe = {"name": "linear", **probe}
     if probe["name"] == "linear":
         probe = {"clip": 0.0, **probe}
-    tokens = {"layers": "blocks", "stride": 1}
-    return {"tokens": tokens, **protocol, "probe": probe}
+    later = {
+        "tokens": {"layers": "blocks", "stride": 1},
+        "knn": {"enabled": True, "neighbours": 5},
+    }
+    return {**later, **protocol, "probe": probe}
 
 
 def probe_title(result: Mapping[str, Any]) -> str:
@@ -88,6 +91,8 @@ MEASURES = (
     Measure("roc_auc_across", "Retrieval across sets", ("retrieval", "across", "roc_auc"),
             "roc_auc", 0.5, "tested clips query the training part"),
     Measure("p_at_1", "Retrieval P@1", ("retrieval", "p_at_1"), "precision_at_1"),
+    Measure("knn", "Nearest neighbours", ("knn", "same_group_excluded", "value"),
+            note="labels by the five nearest clips of other recordings or sites"),
     Measure("nmi", "Clustering NMI", ("clustering", "nmi", "mean"), "nmi",
             note="K-means clusters against labels, normalised mutual information"),
     Measure("ari", "Clustering ARI", ("clustering", "ari", "mean"), "ari"),

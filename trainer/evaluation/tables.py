@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 def _cells(row: Mapping[str, Any], across: bool = False) -> list[str]:
     """Return the figures of a row as text, in the order of `_columns`."""
     figures = figures_of(row)
-    keys = ["probe", "roc_auc", "roc_auc_groups", "p_at_1", *["roc_auc_across"] * across, "nmi"]
-    cells = [figures[key].text if key in figures else "–" for key in [*keys, "ari"]]
+    keys = ["probe", "roc_auc", "roc_auc_groups", "p_at_1", *["roc_auc_across"] * across]
+    keys += ["nmi", "ari"]
+    cells = [figures[key].text if key in figures else "–" for key in keys]
     for key in ("probe", "nmi"):
         if key in figures:
             cells[keys.index(key)] += f" ± {figures[key].std or 0.0:.3f}"
@@ -81,7 +82,7 @@ def facts(result: Mapping[str, Any]) -> str:
         f"{_counted(result['groups'], 'group', 'groups')}; "
         f"{division}; {_fits(result['seeds'])}"
     ]
-    lines += noise(result)
+    lines += noise(result) + _neighbours(result)
     if any("same_group_excluded" in (r.get("retrieval") or {}) for r in result["rows"]):
         lines.append("other groups: ROC-AUC without the clips of the query's own group")
     if _is_across(result):
@@ -122,6 +123,21 @@ def noise(result: Mapping[str, Any]) -> list[str]:
         return []
     meaning = "two seeds of the probe on the same features differ by"
     return [f"noise floor ({meaning}): {', '.join(told)}"]
+
+
+def _neighbours(result: Mapping[str, Any]) -> list[str]:
+    """Tell the figures of the nearest neighbours, which the table has no room for."""
+    found = [(row["name"], row["knn"]) for row in result["rows"] if row.get("knn")]
+    told = [
+        f"{name} {value:.3f}"
+        for name, knn in found
+        if (value := knn["same_group_excluded"]["value"]) is not None
+    ]
+    if not told:
+        return []
+    knn = found[0][1]
+    what = f"{METRIC_NAMES[knn['metric']]} by the {knn['neighbours']} nearest clips"
+    return [f"kNN ({what} of other groups, embeddings less their mean): {', '.join(told)}"]
 
 
 def _title(row: Mapping[str, Any]) -> str:

@@ -81,6 +81,7 @@ def test_a_run_is_measured_beside_its_baselines(
         assert row["retrieval"]["same_group_excluded"]["n"] == 48
         low, high = row["retrieval"]["roc_auc_ci95"]
         assert low <= row["retrieval"]["roc_auc"] <= high
+        assert row["knn"]["n"] == 48 and row["knn"]["same_group_excluded"]["value"] <= 1
         assert row["clustering"]["clusters"] == 4 and len(row["clustering"]["nmi"]["per_seed"]) == 3
     # Pure tones 500 Hz apart are easy for the spectrum itself.
     assert result["rows"][0]["probe"]["mean"] > 0.9
@@ -98,7 +99,7 @@ def test_the_same_again_from_the_cache_and_without_it(
     bare = evaluate(run, config(tone_dataset, cache=False), out=tmp_path / "bare.json")
     for other in (again, bare):
         for a, b in zip(result["rows"], other["rows"], strict=True):
-            for part in ("probe", "retrieval", "clustering"):
+            for part in ("probe", "retrieval", "knn", "clustering"):
                 assert a[part] == b[part]
 
 
