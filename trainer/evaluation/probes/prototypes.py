@@ -1,7 +1,7 @@
 """The layer-wise prototype probe.
 
 Shape legend: B clips, L layers, T tokens, D channels, C classes, K prototypes per class, P = C K
-prototypes, Q prototypes of a chunk.
+prototypes, Q prototypes of a chunk, M = B T tokens.
 """
 
 from __future__ import annotations
@@ -31,36 +31,40 @@ class _GreatestCosine(torch.autograd.Function):
     def forward(
         ctx: Any, tok_BTD: Tensor, valid_BT: Tensor, proto_PD: Tensor, chunk: int
     ) -> Tensor:
-        unit_BTD = F.normalize(tok_BTD, dim=-1, eps=_TINY)
+        unit_BDT = F.normalize(tok_BTD, dim=-1, eps=_TINY).transpose(1, 2)
         found, places = [], []
         for proto_QD in torch.split(proto_PD, chunk):
-            cos_BTQ = unit_BTD @ F.normalize(proto_QD, dim=-1, eps=_TINY).T
-            cos_BTQ.masked_fill_(~valid_BT.unsqueeze(-1), -torch.inf)
-            value_BQ, place_BQ = cos_BTQ.max(1)
+            cos_BQT = F.normalize(proto_QD, dim=-1, eps=_TINY) @ unit_BDT
+            cos_BQT.masked_fill_(~valid_BT.unsqueeze(1), -torch.inf)
+            value_BQ, place_BQ = cos_BQT.max(2)
             found.append(value_BQ)
             places.append(place_BQ.int())
         ctx.save_for_backward(tok_BTD, proto_PD, torch.cat(places, 1))
-        ctx.chunk = chunk
+        # The backward pass has D numbers for each pair where this one has T.
+        ctx.chunk = max(1, chunk * tok_BTD.shape[1] // tok_BTD.shape[2])
         return torch.cat(found, 1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (grad_BP,) = grads
         tok_BTD, proto_PD, place_BP = ctx.saved_tensors
-        unit_BTD = F.normalize(tok_BTD, dim=-1, eps=_TINY)
-        grad_unit_BTD = torch.zeros_like(tok_BTD)
+        clips, tokens, _ = tok_BTD.shape
+        unit_MD = F.normalize(tok_BTD, dim=-1, eps=_TINY).flatten(0, 1)
+        grad_unit_MD = torch.zeros_like(unit_MD)
         grad_proto_PD = torch.empty_like(proto_PD)
+        first_B1 = tokens * torch.arange(clips, device=place_BP.device).unsqueeze(1)
         chunks = zip(
             torch.split(proto_PD, ctx.chunk), torch.split(grad_BP, ctx.chunk, 1),
             torch.split(place_BP, ctx.chunk, 1), torch.split(grad_proto_PD, ctx.chunk), strict=True,
         )  # fmt: skip
         for proto_QD, grad_BQ, place_BQ, into_QD in chunks:
-            # The gradient of each cosine, at the token where it was greatest.
-            at_BTQ = grad_BQ.new_zeros(*tok_BTD.shape[:2], grad_BQ.shape[1])
-            at_BTQ.scatter_(1, place_BQ.long().unsqueeze(1), grad_BQ.unsqueeze(1))
-            grad_unit_BTD += at_BTQ @ F.normalize(proto_QD, dim=-1, eps=_TINY)
-            grad_QD = at_BTQ.flatten(0, 1).T @ unit_BTD.flatten(0, 1)
+            # A cosine's gradient goes to the one token where it was greatest.
+            row_BQ, unit_QD = first_B1 + place_BQ, F.normalize(proto_QD, dim=-1, eps=_TINY)
+            grad_BQD = grad_BQ.unsqueeze(-1) * unit_QD
+            grad_unit_MD.index_add_(0, row_BQ.flatten(), grad_BQD.flatten(0, 1))
+            grad_QD = torch.einsum("bq,bqd->qd", grad_BQ, unit_MD[row_BQ])
             into_QD.copy_(_through_norm(grad_QD, proto_QD))
+        grad_unit_BTD = grad_unit_MD.view_as(tok_BTD)
         return _through_norm(grad_unit_BTD, tok_BTD), None, grad_proto_PD, None
 
 
