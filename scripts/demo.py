@@ -229,7 +229,7 @@ def summary(demo: Demo, seconds: float, *, evaluated: bool, exported: bool) -> N
     from rich.console import Console
 
     from dawnchorus.trainer.cli import loading_lines
-    from dawnchorus.trainer.evaluation.tables import comparison_table, facts, where_log_mel_wins
+    from dawnchorus.trainer.evaluation.tables import compared, comparison_table, facts
 
     model = demo.posttrain if demo.posttrain.is_dir() else demo.pretrain
     if evaluated:
@@ -241,7 +241,7 @@ def summary(demo: Demo, seconds: float, *, evaluated: bool, exported: bool) -> N
         console.print()
         console.print(comparison_table(results))
         console.print(facts(results["post-trained"]), highlight=False)
-        if wins := where_log_mel_wins(results):
+        if wins := compared(results).wins:
             console.print(wins, highlight=False)
     report = demo.folder / "report.html"
     shown = demo.export if exported else model

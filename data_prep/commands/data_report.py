@@ -85,7 +85,7 @@ def credits(
     """Print whom to credit: by licence and recordist, with counts and links, and the archives."""
     with friendly_errors():
         from dawnchorus.data_prep.report.credits import write_credits
-        from dawnchorus.data_prep.report.writing import write_lines
+        from dawnchorus.data_prep.tools.whole_text import write_lines
 
         lines = write_credits(dataset, format)
         if out is None:

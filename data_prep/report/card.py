@@ -77,7 +77,7 @@ def card_of(folder: Path, selection: Path | None = None) -> str:
 
 def write_card(folder: Path, selection: Path | None = None) -> Path:
     """Write the README.md of a dataset anew, whole or not at all; return its path."""
-    from dawnchorus.data_prep.report.writing import write_lines
+    from dawnchorus.data_prep.tools.whole_text import write_lines
 
     write_lines(folder / "README.md", [card_of(folder, selection).rstrip("\n")])
     return folder / "README.md"
@@ -102,8 +102,10 @@ def _front_matter(stats: Mapping[str, Any], licences: Sequence[Mapping[str, Any]
 
 
 def _sources(facts: Facts) -> str:
-    rows = [(source_name(share.name), *_numbers(share, people=True)) for share in facts.sources]
-    cited = [citation(share.name) for share in facts.sources]
+    rows = [
+        (source_name(share.name), *_numbers(share, people=True)) for share in facts.shares["source"]
+    ]
+    cited = [citation(share.name) for share in facts.shares["source"]]
     lines = [f"* {text.rstrip('.')}." for text in cited if text]
     table = _table(("source", "recordings", "hours", "species", "recordists"), rows)
     return "## Sources\n\n" + table + ("\n" + "\n".join(lines) + "\n" if lines else "")
@@ -111,13 +113,13 @@ def _sources(facts: Facts) -> str:
 
 def _taxa(facts: Facts) -> str:
     rows = []
-    for share in facts.classes:
+    for share in facts.shares["class"]:
         rows.append((plain(share.name), *_numbers(share)))
         rows += [("– " + plain(p.name), *_numbers(p)) for p in share.parts[:_SHOWN_ORDERS]]
         if len(share.parts) > _SHOWN_ORDERS:
             rows.append((f"– {len(share.parts) - _SHOWN_ORDERS} more orders", "", "", ""))
     table = _table(("class, order", "recordings", "hours", "species"), rows)
-    known = [share for share in facts.countries if share.name]
+    known = [share for share in facts.shares["country"] if share.name]
     where = ", ".join(f"{plain(s.name)} {s.recordings:,}" for s in known[:8])
     more = f", and {len(known) - 8:,} more" if len(known) > 8 else ""
     note = f"\nCountries by recordings: {where}{more}.\n" if known else ""

@@ -73,19 +73,14 @@ class Facts:
     species: int
     background: tuple[int, int]
     """(labels, mentions) in the background."""
-    sources: list[Share]
-    licences: list[Share]
-    countries: list[Share]
-    splits: list[Share]
-    classes: list[Share]
-    years: list[tuple[int, int]]
+    shares: dict[str, list[Share]]
+    """By source, licence_url, country, split and class."""
+    counts: dict[str, list[tuple[Any, int]]]
+    """(value, recordings) of year, sample_rate_hz, channels and codec, where they are known."""
     places: list[tuple[float, float, int]]
     """(latitude, longitude of the middle of a bin, recordings)."""
     durations: list[int]
     """Recordings between the steps of DURATIONS_S, one more than there are steps."""
-    rates: list[tuple[int, int]]
-    codecs: list[tuple[str, int]]
-    channels: list[tuple[int, int]]
     labels: list[LabelCount]
     """Most frequent first."""
 
@@ -204,25 +199,30 @@ def _count(recordings: pl.LazyFrame, labels: pl.LazyFrame) -> dict[str, Any]:
     import polars as pl
 
     front = labels.filter("front")
-    people, kinds = (pl.col(name).drop_nulls().n_unique() for name in ("recordist", "species"))
-    amounts = (pl.len(), pl.col("hours").sum(), people)
+    amounts = (pl.len(), pl.col("hours").sum())
+
+    def distinct(frame: pl.LazyFrame, what: str, *keys: str) -> pl.LazyFrame:
+        return frame.select(*keys, pl.col(what)).drop_nulls(what).unique()
 
     def shares(frame: pl.LazyFrame, *keys: str) -> pl.LazyFrame:
-        species = front.group_by(keys).agg(kinds)
-        known = frame.group_by(keys).agg(amounts).join(species, on=keys, how="left")
-        return known.with_columns(pl.col("species").fill_null(0))
+        shared = frame.group_by(keys).agg(amounts)
+        for of, what in ((frame, "recordist"), (front, "species")):
+            counted = distinct(of, what, *keys).group_by(keys).agg(pl.len().alias(what))
+            shared = shared.join(counted, on=keys, how="left")
+        return shared.with_columns(pl.col("recordist", "species").fill_null(0))
 
     def once(*keys: str) -> pl.LazyFrame:
         """Each recording once for each of its classes: it counts in all of them."""
-        return front.unique(["row", *keys], keep="any")
+        return front.select("row", *keys, "hours", "recordist").unique()
 
     queries = {
         "totals": recordings.select(*amounts, unknown=(pl.col("hours") <= 0).sum()),
-        "species": front.select(kinds),
+        "recordists": distinct(recordings, "recordist").select(pl.len()),
+        "species": distinct(front, "species").select(pl.len()),
         **{key: shares(recordings, key) for key in _SHARED},
         "classes": shares(once("klass"), "klass"),
         "orders": shares(once("klass", "order"), "klass", "order"),
-        "bare": recordings.join(front, on="row", how="anti").select(*amounts),
+        "bare": recordings.join(front.select("row"), on="row", how="anti").select(*amounts),
         "labels": labels.group_by("name", "rank", "front").len(),
         "places": recordings.group_by("south", "west").len(),
         **{key: recordings.group_by(key).len()
@@ -232,22 +232,22 @@ def _count(recordings: pl.LazyFrame, labels: pl.LazyFrame) -> dict[str, Any]:
     found = dict(zip(queries, frames, strict=True))
 
     def counts(key: str) -> list[tuple[Any, int]]:
-        """(value, recordings) in the order of the values, without the unknown."""
+        """Values in their order, without the unknown."""
         pairs = found[key].drop_nulls().sort(key).iter_rows()
         return [(value, n) for value, n in pairs if value or key in ("year", "bin")]
 
-    sources, licences, countries, splits = (_shares(found[key].iter_rows()) for key in _SHARED)
     bins = dict(counts("bin"))
     ranked = list(found["labels"].sort(["len", "name"], descending=[True, False]).iter_rows())
     behind = [n for _, _, ahead, n in ranked if not ahead]
-    recordings_, hours, recordists, unknown = found["totals"].row(0)
+    total, hours, unknown = found["totals"].row(0)
     return {
-        "recordings": recordings_, "hours": hours, "recordists": recordists,
-        "unknown_length": unknown, "species": found["species"].item(),
-        "sources": sources, "licences": licences, "countries": countries, "splits": splits,
-        "classes": _classes(found), "years": counts("year"), "channels": counts("channels"),
+        "recordings": total, "hours": hours, "unknown_length": unknown,
+        "recordists": found["recordists"].item(), "species": found["species"].item(),
+        "shares": {key: _shares(found[key].iter_rows()) for key in _SHARED}
+        | {"class": _classes(found)},
+        "counts": {key: counts(key) for key in ("year", "sample_rate_hz", "channels")}
+        | {"codec": sorted(counts("codec"), key=lambda row: -row[1])},
         "durations": [bins.get(i, 0) for i in range(len(DURATIONS_S) + 1)],
-        "rates": counts("sample_rate_hz"), "codecs": sorted(counts("codec"), key=lambda r: -r[1]),
         "places": [((south + 0.5) * MAP_BIN_DEG, (west + 0.5) * MAP_BIN_DEG, n) for south, west, n
                    in found["places"].drop_nulls().sort("south", "west").iter_rows()],
         "labels": [LabelCount(name, rank, n) for name, rank, ahead, n in ranked if ahead],

@@ -16,8 +16,8 @@ from dawnchorus.data_prep.report.clips import clips
 from dawnchorus.data_prep.report.credits import licence_name, permissions, strictest
 from dawnchorus.data_prep.report.findings import grids
 from dawnchorus.data_prep.report.gather import DURATIONS_S, Facts, gather
-from dawnchorus.data_prep.report.writing import write_lines
 from dawnchorus.data_prep.table.recording_table import table_path
+from dawnchorus.data_prep.tools.whole_text import write_lines
 from dawnchorus.trainer.licences import read_licence
 from dawnchorus.trainer.page import link, page, taxon
 from dawnchorus.trainer.page.charts import columns, tail, world
@@ -106,7 +106,7 @@ def _values(facts: Facts) -> dict[str, Any]:
     found, options = facts.findings, (facts.stats.get("options") or {}).items()
     tables, settings = grids(found.selection)
     measure = "hours" if facts.hours else "recordings"  # where no length is known
-    amounts = {share.name: float(getattr(share, measure)) for share in facts.licences}
+    amounts = {share.name: float(getattr(share, measure)) for share in facts.shares["licence_url"]}
     unclear = not all(read_licence(url).creative_commons for url in amounts)
     # A licence's name is not broken at its hyphens.
     rule = (strictest(amounts) or "no licence known").replace("-", "\N{NON-BREAKING HYPHEN}")
@@ -114,12 +114,12 @@ def _values(facts: Facts) -> dict[str, Any]:
         "recordings": facts.recordings, "clips": facts.clips,
         "sound": hours(facts.hours) if facts.hours else "not stated", "species": facts.species,
         "labels": f"{len(facts.labels):,}", "recordists": f"{facts.recordists:,}",
-        "countries": sum(bool(share.name) for share in facts.countries),
+        "countries": sum(bool(share.name) for share in facts.shares["country"]),
         "as strict as, in part unclear" if unclear else "as strict as": rule,
     }  # fmt: skip
     orders = [
         (o.name, s.name, o.recordings, hours(o.hours) if o.hours else None, o.species or None)
-        for s in facts.classes
+        for s in facts.shares["class"]
         for o in s.parts
     ]
     return {
@@ -130,7 +130,7 @@ def _values(facts: Facts) -> dict[str, Any]:
         "permissions": permissions(amounts, "h" if facts.hours else measure),
         "common": [(taxon(n, rank), count) for n, rank, count in facts.labels[:12]],
         "rarest": [(taxon(n, rank), count) for n, rank, count in facts.labels[:11:-1][:12]],
-        "orders": orders if any(len(share.parts) > 4 for share in facts.classes) else [],
+        "orders": orders if any(len(share.parts) > 4 for share in facts.shares["class"]) else [],
         "kinds": [
             (k.replace("_", " "), n) for k, n in (found.duplicates or Counter()).most_common()
         ],
@@ -142,13 +142,13 @@ def _values(facts: Facts) -> dict[str, Any]:
 
 
 def _charts(facts: Facts) -> dict[str, Any]:
-    years = dict(facts.years)
+    years = dict(facts.counts["year"])
     first, last = min(years, default=0), max(years, default=0)
     shown = range(max(first, last - _MOST_YEARS + 1), last + 1)
     names = [f"{s}+" if s < 60 else f"{s // 60}m+" for s in DURATIONS_S]
     lengths = list(zip([f"<{DURATIONS_S[0]}", *names], facts.durations, strict=True))
     beside = "; the table below has the numbers"
-    rates = [(f"{rate / 1000:.3g}", n) for rate, n in facts.rates]
+    rates = [(f"{rate / 1000:.3g}", n) for rate, n in facts.counts["sample_rate_hz"]]
     return {
         "long_tail": tail(
             [label.recordings for label in facts.labels], unit="recordings",
@@ -169,7 +169,7 @@ def _charts(facts: Facts) -> dict[str, Any]:
                 ("Length of the recordings", "seconds, minutes", lengths, "recordings",
                  "recordings' lengths", "From", lengths),
                 ("Sample rate", "kHz", rates, "recordings by kHz", "original sample rates", "Hz",
-                 facts.rates),
+                 facts.counts["sample_rate_hz"]),
             )
             if any(n for _, n in rows)
         ],

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.evaluation.comparison import Comparison, side_by_side
 from dawnchorus.trainer.evaluation.results import (
-    BASELINES,
-    MEASURES,
     METRIC_NAMES,
     POOLING_NAMES,
     Figure,
+    Result,
     figures_of,
     probe_title,
     protocol_of,
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def _cells(row: Mapping[str, Any], across: bool = False) -> list[str]:
+def _cells(figures: Mapping[str, Figure], across: bool = False) -> list[str]:
     """Return the figures of a row as text, in the order of `_columns`."""
-    figures = figures_of(row)
     keys = ["probe", "roc_auc", "roc_auc_groups", "p_at_1", *["roc_auc_across"] * across]
     keys += ["nmi", "ari"]
     cells = [figures[key].text if key in figures else "–" for key in keys]
@@ -147,56 +146,13 @@ def _title(row: Mapping[str, Any]) -> str:
 def result_table(result: Mapping[str, Any]) -> Table:
     """Tabulate one evaluation: its rows, then a row per layer where all layers were measured."""
     across = _is_across(result)
-    rows = [[_title(r), *_cells(r, across)] for r in result["rows"]]
+    rows = [[_title(r), *_cells(figures_of(r), across)] for r in result["rows"]]
     for layer in result.get("layers") or []:
-        rows.append([f"  layer {layer['layer']}", *_cells(layer, across)])
+        rows.append([f"  layer {layer['layer']}", *_cells(figures_of(layer), across)])
     for name, mix in (result.get("layer_mix") or {}).items():
         title = "  learned mix" if name == "model" else "  mix, random"
         rows.append([title, f"{mix['mean']:.3f} ± {mix['std']:.3f}", *["–"] * (5 + across)])
     return _table(result["dataset"], ["", *_columns(result)], rows)
-
-
-def log_mel_ahead(baseline: Mapping[str, float], models: Sequence[Mapping[str, float]]) -> str:
-    """Return a sentence that names the measures in which no model reaches log-mel; "" if none.
-
-    Figures are compared as they are printed, with three decimals.
-
-    Args:
-        baseline: the figures of log-mel, by the name of the measure.
-        models: the figures of each model, by the name of the measure.
-    """
-    ahead = []
-    for what, value in baseline.items():
-        theirs = [model[what] for model in models if what in model]
-        if theirs and round(value, 3) > round(max(theirs), 3):
-            ahead.append(f"{what} ({value:.3f} against {max(theirs):.3f})")
-    if not ahead:
-        return ""
-    who = "the model" if len(models) == 1 else "every model"
-    *first, last = ahead
-    listed = f"{', '.join(first)} and {last}" if first else last
-    return f"Log-mel, which has learned nothing, is ahead of {who} in {listed}."
-
-
-def said_measures(figures: Mapping[str, Figure], metric: str) -> dict[str, float]:
-    """Return the figures of a row by the names that a sentence has for them."""
-    named = {m.key: m.said(metric) for m in MEASURES if m.key not in ("p_at_1", "ari")}
-    return {named[key]: f.mean for key, f in figures.items() if key in named}
-
-
-def where_log_mel_wins(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return `log_mel_ahead` for one evaluation, or for several of the same data."""
-    rows = comparison_rows(results)
-    metric = str(next(iter(results.values()))["metric"])
-    baseline = next((r for r in rows if r["name"] == "log-mel"), None)
-    models = [
-        said_measures(figures_of(r), metric)
-        for r in rows
-        if not str(r["name"]).startswith(BASELINES)
-    ]
-    if baseline is None:
-        return ""
-    return log_mel_ahead(said_measures(figures_of(baseline), metric), models)
 
 
 def print_result(result: Mapping[str, Any], console: Console) -> None:
@@ -206,8 +162,7 @@ def print_result(result: Mapping[str, Any], console: Console) -> None:
     step = result["model"].get("step")
     if step is not None:
         console.print(f"the model: step {step:,}", highlight=False, markup=False)
-    wins = where_log_mel_wins({"model": result})
-    if wins:
+    if wins := compared({"model": result}).wins:
         console.print(wins, highlight=False, markup=False)
     for note in result["notes"]:
         console.print(f"Note: {note}", highlight=False, markup=False)
@@ -223,14 +178,11 @@ def _said(result: Mapping[str, Any], key: str) -> Any:
     return protocol_of(result) if key == "protocol" else result.get(key)
 
 
-def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of a comparison: each baseline once, then each model under the given name.
+def compared(results: Mapping[str, Mapping[str, Any]]) -> Comparison:
+    """Return evaluations side by side: each baseline once, then each model under the given name.
 
     Args:
         results: model name ("pre-trained") -> what `evaluate` returned.
-
-    Returns:
-        Rows with `name`, `probe`, `retrieval`, `clustering` as in a result's rows.
 
     Raises:
         DataError: the results have different data, splits or probes, so they cannot be compared.
@@ -239,8 +191,8 @@ def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
         raise DataError("there is no evaluation result to compare")
     first_name, first = next(iter(results.items()))
     for name, result in results.items():
-        compared = ("format", "dataset", "metric", "clips", "protocol")
-        different = [key for key in compared if _said(result, key) != _said(first, key)]
+        keys = ("format", "dataset", "metric", "clips", "protocol")
+        different = [key for key in keys if _said(result, key) != _said(first, key)]
         if result["data"]["digest"] != first["data"]["digest"]:
             different.append("data")
         if different:
@@ -248,25 +200,16 @@ def comparison_rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
                 f"the evaluations of {first_name!r} and {name!r} cannot be compared: they differ "
                 f"in {', '.join(different)}. Evaluate both with the same data and options"
             )
-    rows: list[dict[str, Any]] = []
-    for baseline in BASELINES:
-        found: list[dict[str, Any]] = []
-        for name, result in results.items():
-            for row in result["rows"]:
-                # A model of another architecture brings an untrained encoder of its own.
-                if row["name"] == baseline and all(_cells(row) != _cells(r) for r in found):
-                    title = baseline if not found else f"{baseline} (of {name})"
-                    found.append({**row, "name": title})
-        rows += found
-    for name, result in results.items():
-        rows += [{**r, "name": name} for r in result["rows"] if r["name"] not in BASELINES]
-    return rows
+    return side_by_side((name, "", Result.of(result)) for name, result in results.items())[0]
 
 
 def comparison_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Tabulate `comparison_rows`: log-mel, random-init, then the models in the given order."""
-    measured = comparison_rows(results)
+    """Tabulate `compared`: log-mel, random-init, then the models in the given order."""
+    found = compared(results)
     first = next(iter(results.values()))
     across = _is_across(first)
-    rows = [[_title(r), *_cells(r, across)] for r in measured]
-    return _table(str(first["dataset"]), ["", *_columns(first)], rows)
+    rows = [
+        [f"{row.title} ({row.detail})" if row.detail else row.title, *_cells(row.figures, across)]
+        for row in found.rows
+    ]
+    return _table(found.dataset, ["", *_columns(first)], rows)

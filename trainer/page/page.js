@@ -14,14 +14,8 @@
     for (const d of document.querySelectorAll("details")) d.open = true;
   });
 
-  function nearest(steps, step) {
-    let low = 0, high = steps.length - 1;
-    while (high - low > 1) {
-      const middle = (low + high) >> 1;
-      if (steps[middle] < step) low = middle; else high = middle;
-    }
-    return step - steps[low] <= steps[high] - step ? low : high;
-  }
+  const nearest = (steps, step) => steps.reduce(
+    (best, x, i) => (Math.abs(x - step) < Math.abs(steps[best] - step) ? i : best), 0);
 
   for (const data of document.querySelectorAll("figure.chart > script")) {
     const { box, series } = JSON.parse(data.textContent);

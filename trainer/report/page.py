@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dawnchorus.trainer.errors import DataError
+from dawnchorus.trainer.evaluation.comparison import side_by_side
 from dawnchorus.trainer.files import write_whole
 from dawnchorus.trainer.page import page, readable
-from dawnchorus.trainer.report.comparison import tables, verdict
 from dawnchorus.trainer.report.curves import MARKS, charts_of, other_charts
 from dawnchorus.trainer.report.data import clips_per_class, hours, licence_shares, sources
 from dawnchorus.trainer.report.examples import drawn
@@ -21,6 +21,7 @@ from dawnchorus.trainer.report.reading import (
     read_ranks,
     read_run,
 )
+from dawnchorus.trainer.report.verdict import verdict
 
 
 def write_report(
@@ -56,7 +57,8 @@ def render(runs: Sequence[Run], *, title: str | None = None, datasets: Sequence[
     problems: list[str] = []
     folders = list(datasets) or named_datasets(runs, problems)
     stats = read_datasets(folders, problems)
-    compared, ranks = tables(runs), read_ranks(folders)
+    compared = side_by_side((r.adjective, r.name, result) for r in runs for result in r.evaluations)
+    ranks = read_ranks(folders)
     for run in runs:
         ranks |= run.ranks
     used = [

@@ -86,26 +86,31 @@ def test_every_number(table: Path) -> None:
     assert facts.recordings == 5 and not facts.finished
     assert facts.hours == pytest.approx(1.5 + 10.5 / 3600) and facts.unknown_length == 1
     assert facts.species == 2 and facts.recordists == 4  # the subspecies is of a species
-    shown = {s.name: (s.recordings, s.species, s.recordists) for s in facts.sources}
+    shown = {s.name: (s.recordings, s.species, s.recordists) for s in facts.shares["source"]}
     assert shown == {"xc": (2, 2, 2), "inat": (1, 1, 1), "audioset": (2, 0, 1)}
-    assert [s.name for s in facts.sources] == ["xc", "audioset", "inat"]  # by hours
+    assert [s.name for s in facts.shares["source"]] == ["xc", "audioset", "inat"]  # by hours
     # A recording with a bird and a frog counts in both classes, once in each.
-    classes = {s.name: (s.recordings, s.species) for s in facts.classes}
+    classes = {s.name: (s.recordings, s.species) for s in facts.shares["class"]}
     assert classes == {"Aves": (3, 1), "Amphibia": (1, 1), "sounds without a taxon": (1, 0),
                        "no label": (1, 0)}  # fmt: skip
-    aves = next(s for s in facts.classes if s.name == "Aves")
+    aves = next(s for s in facts.shares["class"] if s.name == "Aves")
     assert [(p.name, p.recordings) for p in aves.parts] == [("Passeriformes", 2)]
     assert aves.hours == pytest.approx(1.5)
-    assert {s.name: s.recordings for s in facts.licences} == {BY: 2, BY_NC: 1, CC0: 1, "": 1}
+    assert {s.name: s.recordings for s in facts.shares["licence_url"]} == {
+        BY: 2,
+        BY_NC: 1,
+        CC0: 1,
+        "": 1,
+    }
     # GBIF's code and Xeno-canto's name are one country; what is not known comes last.
-    assert [(s.name, s.recordings) for s in facts.countries] == [
+    assert [(s.name, s.recordings) for s in facts.shares["country"]] == [
         ("Germany", 2), ("Japan", 1), ("", 2)
     ]  # fmt: skip
-    assert facts.years == [(1999, 1), (2015, 2)]
+    assert facts.counts["year"] == [(1999, 1), (2015, 2)]
     assert facts.places == [(-33.0, 151.0, 1), (53.0, 13.0, 2)] and facts.placed == 3
     assert facts.durations[0] == 1 and facts.durations[4] == 1  # 0.5 s; 10 s
     assert facts.durations[-1] == 1 and facts.durations[-2] == 1 and sum(facts.durations) == 4
-    assert facts.rates == [(44100, 1), (48000, 1)]
+    assert facts.counts["sample_rate_hz"] == [(44100, 1), (48000, 1)]
     assert [(v.name, v.recordings) for v in facts.labels] == [
         ("Parus major", 2), ("Parus major minor", 1), ("Rain", 1), ("Rana temporaria", 1)
     ]  # fmt: skip
@@ -120,10 +125,15 @@ def test_a_dataset_counts_the_hours_it_stores(dataset: Path) -> None:
     stats = json.loads((dataset / "stats.json").read_text())
     assert facts.finished and facts.recordings == 24 and facts.clips == 24
     assert facts.hours == pytest.approx(stats["hours"], rel=1e-9)
-    assert sum(s.hours for s in facts.licences) == pytest.approx(stats["hours"], rel=1e-9)
+    assert sum(s.hours for s in facts.shares["licence_url"]) == pytest.approx(
+        stats["hours"], rel=1e-9
+    )
     assert {v.name: v.recordings for v in facts.labels} == stats["clips_per_label"]
     # Without its index it is a table of the same recordings.
-    assert facts.rates and {c for c, _ in facts.codecs} >= {"flac", "mp3"}
+    assert facts.counts["sample_rate_hz"] and {c for c, _ in facts.counts["codec"]} >= {
+        "flac",
+        "mp3",
+    }
 
 
 def test_taxa_beside_the_table_go_before_what_archives_say(table: Path) -> None:
@@ -133,7 +143,7 @@ def test_taxa_beside_the_table_go_before_what_archives_say(table: Path) -> None:
         "order": ["O", ""],
     }
     pq.write_table(pa.table(rows), table / "taxa.parquet")
-    shown = {s.name: [p.name for p in s.parts] for s in gather(table).classes}
+    shown = {s.name: [p.name for p in s.parts] for s in gather(table).shares["class"]}
     assert shown["Birds"] == ["O"] and shown["Amphibia"] == ["Anura"] and "Aves" in shown
 
 
@@ -146,7 +156,11 @@ def test_a_table_with_hardly_a_column(tmp_path: Path) -> None:
     }
     pq.write_table(pa.table(rows), tmp_path / "recordings.parquet")
     facts = gather(tmp_path)
-    assert facts.recordings == facts.unknown_length == 2 and facts.hours == 0 and not facts.years
+    assert (
+        facts.recordings == facts.unknown_length == 2
+        and facts.hours == 0
+        and not facts.counts["year"]
+    )
     assert [(v.name, v.recordings) for v in facts.labels] == [("x", 1)]
     page = write_report(tmp_path, tmp_path).read_text()
     assert "not stated" in page and "No recording has coordinates" in page
@@ -158,7 +172,7 @@ def test_lists_of_key_and_value_are_read_like_maps(tmp_path: Path) -> None:
     label = {"name": "Rana", "rank": "genus", "role": "foreground", "ids": ids}
     rows = {"id": ["a:1"], "source": ["a"], "source_id": ["1"], "labels": [[label]]}
     pq.write_table(pa.table(rows), tmp_path / "recordings.parquet")
-    shown = gather(tmp_path).classes
+    shown = gather(tmp_path).shares["class"]
     assert [(s.name, [p.name for p in s.parts]) for s in shown] == [("Amphibia", ["Anura"])]
 
 

@@ -25,7 +25,7 @@ from dawnchorus.trainer.evaluation.config import (
 from dawnchorus.trainer.evaluation.probes.linear_config import LinearConfig
 from dawnchorus.trainer.evaluation.results import Result
 from dawnchorus.trainer.evaluation.tables import (
-    comparison_rows,
+    compared,
     comparison_table,
     facts,
     result_table,
@@ -318,26 +318,26 @@ def test_models_are_compared_in_one_table(
 ) -> None:
     other = evaluate(write_run(tmp_path / "post", seed=11), config(tone_dataset))
     results = {"pre-trained": result, "post-trained": other}
-    rows = comparison_rows(results)
-    assert [r["name"] for r in rows] == ["log-mel", "random-init", "pre-trained", "post-trained"]
-    assert rows[3]["probe"] == other["rows"][-1]["probe"]
+    rows = compared(results).rows
+    assert [r.title for r in rows] == ["log-mel", "random-init", "pre-trained", "post-trained"]
+    assert rows[3].figures["probe"].mean == other["rows"][-1]["probe"]["mean"]
     shown = text_of(comparison_table(results))
     for row in rows:
-        line = next(x for x in shown.splitlines() if x.strip().startswith(row["name"]))
-        assert f"{row['probe']['mean']:.3f} ± {row['probe']['std']:.3f}" in line
-        assert f"{row['retrieval']['roc_auc']:.3f}" in line
-        assert f"{row['clustering']['nmi']['mean']:.3f}" in line
+        line = next(x for x in shown.splitlines() if x.strip().startswith(row.title))
+        assert f"{row.figures['probe'].mean:.3f} ± {row.figures['probe'].std:.3f}" in line
+        assert f"{row.figures['roc_auc'].mean:.3f}" in line
+        assert f"{row.figures['nmi'].mean:.3f}" in line
     wider = {**other, "protocol": {**other["protocol"], "window_s": 5.0}}
     with pytest.raises(DataError, match="cannot be compared: they differ in protocol"):
-        comparison_rows({"a": result, "b": wider})
+        compared({"a": result, "b": wider})
     # Before there were several probes, the linear one had no name.
     unnamed = {k: v for k, v in other["protocol"]["probe"].items() if k != "name"}
     earlier = {**other, "protocol": {**other["protocol"], "probe": unnamed}}
-    assert len(comparison_rows({"a": result, "b": earlier})) == 4
+    assert len(compared({"a": result, "b": earlier}).rows) == 4
     assert Result.of(earlier).comparable == Result.of(other).comparable
     ridge = {**other, "protocol": {**other["protocol"], "probe": {"name": "ridge"}}}
     with pytest.raises(DataError, match="cannot be compared: they differ in protocol"):
-        comparison_rows({"a": result, "b": ridge})
+        compared({"a": result, "b": ridge})
     with pytest.raises(DataError, match="no evaluation result"):
         comparison_table({})
 

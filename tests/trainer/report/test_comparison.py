@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dawnchorus.trainer.evaluation.comparison import Comparison, side_by_side
 from dawnchorus.trainer.evaluation.results import Figure, Result
 from dawnchorus.trainer.metrics_log import Log, Series
-from dawnchorus.trainer.report.comparison import tables, verdict
 from dawnchorus.trainer.report.page import render
 from dawnchorus.trainer.report.reading import Run
+from dawnchorus.trainer.report.verdict import verdict
 
 
 def row(name: str, probe: Any, metric: str = "accuracy", **more: Any) -> dict[str, Any]:
@@ -22,6 +23,10 @@ def run(objective: str, *rows: Any, init_from: str | None = None, **more: Any) -
     recipe = {"name": objective, "objective": {"name": objective}, "init_from": init_from}
     found = [Result.of(content)] if rows else []
     return Run(Path("x"), recipe=recipe, evaluations=found)
+
+
+def tables(runs: list[Run]) -> list[Comparison]:
+    return side_by_side((r.adjective, r.name, result) for r in runs for result in r.evaluations)
 
 
 def test_what_was_measured_differently_does_not_share_a_table() -> None:
