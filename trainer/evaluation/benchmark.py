@@ -112,9 +112,11 @@ class _Bench:
             )  # fmt: skip
             if config.retrieval.across:
                 pairs = [(f.test, self.task.protocol.gallery(f)) for f in self.task.protocol.folds]
-                row["retrieval"]["across"] = evaluate_across(
-                    emb_ND, clips.label_NC, clips.group_N, pairs, config.retrieval, self.device
-                )
+                turned = [(gallery, test) for test, gallery in pairs]
+                for key, way in (("across", pairs), ("across_published", turned)):
+                    row["retrieval"][key] = evaluate_across(
+                        emb_ND, clips.label_NC, clips.group_N, way, config.retrieval, self.device
+                    )
         if config.knn.enabled:
             row["knn"] = evaluate_knn(
                 emb_ND[tested], clips.label_NC[tested], clips.group_N[tested], config.knn,

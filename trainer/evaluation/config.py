@@ -49,7 +49,8 @@ class RetrievalConfig:
     them in; its figures have the plain names."""
     across: bool = False
     """Also rank the clips of the training part (and of a validation part that was cut from it) for
-    each tested clip: retrieval from one set to another, such as from one year to the next."""
+    each tested clip: retrieval from one set to another, such as from one year to the next; and the
+    other way round, as the published figures were made."""
     bootstrap: Whole = 200
     """Number of resamples of whole groups of queries for the 95 % interval; 0: no interval."""
     chunk_queries: Count = 256

@@ -268,6 +268,8 @@ def test_a_published_division_is_measured_and_said(
         across = row["retrieval"]["across"]
         # Nothing in the training part is like the three clips of tone_3.
         assert (across["n"], across["gallery"]) == (9, [15]) and across["same_group_excluded"]
+        turned = row["retrieval"]["across_published"]
+        assert (turned["n"], turned["gallery"]) == (15, [12]) and turned["roc_auc"] is not None
     for text in ("1 groups are in two parts", "1 classes count that cannot", "across"):
         assert text in printed
     assert "embeddings of every row: mean and standard deviation over time" in printed
